@@ -1,0 +1,1 @@
+"""fitasks: compile FlashInfer's kernels beforehand, and prove that the server will compile nothing."""

@@ -1,0 +1,1 @@
+"""kernels.yaml → Config: reading with places, validation, matrix expansion, labels."""

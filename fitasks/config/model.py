@@ -1,0 +1,55 @@
+"""What kernels.yaml says, as frozen records. Knows nothing of any FlashInfer version."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+Scalar = str | int | float | bool | None
+Engine = Literal["sglang", "vllm", "none"]
+CudartPolicy = Literal["patch", "check", "ignore"]
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where something stands: 1-based line and column, as editors count."""
+
+    file: str
+    line: int
+    column: int
+
+    def __str__(self) -> str:
+        return f"{self.file}:{self.line}:{self.column}"
+
+
+@dataclass(frozen=True)
+class Serving:
+    """The server that kernels are built for. `python` is "" for the interpreter that runs doit."""
+
+    python: str = ""
+    engine: Engine = "none"
+    env: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class KernelConfig:
+    """One point of an entry's matrix: an op and its parameters, as written (nothing defaulted yet)."""
+
+    entry: str  # key under `kernels:`
+    op: str  # "batch_prefill", or "module:function"
+    label: str  # "prefill-fa3-bf16-d128": unique in the file, made from this point alone
+    params: dict[str, Scalar]
+    place: Place  # of the entry's key
+    param_places: dict[str, Place]  # of each parameter's key
+
+
+@dataclass(frozen=True)
+class Config:
+    """A whole kernels.yaml. `targets` holds "auto" or architecture lists in FlashInfer's form ("8.0 9.0a")."""
+
+    file: str
+    serving: Serving
+    targets: tuple[str, ...]
+    sm90: bool
+    cudart: CudartPolicy
+    kernels: tuple[KernelConfig, ...]

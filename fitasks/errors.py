@@ -1,0 +1,40 @@
+"""The errors that users see: one base class, and the exit status that goes with each.
+
+A message says what is wrong and where, what was found, what would be right, and the command that mends it.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class FitasksError(Exception):
+    """Anything that fitasks itself reports; `str(error)` is the whole message, ready to print."""
+
+    exit_status: ClassVar[int] = 2
+
+    def __init__(self, message: str, *, remedy: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.remedy = remedy
+
+    def __str__(self) -> str:
+        return f"{self.message}\n  remedy: {self.remedy}" if self.remedy else self.message
+
+
+class ConfigError(FitasksError):
+    """kernels.yaml is unusable; carries every mistake found, one line each, in file order."""
+
+    def __init__(self, problems: tuple[str, ...]) -> None:
+        super().__init__("\n".join(problems))
+        self.problems = problems
+
+
+class EnvironmentProblem(FitasksError):
+    """The toolkit, the serving interpreter or the file system does not allow the work."""
+
+
+class KernelFailure(FitasksError):
+    """One kernel failed to compile or to check; the others go on."""
+
+    exit_status = 1
