@@ -38,9 +38,9 @@ def write_if_changed(path: Path, text: str) -> bool:
     return True
 
 
-def sha256_file(path: Path) -> str:
+def sha256_file(path: str | Path) -> str:
     """SHA-256 of a file's bytes, in hex. Raises OSError."""
-    with path.open("rb") as stream:
+    with open(path, "rb") as stream:  # noqa: PTH123 - str as well, for thousands of headers
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 

@@ -29,5 +29,6 @@ class Kernel:
     lock: Path = Path()
     sources: tuple[Path, ...] = ()
     ninja: str = ""
+    note: str = ""  # what the planner has to say of it, e.g. under which condition a server loads it
     problem: str = ""
     twin: str = ""

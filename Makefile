@@ -1,0 +1,47 @@
+# Thin: each target is one doit or pytest call in an environment that makes itself.
+#
+#   make kernels                     compile what kernels.yaml names
+#   make kernels K='kernel:prefill*' some of them
+#   make kernels PYTHON=/opt/venv/bin/python   in an environment that is there already; nothing is installed
+
+K ?=
+VENV := .venv
+ifdef PYTHON
+  READY :=
+else
+  PYTHON := $(VENV)/bin/python
+  READY := $(VENV)/.made-for
+endif
+# PATH as in an activated environment: FlashInfer takes ninja from it.
+DOIT = PATH="$(dir $(abspath $(PYTHON))):$$PATH" $(PYTHON) -m doit
+
+.DEFAULT_GOAL := kernels
+.PHONY: kernels check why list env test lint clean reset
+
+kernels: $(READY)
+	@$(DOIT) $(K)
+
+check why env: $(READY)
+	@$(DOIT) $@ $(K)
+
+list: $(READY)
+	@$(DOIT) list --all --status
+
+reset: $(READY)
+	@$(DOIT) reset
+
+test: $(READY)
+	@PYTHON=$(PYTHON) $(PYTHON) -m pytest -n 2 --dist worksteal $(K)
+
+lint: $(READY)
+	@$(PYTHON) -m ruff check . && $(PYTHON) -m ruff format --check . && $(PYTHON) -m mypy
+
+# What fitasks itself made here; the compiled kernels stay (make reset removes those).
+clean:
+	rm -rf $(VENV) .fitasks .mypy_cache .ruff_cache .pytest_cache .hypothesis
+
+# The environment is made, or brought up to date, only when pyproject.toml's text has changed.
+$(VENV)/.made-for: pyproject.toml
+	@test -x $(VENV)/bin/python || python3 -m venv $(VENV)
+	@cmp -s pyproject.toml $@ || $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -e '.[flashinfer,cuda13,dev]'
+	@cp pyproject.toml $@

@@ -1,0 +1,44 @@
+"""fitasks' task graph. `doit list` is the manual; kernels.yaml says what is built.
+
+    kernels.yaml ─▶ plan ─▶ kernel:<label> ─▶ cached_ops/<module>/<module>.so, with its receipt
+                            check, why          the same kernels, judged and not touched
+"""
+
+from fitasks import tasks
+
+DOIT_CONFIG = tasks.configuration()
+
+
+def task_kernel():
+    """compile what is stale or incomplete (default)"""
+    yield from tasks.kernels()
+
+
+def task_cudart():
+    """show the CUDA toolkit and the libcudart that kernels meet"""
+    return tasks.cudart()
+
+
+def task_check():
+    """say of each kernel whether it is complete; exit status 1 if one is not"""
+    return tasks.check()
+
+
+def task_why():
+    """say why each stale kernel is stale (names: doit why kernel:page)"""
+    return tasks.why()
+
+
+def task_env():
+    """print the export lines that the server needs"""
+    return tasks.env()
+
+
+def task_clear_incomplete():
+    """remove half-built kernels that nobody is building"""
+    return tasks.clear_incomplete()
+
+
+def task_reset():
+    """remove all compiled kernels and generated sources of this plan (asks, or --yes)"""
+    return tasks.reset()

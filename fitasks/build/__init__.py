@@ -1,0 +1,1 @@
+"""Kernel → receipt: what is stale and why, compiling it, putting timestamps right."""

@@ -1,0 +1,237 @@
+"""Making one kernel right: look again, put timestamps right, or compile exactly as FlashInfer would.
+
+The order of steps is what makes a kill at any moment harmless: the receipt goes first and comes last, and in between
+a `begun` record says what the half-finished objects were compiled from.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import threading
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from fitasks.build import ninja as ninjas
+from fitasks.build import process
+from fitasks.build import receipt as receipts
+from fitasks.build.diagnose import diagnose
+from fitasks.build.heal import NotHealed, commands_of, heal, outputs_of
+from fitasks.build.lock import module_lock
+from fitasks.build.reasons import Reason, judgement
+from fitasks.build.receipt import Receipt
+from fitasks.cuda.elf import inspect_library, is_shared_object, machine_code_architectures
+from fitasks.errors import KernelFailure
+from fitasks.files import write_atomic, write_if_changed
+from fitasks.plan import planner
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from fitasks.build.freshness import Judge
+    from fitasks.build.jobserver import Jobserver
+    from fitasks.build.ninja import Ninja
+    from fitasks.build.reasons import Judgement
+    from fitasks.plan.kernel import Kernel
+    from fitasks.plan.plan import Plan
+
+BEGUN = "fitasks-begun.json"
+Outcome = Literal["fresh", "audited", "healed", "compiled"]
+
+
+@dataclass(frozen=True)
+class Done:
+    """How a kernel became right, and the seconds of compiling that it took."""
+
+    outcome: Outcome
+    seconds: float = 0.0
+
+
+@dataclass
+class Builder:
+    """Builds the kernels of one plan; shared by all of doit's threads."""
+
+    plan: Plan
+    judges: dict[str, Judge]  # per target
+    ninja: Ninja
+    jobserver: Jobserver
+    lock_timeout: float = 1800.0
+    timeout: float | None = None
+    say: Callable[[str], None] | None = None
+    _regenerating: threading.Lock = field(default_factory=threading.Lock)
+
+    def build(self, kernel: Kernel, *, force: bool = False) -> Done:
+        """Bring one kernel up to date. Raises KernelFailure; other kernels aren't touched."""
+        if kernel.problem:
+            raise KernelFailure(kernel.problem)
+        with module_lock(kernel.lock, timeout=self.lock_timeout, stopping=process.stopping, say=self.say):
+            if any(not source.exists() for source in kernel.sources):
+                self._regenerate(kernel)
+            judge = self.judges[kernel.target].anew()  # somebody may have built it while we waited
+            return self._make_right(kernel, judge, force=force)
+
+    def _make_right(self, kernel: Kernel, judge: Judge, *, force: bool) -> Done:
+        judged = judgement("stale", [Reason("forced", "asked for")]) if force else judge.judge(kernel)
+        verdict, receipt = judged.verdict, receipts.read(kernel)
+        if receipt and verdict == "fresh":
+            return Done("fresh")
+        if receipt and verdict == "look":
+            receipts.write(kernel, replace(receipt, stamp=judge.stamp))
+            return Done("audited")
+        if receipt and verdict == "heal":
+            try:
+                healed = heal(kernel, receipt, judge.roots, self.ninja)
+            except (NotHealed, OSError) as error:
+                refused = Reason("log", f"could not be put right: {error}")
+                return self._compile(kernel, judge, judgement("stale", [refused]))
+            receipts.write(kernel, replace(healed, stamp=judge.stamp))
+            return Done("healed")
+        return self._compile(kernel, judge, judged)
+
+    def _compile(self, kernel: Kernel, judge: Judge, judged: Judgement) -> Done:
+        """Twice if inputs were edited meanwhile, so that what is recorded is what was compiled."""
+        self._announce(kernel, judged)
+        damaged = judged.damaged
+        for _ in range(2):
+            began_ns = _begin(kernel, judge, self.ninja, damaged)
+            finished = self._run_ninja(kernel)
+            _check(kernel)
+            receipt = _receipt(self, kernel, judge.anew(), finished)
+            if not (edited := _edited(receipt, judge, began_ns)):
+                receipts.write(kernel, receipt)
+                (kernel.build_dir / BEGUN).unlink()
+                return Done("compiled", finished.seconds)
+            damaged = ()
+            (kernel.build_dir / BEGUN).unlink()
+        raise KernelFailure(f"{kernel.label}: {edited} keeps changing while it is compiled")
+
+    def _announce(self, kernel: Kernel, judged: Judgement) -> None:
+        if self.say:
+            count = len(kernel.sources)
+            self.say(f"kernel:{kernel.label}: compiling {count} file{'s'[: count != 1]}; {judged.reasons[0]}")
+
+    def _run_ninja(self, kernel: Kernel) -> process.Finished:
+        log = self.plan.state / "logs" / f"{kernel.label}.log"
+        env = self.plan.environment(kernel.target) | {"MAKEFLAGS": self.jobserver.makeflags}
+        with self.jobserver.slot():
+            finished = process.run(
+                self.ninja.command(kernel.build_dir, kernel.ninja_file),
+                cwd=kernel.build_dir,
+                env=env,
+                log=log,
+                timeout=self.timeout,
+            )
+        if finished.stopped:
+            raise KernelFailure(f"{kernel.label}: stopped; what was finished stays, run doit again to go on")
+        if finished.status or finished.timed_out:
+            raise _failure(kernel, finished, log)
+        return finished
+
+    def _regenerate(self, kernel: Kernel) -> None:
+        """FlashInfer's generators write `generated/` when they are asked; ask them all at once, one thread at a time."""
+        with self._regenerating:
+            if all(source.exists() for source in kernel.sources):
+                return
+            config, home = self.plan.config, self.plan.toolkit.home
+            planner.ask(self.plan.server, home, [kernel.target], config.kernels, sm90=config.sm90)
+        if missing := [str(source) for source in kernel.sources if not source.exists()]:
+            raise KernelFailure(f"{kernel.label}: FlashInfer did not generate {missing[0]}")
+
+
+def _begin(kernel: Kernel, judge: Judge, ninja: Ninja, damaged: tuple[str, ...]) -> int:
+    """Take the receipt away and say what is being built; the moment from which inputs must not change (ns).
+
+    Objects are kept where only the `damaged` files of a proven build are wrong, or where an interrupted build
+    compiled them from the very same things.
+    """
+    kernel.build_dir.mkdir(parents=True, exist_ok=True)
+    receipts.path_of(kernel).unlink(missing_ok=True)
+    kernel.library.unlink(missing_ok=True)
+    record = {"commands": judge.commands(kernel), "toolchain": judge.toolchain, "ninja": ninja.version}
+    begun = kernel.build_dir / BEGUN
+    resumed = _resumable(kernel, record)
+    write_if_changed(kernel.ninja_file, kernel.ninja)
+    if resumed:
+        return resumed
+    for name in damaged or (ninjas.LOG,):
+        (kernel.build_dir / name).unlink(missing_ok=True)
+    write_atomic(begun, json.dumps(record))
+    return begun.stat().st_ctime_ns
+
+
+def _resumable(kernel: Kernel, record: dict[str, object]) -> int:
+    """When the interrupted build began (ns) whose objects may be kept; 0 if none may."""
+    begun = kernel.build_dir / BEGUN
+    try:
+        if json.loads(begun.read_bytes()) != record:
+            return 0
+        began_ns = begun.stat().st_ctime_ns
+        read = {path for paths in ninjas.read_deps(kernel.build_dir).values() for path in paths}
+        sources = {str(source) for source in kernel.sources}
+        newest = max((os.stat(path).st_ctime_ns for path in read | sources), default=0)  # noqa: PTH116
+    except (OSError, ValueError):
+        return 0
+    return began_ns if newest < began_ns else 0
+
+
+def _check(kernel: Kernel) -> None:
+    if problem := is_shared_object(kernel.library):
+        raise KernelFailure(f"{kernel.label}: the compiler made no usable library: {problem}")
+
+
+def _receipt(builder: Builder, kernel: Kernel, judge: Judge, finished: process.Finished) -> Receipt:
+    """What was built from what, with every input as it is after the compile."""
+    commands = commands_of(kernel, builder.ninja)
+    deps = ninjas.read_deps(kernel.build_dir)
+    read = {path for output in commands for path in deps.get(output, ())} | {str(path) for path in kernel.sources}
+    digests = []
+    for path in read:
+        if (state := judge.contents.state(path)) is None:
+            raise KernelFailure(f"{kernel.label}: {path} was read by the compiler and is gone")
+        digests.append((judge.roots.relative(os.path.normpath(path)), state.digest))
+    inputs = receipts.input_lines(digests)
+    logged = ninjas.read_log(kernel.build_dir)
+    library = inspect_library(kernel.library)
+    return Receipt(
+        name=kernel.name,
+        flashinfer=builder.plan.server.version("flashinfer-python"),
+        target=kernel.target,
+        generator=kernel.generator,
+        commands=judge.commands(kernel),
+        toolchain=judge.toolchain,
+        inputs=inputs,
+        fingerprint=receipts.fingerprint(judge.commands(kernel), judge.toolchain, inputs),
+        ninja=builder.ninja.version,
+        sealed_ns=min(logged[output] for output in commands),
+        outputs=outputs_of(kernel, commands),
+        stamp=judge.stamp,
+        seconds=round(finished.seconds, 2),
+        cpu_seconds=round(finished.cpu_seconds, 2),
+        peak_rss=finished.peak_rss,
+        built=datetime.now(UTC).isoformat(timespec="seconds"),
+        needed=library.needed,
+        undefined=tuple(map(str, library.cuda_symbols())),
+        architectures=machine_code_architectures(kernel.library),
+    )
+
+
+def _edited(receipt: Receipt, judge: Judge, began_ns: int) -> str:
+    """An input that was written, replaced or renamed since the build began. Its ctime tells, nobody can set that."""
+    for relative, _ in receipts.parse_inputs(receipt.inputs):
+        with contextlib.suppress(OSError):
+            if os.stat(judge.roots.absolute(relative)).st_ctime_ns >= began_ns:  # noqa: PTH116
+                return relative
+    return ""
+
+
+def _failure(kernel: Kernel, finished: process.Finished, log: Path) -> KernelFailure:
+    text = log.read_text(errors="replace")
+    found = diagnose(text, finished.status)
+    if finished.timed_out:
+        return KernelFailure(f"{kernel.label}: not finished after {finished.seconds:.0f} s, stopped; log: {log}")
+    hint = f"\n  hint: {found.hint}" if found.hint else ""
+    return KernelFailure(f"{kernel.label}: {found.first_error}{hint}\n  log: {log}")
+

@@ -1,0 +1,91 @@
+"""What files contain, each read once per run for all kernels, and remembered between runs.
+
+A file is read again only if its size, mtime, ctime or inode differ from the remembered ones; ctime is part of that
+because nobody can set it, so a file overwritten under its old mtime is noticed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from fitasks.files import sha256_file, write_atomic
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+_VERSION = 1
+
+
+@dataclass(frozen=True)
+class State:
+    """One file now: SHA-256 in hex and mtime in nanoseconds."""
+
+    digest: str
+    mtime_ns: int
+    size: int
+
+
+@dataclass
+class Contents:
+    """The states of files. `file` is the persistent memo; `state()` answers from this run's first look."""
+
+    file: Path
+    _seen: dict[str, State | None] = field(default_factory=dict)
+    _memo: dict[str, list[int | str]] = field(default_factory=dict)
+    _learnt: list[str] = field(default_factory=list)  # shared with `anew()`, like the memo
+
+    @classmethod
+    def load(cls, file: Path) -> Contents:
+        """With the memo of earlier runs; a damaged memo is an empty one."""
+        contents = cls(file)
+        try:
+            data = json.loads(file.read_bytes())
+            if data["version"] == _VERSION:
+                contents._memo = data["files"]
+        except (OSError, ValueError, KeyError, TypeError):
+            pass
+        return contents
+
+    def state(self, path: str) -> State | None:
+        """The file's state, None where there is no such (readable) file; looked at once per run."""
+        try:
+            return self._seen[path]
+        except KeyError:
+            found = self._seen[path] = self.look(path)
+            return found
+
+    def look(self, path: str) -> State | None:
+        """The file's state at this moment."""
+        try:
+            stat = os.stat(path)  # noqa: PTH116 - called for thousands of files
+            identity = [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino]
+            known = self._memo.get(path)
+            if known and known[:4] == identity:
+                return State(str(known[4]), stat.st_mtime_ns, stat.st_size)
+            digest = sha256_file(path)
+        except OSError:
+            return None
+        self._memo[path] = [*identity, digest]
+        self._learnt.append(path)
+        return State(digest, stat.st_mtime_ns, stat.st_size)
+
+    def stamp(self, path: str) -> tuple[int, int] | None:
+        """(size, mtime_ns) at this moment, without reading; None where there is no such file."""
+        try:
+            stat = os.stat(path)  # noqa: PTH116
+        except OSError:
+            return None
+        return stat.st_size, stat.st_mtime_ns
+
+    def anew(self) -> Contents:
+        """The same memo, and no file looked at yet."""
+        return Contents(self.file, _memo=self._memo, _learnt=self._learnt)
+
+    def save(self) -> None:
+        """Keep the memo for the next run, where anything was learnt."""
+        if self._learnt:
+            self._learnt.clear()
+            write_atomic(self.file, json.dumps({"version": _VERSION, "files": dict(self._memo)}))

@@ -1,0 +1,177 @@
+"""Is a kernel what a build would make now? Contents decide; timestamps only say whether ninja would agree.
+
+    no receipt, or one that can't be believed             → stale (new, incomplete)
+    an input, command or tool differs, the .so is damaged → stale (changed, command, toolchain, missing, corrupt)
+    all equal, but ninja would compile                    → heal  (timestamps, log, generated)
+    all equal, the stamp differs                          → look  (audit again)
+    otherwise                                             → fresh
+
+Nothing here writes, locks or starts a process; 655 kernels are judged by about 5,000 stat calls.
+"""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from fitasks.build import receipt as receipts
+from fitasks.build.ninja import DEPS, LOG
+from fitasks.build.reasons import Judgement, Reason, judgement
+
+if TYPE_CHECKING:
+    from fitasks.build.contents import Contents, State
+    from fitasks.build.receipt import Output, Receipt
+    from fitasks.build.roots import Roots
+    from fitasks.plan.kernel import Kernel
+
+_SHORT = 12  # digits of a hash that people compare
+
+
+@dataclass
+class Judge:
+    """Judges kernels of one target in one run; what it learns of a header holds for all of them."""
+
+    roots: Roots
+    contents: Contents
+    toolchain: dict[str, str]
+    ninja: str  # version
+    stamp: str
+    _equal: dict[str, int] = field(default_factory=dict)  # input line that holds → the file's mtime
+    _commands: dict[str, str] = field(default_factory=dict)
+
+    def judge(self, kernel: Kernel) -> Judgement:
+        """The verdict on one kernel, with every reason."""
+        receipt = receipts.read(kernel)
+        if receipt is None:
+            return judgement("stale", [_without_receipt(kernel)])
+        lines = receipt.inputs.split("\n")
+        stale, newest = self._inputs(receipt, lines)
+        stale += self._commands_and_tools(kernel, receipt) + self._library(kernel, receipt)
+        if stale:
+            return judgement("stale", stale, len(lines))
+        heal = self._timestamps(kernel, receipt, newest)
+        if heal:
+            damaged = any(reason.kind in {"missing", "corrupt"} for reason in heal)
+            return judgement("stale" if damaged else "heal", heal, len(lines))
+        if receipt.stamp != self.stamp:
+            return judgement("look", [Reason("stamp", "")], len(lines))
+        return Judgement("fresh", (), len(lines))
+
+    def anew(self) -> Judge:
+        """One that looks at every file again: something was built or generated since."""
+        return Judge(self.roots, self.contents.anew(), self.toolchain, self.ninja, self.stamp)
+
+    def commands(self, kernel: Kernel) -> str:
+        """The kernel's build.ninja with roots named."""
+        try:
+            return self._commands[kernel.ninja]
+        except KeyError:
+            text = self._commands[kernel.ninja] = self.roots.text(kernel.ninja)
+            return text
+
+    def _inputs(self, receipt: Receipt, lines: list[str]) -> tuple[list[Reason], int]:
+        """(reasons, newest mtime of the inputs). Lines that held for another kernel aren't looked at again."""
+        unseen = [line for line in lines if line not in self._equal]
+        reasons = [reason for line in unseen if line and (reason := self._input(line, receipt))]
+        if reasons:
+            return reasons, 0
+        return [], max((self._equal[line] for line in lines if line in self._equal), default=0)
+
+    def _input(self, line: str, receipt: Receipt) -> Reason | None:
+        digest, relative = line[:64], line[65:]
+        state = self.contents.state(self.roots.absolute(relative))
+        if state is None:
+            if relative.startswith("{CACHE}/generated/"):
+                self._equal[line] = 0
+                return None  # the planner writes it again; `_timestamps` says so
+            return Reason("vanished", relative)
+        if state.digest != digest:
+            return Reason("changed", relative, digest[:_SHORT], state.digest[:_SHORT])
+        self._equal[line] = state.mtime_ns
+        return None
+
+    def _commands_and_tools(self, kernel: Kernel, receipt: Receipt) -> list[Reason]:
+        reasons = [
+            Reason("toolchain", tool, receipt.toolchain.get(tool, "none"), now)
+            for tool, now in self.toolchain.items()
+            if receipt.toolchain.get(tool) != now
+        ]
+        now = self.commands(kernel)
+        if now != receipt.commands:
+            reasons.append(Reason("command", *_difference(receipt.commands, now)))
+        return reasons
+
+    def _library(self, kernel: Kernel, receipt: Receipt) -> list[Reason]:
+        name = kernel.library.name
+        state = self.contents.state(str(kernel.library))
+        if state is None:
+            return [Reason("missing", name)]
+        recorded = receipt.outputs[name]
+        if state.digest == recorded.sha256:
+            return []
+        if state.size != recorded.size:
+            return [Reason("corrupt", name, f"{recorded.size} bytes", f"{state.size} bytes")]
+        return [Reason("corrupt", name, recorded.sha256[:_SHORT], state.digest[:_SHORT])]
+
+    def _timestamps(self, kernel: Kernel, receipt: Receipt, newest: int) -> list[Reason]:
+        """Why ninja, asked by the server, would compile although nothing differs."""
+        reasons = []
+        for name, output in receipt.outputs.items():
+            if reason := self._output(str(kernel.build_dir / name), name, output):
+                reasons.append(reason)
+        if self.ninja != receipt.ninja:
+            reasons.append(Reason("log", "is another version's", receipt.ninja, self.ninja))
+        for source in kernel.sources:
+            if self.contents.state(str(source)) is None:
+                reasons.append(Reason("generated", self.roots.relative(str(source))))
+        if newest > receipt.sealed_ns:
+            reasons.append(self._newest(receipt, newest))
+        return reasons
+
+    def _output(self, path: str, name: str, output: Output) -> Reason | None:
+        """Objects are read only where their timestamps differ: a server never loads them."""
+        if name in {LOG, DEPS}:
+            return _log(name, output, self.contents.state(path))
+        if self.contents.stamp(path) == (output.size, output.mtime_ns):
+            return None
+        state = self.contents.state(path)
+        if state is None:
+            return Reason("missing", name)
+        if state.digest != output.sha256:
+            return Reason("corrupt", name, output.sha256[:_SHORT], state.digest[:_SHORT])
+        return Reason("timestamps", name, str(output.mtime_ns), str(state.mtime_ns))
+
+    def _newest(self, receipt: Receipt, newest: int) -> Reason:
+        newer = [
+            relative
+            for relative, digest in receipts.parse_inputs(receipt.inputs)
+            if self._equal[f"{digest} {relative}"] > receipt.sealed_ns
+        ]
+        others = f" and {len(newer) - 1} more inputs" if len(newer) > 1 else ""
+        return Reason("timestamps", newer[0] + others, str(receipt.sealed_ns), str(newest))
+
+
+def _without_receipt(kernel: Kernel) -> Reason:
+    if kernel.library.exists():
+        return Reason("incomplete", f"{kernel.library.name} has no receipt")
+    if kernel.build_dir.exists():
+        return Reason("incomplete", f"{kernel.build_dir.name} was begun and not finished")
+    return Reason("new", "never built")
+
+
+def _log(name: str, output: Output, state: State | None) -> Reason | None:
+    if state is None:
+        return Reason("log", f"{name} is lost")
+    if state.digest != output.sha256:
+        return Reason("log", f"{name} changed", output.sha256[:_SHORT], state.digest[:_SHORT])
+    return None
+
+
+def _difference(old: str, new: str) -> tuple[str, str, str]:
+    """(where, old flags, new flags) of two ninja files: the first differing line, and what differs in it."""
+    before, after = old.splitlines(), new.splitlines()
+    changes = [line for line in difflib.unified_diff(before, after, n=0, lineterm="") if line[:2] not in {"--", "++", "@@"}]
+    removed = " ".join(line[1:].strip().removesuffix(" $") for line in changes if line.startswith("-"))
+    added = " ".join(line[1:].strip().removesuffix(" $") for line in changes if line.startswith("+"))
+    return "build.ninja", removed[:120], added[:120]

@@ -1,0 +1,121 @@
+"""Putting timestamps right: making ninja agree that a kernel is current whose contents are proven equal.
+
+Instead of setting back the times of headers, which belong to other packages and are often not writable, the outputs
+of the kernel, which are ours, are given a time that is newer than every input, and ninja's two logs are written to
+say so. ninja itself is then asked; where it doesn't agree the kernel is compiled.
+
+Called under the module's lock, for kernels whose inputs, commands and outputs were all compared by content.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import time
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from fitasks.build import ninja as ninjas
+from fitasks.build import receipt as receipts
+from fitasks.build.commandhash import command_hash
+from fitasks.build.receipt import Output
+from fitasks.files import sha256_file, write_atomic, write_if_changed
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from fitasks.build.ninja import Ninja
+    from fitasks.build.receipt import Receipt
+    from fitasks.build.roots import Roots
+    from fitasks.plan.kernel import Kernel
+
+
+class NotHealed(Exception):  # noqa: N818 - an outcome for the caller, who compiles instead
+    """ninja would compile all the same; says why."""
+
+
+def heal(kernel: Kernel, receipt: Receipt, roots: Roots, ninja: Ninja) -> Receipt:
+    """Rewrite the outputs' timestamps and ninja's logs; the new receipt, not yet written. Raises NotHealed."""
+    write_if_changed(kernel.ninja_file, kernel.ninja)
+    commands = commands_of(kernel, ninja)
+    deps = _deps(kernel, receipt, roots, commands)
+    moment = max(time.time_ns(), *(_mtime(path) for paths in deps.values() for path in paths))
+    for output in commands:
+        os.utime(output, ns=(moment, moment))
+    _write_log(kernel.build_dir, commands, log_version(ninja, kernel.build_dir), moment)
+    ninjas.write_deps(kernel.build_dir, deps, moment)
+    if reasons := ninjas.explain(ninja, kernel.build_dir, kernel.ninja_file):
+        raise NotHealed(reasons[0])
+    outputs = outputs_of(kernel, commands)
+    return replace(receipt, outputs=outputs, sealed_ns=moment, ninja=ninja.version)
+
+
+def log_version(ninja: Ninja, scratch: Path) -> int:
+    """The version of the log that this ninja writes: it is asked to build nothing and leaves a header behind."""
+    directory = scratch / ".fitasks-ninja"
+    directory.mkdir(exist_ok=True)
+    try:
+        (directory / "build.ninja").write_text("build all: phony\n")
+        subprocess.run([ninja.executable, "-C", directory], capture_output=True, check=False)
+        header = (directory / ninjas.LOG).read_text().partition("\n")[0]
+        return int(header.removeprefix("# ninja log v"))
+    except (OSError, ValueError):
+        return 0
+    finally:
+        for name in ("build.ninja", ninjas.LOG, ninjas.DEPS):
+            (directory / name).unlink(missing_ok=True)
+        directory.rmdir()
+
+
+def outputs_of(kernel: Kernel, commands: dict[str, str]) -> dict[str, Output]:
+    """The state of everything the build made, ninja's logs included. Raises OSError."""
+    names = [os.path.relpath(path, kernel.build_dir) for path in commands]
+    found = {}
+    for name in [*names, ninjas.LOG, ninjas.DEPS]:
+        path = kernel.build_dir / name
+        stat = path.stat()
+        found[name] = Output(sha256_file(path), stat.st_size, stat.st_mtime_ns)
+    return found
+
+
+def commands_of(kernel: Kernel, ninja: Ninja) -> dict[str, str]:
+    """Output path → command, as ninja evaluates the build file."""
+    call = [ninja.executable, "-C", kernel.build_dir, "-f", kernel.ninja_file, "-t", "compdb"]
+    done = subprocess.run(call, capture_output=True, text=True, check=False)
+    try:
+        return {edge["output"]: edge["command"] for edge in json.loads(done.stdout)}
+    except (ValueError, KeyError, TypeError):
+        raise NotHealed(f"ninja can't read {kernel.ninja_file}: {done.stderr.strip()}") from None
+
+
+
+
+
+def _deps(
+    kernel: Kernel, receipt: Receipt, roots: Roots, commands: dict[str, str]
+) -> dict[str, tuple[str, ...]]:
+    """What each object's compiler read: from ninja's log where it is whole, else all that the receipt names."""
+    objects = [path for path in commands if not path.endswith(".so")]
+    try:
+        logged = ninjas.read_deps(kernel.build_dir)
+    except OSError:
+        logged = {}
+    if all(path in logged for path in objects):
+        return {path: logged[path] for path in objects}
+    everything = tuple(roots.absolute(relative) for relative, _ in receipts.parse_inputs(receipt.inputs))
+    return dict.fromkeys(objects, everything)
+
+
+def _mtime(path: str) -> int:
+    return os.stat(path).st_mtime_ns  # noqa: PTH116
+
+
+def _write_log(build_dir: Path, commands: dict[str, str], version: int, moment: int) -> None:
+    lines = [f"# ninja log v{version}"]
+    for output, command in commands.items():
+        hashed = command_hash(command, version)
+        if hashed is None:
+            raise NotHealed(f"this ninja writes logs of version {version}, which isn't known here")
+        lines.append(f"0\t1\t{moment}\t{output}\t{hashed:x}")
+    write_atomic(build_dir / ninjas.LOG, "\n".join([*lines, ""]))

@@ -1,0 +1,103 @@
+"""The receipt beside each `.so`: what it was built from, and what came out. No receipt, no kernel.
+
+Written last and atomically, by us alone; read by everything that asks whether a kernel is fresh. Inputs are kept as
+one text of lines `<sha256> <path relative to a root>`: hundreds of kernels share most of these lines, so freshness
+compares whole lines as strings and looks at each file once.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from fitasks.files import write_atomic
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from pathlib import Path
+
+    from fitasks.plan.kernel import Kernel
+
+VERSION = 1
+NAME = "fitasks-receipt.json"
+
+
+@dataclass(frozen=True)
+class Output:
+    """A file that the build made, with the timestamp under which ninja accepted it."""
+
+    sha256: str
+    size: int
+    mtime_ns: int
+
+
+@dataclass(frozen=True)
+class Receipt:
+    """All of a finished build. Paths are relative to roots; `inputs` is framed as the module docstring says."""
+
+    name: str
+    flashinfer: str
+    target: str
+    generator: str
+    commands: str  # FlashInfer's build.ninja with roots named
+    toolchain: dict[str, str]  # "nvcc": release and build, "c++": first line of --version
+    inputs: str
+    fingerprint: str
+    ninja: str  # version whose log lies beside
+    sealed_ns: int  # no input may be newer than this, or ninja compiles again
+    outputs: dict[str, Output]  # file name → Output; the .so, objects, ninja's two logs
+    stamp: str  # SHA-256 of the stamp under which the kernel was last looked at
+    seconds: float = 0.0
+    cpu_seconds: float = 0.0
+    peak_rss: int = 0  # bytes, of the largest compiler process
+    built: str = ""  # UTC, ISO 8601
+    needed: tuple[str, ...] = ()
+    undefined: tuple[str, ...] = ()  # CUDA symbols, "name@version"
+    architectures: tuple[str, ...] = ()  # of the machine code, "sm_90a"
+    notes: dict[str, Any] = field(default_factory=dict)
+    version: int = VERSION
+
+
+def path_of(kernel: Kernel) -> Path:
+    """Where a kernel's receipt lies."""
+    return kernel.build_dir / NAME
+
+
+def write(kernel: Kernel, receipt: Receipt) -> None:
+    """Vouch for a kernel; the very last step of a build."""
+    write_atomic(path_of(kernel), json.dumps(asdict(receipt), indent=1))
+
+
+def read(kernel: Kernel) -> Receipt | None:
+    """The receipt, None where there is none that can be believed: torn, of another version, of another module."""
+    try:
+        data = json.loads(path_of(kernel).read_bytes())
+        if data["version"] != VERSION or data["name"] != kernel.name:
+            return None
+        outputs = {name: Output(**output) for name, output in data["outputs"].items()}
+        tuples = {name: tuple(data[name]) for name in ("needed", "undefined", "architectures")}
+        return Receipt(**data | {"outputs": outputs} | tuples)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+
+
+def fingerprint(commands: str, toolchain: dict[str, str], inputs: str) -> str:
+    """One digest of all that decides a build's result; each part is framed by its length."""
+    digest = hashlib.sha256()
+    for part in (commands, json.dumps(toolchain, sort_keys=True), inputs):
+        data = part.encode()
+        digest.update(len(data).to_bytes(8, "big"))
+        digest.update(data)
+    return digest.hexdigest()
+
+
+def input_lines(digests: Iterable[tuple[str, str]]) -> str:
+    """The `inputs` text from (relative path, sha256) pairs, sorted, each file once."""
+    return "\n".join(f"{sha} {path}" for path, sha in sorted(set(digests)))
+
+
+def parse_inputs(inputs: str) -> list[tuple[str, str]]:
+    """(relative path, sha256) pairs of an `inputs` text."""
+    return [(line[65:], line[:64]) for line in inputs.split("\n") if line]

@@ -1,0 +1,66 @@
+"""Paths and commands made independent of where things are installed.
+
+Two builds are the same if their inputs and commands are the same up to the directories that FlashInfer, the CUDA
+toolkit and the cache happen to live in.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from fitasks.plan.plan import Plan
+
+
+@dataclass(frozen=True)
+class Roots:
+    """Named directories, e.g. {"CACHE": (…/0.7.2.post1/90a,), "CUDA": (CUDA_HOME, its real place)}."""
+
+    directories: dict[str, tuple[str, ...]]
+
+    @cached_property
+    def _named(self) -> list[tuple[str, str]]:
+        """(directory, name), longest first, so that a root inside another one wins."""
+        pairs = [(path.rstrip("/"), name) for name, paths in self.directories.items() for path in paths if path]
+        return sorted(dict(pairs).items(), key=lambda pair: -len(pair[0]))
+
+    @cached_property
+    def _pattern(self) -> re.Pattern[str]:
+        return re.compile("|".join(re.escape(path) + r"(?![^/\s:'\"])" for path, _ in self._named) or r"(?!)")
+
+    def relative(self, path: str) -> str:
+        """`{FLASHINFER}/data/include/x.h`; a path under no root stays absolute."""
+        for directory, name in self._named:
+            if path.startswith(directory + "/"):
+                return f"{{{name}}}{path[len(directory) :]}"
+        return path
+
+    def absolute(self, relative: str) -> str:
+        """The path that `relative` came from, in this installation."""
+        if not relative.startswith("{"):
+            return relative
+        name, _, rest = relative[1:].partition("}")
+        return self.directories[name][0].rstrip("/") + rest
+
+    def text(self, text: str) -> str:
+        """A command or a ninja file with every root named instead of spelt out."""
+        names = dict(self._named)
+        return self._pattern.sub(lambda match: f"{{{names[match[0]]}}}", text)
+
+
+def roots_of(plan: Plan, target: str) -> Roots:
+    """The roots that a plan's kernels are built among."""
+    facts = plan.facts[target]
+    site = Path(facts["flashinfer_root"]).parent
+    return Roots(
+        {
+            "CACHE": (facts["workspace"],),
+            "FLASHINFER": (facts["flashinfer_root"],),
+            "CUDA": (str(plan.toolkit.home), str(plan.toolkit.root)),
+            "SITE": tuple(dict.fromkeys((str(site), *map(str, plan.server.site_packages)))),
+        }
+    )

@@ -1,0 +1,67 @@
+"""Names for kernels: short, stable, valid as doit's subtask names.
+
+A label is made from one point of a matrix alone, so that adding a value to a list renames nothing.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+from fitasks.config.dtypes import SHORT
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from fitasks.config.model import Scalar
+
+_WORDS = {
+    "pos_encoding_mode": "pos",
+    "use_sliding_window": "swa",
+    "use_logits_soft_cap": "cap",
+    "use_fp16_qk_reduction": "f16qk",
+}
+_FOLLOWERS = ("dtype_kv", "dtype_o")  # FlashInfer's attention defaults them to dtype_q
+_UNUSABLE = re.compile(r"[^A-Za-z0-9_.+-]+")
+
+
+def label(entry: str, params: Mapping[str, Scalar]) -> str:
+    """`prefill-fa3-bf16-d128`: the entry's name and what is worth telling of each parameter, in order."""
+    parts = (_part(name, value, params) for name, value in params.items())
+    return "-".join([entry, *filter(None, parts)])
+
+
+def _part(name: str, value: Scalar, params: Mapping[str, Scalar]) -> str:
+    if "dtype" in name and isinstance(value, str) and value in SHORT:
+        return _dtype(name, value, params)
+    if name.startswith("head_dim"):
+        return _head_dim(name, value, params)
+    match value:
+        case bool():
+            return _WORDS.get(name, name.removeprefix("use_").replace("_", "-")) if value else ""
+        case str():
+            return _UNUSABLE.sub("-", value).strip("-")
+        case int() | float() if value:
+            return f"{_WORDS.get(name, name)}{value}"
+        case _:
+            return ""
+
+
+def _dtype(name: str, value: str, params: Mapping[str, Scalar]) -> str:
+    """`bf16` for dtype_q, `kv_e4m3` for dtype_kv, `out_bf16` for out_dtype."""
+    same = name in _FOLLOWERS and value == params.get("dtype_q")
+    if same or (name, value) == ("dtype_idx", "int32"):
+        return ""
+    whose = name.removeprefix("dtype").removesuffix("dtype").strip("_")
+    return f"{whose}_{SHORT[value]}" if whose not in {"", "q"} else SHORT[value]
+
+
+def _head_dim(name: str, value: Scalar, params: Mapping[str, Scalar]) -> str:
+    """`d128`, `d192x128` where both are given, `ckv512` for MLA's."""
+    if {"head_dim_qk", "head_dim_vo"} <= params.keys() and name in {"head_dim_qk", "head_dim_vo"}:
+        qk, vo = params["head_dim_qk"], params["head_dim_vo"]
+        first = next(key for key in params if key in {"head_dim_qk", "head_dim_vo"})
+        size = f"d{qk}" if qk == vo else f"d{qk}x{vo}"
+        return _UNUSABLE.sub("-", size) if name == first else ""
+    which = name.removeprefix("head_dim").strip("_")
+    return _UNUSABLE.sub("-", f"{which or 'd'}{value}")

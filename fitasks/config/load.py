@@ -1,0 +1,120 @@
+"""kernels.yaml → Config, or every mistake in it at once."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+from typing import TYPE_CHECKING, Any
+
+from fitasks.config.compose import place_at, unreadable
+from fitasks.config.expand import expand
+from fitasks.config.model import Config, Serving
+from fitasks.config.problem import Problem, in_file_order, shorten
+from fitasks.config.schema import TARGET
+from fitasks.config.source import read_document
+from fitasks.config.structure import validate
+from fitasks.errors import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from fitasks.config.schema import ServingModel
+    from fitasks.config.source import Document
+
+_MOST_BYTES = 256 * 1024  # some seconds of PyYAML; a real file has a few KiB
+
+
+def load_config(path: Path) -> Config:
+    """Read and check kernels.yaml. Raises ConfigError with all mistakes, in file order."""
+    file = _shown_path(path)
+    document = read_document(_decode(_read(path, file), file), file)
+    model, problems = validate(document)
+    kernels, mistakes = expand(model.kernels, document, _unsound_entries(problems))
+    problems = problems + mistakes + [*_duplicate_targets(document)]
+    if problems or not model.kernels:
+        raise ConfigError(in_file_order(problems or [_no_kernels(document)]))
+    serving = _serving(model.serving, path)
+    return Config(file, serving, tuple(model.targets), model.sm90, model.cudart, kernels)
+
+
+def _shown_path(path: Path) -> str:
+    """As given, but short where it lies below the working directory; safe to print."""
+    try:
+        shown = path.relative_to(path.cwd()) if path.is_absolute() else path
+    except (OSError, ValueError):
+        shown = path
+    return shorten(str(shown)) if not str(shown).isprintable() else str(shown)
+
+
+def _read(path: Path, file: str) -> bytes:
+    try:
+        with path.open("rb") as stream:
+            data = stream.read(_MOST_BYTES + 1)
+    except FileNotFoundError:
+        start = f"printf 'kernels:\\n  sampling:\\n' > {shlex.quote(file)}"
+        raise ConfigError((f"{file}: no such file; make one, for example with: {start}",)) from None
+    except IsADirectoryError:
+        raise ConfigError((f"{file}: a directory; name the file in it",)) from None
+    except PermissionError:
+        raise ConfigError(
+            (f"{file}: no permission to read it; try: chmod u+r {shlex.quote(file)}",)
+        ) from None
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise ConfigError((f"{file}: cannot be read: {reason}",)) from None
+    if len(data) > _MOST_BYTES:
+        raise ConfigError((f"{file}: longer than {_MOST_BYTES // 1024} KiB; is it the right file?",))
+    return data
+
+
+def _decode(data: bytes, file: str) -> str:
+    try:
+        return data.decode().removeprefix("\ufeff")
+    except UnicodeDecodeError as error:
+        place = place_at(data[: error.start].decode().removeprefix("\ufeff"), file)
+        byte = data[error.start]
+        raise unreadable(
+            place, f"not UTF-8: byte 0x{byte:02X} at offset {error.start}; save as UTF-8"
+        ) from None
+
+
+def _no_kernels(document: Document) -> Problem:
+    place = document.spot(("kernels",)).key
+    return Problem(place, ("kernels",), "no kernels; add at least one entry, for example `sampling: {}`")
+
+
+def _unsound_entries(problems: list[Problem]) -> set[str]:
+    paths = [problem.path for problem in problems if problem.path[:1] == ("kernels",)]
+    return {str(path[1]) for path in paths if path[1:]}
+
+
+def _duplicate_targets(document: Document) -> Iterator[Problem]:
+    """Over all that are written, also where others of them are wrong."""
+    targets: Any = document.data.get("targets") if isinstance(document.data, dict) else None
+    first: dict[frozenset[str], int] = {}
+    for index, target in enumerate(targets if isinstance(targets, list) else []):
+        if not isinstance(target, str) or not re.fullmatch(TARGET, target):
+            continue
+        earlier = first.setdefault(frozenset(map(_architecture, target.split(" "))), index)
+        if earlier != index:
+            other = f'"{targets[earlier]}" at {document.spot(("targets", earlier)).value}'
+            text = f'"{target}" means the same architectures as {other}; keep one of them'
+            yield Problem(document.spot(("targets", index)).value, ("targets",), text)
+
+
+def _architecture(text: str) -> str:
+    """What FlashInfer makes of one: 9.0 is 9.0a, from 0.6.7 on (flashinfer/compilation_context.py).
+
+    12.0 becomes 12.0f or 12.0a by the toolkit's release, so it is neither here.
+    """
+    gets_suffix = re.fullmatch(r"9\.\d|\d\d\.\d", text) and text != "12.0"
+    return f"{text}a" if gets_suffix else text
+
+
+def _serving(model: ServingModel, path: Path) -> Serving:
+    python = os.path.expanduser(model.python)  # noqa: PTH111 - Path's raises for an unknown user
+    if "/" in python:
+        python = str(path.absolute().parent / python)
+    return Serving(python, model.engine, dict(model.env))

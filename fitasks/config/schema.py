@@ -1,0 +1,169 @@
+"""The structure of kernels.yaml, as pydantic models, and the JSON Schema for editors that is made from them.
+
+`python -m fitasks.config.schema` prints that schema; `--write` renews kernels.schema.json beside this file.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    GetCoreSchemaHandler,
+    GetJsonSchemaHandler,
+    StrictBool,
+    StrictFloat,
+    StrictInt,
+    StrictStr,
+    ValidationError,
+    WithJsonSchema,
+    WrapValidator,
+)
+from pydantic_core import CoreSchema, PydanticCustomError, core_schema
+
+from fitasks.config.dtypes import SHORT
+from fitasks.config.model import CudartPolicy, Engine  # noqa: TC001 - pydantic reads them at run time
+from fitasks.config.problem import BLANK
+
+SCHEMA_FILE = Path(__file__).with_name("kernels.schema.json")
+ENTRY_NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"
+OP = r"^([a-z0-9_]+|[A-Za-z_][A-Za-z0-9_.]*:[A-Za-z_][A-Za-z0-9_]*)$"
+VARIABLE = r"^[A-Za-z_][A-Za-z0-9_]*$"
+PARAMETER = r"^[A-Za-z_][A-Za-z0-9_]*$"
+_ARCHITECTURE = r"[0-9]{1,2}\.[0-9][a-z]?"
+TARGET = rf"^(auto|{_ARCHITECTURE}( {_ARCHITECTURE})*)$"
+
+
+class _OneOrMore:
+    """Makes one value out of a list acceptable for a list of one."""
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.no_info_before_validator_function(
+            lambda value: value if isinstance(value, list) else [value], handler(source)
+        )
+
+    def __get_pydantic_json_schema__(
+        self, schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> dict[str, Any]:
+        array = handler(schema)
+        return {"anyOf": [array["items"], array]}
+
+
+class _MayBeBlank:
+    """`key:` with nothing behind it is an empty mapping: what remains when all lines below are comments."""
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.no_info_before_validator_function(
+            lambda value: {} if value is None or value is BLANK else value, handler(source)
+        )
+
+    def __get_pydantic_json_schema__(
+        self, schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> dict[str, Any]:
+        return {"anyOf": [handler(schema), {"type": "null"}]}
+
+
+def _one_error(value: Any, handler: Any) -> Any:
+    """One error for a value that is none of a union's members, instead of one for each member."""
+    try:
+        return handler(value)
+    except ValidationError:
+        raise PydanticCustomError("scalar_type", "not a scalar") from None
+
+
+def _target(value: str) -> str:
+    if not re.fullmatch(TARGET, value):
+        raise PydanticCustomError("target", "not a target")
+    return value
+
+
+Scalar = Annotated[
+    StrictStr | StrictBool | StrictInt | Annotated[StrictFloat, Field(allow_inf_nan=False)] | None,
+    WrapValidator(_one_error),
+    WithJsonSchema({"type": ["string", "boolean", "number", "null"]}),
+]
+Target = Annotated[StrictStr, AfterValidator(_target), WithJsonSchema({"type": "string", "pattern": TARGET})]
+Targets = Annotated[list[Target], Field(min_length=1), _OneOrMore()]
+Parameter = Annotated[list[Scalar], Field(min_length=1), _OneOrMore()]
+Env = dict[Annotated[str, Field(pattern=VARIABLE)], StrictStr]
+
+_DTYPE = {"enum": list(SHORT)}
+_DTYPES = {"anyOf": [_DTYPE, {"type": "array", "items": _DTYPE, "minItems": 1}]}
+
+
+class ServingModel(BaseModel):
+    """The server that the kernels are for."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    python: StrictStr = Field(
+        default="", description="Its Python interpreter; by default the one that runs doit."
+    )
+    engine: Engine = Field(default="none", description="Sets the cache directory that the engine reads.")
+    env: Annotated[Env, _MayBeBlank()] = Field(default={}, description="What the server's environment adds.")
+
+
+class EntryModel(BaseModel):
+    """One kernel or, where parameters are lists, all their combinations."""
+
+    model_config = ConfigDict(extra="allow")
+    __pydantic_extra__: dict[str, Parameter]  # name → its values, one or more
+
+    op: Annotated[StrictStr, Field(pattern=OP)] = Field(
+        default="",
+        description="FlashInfer's gen_<op>_module, or module:function. By default the entry's name.",
+    )
+
+
+class FileModel(BaseModel):
+    """The kernels that fitasks compiles before a server needs them."""
+
+    model_config = ConfigDict(extra="forbid", title="kernels.yaml")
+
+    serving: Annotated[ServingModel, _MayBeBlank()] = Field(default=ServingModel())
+    targets: Targets = Field(
+        ["auto"], description='GPU architectures, one cache each: auto, "9.0a", "8.0 9.0a".'
+    )
+    sm90: StrictBool = Field(
+        default=True, description="false leaves Hopper-only modules out, for the generic ones."
+    )
+    cudart: CudartPolicy = Field(
+        default="patch", description="What to do where libcudart differs from the server's."
+    )
+    kernels: dict[Annotated[str, Field(pattern=ENTRY_NAME)], Annotated[EntryModel, _MayBeBlank()]] = Field(
+        default={}, description="Entry name → parameters of its generator; lists make a matrix."
+    )
+
+
+def json_schema() -> str:
+    """The JSON Schema (2020-12) of kernels.yaml, as the text of kernels.schema.json."""
+    schema = FileModel.model_json_schema()
+    serving, entry = schema["$defs"]["ServingModel"], schema["$defs"]["EntryModel"]
+    schema["required"] = ["kernels"]
+    # What pydantic leaves out: keys that fit no pattern are mistakes, and names that decide about values.
+    kernels = schema["properties"]["kernels"]
+    kernels |= {"additionalProperties": False, "minProperties": 1}
+    del kernels["default"]
+    serving["properties"]["env"]["anyOf"][0]["additionalProperties"] = False
+    entry |= {"patternProperties": {"^dtype": _DTYPES}, "propertyNames": {"pattern": PARAMETER}}
+    dialect = {"$schema": "https://json-schema.org/draft/2020-12/schema"}
+    return json.dumps(dialect | schema, indent=2, ensure_ascii=False) + "\n"
+
+
+def main(arguments: list[str]) -> None:
+    """Print the schema, or write it where the package keeps it."""
+    if arguments == ["--write"]:
+        SCHEMA_FILE.write_text(json_schema(), encoding="utf-8")
+    else:
+        sys.stdout.write(json_schema())
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,135 @@
+"""Data → FileModel, and pydantic's errors → our sentences with our places."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any, get_args
+
+from pydantic import ValidationError
+
+from fitasks.config.model import CudartPolicy, Engine
+from fitasks.config.problem import BAD, BLANK, Problem, did_you_mean, dotted, found, quote_it, shown
+from fitasks.config.schema import TARGET, FileModel, ServingModel
+
+if TYPE_CHECKING:
+    from pydantic_core import ErrorDetails
+
+    from fitasks.config.problem import Path
+    from fitasks.config.source import Document
+
+_EXPECTED = {
+    "": "keys such as serving, targets and kernels",
+    "serving": "a mapping of python, engine and env",
+    "serving.env": "a mapping of variable names to text",
+    "kernels": "a mapping of entry names to parameters",
+}
+_CHOICES: dict[str, tuple[str, ...]] = {"serving.engine": get_args(Engine), "cudart": get_args(CudartPolicy)}
+_VALUES = "text, a number, true or false, or a list of these"
+_NAMES = "letters, digits, `_`, `.` and `-`, first a letter or digit"
+_ARCHITECTURE = re.compile(r"(?:sm_?|compute_?)?([0-9]+)\.?([0-9][a-z]?)(?:\+ptx)?", re.IGNORECASE)
+
+
+def validate(document: Document) -> tuple[FileModel, list[Problem]]:
+    """The sound part of the document, and what is wrong with the rest."""
+    try:
+        return FileModel.model_validate(document.data), document.problems
+    except ValidationError as error:
+        details = error.errors(include_url=False)
+    problems = [_problem(detail, document) for detail in details if detail["input"] is not BAD]
+    sound = _sound_part(document.data, [_path(detail) for detail in details])
+    return FileModel.model_validate(sound), document.problems + problems
+
+
+def _path(detail: ErrorDetails) -> Path:
+    return tuple(part for part in detail["loc"] if part != "[key]")
+
+
+def _sound_part(data: Any, bad: list[Path]) -> dict[str, Any]:
+    """The data without what is bad: of an entry one parameter, else the whole top-level key."""
+    kept = dict(data) if isinstance(data, dict) else {}
+    for path in sorted(bad, key=len, reverse=True):
+        match path:
+            case ("kernels", name, parameter, *_):
+                entry = kept["kernels"][name]
+                without = {key: value for key, value in entry.items() if key != parameter}
+                kept["kernels"] = kept["kernels"] | {name: without}
+            case ("kernels", name):
+                kept["kernels"] = {key: value for key, value in kept["kernels"].items() if key != name}
+            case (key, *_):
+                kept.pop(str(key), None)
+    return kept
+
+
+def _problem(detail: ErrorDetails, document: Document) -> Problem:
+    path = _path(detail)
+    spot = document.spot(path)
+    is_key = detail["type"] == "extra_forbidden" or detail["loc"][-1:] == ("[key]",)
+    return Problem(spot.key if is_key else spot.value, path, _sentence(detail, path, spot.text))
+
+
+def _sentence(detail: ErrorDetails, path: Path, text: str) -> str:
+    value = detail["input"]
+    match detail["type"]:
+        case "extra_forbidden":
+            return _unknown_key(path)
+        case "string_pattern_mismatch":
+            return _misspelt(path, value)
+        case "too_short":
+            return "an empty list; write one value or more, or leave the key out"
+        case "model_type" if not path and (value is BLANK or value is None):
+            return "the file is empty; write `kernels:` with at least one entry, for example `sampling: {}`"
+        case "scalar_type" if value is BLANK:
+            return "no value; write one (null for None), or leave the key out"
+        case kind:
+            return f"{found(value, text)}; {_accepted(kind, path, value, text) or detail['msg']}"
+
+
+def _accepted(kind: str, path: Path, value: object, text: str) -> str:
+    match kind:
+        case "literal_error":
+            choices = _CHOICES[dotted(path)]
+            return f"accepted: {', '.join(choices)}{did_you_mean(text, choices)}"
+        case "bool_type":
+            return "expected true or false"
+        case "target" | "string_type":
+            return _targets(text) if path[0] == "targets" else f"expected text{quote_it(value, text)}"
+        case "scalar_type":
+            return f"expected {'a finite number' if isinstance(value, float) else _VALUES}"
+        case "dict_type" | "model_type" | "model_attributes_type":
+            return f"expected {_EXPECTED.get(dotted(path), 'a mapping of parameters, or nothing')}"
+    return ""
+
+
+def _unknown_key(path: Path) -> str:
+    model = ServingModel if len(path) > 1 else FileModel
+    known = list(model.model_fields)
+    where = dotted(path[:-1]) or "the file"
+    return f"unknown key; {where} takes {', '.join(known)}{did_you_mean(path[-1], known)}"
+
+
+def _misspelt(path: Path, value: str) -> str:
+    match path:
+        case ("kernels", _):
+            return f"an entry's name consists of {_NAMES}"
+        case ("kernels", _, "op"):
+            return (
+                f"{shown(value)} is no op; expected the middle of gen_<op>_module, such as batch_prefill, "
+                "or module.path:function"
+            )
+        case _:
+            return "a variable's name consists of letters, digits and `_`, first not a digit"
+
+
+def _targets(text: str) -> str:
+    meant = _meant_target(text)
+    hint = f' (did you mean "{meant}"?)' if meant else ""
+    return f'accepted: auto, or text such as "9.0a" or "8.0 9.0a", in quotes, with single spaces{hint}'
+
+
+def _meant_target(text: str) -> str:
+    """`8.0 9.0a` for `8.0;9.0a`, `sm_80, sm_90a` and the like; "" for all else."""
+    words = [_ARCHITECTURE.fullmatch(word) for word in re.split(r"[\s;,]+", text.strip())]
+    meant = " ".join(f"{word[1]}.{word[2]}".lower() for word in words if word)
+    if all(words) and re.fullmatch(TARGET, meant):
+        return meant
+    return "auto" if did_you_mean(text, ["auto"]) else ""

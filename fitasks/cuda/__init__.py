@@ -1,0 +1,1 @@
+"""The CUDA side of the environment: toolkit, runtime library, GPUs."""

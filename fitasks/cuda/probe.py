@@ -1,0 +1,167 @@
+"""What executables say of themselves (`nvcc --version`), remembered, so that a warm start runs none of them.
+
+An answer is remembered together with the identity (path, size, mtime, inode) of every file that it rests on:
+the executable and, where that is a shell script which only executes another one, all of the chain. Of any
+other script, and of compiler launchers such as ccache, which answer for a compiler that they look up
+themselves, nothing is remembered: what they say may change while they stay the same.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import subprocess
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+
+from fitasks.errors import EnvironmentProblem
+from fitasks.files import write_atomic
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+LAUNCHERS = frozenset({"ccache", "sccache", "distcc", "icecc"})
+TIMEOUT_S = 30.0
+_MAX_CHAIN = 8
+
+# Variables that alter what a compiler says; answers are remembered, so they must not depend on these.
+_DROPPED = frozenset(
+    {"NVCC_APPEND_FLAGS", "NVCC_PREPEND_FLAGS", "LIBRARY_PATH", "GCC_EXEC_PREFIX", "COMPILER_PATH"}
+)
+
+_EXEC = re.compile(r"""(?:exec\s+)?(?P<quote>["']?)(?P<path>/[^\s"'$`;|&<>()]+)(?P=quote)\s+"?\$@"?""")
+_HARMLESS = re.compile(r"(?:#.*|set\s+-\w+|export\s+\w+=[^$`\s]*|)")
+
+Identity = tuple[str, int, int, int]  # path, size, mtime in ns, inode
+
+
+def exec_chain(executable: Path) -> tuple[Path, ...] | None:
+    """`executable`, resolved, and what it executes in turn where it is a script that does nothing else.
+
+    The last of the chain is a binary. None where a script decides for itself what to run, or something is
+    missing.
+    """
+    chain: list[Path] = []
+    while len(chain) < _MAX_CHAIN:
+        try:
+            executable = executable.resolve(strict=True)
+            with executable.open("rb") as stream:
+                is_script = stream.read(2) == b"#!"
+        except (OSError, RuntimeError):
+            return None
+        chain.append(executable)
+        if not is_script:
+            return None if executable.name in LAUNCHERS else tuple(chain)
+        target = _only_command(executable)
+        if target is None:
+            return None
+        executable = target
+    return None
+
+
+def _only_command(script: Path) -> Path | None:
+    """The absolute path that a script hands all its arguments to, if that is all it does."""
+    try:
+        lines = [line.strip() for line in script.read_text(encoding="utf-8").splitlines()]
+    except (OSError, UnicodeDecodeError):
+        return None
+    if not re.fullmatch(r"#!\s*(/usr)?/bin/(env )?(ba|da)?sh(\s+-\w+)?", lines[0]):
+        return None
+    commands = [line for line in lines if not _HARMLESS.fullmatch(line)]
+    match = _EXEC.fullmatch(commands[0]) if len(commands) == 1 else None
+    return Path(match["path"]) if match else None
+
+
+def _identity(path: Path) -> Identity:
+    stat = path.stat()
+    return (str(path), stat.st_size, stat.st_mtime_ns, stat.st_ino)
+
+
+def _still_there(identity: Sequence[object]) -> bool:
+    try:
+        return _identity(Path(cast("str", identity[0]))) == tuple(identity)
+    except OSError:
+        return False
+
+
+class ProbeMemo:
+    """A file of remembered answers; a corrupt or missing file is an empty one. Call `save()` at the end."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._entries = _load(path)
+        self._changed = False
+
+    def output(self, executable: Path, *args: str) -> str:
+        """What `executable *args` prints on stdout and stderr together.
+
+        Raises EnvironmentProblem where it cannot be run, fails, or takes longer than 30 s; that is not
+        remembered.
+        """
+        chain = exec_chain(executable)
+        if chain is None:
+            return _run(executable, args)
+        key = "\0".join((str(executable), *args))
+        files = [list(_identity(path)) for path in chain]
+        entry = self._entries.get(key)
+        if entry is not None and entry["files"] == files:
+            return cast("str", entry["output"])
+        output = _run(executable, args)
+        self._entries[key] = {"files": files, "output": output}
+        self._changed = True
+        return output
+
+    def save(self) -> None:
+        """Write the file if an answer was added, leaving out those whose executables are gone or changed."""
+        if not self._changed:
+            return
+        self._entries = {
+            key: entry
+            for key, entry in self._entries.items()
+            if all(_still_there(identity) for identity in cast("list[list[object]]", entry["files"]))
+        }
+        write_atomic(self._path, json.dumps(self._entries, indent=1, sort_keys=True) + "\n")
+        self._changed = False
+
+
+def _load(path: Path) -> dict[str, dict[str, object]]:
+    with contextlib.suppress(OSError, ValueError):
+        found = json.loads(path.read_text(encoding="utf-8"))
+        if isinstance(found, dict) and all(_is_entry(entry) for entry in found.values()):
+            return cast("dict[str, dict[str, object]]", found)
+    return {}
+
+
+def _is_entry(entry: object) -> bool:
+    match entry:
+        case {"output": str(), "files": [*files]}:
+            return all(isinstance(file, list) and file and isinstance(file[0], str) for file in files)
+    return False
+
+
+def _run(executable: Path, args: Sequence[str]) -> str:
+    command = " ".join((str(executable), *args))
+    environment = {name: value for name, value in os.environ.items() if name not in _DROPPED} | {
+        "LC_ALL": "C"
+    }
+    try:
+        done = subprocess.run(
+            [str(executable), *args],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            env=environment,
+            timeout=TIMEOUT_S,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        raise EnvironmentProblem(f"{command}: no answer within {TIMEOUT_S:g} s") from None
+    except OSError as error:
+        raise EnvironmentProblem(f"{command}: {error.strerror or error}") from None
+    text = done.stdout.decode(errors="replace")
+    if done.returncode:
+        last = text.strip().splitlines()[-1:] or ["no output"]
+        raise EnvironmentProblem(f"{command}: exit status {done.returncode}: {last[0]}")
+    return text

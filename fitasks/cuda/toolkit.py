@@ -1,0 +1,217 @@
+"""Which CUDA toolkit kernels are compiled with: the first complete one, in FlashInfer's own order of search.
+
+FlashInfer takes the first that exists (jit/cpp_ext.py, get_cuda_path) and fails minutes later, in the
+compiler or the linker, if something is missing. Here each is surveyed before anything is compiled. A choice
+that was made before costs stat calls only: answers of nvcc and the compiler are remembered by `ProbeMemo`.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from fitasks.cuda.assemble import assemble, assembled_root
+from fitasks.cuda.components import STUB, debian_packages, pip_command
+from fitasks.cuda.probe import ProbeMemo, exec_chain
+from fitasks.cuda.survey import Hole, Linker, Survey, survey, survey_pip
+from fitasks.errors import EnvironmentProblem
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterator, Mapping, Sequence
+
+__all__ = ["Choice", "Hole", "Toolkit", "choose_toolkit"]
+
+DEFAULT_HOME = Path("/usr/local/cuda")
+_TOP = re.compile(r"^#\$ TOP=(.+)$", re.MULTILINE)
+_PIP_DIRECTORY = re.compile(r"cu\d+")
+
+
+@dataclass(frozen=True)
+class Toolkit:
+    """The toolkit that kernels are compiled with; `home` is the string that FlashInfer's commands contain."""
+
+    home: Path  # what CUDA_HOME must say: a real toolkit, or a directory of links assembled around a pip one
+    origin: str  # "CUDA_HOME", "CUDA_PATH", "PATH", "default", "pip"
+    root: Path  # where the files really are
+    release: str  # "13.0"
+    build: str  # "V13.0.88 cuda_13.0.r13.0/compiler.36424714_0"
+    cudart: Path  # the libcudart.so.N that -lcudart resolves to
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The toolkit, and a sentence for each one that came before it and could not be used."""
+
+    toolkit: Toolkit
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A directory that might be a toolkit.
+
+    Of a pip one also the directory of links, if it already has one.
+    """
+
+    origin: str
+    home: Path
+    links: Path | None = None
+
+    def __str__(self) -> str:
+        return str(self.home) if self.origin == "default" else f"{self.home} ({_FROM[self.origin]})"
+
+
+_FROM = {
+    "CUDA_HOME": "from CUDA_HOME",
+    "CUDA_PATH": "from CUDA_PATH",
+    "PATH": "nvcc on PATH",
+    "pip": "from pip",
+}
+
+
+def choose_toolkit(
+    env: Mapping[str, str],
+    site_packages: Sequence[Path],
+    needs: Collection[str],
+    probe: ProbeMemo,
+    cache_home: Path,
+) -> Choice:
+    """The first complete toolkit of CUDA_HOME, CUDA_PATH, nvcc on PATH, /usr/local/cuda and pip's.
+
+    `env` is the server's environment, `needs` the headers that kernels need (needs.py), `cache_home`
+    XDG_CACHE_HOME or ~/.cache: a pip toolkit is assembled below it. The caller saves `probe`. Raises
+    EnvironmentProblem, with what each candidate lacks and how to get it, if none is complete.
+    """
+    linker = Linker(env, probe)
+    refused: list[tuple[Candidate, Survey]] = []
+    for candidate in _candidates(env, site_packages, probe):
+        is_pip = candidate.origin == "pip"
+        found = survey_pip(candidate.home, needs, probe) if is_pip else survey(candidate.home, needs, linker)
+        if found.holes or found.cudart is None:
+            refused.append((candidate, found))
+            continue
+        toolkit = _pip_toolkit(candidate, found, linker, cache_home) if is_pip else _toolkit(candidate, found)
+        return Choice(toolkit, tuple(_note(other, lacks, toolkit) for other, lacks in refused))
+    raise _nothing_usable(refused, site_packages)
+
+
+def _candidates(
+    env: Mapping[str, str], site_packages: Sequence[Path], probe: ProbeMemo
+) -> Iterator[Candidate]:
+    """Each place once, under the first name by which it is found."""
+    seen: set[tuple[bool, str]] = set()
+    for candidate in _named(env, site_packages, probe):
+        place = (candidate.origin == "pip", os.path.realpath(candidate.home))
+        if place not in seen:
+            seen.add(place)
+            yield candidate
+
+
+def _named(env: Mapping[str, str], site_packages: Sequence[Path], probe: ProbeMemo) -> Iterator[Candidate]:
+    for variable in ("CUDA_HOME", "CUDA_PATH"):
+        if env.get(variable):
+            yield _candidate(variable, Path(env[variable]))
+    nvcc = shutil.which("nvcc", path=env.get("PATH", os.defpath))
+    if nvcc is not None:
+        yield _candidate("PATH", _home_of(Path(nvcc), probe))
+    if DEFAULT_HOME.is_dir():
+        yield Candidate("default", DEFAULT_HOME)
+    for directory in site_packages:
+        yield from (Candidate("pip", root) for root in _pip_roots(directory / "nvidia"))
+
+
+def _candidate(origin: str, home: Path) -> Candidate:
+    """A named directory; as the pip toolkit that it is where it was assembled around one, or is one bare."""
+    root = assembled_root(home)
+    if root is not None and root.is_dir():
+        return Candidate("pip", root, home)
+    is_bare = home.parent.name == "nvidia" and _PIP_DIRECTORY.fullmatch(home.name)
+    return Candidate("pip" if is_bare else origin, home)
+
+
+def _pip_roots(nvidia: Path) -> list[Path]:
+    """nvidia/cu13, nvidia/cu14 …, newest first."""
+    roots = [path for path in nvidia.glob("cu*") if _PIP_DIRECTORY.fullmatch(path.name)]
+    return sorted(roots, key=lambda path: int(path.name[2:]), reverse=True)
+
+
+def _home_of(nvcc: Path, probe: ProbeMemo) -> Path:
+    """The toolkit of an nvcc: two levels up, like FlashInfer, unless it is a wrapper or a link to elsewhere.
+
+    The path is kept as PATH has it where it can be, because a server without CUDA_HOME puts it into its
+    commands.
+    """
+    plain = nvcc.parent.parent
+    chain = exec_chain(nvcc)
+    if chain is None:
+        return _told_by_dryrun(nvcc, probe) or plain
+    if len(chain) == 1 and (plain / "nvvm").is_dir():
+        return plain
+    return chain[-1].parent.parent
+
+
+def _told_by_dryrun(nvcc: Path, probe: ProbeMemo) -> Path | None:
+    """What nvcc itself calls TOP, for a wrapper that cannot be read.
+
+    Runs it each time, 10 to 70 ms (measured).
+    """
+    try:
+        top = _TOP.search(probe.output(nvcc, "--dryrun", "-c", "-x", "cu", os.devnull))
+    except EnvironmentProblem:
+        return None
+    return Path(os.path.realpath(top[1])) if top else None
+
+
+def _toolkit(candidate: Candidate, found: Survey) -> Toolkit:
+    assert found.cudart is not None  # noqa: S101, the caller looked
+    root = candidate.home.resolve()
+    return Toolkit(candidate.home, candidate.origin, root, found.release, found.build, found.cudart)
+
+
+def _pip_toolkit(candidate: Candidate, found: Survey, linker: Linker, cache_home: Path) -> Toolkit:
+    """Assembles it where it was, so that commands stay the same, but never under another version's name."""
+    name = f"cuda-{found.version}"
+    links = candidate.links
+    home = links if links is not None and links.name == name else cache_home / "fitasks" / name
+    stubs = sorted(DEFAULT_HOME.parent.glob("cuda*/lib64/stubs/libcuda.so"))
+    assemble(candidate.home, home, compiler=linker.compiler(), stubs=stubs)
+    root, cudart = assembled_root(home) or candidate.home, (home / "lib64" / "libcudart.so").resolve()
+    return Toolkit(home, "pip", root, found.release, found.build, cudart)
+
+
+def _lacks(found: Survey) -> str:
+    return "lacks " + ", ".join(str(hole) for hole in found.holes)
+
+
+def _note(refused: Candidate, found: Survey, chosen: Toolkit) -> str:
+    version = chosen.build.split(maxsplit=1)[0].removeprefix("V")
+    instead = f"the pip toolkit {version}" if chosen.origin == "pip" else f"{chosen.home} ({version})"
+    return f"{refused} {_lacks(found)}; using {instead} instead"
+
+
+def _nothing_usable(
+    refused: list[tuple[Candidate, Survey]], site_packages: Sequence[Path]
+) -> EnvironmentProblem:
+    if not refused:
+        places = ", ".join(str(path) for path in site_packages) or "no site-packages"
+        return EnvironmentProblem(
+            f"no CUDA toolkit: CUDA_HOME and CUDA_PATH are not set, no nvcc on PATH, no {DEFAULT_HOME}, "
+            f"none from pip in {places}",
+            remedy=pip_command(()),
+        )
+    lines = [f"  {candidate} {_lacks(found)}" for candidate, found in refused]
+    return EnvironmentProblem("\n".join(["no complete CUDA toolkit:", *lines]), remedy=_remedy(refused))
+
+
+def _remedy(refused: list[tuple[Candidate, Survey]]) -> str:
+    """The pip command, and the Debian packages that would complete the first installed toolkit."""
+    pip = pip_command({hole.component for _, found in refused for hole in found.holes} - {STUB})
+    for candidate, found in refused:
+        if candidate.origin != "pip" and found.release:
+            packages = debian_packages({hole.component for hole in found.holes}, found.release)
+            return f"{pip}\n  or, for {candidate.home}: apt-get install {' '.join(packages)}"
+    return pip

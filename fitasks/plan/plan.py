@@ -1,0 +1,203 @@
+"""The plan: every kernel of kernels.yaml as the installed FlashInfer would build it, remembered between runs.
+
+The warm path imports neither YAML nor pydantic and starts no process: it reads `.fitasks/plan.json`, whose key names
+all that a plan depends on, and compares. Only where the key differs is the serving interpreter asked again.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fitasks.config.model import Config, KernelConfig, Place, Serving
+from fitasks.cuda.gpus import architectures
+from fitasks.cuda.needs import IncludeMemo, include_dirs, needed_headers
+from fitasks.cuda.probe import ProbeMemo
+from fitasks.cuda.toolkit import choose_toolkit
+from fitasks.errors import EnvironmentProblem
+from fitasks.files import sha256_file, write_atomic
+from fitasks.plan import planner
+from fitasks.plan.expand import kernels_of
+from fitasks.plan.kernel import Kernel
+from fitasks.plan.server import Server, find_server
+
+if TYPE_CHECKING:
+    from fitasks.cuda.toolkit import Choice, Toolkit
+
+VERSION = 1  # of plan.json; raised whenever its meaning changes
+_PATHS = ("build_dir", "library", "ninja_file", "lock")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is to be built, for whom, and with what."""
+
+    config: Config
+    server: Server
+    toolkit: Toolkit
+    notes: tuple[str, ...]  # what the user should know of the choice of toolkit
+    kernels: tuple[Kernel, ...]
+    facts: dict[str, dict[str, str]]  # per target: flashinfer, flashinfer_root, workspace, arch, …
+    state: Path  # the project's .fitasks directory
+
+    def buildable(self) -> tuple[Kernel, ...]:
+        """Kernels that have a module of their own: planned without a problem, and nobody's twin."""
+        return tuple(kernel for kernel in self.kernels if not kernel.problem and not kernel.twin)
+
+    def environment(self, target: str) -> dict[str, str]:
+        """The environment in which a server, and so ninja, works for `target`."""
+        return planner.environment(self.server, self.toolkit.home, target)
+
+
+def make_plan(root: Path, *, file: str = "kernels.yaml") -> Plan:
+    """The plan of the project in `root`, from the cache where it still holds.
+
+    Raises ConfigError for mistakes in the file, EnvironmentProblem where no toolkit or no FlashInfer is usable.
+    """
+    state = root / ".fitasks"
+    cache = _read_cache(state / "plan.json")
+    digest = _digest(root / file)
+    config = _config(root / file, digest, cache)
+    probe = ProbeMemo(state / "probe.json")
+    server = find_server(config, probe)
+    targets = _targets(config, server)
+    choice = _toolkit(server, frozenset(cache.get("needs", ())), probe)
+    key = _key(digest, targets, server, choice.toolkit)
+    if cache.get("key") != key:
+        cache, choice = _plan_anew(config, targets, server, choice, probe)
+        cache |= {"key": _key(digest, targets, server, choice.toolkit), "config": asdict(config)}
+        write_atomic(state / "plan.json", json.dumps(cache))
+    probe.save()
+    kernels = tuple(_kernel(record) for record in cache["kernels"])
+    return Plan(config, server, choice.toolkit, choice.notes, kernels, cache["facts"], state)
+
+
+def _plan_anew(
+    config: Config, targets: tuple[str, ...], server: Server, choice: Choice, probe: ProbeMemo
+) -> tuple[dict[str, Any], Choice]:
+    """Ask FlashInfer, then see whether the toolkit has what these modules include; if another has, ask once more."""
+    if not server.version("flashinfer-python"):
+        raise EnvironmentProblem(
+            f"{server.python} has no flashinfer-python",
+            remedy=f"{server.python} -m pip install 'fitasks[flashinfer]', or set serving.python in kernels.yaml",
+        )
+    _say(f"planning {len(config.kernels) * len(targets)} kernels with FlashInfer", server)
+    planned = _ask(config, targets, server, choice.toolkit)
+    needs = _needs(planned["kernels"])
+    chosen = _toolkit(server, needs, probe)
+    if chosen.toolkit.home != choice.toolkit.home:
+        planned = _ask(config, targets, server, chosen.toolkit)
+    return planned | {"needs": sorted(needs)}, chosen
+
+
+def _ask(config: Config, targets: tuple[str, ...], server: Server, toolkit: Toolkit) -> dict[str, Any]:
+    answers = planner.ask(server, toolkit.home, targets, config.kernels, sm90=config.sm90)
+    kernels = kernels_of(config, answers)
+    facts = {
+        target: {name: value for name, value in answer.items() if isinstance(value, str)}
+        for target, answer in answers.items()
+    }
+    return {"kernels": [_record(kernel) for kernel in kernels], "facts": facts}
+
+
+def _needs(records: list[dict[str, Any]]) -> frozenset[str]:
+    """Toolkit headers that the planned modules include, found before anything is compiled."""
+    memo = IncludeMemo()
+    kernels = [kernel for kernel in map(_kernel, records) if not kernel.problem and not kernel.twin]
+    found = (needed_headers(kernel.sources, include_dirs(kernel.ninja), memo) for kernel in kernels)
+    return frozenset[str]().union(*found)
+
+
+def _toolkit(server: Server, needs: frozenset[str], probe: ProbeMemo) -> Choice:
+    ours = tuple(Path(entry) for entry in sys.path if entry.endswith(("site-packages", "dist-packages")))
+    site_packages = tuple(dict.fromkeys((*server.site_packages, *ours)))
+    home = Path(server.env.get("HOME") or Path.home())
+    cache_home = Path(server.env.get("XDG_CACHE_HOME") or home / ".cache")
+    return choose_toolkit(server.env, site_packages, needs, probe, cache_home)
+
+
+def _targets(config: Config, server: Server) -> tuple[str, ...]:
+    """kernels.yaml's targets with "auto" replaced by the architectures of the GPUs that a server would see."""
+    resolved = []
+    for target in config.targets:
+        found = target if target != "auto" else architectures(server.env)
+        if not found:
+            raise EnvironmentProblem(
+                f"{config.file}: targets: auto needs a GPU to ask, and none is visible here",
+                remedy='name the architectures, e.g. targets: ["9.0a"]',
+            )
+        resolved.append(found)
+    return tuple(dict.fromkeys(resolved))
+
+
+def _key(digest: str, targets: tuple[str, ...], server: Server, toolkit: Toolkit) -> dict[str, Any]:
+    """All that a plan depends on, in a form that survives JSON."""
+    return {
+        "version": VERSION,
+        "script": [sha256_file(path) for path in sorted(planner.SCRIPT.parent.glob("*.py"))],
+        "kernels.yaml": digest,
+        "targets": list(targets),
+        "python": [str(server.python), str(server.python.resolve())],
+        "packages": [list(asdict(package).values()) for package in server.packages],
+        "toolkit": [str(toolkit.home), toolkit.build],
+        "environment": server.relevant_environment(),
+    }
+
+
+def _digest(file: Path) -> str:
+    """Of the file's bytes; "" where it can't be read, so that reading it says why."""
+    try:
+        return sha256_file(file)
+    except OSError:
+        return ""
+
+
+def _read_cache(file: Path) -> dict[str, Any]:
+    """The remembered plan; a damaged or older one is as good as none."""
+    try:
+        cache = json.loads(file.read_bytes())
+        return cache if cache["key"]["version"] == VERSION else {}
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
+
+
+def _config(file: Path, digest: str, cache: dict[str, Any]) -> Config:
+    if digest and cache and cache["key"]["kernels.yaml"] == digest:
+        return _restore_config(cache["config"])
+    from fitasks.config.load import load_config  # noqa: PLC0415 - pydantic and YAML only where the file changed
+
+    return load_config(Path(os.path.relpath(file)))
+
+
+def _restore_config(data: dict[str, Any]) -> Config:
+    kernels = tuple(
+        KernelConfig(
+            **entry
+            | {
+                "place": Place(**entry["place"]),
+                "param_places": {name: Place(**place) for name, place in entry["param_places"].items()},
+            }
+        )
+        for entry in data["kernels"]
+    )
+    targets = tuple(data["targets"])
+    return Config(**data | {"serving": Serving(**data["serving"]), "targets": targets, "kernels": kernels})
+
+
+def _record(kernel: Kernel) -> dict[str, Any]:
+    paths = {name: str(getattr(kernel, name)) for name in _PATHS}
+    return asdict(kernel) | paths | {"sources": [str(source) for source in kernel.sources]}
+
+
+def _kernel(record: dict[str, Any]) -> Kernel:
+    paths = {name: Path(record[name]) for name in _PATHS}
+    return Kernel(**record | paths | {"sources": tuple(map(Path, record["sources"]))})
+
+
+def _say(text: str, server: Server) -> None:
+    version = server.version("flashinfer-python")
+    print(f"fitasks: {text} {version} of {server.python} …", file=sys.stderr, flush=True)  # noqa: T201

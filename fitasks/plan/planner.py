@@ -1,0 +1,88 @@
+"""Asking the serving interpreter: one run of `fitasks/serving/plan.py` per target, JSON in and out through files.
+
+The exchange is described at the top of that script. Several targets are asked at once; importing torch and
+FlashInfer takes 4 to 10 s each time, which is why the answers are cached (see plan.py beside this file).
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fitasks.errors import EnvironmentProblem
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from fitasks.config.model import KernelConfig
+    from fitasks.plan.server import Server
+
+SCRIPT = Path(__file__).parent.parent / "serving" / "plan.py"
+Answer = dict[str, Any]
+
+_TIMEOUT = 600  # seconds; generous, because a first import writes byte code for thousands of files
+
+
+def ask(
+    server: Server, cuda_home: Path, targets: Sequence[str], kernels: Sequence[KernelConfig], *, sm90: bool
+) -> dict[str, Answer]:
+    """FlashInfer's answer for each target. Raises EnvironmentProblem where it cannot be asked at all."""
+    request = {
+        "version": 1,
+        "sm90": sm90,
+        "kernels": [
+            {"id": index, "op": kernel.op, "params": kernel.params} for index, kernel in enumerate(kernels)
+        ],
+    }
+    with ThreadPoolExecutor(max_workers=2) as pool:
+        answers = pool.map(lambda target: _ask_one(server, cuda_home, target, request), targets)
+        return dict(zip(targets, answers, strict=True))
+
+
+def environment(server: Server, cuda_home: Path, target: str) -> dict[str, str]:
+    """The server's environment on a GPU of `target`, with the toolkit that kernels are built with."""
+    return server.env | {"CUDA_HOME": str(cuda_home), "FLASHINFER_CUDA_ARCH_LIST": target}
+
+
+def _ask_one(server: Server, cuda_home: Path, target: str, request: Mapping[str, object]) -> Answer:
+    with tempfile.TemporaryDirectory(prefix="fitasks-plan-") as directory:
+        question, answer = Path(directory, "request.json"), Path(directory, "response.json")
+        question.write_text(json.dumps(request), encoding="utf-8")
+        command = [str(server.python), str(SCRIPT), str(question), str(answer)]
+        output = _run(command, environment(server, cuda_home, target))
+        try:
+            reply: Answer = json.loads(answer.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            raise EnvironmentProblem(
+                f"{server.python} ended without an answer while planning for {target}:\n{_tail(output)}",
+                remedy=f"try `{server.python} -c 'import flashinfer'`",
+            ) from None
+    if fatal := reply.get("fatal"):
+        raise EnvironmentProblem(f"{server.python}: {fatal['message']}", remedy=fatal.get("remedy", ""))
+    return reply
+
+
+def _run(command: list[str], env: Mapping[str, str]) -> str:
+    try:
+        done = subprocess.run(
+            command,
+            env=dict(env),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            timeout=_TIMEOUT,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        raise EnvironmentProblem(f"{command[0]} did not finish planning within {_TIMEOUT} s") from None
+    except OSError as error:
+        raise EnvironmentProblem(f"{command[0]} cannot be started: {error.strerror}") from None
+    return done.stdout.decode(errors="replace")
+
+
+def _tail(text: str, lines: int = 12) -> str:
+    return "\n".join(f"  {line}" for line in text.strip().splitlines()[-lines:])

@@ -1,0 +1,167 @@
+"""The server that kernels are built for: its interpreter, its packages, and the environment it will run in.
+
+Everything here is known without starting that interpreter, unless it is another one than ours (then once, memoised).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import site
+import sys
+import sysconfig
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, TypedDict, cast
+
+from fitasks.errors import EnvironmentProblem
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from fitasks.config.model import Config, Serving
+    from fitasks.cuda.probe import ProbeMemo
+
+PACKAGES = ("flashinfer-python", "torch", "apache-tvm-ffi")
+
+# What decides a module's name, place or commands; all FLASHINFER_* variables are added to these.
+_VARIABLES = ("CUDA_HOME", "CUDA_PATH", "CC", "CXX", "HOME", "PYTHONPATH", "SGLANG_CACHE_DIR")
+_QUIET = {"FLASHINFER_LOGGING_LEVEL", "FLASHINFER_LOGLEVEL", "FLASHINFER_LOGDEST", "FLASHINFER_DISABLE_JIT"}
+
+_DESCRIBE = """
+import json, site, sys, sysconfig
+paths = sysconfig.get_paths()
+print(json.dumps({"prefix": sys.prefix, "site": [paths["purelib"], paths["platlib"]],
+    "user": site.getusersitepackages() if site.ENABLE_USER_SITE else ""}))
+"""
+
+
+class _Described(TypedDict):
+    prefix: str
+    site: list[str]
+    user: str
+
+
+@dataclass(frozen=True)
+class Package:
+    """An installed distribution: its version, and a digest of RECORD that changes with any installed file."""
+
+    name: str
+    version: str
+    digest: str
+
+
+@dataclass(frozen=True)
+class Server:
+    """The serving environment. `env` is the whole environment of a server process, before any CUDA_HOME of ours."""
+
+    python: Path
+    engine: str
+    prefix: Path
+    site_packages: tuple[Path, ...]
+    env: dict[str, str]
+    packages: tuple[Package, ...]
+
+    def version(self, name: str) -> str:
+        """Version of one of PACKAGES, "" where it isn't installed."""
+        return next((package.version for package in self.packages if package.name == name), "")
+
+    def relevant_environment(self) -> dict[str, str]:
+        """The variables that decide names, places and commands of modules."""
+        return {
+            name: value
+            for name, value in sorted(self.env.items())
+            if name in _VARIABLES or (name.startswith("FLASHINFER_") and name not in _QUIET)
+        }
+
+
+def find_server(config: Config, probe: ProbeMemo, environ: Mapping[str, str] = os.environ) -> Server:
+    """The serving environment of a configuration. Raises EnvironmentProblem where the interpreter is unusable."""
+    python = _interpreter(config)
+    described = _describe(python, probe)
+    env = _environment(config.serving, python, environ)
+    site_packages = _search_path(described, env)
+    packages = tuple(found for name in PACKAGES if (found := _package(name, site_packages)))
+    if config.serving.engine == "sglang":
+        env = _sglang(env, site_packages)
+    return Server(python, config.serving.engine, Path(described["prefix"]), site_packages, env, packages)
+
+
+def _interpreter(config: Config) -> Path:
+    """The interpreter's path as written: a virtual environment's `python` is a link that must not be resolved."""
+    written = config.serving.python
+    if not written:
+        return Path(sys.executable)
+    path = Path(written) if "/" in written else _on_path(written)
+    if not os.access(path, os.X_OK) or path.is_dir():
+        raise EnvironmentProblem(
+            f"{config.file}: serving.python: {path} is not an executable file",
+            remedy="name the server's interpreter, e.g. /opt/venv/bin/python, or leave the line out for this one",
+        )
+    return path
+
+
+def _on_path(name: str) -> Path:
+    import shutil  # noqa: PLC0415 - only for a bare name
+
+    return Path(shutil.which(name) or name)
+
+
+def _describe(python: Path, probe: ProbeMemo) -> _Described:
+    if python == Path(sys.executable):
+        paths = sysconfig.get_paths()
+        user = site.getusersitepackages() if site.ENABLE_USER_SITE else ""
+        return {"prefix": sys.prefix, "site": [paths["purelib"], paths["platlib"]], "user": user}
+    try:
+        return cast("_Described", json.loads(probe.output(python, "-I", "-c", _DESCRIBE)))
+    except ValueError:
+        raise EnvironmentProblem(
+            f"{python} does not answer as a Python interpreter",
+            remedy="check `serving.python` in kernels.yaml",
+        ) from None
+
+
+def _search_path(described: _Described, env: Mapping[str, str]) -> tuple[Path, ...]:
+    entries = [*env.get("PYTHONPATH", "").split(os.pathsep), *described["site"], described["user"]]
+    return tuple(Path(entry) for entry in dict.fromkeys(entries) if entry)
+
+
+def _environment(serving: Serving, python: Path, environ: Mapping[str, str]) -> dict[str, str]:
+    """The server's environment as if its virtual environment were activated: FlashInfer takes ninja from PATH."""
+    env = {name: value for name, value in environ.items() if name not in {"MAKEFLAGS", "MFLAGS", "MAKELEVEL"}}
+    directories = env.get("PATH", os.defpath).split(os.pathsep)
+    if str(python.parent) not in directories:
+        env["PATH"] = os.pathsep.join([str(python.parent), *directories])
+    return env | serving.env
+
+
+def _sglang(env: dict[str, str], site_packages: tuple[Path, ...]) -> dict[str, str]:
+    """From 0.5.18 on `import sglang` moves FlashInfer's base directory, unless it is set already."""
+    from packaging.version import Version  # noqa: PLC0415 - only for this engine
+
+    installed = _package("sglang", site_packages)
+    if installed and Version(installed.version) < Version("0.5.18"):
+        return env
+    home = env.get("HOME", str(Path.home()))
+    base = env.get("SGLANG_CACHE_DIR") or f"{home}/.cache/sglang"
+    return {"FLASHINFER_WORKSPACE_BASE": base} | env
+
+
+def _package(name: str, site_packages: tuple[Path, ...]) -> Package | None:
+    """The first distribution of that name on the path, as an import would find it."""
+    stem = name.replace("-", "_")
+    for directory in site_packages:
+        for info in sorted(directory.glob(f"{stem}-*.dist-info")):
+            return Package(name, info.name.removesuffix(".dist-info").rpartition("-")[2], _digest(info))
+    return None
+
+
+def _digest(info: Path) -> str:
+    """Of RECORD, which lists every installed file with its hash; of METADATA for an unpacked wheel without one."""
+    for name in ("RECORD", "METADATA"):
+        try:
+            return hashlib.sha256((info / name).read_bytes()).hexdigest()[:16]
+        except OSError:
+            continue
+    return ""

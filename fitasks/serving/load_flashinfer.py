@@ -1,0 +1,159 @@
+"""Imports FlashInfer as a server would, also where torch has no CUDA, and says what was found.
+
+Nothing here may change what FlashInfer would plan. The two shims only replace answers that a CPU-only torch
+cannot give: a failure that FlashInfer expects as RuntimeError, and the CUDA_HOME that a CUDA torch would take
+from the same environment variables.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import importlib.util
+import os
+import re
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from plan_errors import FatalError, one_line
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+# One architecture as FlashInfer's CompilationContext splits it: on single spaces, `major.minor` and a suffix.
+_ARCH_LIST = re.compile(r"\d+\.\d+[a-z]?( \d+\.\d+[a-z]?)*")
+_ARCH_REMEDY = 'write it like "9.0a", or several with one space between: "8.0 9.0a"'
+# Modules whose wrappers decide which generator counts; `import flashinfer` loads them in every known version.
+_RUNTIME = ("prefill", "decode", "attention", "mla")
+
+
+def load() -> dict[str, Any]:
+    """Import torch and FlashInfer; return what heads every response. Raises FatalError."""
+    for module, package in (("torch", "torch"), ("flashinfer", "flashinfer-python")):
+        if importlib.util.find_spec(module) is None:
+            raise FatalError(
+                f"no_{module}",
+                f"{sys.executable} has no {module}",
+                f"install {package} there, or name the server's own interpreter as serving.python",
+            )
+    _import("torch")
+    _import_flashinfer()
+    try:
+        return _description()
+    except AttributeError as error:
+        raise FatalError(
+            "unsupported",
+            f"this FlashInfer lacks what planning needs: {one_line(error)}",
+            "use FlashInfer 0.6.7 or newer",
+        ) from error
+
+
+def _import(name: str) -> Any:
+    try:
+        return importlib.import_module(name)
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # a package may also leave with SystemExit
+        raise _import_failure(name, error) from error
+
+
+def _import_failure(name: str, error: BaseException) -> FatalError:
+    archs = os.environ.get("FLASHINFER_CUDA_ARCH_LIST")
+    if archs is not None and not _ARCH_LIST.fullmatch(archs):
+        message = f"FLASHINFER_CUDA_ARCH_LIST is {archs!r}, which FlashInfer cannot read"
+        return FatalError("arch_list", message, _ARCH_REMEDY)
+    return FatalError(
+        "import",
+        f"import {name} fails in {sys.executable}: {one_line(error)}",
+        f'make this work: {sys.executable} -c "import {name}"',
+    )
+
+
+def _import_flashinfer() -> None:
+    import torch
+
+    cpu_only = torch.version.cuda is None
+    with _device_questions_answered(torch) if cpu_only else contextlib.nullcontext():
+        _import("flashinfer")
+        _import("flashinfer.jit")
+        _import("flashinfer.jit.attention")
+    for name in _RUNTIME:
+        with contextlib.suppress(Exception):
+            importlib.import_module(f"flashinfer.{name}")
+    if cpu_only:
+        _give_cuda_home()
+
+
+@contextlib.contextmanager
+def _device_questions_answered(torch: Any) -> Iterator[None]:
+    """Let torch.cuda.get_device_properties fail with RuntimeError, as a CUDA torch without a GPU does.
+
+    flashinfer/gdn_kernels/gdn_decode_bf16_state.py (0.6.8-0.6.11, 0.6.14-0.7.0) asks at import, and its
+    importers swallow RuntimeError and ImportError; a CPU-only torch raises AssertionError.
+    """
+    original = torch.cuda.get_device_properties
+
+    def ask(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return original(*args, **kwargs)
+        except AssertionError as error:
+            raise RuntimeError(str(error)) from None
+
+    torch.cuda.get_device_properties = ask
+    try:
+        yield
+    finally:
+        torch.cuda.get_device_properties = original
+
+
+def _give_cuda_home() -> None:
+    """Set torch's CUDA_HOME from the variables that a CUDA torch reads (torch/utils/cpp_extension.py)."""
+    home = os.environ.get("CUDA_HOME") or os.environ.get("CUDA_PATH")
+    if not home:
+        return
+    with contextlib.suppress(Exception):
+        cpp_extension = importlib.import_module("torch.utils.cpp_extension")
+        if cpp_extension.CUDA_HOME is None:
+            cpp_extension.CUDA_HOME = home
+
+
+def _description() -> dict[str, Any]:
+    import flashinfer
+    import torch
+    import tvm_ffi
+    from flashinfer.jit import core, env
+
+    try:
+        core.check_cuda_arch()
+    except RuntimeError as error:
+        raise FatalError("arch_list", one_line(error), _ARCH_REMEDY) from error
+    home, release = _toolkit()
+    return {
+        "flashinfer": flashinfer.__version__,
+        "flashinfer_root": str(Path(flashinfer.__file__).parent),
+        "torch": str(torch.__version__),
+        "torch_cuda": torch.version.cuda,
+        "tvm_ffi": tvm_ffi.__version__,
+        "python": sys.executable,
+        "workspace": str(env.FLASHINFER_WORKSPACE_DIR),
+        "jit_dir": str(env.FLASHINFER_JIT_DIR),
+        "gen_dir": str(env.FLASHINFER_GEN_SRC_DIR),
+        "arch": env.FLASHINFER_WORKSPACE_DIR.name,
+        "cuda_home": home,
+        "cuda": release,
+    }
+
+
+def _toolkit() -> tuple[str, str]:
+    """CUDA_HOME and nvcc's release as FlashInfer finds them: both are part of every ninja file."""
+    from flashinfer.jit import cpp_ext
+
+    try:
+        return str(cpp_ext.get_cuda_path()), str(cpp_ext.get_cuda_version())
+    except (RuntimeError, OSError) as error:
+        raise FatalError(
+            "toolkit",
+            f"FlashInfer finds no CUDA toolkit: {one_line(error)}",
+            "set CUDA_HOME to a toolkit with bin/nvcc",
+        ) from error

@@ -1,0 +1,159 @@
+"""Plans kernels in the serving interpreter: which modules the server's FlashInfer would load, built how.
+
+    <serving python> plan.py REQUEST.json RESPONSE.json
+    <serving python> plan.py --registry RESPONSE.json
+
+One process plans for one target, which the environment names (FLASHINFER_CUDA_ARCH_LIST,
+FLASHINFER_WORKSPACE_BASE, CUDA_HOME, ...), because FlashInfer reads it once, at import. Runs with Python 3.9 or
+newer and the standard library, torch and FlashInfer; needs no GPU, no CUDA torch, no network, and compiles
+nothing. It writes what FlashInfer's generators write (generated/), nothing under cached_ops/.
+
+Request: {"version": 1, "sm90": true, "kernels": [{"id": 0, "op": "page", "params": {}}]}. The response is
+written last and atomically: FlashInfer, torch, tvm-ffi and the cache's directories (load_flashinfer), and
+"kernels", each as planned or with its "error" (plan_errors). Exit status 0; or 3, with a response that is
+{"version": 1, "fatal": {"kind", "message", "remedy"}}; 2 for a wrong command line.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+# The script's neighbours are for this script alone: their names must not hide what FlashInfer imports.
+_HERE = str(Path(__file__).resolve().parent)
+sys.path.insert(0, _HERE)
+from load_flashinfer import load  # noqa: E402
+from plan_errors import FatalError, PlanError, one_line  # noqa: E402
+from plan_generators import Generator, find_generator, generic_sibling, op_of, runtime_generator, where  # noqa: E402
+from plan_parameters import arguments_for, as_json  # noqa: E402
+from plan_registry import registry_records  # noqa: E402
+from plan_spec import generate, install_network_guard, spec_record  # noqa: E402
+
+sys.path[:] = [entry for entry in sys.path if entry != _HERE]
+
+VERSION = 1
+_ONLY_WITHOUT_DSL = (
+    "the server prefers CuTe-DSL kernels; it loads this module with FLASHINFER_USE_CUDA_NORM=1, without "
+    "nvidia-cutlass-dsl, or on an architecture that the DSL does not support"
+)
+
+
+def main(argv: list[str]) -> int:
+    """Run the script; the exit status."""
+    try:
+        request, response = argv[0], Path(argv[1])
+    except IndexError:
+        print("usage: plan.py (REQUEST.json | --registry) RESPONSE.json", file=sys.stderr)
+        return 2
+    os.dup2(2, 1)  # FlashInfer and torch print at import; our answer is a file
+    response.unlink(missing_ok=True)  # whoever finds a response finds this run's
+    try:
+        answer = _answer(request)
+    except FatalError as error:
+        print(f"plan.py: {error.fields['message']}", file=sys.stderr)
+        _write_atomic(response, {"version": VERSION, "fatal": error.fields})
+        return 3
+    _write_atomic(response, {"version": VERSION, **answer})
+    return 0
+
+
+def _answer(request: str) -> dict[str, Any]:
+    wanted = None if request == "--registry" else _read_request(Path(request))
+    install_network_guard()
+    head = load()
+    if wanted is None:
+        return {**head, "kernels": registry_records()}
+    return {**head, "kernels": [plan(kernel, sm90=wanted["sm90"]) for kernel in wanted["kernels"]]}
+
+
+def _read_request(path: Path) -> dict[str, Any]:
+    try:
+        return _checked(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        message = f"{path} is no request for this planner: {one_line(error)}"
+        raise FatalError("request", message, "use the plan.py that belongs to this fitasks") from error
+
+
+def _checked(request: dict[str, Any]) -> dict[str, Any]:
+    if request["version"] != VERSION:
+        raise ValueError(f"version {request['version']}, not {VERSION}")
+    kernels = [
+        {"id": one["id"], "op": str(one["op"]), "params": dict(one.get("params") or {})}
+        for one in request["kernels"]
+    ]
+    return {"sm90": bool(request.get("sm90", True)), "kernels": kernels}
+
+
+def plan(kernel: dict[str, Any], *, sm90: bool) -> dict[str, Any]:
+    """One kernel of the request as a record of the response; its mistakes are part of the record."""
+    try:
+        return {"id": kernel["id"], **_planned(kernel["op"], kernel["params"], sm90=sm90)}
+    except PlanError as error:
+        return {"id": kernel["id"], **error.record()}
+
+
+def _planned(op: str, params: dict[str, Any], *, sm90: bool) -> dict[str, Any]:
+    generator, arguments = find_generator(op), None
+    notes = []
+    if not sm90 and "sm90" in generator.__name__:
+        generator, arguments = _generic(generator, params)
+        notes.append(f"{op} is for Hopper only; {op_of(generator)} is planned instead (sm90: false)")
+    arguments = arguments_for(generator, params) if arguments is None else arguments
+    if not sm90 and arguments.get("backend") == "fa3":
+        arguments["backend"] = "fa2"
+        notes.append("fa3 is for Hopper only; fa2 is planned instead (sm90: false)")
+    if ":" not in op:
+        generator = runtime_generator(generator, arguments)
+    spec = generate(generator, **arguments)
+    if not sm90 and "sm90" in getattr(spec, "name", ""):
+        raise _hopper_only(str(spec.name))
+    record = {**spec_record(spec), "generator": where(generator), "params": as_json(generator, arguments)}
+    notes += _load_condition(op)
+    return {**record, "note": "; ".join(notes)} if notes else record
+
+
+def _generic(generator: Generator, params: dict[str, Any]) -> tuple[Generator, dict[str, Any]]:
+    """The generator without Hopper, with its arguments, if it takes these parameters."""
+    sibling = generic_sibling(generator)
+    if sibling is None:
+        raise _hopper_only(op_of(generator))
+    try:
+        return sibling, arguments_for(sibling, params)
+    except PlanError:
+        raise _hopper_only(op_of(generator)) from None
+
+
+def _hopper_only(name: str) -> PlanError:
+    return PlanError("skipped", f"{name} is for Hopper only, and sm90 is false")
+
+
+def _load_condition(op: str) -> list[str]:
+    """When the server loads the module, where FlashInfer has CuTe-DSL kernels for the same purpose (norm)."""
+    off = getattr(sys.modules.get(f"flashinfer.{op}"), "_USE_CUDA_NORM", None)
+    if off is None:
+        return []
+    if off:
+        return ["the server loads this module: the CuTe-DSL path is off in this environment"]
+    return [_ONLY_WITHOUT_DSL]
+
+
+def _write_atomic(path: Path, answer: dict[str, Any]) -> None:
+    descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=str(path.parent))
+    try:
+        with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
+            json.dump(answer, stream)
+            stream.flush()
+            os.fsync(stream.fileno())
+        Path(temporary).chmod(0o644)
+        Path(temporary).replace(path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,149 @@
+"""Finds the function that makes the JitSpec of an op, in whatever FlashInfer is installed."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import pkgutil
+import re
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from plan_errors import PlanError, did_you_mean, near
+
+Generator = Callable[..., Any]
+
+_GENERATOR = re.compile(r"gen_(\w+)_module")
+_PUBLIC = ("flashinfer.jit", "flashinfer.jit.attention")
+
+
+def find_generator(op: str) -> Generator:
+    """The generator of an op: `page`, `gen_xqa_module_mla` or `module:function`. Raises PlanError."""
+    if ":" in op:
+        return _explicit(op)
+    function = op if op.startswith("gen_") else f"gen_{op}_module"
+    found = _defined(function)
+    if not found:
+        _import_all_generators()
+        found = _defined(function)
+    if not found:
+        raise _unknown_op(op, function)
+    if len(found) > 1:
+        names = [where(generator) for generator in found]
+        message = f"several modules have {function}; name one: {', '.join(names)}"
+        raise PlanError("unknown_op", message, accepted=names)
+    return found[0]
+
+
+def where(generator: Generator) -> str:
+    """`flashinfer.jit.page:gen_page_module`."""
+    return f"{generator.__module__}:{generator.__name__}"
+
+
+def op_of(generator: Generator) -> str:
+    """What kernels.yaml calls it: `page` for gen_page_module, otherwise the function's whole name."""
+    match = _GENERATOR.fullmatch(generator.__name__)
+    return match.group(1) if match else generator.__name__
+
+
+def runtime_generator(generator: Generator, arguments: dict[str, Any]) -> Generator:
+    """The generator whose module the runtime wrapper loads: sometimes not the public one.
+
+    From 0.7.0 on the fa2 prefill wrapper, and from 0.7.1 on BatchAttention, load the module of a private
+    `_gen_<op>_primary_module`. It counts if a runtime module has imported it; other backends keep the public
+    one (flashinfer/prefill.py: get_batch_prefill_module).
+    """
+    if arguments.get("backend", "fa2") != "fa2":
+        return generator
+    name = f"_gen_{op_of(generator)}_primary_module"
+    for module in _runtime_modules():
+        primary = vars(module).get(name)
+        if callable(primary):
+            return primary
+    return generator
+
+
+def generic_sibling(generator: Generator) -> Generator | None:
+    """gen_gemm_module for gen_gemm_sm90_module, if there is one."""
+    name = generator.__name__.replace("_sm90", "")
+    found = vars(sys.modules[generator.__module__]).get(name)
+    return found if callable(found) and found is not generator else None
+
+
+def _explicit(op: str) -> Generator:
+    module_name, _, name = op.partition(":")
+    try:
+        module = importlib.import_module(module_name)
+    except Exception as error:
+        raise PlanError("unknown_op", f"unknown op; {module_name} cannot be imported: {error}") from error
+    function = getattr(module, name, None)
+    if callable(function) and hasattr(function, "__name__"):
+        return function
+    functions = sorted(key for key in vars(module) if key.startswith("gen_"))
+    suggestion = near(name, functions)
+    raise PlanError(
+        "unknown_op",
+        f"unknown op; {module_name} has no function {name}{did_you_mean(suggestion)}",
+        accepted=functions,
+        suggestion=suggestion and f"{module_name}:{suggestion}",
+    )
+
+
+def _defined(function: str) -> list[Generator]:
+    """Different functions of that name, looked for where users look first; a public one hides others."""
+    for module_name in _PUBLIC:
+        generator = vars(sys.modules[module_name]).get(function)
+        if callable(generator):
+            return [generator]
+    for modules in (_generator_modules(), _runtime_modules()):
+        values = (vars(module).get(function) for module in modules)
+        found = {where(value): value for value in values if callable(value)}
+        if found:
+            return list(found.values())
+    return []
+
+
+def _generator_modules() -> Iterator[Any]:
+    return (module for name, module in _loaded() if name.startswith("flashinfer.jit."))
+
+
+def _runtime_modules() -> Iterator[Any]:
+    """FlashInfer without its generators, and without flashinfer.aot, which imports all sorts of them."""
+    outside = ("flashinfer.jit", "flashinfer.aot")
+    names = (name for name, _ in _loaded() if name not in outside and not name.startswith("flashinfer.jit."))
+    return (sys.modules[name] for name in names)
+
+
+def _loaded() -> list[tuple[str, Any]]:
+    return sorted(item for item in sys.modules.items() if item[0].split(".")[0] == "flashinfer" and item[1])
+
+
+def _import_all_generators() -> None:
+    """Import what FlashInfer itself leaves for later, as far as it can be imported here."""
+    jit = sys.modules["flashinfer.jit"]
+    for info in pkgutil.walk_packages(jit.__path__, "flashinfer.jit.", onerror=lambda _: None):
+        with contextlib.suppress(Exception):
+            importlib.import_module(info.name)
+
+
+def _known_ops() -> list[str]:
+    modules = [module for name, module in _loaded() if name.startswith("flashinfer.jit")]
+    matches = (_GENERATOR.fullmatch(name) for module in modules for name in vars(module))
+    return sorted({match.group(1) for match in matches if match and not match.group(1).startswith("_")})
+
+
+def _unknown_op(op: str, function: str) -> PlanError:
+    known, own = _known_ops(), _ops_of_module(op)
+    suggestion = own[0] if own else near(op, known)
+    hint = did_you_mean(" or ".join(own) or suggestion)
+    message = f"unknown op; FlashInfer {sys.modules['flashinfer'].__version__} has no {function}{hint}"
+    return PlanError("unknown_op", message, accepted=known, suggestion=suggestion)
+
+
+def _ops_of_module(op: str) -> list[str]:
+    """The ops of a module of that name: flashinfer.jit.activation has act_and_mul."""
+    name = f"flashinfer.jit.{op}"
+    names = vars(sys.modules[name]) if name in sys.modules else {}
+    functions = [value for key, value in names.items() if _GENERATOR.fullmatch(key) and callable(value)]
+    return sorted(op_of(function) for function in functions if function.__module__ == name)

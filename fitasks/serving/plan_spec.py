@@ -1,0 +1,152 @@
+"""Runs generators without network or compiler, and turns a JitSpec into data without touching cached_ops."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from plan_errors import PlanError, one_line
+
+_offline = {"on": False}
+
+
+class _NetworkBlocked(BaseException):
+    """BaseException, so that FlashInfer's downloader does not retry for half a minute."""
+
+
+def _refuse_network(event: str, _args: tuple[Any, ...]) -> None:
+    if _offline["on"] and event in ("socket.getaddrinfo", "socket.connect"):
+        raise _NetworkBlocked
+
+
+def install_network_guard() -> None:
+    """Watch every socket of this interpreter from now on; active only while a generator runs."""
+    sys.addaudithook(_refuse_network)
+
+
+@contextlib.contextmanager
+def replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
+    """Set an attribute for a while."""
+    original = getattr(owner, name)
+    setattr(owner, name, value)
+    try:
+        yield
+    finally:
+        setattr(owner, name, original)
+
+
+def generate(generator: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """Call a generator; whatever it raises, SystemExit and AssertionError included, becomes a PlanError."""
+    name = generator.__name__
+    try:
+        with _safe_generation():
+            return generator(*args, **kwargs)
+    except (KeyboardInterrupt, PlanError):
+        raise
+    except _NetworkBlocked:
+        message = (
+            f"{name} needs the network for files that FlashInfer's cubin directory lacks, and planning "
+            "stays off it; install flashinfer-cubin of FlashInfer's version, or let the server fetch them once"
+        )
+        raise PlanError("generator", message) from None
+    except BaseException as error:
+        raise PlanError("generator", f"{name} raised {one_line(error)}") from error
+
+
+@contextlib.contextmanager
+def _safe_generation() -> Iterator[None]:
+    from flashinfer.jit import core
+
+    dsl = sys.modules.get("flashinfer.jit.cute_dsl_core")
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(replaced(core.JitSpec, "build_and_load", _refuse_build))
+        if dsl is not None:
+            stack.enter_context(replaced(dsl.JitSpecCuteDsl, "__init__", _refuse_cute_dsl))
+        _offline["on"] = True
+        stack.callback(_offline.update, on=False)
+        yield
+
+
+def _refuse_build(spec: Any) -> None:
+    raise PlanError("generator", f"this function builds {spec.name} at once; name its generator")
+
+
+def _refuse_cute_dsl(_spec: Any, module_name: str, *_args: Any, **_kwargs: Any) -> None:
+    raise _not_nvcc(module_name)
+
+
+def _not_nvcc(name: str) -> PlanError:
+    return PlanError(
+        "not_nvcc",
+        f"{name} is a CuTe-DSL kernel, which the server compiles itself, for its own GPU and shapes; only "
+        "nvcc modules can be compiled beforehand: leave this entry out",
+    )
+
+
+def spec_record(spec: Any) -> dict[str, Any]:
+    """Everything about a module that a build needs. Raises PlanError for what cannot be built beforehand."""
+    _check_spec(spec)
+    ninja, lock = _without_writing(spec)
+    sources = [str(source) for source in spec.sources]
+    generated_dir = _generated_dir()
+    return {
+        "name": spec.name,
+        "build_dir": str(spec.build_dir),
+        "library": str(spec.jit_library_path),
+        "ninja_file": str(spec.ninja_path),
+        "ninja": ninja,
+        "lock": str(lock),
+        "sources": sources,
+        "generated": [source for source in sources if generated_dir in Path(source).parents],
+        "aot": _aot_artefacts(spec),
+    }
+
+
+def _generated_dir() -> Path:
+    from flashinfer.jit import env
+
+    return Path(env.FLASHINFER_GEN_SRC_DIR)
+
+
+def _check_spec(spec: Any) -> None:
+    from flashinfer.jit import core
+
+    nvcc = getattr(core, "JitSpecNvcc", core.JitSpec)  # JitSpec became abstract in 0.6.16
+    if not isinstance(spec, nvcc):
+        if isinstance(spec, core.JitSpec):
+            raise _not_nvcc(spec.name)
+        if isinstance(spec, (list, tuple, dict, Iterator)):
+            raise PlanError("generator", "this function makes several modules; name their generators")
+        raise PlanError("generator", f"this function returns {type(spec).__name__}, not a JitSpec")
+    if getattr(spec, "embedded_cubin_factory", None) is not None:
+        message = f"{spec.name} embeds cubins that FlashInfer compiles before it can write build.ninja"
+        raise PlanError("generator", f"{message}; only the server itself can build it (spec.build())")
+
+
+def _without_writing(spec: Any) -> tuple[str, Path]:
+    """The text that write_ninja() would write, and the lock's path, with nothing written.
+
+    write_ninja makes the build directory first and lock_path makes cached_ops/tmp (flashinfer/jit/core.py);
+    made and removed again, they could vanish under a server that is just starting.
+    """
+    from flashinfer.jit import core
+
+    written: list[str] = []
+    keep = replaced(core, "write_if_different", lambda _path, text: written.append(text))
+    with keep, replaced(Path, "mkdir", lambda *_args, **_kwargs: None):
+        try:
+            spec.write_ninja()
+            lock = spec.lock_path
+        except Exception as error:
+            raise PlanError("generator", f"build.ninja of {spec.name} fails: {one_line(error)}") from error
+    return written[0], lock
+
+
+def _aot_artefacts(spec: Any) -> list[str]:
+    """Ahead-of-time modules that the runtime would load instead; since 0.7.0 there may be several."""
+    if hasattr(spec, "aot_artifacts"):
+        return [str(artefact.path) for artefact in spec.aot_artifacts]
+    return [str(spec.aot_path)] if spec.aot_path.exists() else []

@@ -1,0 +1,141 @@
+"""Everything of one doit run: the plan, the judges, and, once something has to be built, the builder.
+
+Made when dodo.py is loaded. Trouble with the environment is kept, not raised, so that `doit doctor` and `doit list`
+still work; trouble with kernels.yaml is raised at once.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import threading
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from fitasks.build import stamp as stamps
+from fitasks.build.contents import Contents
+from fitasks.build.freshness import Judge
+from fitasks.build.ninja import find_ninja
+from fitasks.build.roots import roots_of
+from fitasks.cuda.probe import ProbeMemo
+from fitasks.errors import ConfigError, EnvironmentProblem, FitasksError
+from fitasks.files import sha256_text
+from fitasks.plan.plan import Plan, make_plan
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from fitasks.build.compile import Builder
+    from fitasks.build.ninja import Ninja
+    from fitasks.build.reasons import Judgement
+    from fitasks.plan.kernel import Kernel
+
+_PEAK = 4 << 30  # bytes of memory that one compiler may need: fa3 files took 3.6 GB (measured, FlashInfer 0.7.2)
+
+
+@dataclass
+class Session:
+    """One run's knowledge. `problem` is why there is no plan, where there is none."""
+
+    root: Path
+    problem: FitasksError | None = None
+    say: Callable[[str], None] = print
+    _plan: Plan | None = None
+    _judgements: dict[str, Judgement] = field(default_factory=dict)
+    _builder: Builder | None = None
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    @classmethod
+    def load(cls, root: Path) -> Session:
+        """Plan, and write the stamp. Raises ConfigError alone."""
+        session = cls(root)
+        try:
+            session._plan = make_plan(root)
+            _ = session.stamp
+        except ConfigError:
+            raise
+        except (FitasksError, OSError) as error:
+            session.problem = error if isinstance(error, FitasksError) else EnvironmentProblem(str(error))
+        return session
+
+    @property
+    def plan(self) -> Plan:
+        """The plan. Raises what kept it from being made."""
+        if self._plan is None:
+            raise self.problem or EnvironmentProblem("there is no plan")
+        return self._plan
+
+    @property
+    def kernels(self) -> tuple[Kernel, ...]:
+        """All planned kernels, none where planning failed."""
+        return self._plan.kernels if self._plan else ()
+
+    @cached_property
+    def probe(self) -> ProbeMemo:
+        """What executables say, remembered."""
+        return ProbeMemo(self.root / ".fitasks" / "probe.json")
+
+    @cached_property
+    def ninja(self) -> Ninja:
+        """The ninja that the server's PATH gives."""
+        return find_ninja(self.plan.server.env, self.probe)
+
+    @cached_property
+    def toolchain(self) -> dict[str, str]:
+        """The tools that are part of every fingerprint."""
+        return stamps.toolchain(self.plan, self.probe)
+
+    @cached_property
+    def stamp(self) -> tuple[Path, str]:
+        """The stamp's path and the digest of its text; written where it changed."""
+        runtime = stamps.runtime_cudart(self.plan)
+        path, text = stamps.write_stamp(self.plan, self.ninja, self.toolchain, runtime)
+        self.probe.save()
+        return path, sha256_text(text)
+
+    @cached_property
+    def contents(self) -> Contents:
+        """What files contain; remembered at the end of the run."""
+        contents = Contents.load(self.root / ".fitasks" / "contents.json")
+        atexit.register(_save, contents)
+        return contents
+
+    @cached_property
+    def judges(self) -> dict[str, Judge]:
+        """A judge for each target."""
+        return {
+            target: Judge(
+                roots_of(self.plan, target), self.contents, self.toolchain, self.ninja.version, self.stamp[1]
+            )
+            for target in self.plan.facts
+        }
+
+    def judge(self, kernel: Kernel) -> Judgement:
+        """The verdict on a kernel as of this run's first look."""
+        if kernel.label not in self._judgements:
+            self._judgements[kernel.label] = self.judges[kernel.target].judge(kernel)
+        return self._judgements[kernel.label]
+
+    def builder(self) -> Builder:
+        """What builds; the first call, of whichever thread, opens the pool of compiler slots."""
+        with self._lock:
+            if self._builder is None:
+                self._builder = self._start_builder()
+            return self._builder
+
+    def _start_builder(self) -> Builder:
+        from fitasks.build.capacity import slots  # noqa: PLC0415 - only a run that compiles needs these
+        from fitasks.build.compile import Builder  # noqa: PLC0415
+        from fitasks.build.jobserver import Jobserver  # noqa: PLC0415
+
+        pool = Jobserver(slots(None, peak_bytes=_PEAK).count)
+        pool.__enter__()
+        atexit.register(pool.__exit__, None, None, None)
+        return Builder(self.plan, self.judges, self.ninja, pool, say=self.say)
+
+
+def _save(contents: Contents) -> None:
+    with contextlib.suppress(OSError):  # a memo; a full or read-only disk costs time, not truth
+        contents.save()

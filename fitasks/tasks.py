@@ -1,0 +1,206 @@
+"""doit's task dictionaries, one function per task of dodo.py."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from doit.exceptions import TaskError, TaskFailed
+
+from fitasks.errors import FitasksError
+from fitasks.session import Session
+from fitasks.ui.reporter import Reporter
+from fitasks.uptodate import Fresh
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from fitasks.plan.kernel import Kernel
+
+TaskDict: TypeAlias = dict[str, Any]
+Result: TypeAlias = "dict[str, Any] | TaskFailed | TaskError | None"
+
+_SESSION: list[Session] = []
+
+
+def configuration() -> dict[str, Any]:
+    """DOIT_CONFIG. Ends the program with status 2 where kernels.yaml is unusable."""
+    session = _session()
+    database = session.root / ".fitasks" / "doit.sqlite3"
+    _sound(database)
+    return {
+        "default_tasks": ["kernel"],
+        "continue": True,
+        "par_type": "thread",
+        "num_process": len(os.sched_getaffinity(0)),
+        "reporter": Reporter,
+        "backend": "sqlite3",
+        "dep_file": str(database),
+    }
+
+
+def kernels() -> Iterator[TaskDict]:
+    """One subtask per kernel and target."""
+    session = _session()
+    if session.problem:
+        yield _task("kernel", _raise(session.problem)) | {"basename": "kernel"}
+        return
+    yield {"name": None, "doc": "compile what is stale or incomplete (default)"}
+    for kernel in session.kernels:
+        yield _twin(kernel) if kernel.twin else _kernel(session, kernel)
+
+
+def _kernel(session: Session, kernel: Kernel) -> TaskDict:
+    build = functools.partial(_build, session, kernel)
+    if kernel.problem:
+        return {"name": kernel.label, "doc": kernel.problem, "actions": [_guard(build)], "io": {"capture": False}}
+    return {
+        "name": kernel.label,
+        "doc": f"{kernel.name} for {kernel.target}",
+        "targets": [str(kernel.library)],
+        "file_dep": [str(session.stamp[0])],
+        "uptodate": [Fresh(session, kernel)],
+        "actions": [_guard(build)],
+        "io": {"capture": False},
+    }
+
+
+def _twin(kernel: Kernel) -> TaskDict:
+    """Two entries of kernels.yaml that mean the same module are built once."""
+    return {
+        "name": kernel.label,
+        "doc": f"the same module as kernel:{kernel.twin}",
+        "actions": None,
+        "task_dep": [f"kernel:{kernel.twin}"],
+    }
+
+
+def _build(session: Session, kernel: Kernel) -> dict[str, Any]:
+    done = session.builder().build(kernel)
+    return {"outcome": done.outcome, "seconds": done.seconds}
+
+
+def cudart() -> TaskDict:
+    """The toolkit, and what was said of the others."""
+    from fitasks.ui.show import show_cudart  # noqa: PLC0415 - each task loads what it needs when it runs
+
+    return _task("cudart", lambda: show_cudart(_session()))
+
+
+def check() -> TaskDict:
+    """Complete, incomplete or missing."""
+
+    def action() -> Result:
+        from fitasks.runtime.check import check_all  # noqa: PLC0415
+
+        return None if check_all(_session()) else TaskFailed("", report=False)
+
+    return _task("check", action)
+
+
+def why() -> TaskDict:
+    """The reasons, for named kernels or for all that aren't fresh."""
+
+    def action(names: list[str]) -> None:
+        from fitasks.ui.show import show_why  # noqa: PLC0415
+
+        show_why(_session(), names)
+
+    return _task("why", action) | {"pos_arg": "names"}
+
+
+def env() -> TaskDict:
+    """Lines for `eval "$(doit env)"`."""
+
+    def action() -> None:
+        from fitasks.ui.show import show_env  # noqa: PLC0415
+
+        show_env(_session())
+
+    return _task("env", action)
+
+
+def clear_incomplete() -> TaskDict:
+    """Half-built modules of every cache layout."""
+
+    def action() -> None:
+        from fitasks.ui.show import show_cleared  # noqa: PLC0415
+
+        show_cleared(_session())
+
+    return _task("clear_incomplete", action)
+
+
+def reset() -> TaskDict:
+    """Everything compiled for this plan's version and targets."""
+
+    def action(yes: bool) -> None:
+        from fitasks.ui.show import ask_and_reset  # noqa: PLC0415
+
+        ask_and_reset(_session(), yes=yes)
+
+    option = {"name": "yes", "short": "y", "long": "yes", "type": bool, "default": False, "help": "don't ask"}
+    return _task("reset", action) | {"params": [option]}
+
+
+def _task(name: str, action: Callable[..., Any]) -> TaskDict:
+    """A task that always runs and speaks for itself."""
+    return {
+        "basename": name,
+        "actions": [_guard(action)],
+        "uptodate": [False],
+        "verbosity": 2,
+        "io": {"capture": False},
+        "meta": {"speaks": True},
+    }
+
+
+def _guard(action: Callable[..., Any]) -> Callable[..., Any]:
+    """Our own errors become doit's, without a traceback and with the exit status that they stand for."""
+
+    @functools.wraps(action)
+    def guarded(*args: Any, **kwargs: Any) -> Result:
+        try:
+            return action(*args, **kwargs)  # type: ignore[no-any-return]
+        except FitasksError as error:
+            return (TaskFailed if error.exit_status == 1 else TaskError)(str(error))
+
+    return guarded
+
+
+def _raise(problem: FitasksError) -> Callable[[], None]:
+    def action() -> None:
+        raise problem
+
+    return action
+
+
+def _session() -> Session:
+    """The one session of this process. Ends the program with status 2 where kernels.yaml is unusable."""
+    if not _SESSION:
+        try:
+            _SESSION.append(Session.load(Path.cwd()))
+        except FitasksError as error:
+            print(error, file=sys.stderr)  # noqa: T201
+            raise SystemExit(error.exit_status) from None
+    return _SESSION[0]
+
+
+def _sound(database: Path) -> None:
+    """doit's database is a cache that may be lost; one that can't be read would end the run, so it is removed."""
+    import sqlite3  # noqa: PLC0415
+
+    database.parent.mkdir(parents=True, exist_ok=True)
+    if not database.exists():
+        return
+    try:
+        with contextlib.closing(sqlite3.connect(database, timeout=10)) as connection:
+            connection.execute("select count(*) from doit").fetchone()
+    except sqlite3.OperationalError:
+        return  # locked by another doit, or not made yet
+    except sqlite3.DatabaseError:
+        database.unlink(missing_ok=True)

@@ -1,0 +1,1 @@
+"""What people see: doit's reporter and the tasks that only print."""

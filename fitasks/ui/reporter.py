@@ -1,0 +1,95 @@
+"""doit's reporter: one line at the start and one at the end of each kernel, failures as they happen, a summary.
+
+Called from doit's worker threads (`execute_task`) as well as from the main one, so every line is written under a lock.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from typing import Any
+
+_ENDINGS = {
+    "compiled": "compiled in {seconds:.1f} s",
+    "healed": "timestamps put right, nothing compiled",
+    "audited": "looked at again, nothing to do",
+    "fresh": "already complete",
+}
+
+
+class Reporter:
+    """Lines for people; tasks that print themselves (`check`, `why`, `env`) are left alone."""
+
+    desc = "one line per kernel and a summary"
+
+    def __init__(self, outstream: Any, options: dict[str, Any]) -> None:
+        self._out = outstream
+        self._lock = threading.Lock()
+        self._outcomes: Counter[str] = Counter()
+        self._errors: list[str] = []
+
+    def write(self, text: str) -> None:
+        """One whole line, now."""
+        with self._lock:
+            self._out.write(text + "\n")
+            self._out.flush()
+
+    def initialize(self, tasks: Any, selected_tasks: Any) -> None:
+        """Before anything runs."""
+
+    def get_status(self, task: Any) -> None:
+        """Before a task is judged."""
+
+    def execute_task(self, task: Any) -> None:
+        """A kernel says itself what is done to it, and why, once it knows."""
+
+    def add_failure(self, task: Any, fail: Any) -> None:
+        """The message at once; a task that has reported itself stays silent."""
+        self._count(task, "failed")
+        if fail.report:
+            self.write(f"{task.name}: FAILED\n{_indent(fail.get_msg().strip())}")
+
+    def add_success(self, task: Any) -> None:
+        """How a kernel became right."""
+        outcome = (task.values or {}).get("outcome")
+        if outcome:
+            self._count(task, outcome)
+            self.write(f"{task.name}: {_ENDINGS[outcome].format(**task.values)}")
+
+    def skip_uptodate(self, task: Any) -> None:
+        """Counted, not listed: hundreds of lines that say nothing hide the one that does."""
+        if not task.has_subtask:
+            self._count(task, "fresh")
+
+    def skip_ignore(self, task: Any) -> None:
+        """After `doit ignore`."""
+        self.write(f"{task.name}: ignored")
+
+    def cleanup_error(self, exception: Any) -> None:
+        """Of doit's own bookkeeping."""
+        self._errors.append(exception.get_msg())
+
+    def runtime_error(self, msg: str) -> None:
+        """Of doit itself, shown at the end."""
+        self._errors.append(msg)
+
+    def teardown_task(self, task: Any) -> None:
+        """We have none."""
+
+    def complete_run(self) -> None:
+        """The summary, and what doit has to say of itself."""
+        order = ("fresh", "compiled", "healed", "audited", "failed")
+        parts = [f"{self._outcomes[name]} {name}" for name in order if self._outcomes[name]]
+        if parts:
+            count = self._outcomes.total()
+            self.write(f"{count} kernel{'s'[: count != 1]}: {', '.join(parts)}")
+        for error in self._errors:
+            self.write(error)
+
+    def _count(self, task: Any, outcome: str) -> None:
+        if task.name.startswith("kernel:"):
+            self._outcomes[outcome] += 1
+
+
+def _indent(text: str) -> str:
+    return "\n".join(f"  {line}" for line in text.splitlines())

@@ -1,0 +1,113 @@
+"""The tasks that only print: cudart, why, env, and what clear_incomplete and reset removed."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import shutil
+import sys
+from typing import TYPE_CHECKING
+
+from fitasks.build import clear
+from fitasks.errors import EnvironmentProblem
+from fitasks.ui.units import size
+
+if TYPE_CHECKING:
+    from fitasks.plan.kernel import Kernel
+    from fitasks.plan.plan import Plan
+    from fitasks.session import Session
+
+# The product's output: stdout, so that it can be piped.
+_print = print
+
+
+def show_cudart(session: Session) -> None:
+    """The toolkit that is used and why, and the stamp."""
+    plan = session.plan
+    for note in plan.notes:
+        _print(f"note: {note}")
+    path, _ = session.stamp
+    _print(f"{path}:")
+    _print(path.read_text(encoding="utf-8"), end="")
+
+
+def show_why(session: Session, names: list[str]) -> None:
+    """Each stale kernel with all its reasons; fresh ones too where they're named. Raises for unknown names."""
+    chosen = _chosen(session.plan, names)
+    shown = 0
+    for kernel in chosen:
+        judged = session.judge(kernel)
+        if judged.verdict == "fresh" and not names:
+            continue
+        shown += 1
+        _print(f"kernel:{kernel.label}: {judged.reasons[0] if judged.reasons else judged}")
+        for reason in judged.reasons[1:]:
+            _print(f"{'':{len(kernel.label) + 8}} {reason}")
+    for kernel in session.plan.kernels:
+        if kernel.problem and (not names or kernel in chosen):
+            _print(f"kernel:{kernel.label}: {kernel.problem}")
+    if not shown and not names:
+        _print(f"all {len(chosen)} kernels are fresh")
+
+
+def show_env(session: Session) -> None:
+    """Export lines for a server that is to find its kernels fresh."""
+    for name, value in exports(session.plan, session.ninja.executable.parent).items():
+        _print(f"export {name}={value if name == 'PATH' else shlex.quote(value)}")
+
+
+def exports(plan: Plan, ninja_dir: os.PathLike[str]) -> dict[str, str]:
+    """What a server's environment needs beyond the present one: CUDA_HOME is part of every ninja command."""
+    wanted = {"CUDA_HOME": str(plan.toolkit.home)}
+    if base := plan.server.env.get("FLASHINFER_WORKSPACE_BASE"):
+        wanted["FLASHINFER_WORKSPACE_BASE"] = base
+    found = shutil.which("ninja")
+    if not found or os.path.dirname(found) != os.fspath(ninja_dir):  # noqa: PTH120
+        wanted["PATH"] = f"{shlex.quote(os.fspath(ninja_dir))}:$PATH"
+    return wanted | plan.config.serving.env
+
+
+def show_cleared(session: Session) -> None:
+    """Remove half-built modules and say which."""
+    removed = clear.clear_incomplete(clear.base_of(session.plan))
+    for module in removed:
+        _print(f"{'kept (locked)' if module.locked else 'removed'}  {size(module.bytes):>8}  {module.path}")
+    gone = [module for module in removed if not module.locked]
+    _print(f"{len(gone)} incomplete modules removed, {size(sum(module.bytes for module in gone))}")
+
+
+def ask_and_reset(session: Session, *, yes: bool) -> None:
+    """Remove this plan's cached_ops and generated, after a yes. Raises EnvironmentProblem without one."""
+    directories = clear.reset_targets(session.plan)
+    if not directories:
+        _print("nothing to remove")
+        return
+    for directory in directories:
+        _print(f"{size(clear.bytes_in(directory)):>8}  {directory}")
+    if not yes and not _confirmed():
+        raise EnvironmentProblem("nothing was removed", remedy="doit reset --yes")
+    clear.reset(session.plan, directories)
+    _print("removed")
+
+
+def _confirmed() -> bool:
+    if not sys.stdin.isatty():
+        return False
+    return input("remove all of these? [y/N] ").strip().lower() in {"y", "yes"}
+
+
+def _chosen(plan: Plan, names: list[str]) -> list[Kernel]:
+    import fnmatch  # noqa: PLC0415
+
+    buildable = [kernel for kernel in plan.kernels if not kernel.twin]
+    if not names:
+        return [kernel for kernel in buildable if not kernel.problem]
+    chosen = []
+    for name in names:
+        pattern = name.removeprefix("kernel:")
+        found = [kernel for kernel in buildable if fnmatch.fnmatchcase(kernel.label, pattern)]
+        if not found:
+            known = ", ".join(kernel.label for kernel in buildable[:12])
+            raise EnvironmentProblem(f"{name} names no kernel; there are {known}", remedy="doit list --all")
+        chosen += [kernel for kernel in found if not kernel.problem and kernel not in chosen]
+    return chosen

@@ -1,0 +1,118 @@
+"""What is wrong with the file itself, and that nothing ends in a traceback."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+
+from fitasks.config.load import load_config
+from fitasks.config.model import Config
+from fitasks.errors import ConfigError
+
+SHIPPED = (Path(__file__).parents[2] / "kernels.yaml").read_bytes()
+PIECES = [piece.encode() for piece in "\t|\n|  |: |- |? |[|]|{|}|&a |*a|<<: |!!int |!!set |!x |~|on|.nan|1:1|=|0x|#".split("|")]  # fmt: skip
+PIECES += [b"|\n", b"'", b'"', b'"\\ud800"', b'"\\UFFFFFFFF"', b"\x00", b"\xff", b"\xef\xbb\xbf", b"---\n", b"%YAML 1.9\n"]  # fmt: skip
+FUZZ = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+
+@pytest.fixture(autouse=True)
+def _in_tmp_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def complaint(path: Path) -> str:
+    with pytest.raises(ConfigError) as caught:
+        load_config(path)
+    assert caught.value.exit_status == 2
+    return str(caught.value)
+
+
+def test_missing_and_the_remedy_works():
+    said = complaint(Path("my kernels.yaml"))
+    assert said == (
+        "my kernels.yaml: no such file; make one, for example with: "
+        "printf 'kernels:\\n  sampling:\\n' > 'my kernels.yaml'"
+    )
+    subprocess.run(["sh", "-c", said.partition("with: ")[2]], check=True)
+    assert [kernel.label for kernel in load_config(Path("my kernels.yaml")).kernels] == ["sampling"]
+
+
+def test_a_directory(tmp_path: Path):
+    (tmp_path / "d").mkdir()
+    assert complaint(Path("d")) == "d: a directory; name the file in it"
+    assert complaint(tmp_path / "d") == "d: a directory; name the file in it"
+
+
+def test_below_a_file():
+    Path("f").write_bytes(b"")
+    assert complaint(Path("f/kernels.yaml")) == "f/kernels.yaml: cannot be read: Not a directory"
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_no_permission():
+    Path("k.yaml").touch(mode=0)
+    assert complaint(Path("k.yaml")) == "k.yaml: no permission to read it; try: chmod u+r k.yaml"
+
+
+def test_no_permission_as_anybody(monkeypatch: pytest.MonkeyPatch):
+    def refuse(*_: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "open", refuse)
+    assert complaint(Path("k.yaml")) == "k.yaml: no permission to read it; try: chmod u+r k.yaml"
+
+
+def test_endless():
+    assert complaint(Path("/dev/zero")) == "/dev/zero: longer than 256 KiB; is it the right file?"
+
+
+def test_names_that_cannot_be_printed():
+    assert complaint(Path("a\0b")) == "a\\x00b: cannot be read: embedded null byte"
+    assert complaint(Path("a\udcffb")).startswith("a\\udcffb: no such file; ")
+
+
+def neither_more_nor_less(data: bytes) -> None:
+    """A Config, or an error whose lines all have the file's name and can be printed."""
+    Path("kernels.yaml").write_bytes(data)
+    try:
+        assert isinstance(load_config(Path("kernels.yaml")), Config)
+    except ConfigError as error:
+        assert error.problems
+        for line in str(error).split("\n"):
+            assert line.startswith("kernels.yaml:")
+            assert line.isprintable()
+
+
+@FUZZ
+@given(
+    st.binary(max_size=200) | st.text(max_size=200).map(lambda text: text.encode("utf-8", "surrogatepass"))
+)
+@example(b"\xef\xbb\xbf\xbf")
+@example(b"kernels: {page: {'a\\ufeff': 1}}")
+def test_any_bytes(data: bytes):
+    neither_more_nor_less(data)
+
+
+@FUZZ
+@given(st.lists(st.sampled_from([*PIECES, b"kernels", b"page", b"x", b"1"]), max_size=25).map(b"".join))
+def test_any_yaml(data: bytes):
+    neither_more_nor_less(data)
+
+
+@FUZZ
+@given(
+    st.lists(
+        st.tuples(st.integers(0, len(SHIPPED)), st.integers(0, 15), st.sampled_from([b"", *PIECES])),
+        max_size=4,
+    )
+)
+def test_the_shipped_file_with_edits(edits: list[tuple[int, int, bytes]]):
+    data = SHIPPED
+    for at, length, piece in edits:
+        data = data[:at] + piece + data[at + length :]
+    neither_more_nor_less(data)

@@ -1,0 +1,68 @@
+"""Generators that misbehave, for entries like `op: odd_generators:leaves`."""
+
+import enum
+import socket
+import sys
+from typing import Callable, List, Literal, Optional  # noqa: UP035  # as FlashInfer writes them
+
+from flashinfer.jit import gen_page_module, gen_rope_module
+
+
+class Layout(enum.Enum):
+    NHD = 0
+    HND = 1
+
+
+def leaves():
+    sys.exit(5)
+
+
+def asserts():
+    raise AssertionError("two\nlines")
+
+
+def downloads():
+    try:
+        socket.create_connection(("192.0.2.1", 443))  # TEST-NET-1
+    except Exception:
+        return gen_page_module()
+
+
+def resolves():
+    socket.getaddrinfo("example.invalid", 443)
+
+
+def builds():
+    return gen_page_module().build_and_load()
+
+
+def two():
+    return [gen_page_module(), gen_rope_module()]
+
+
+def nothing():
+    return None
+
+
+def noisy():
+    print('{"version": 1}')
+    print("noise", file=sys.stderr)
+    return gen_page_module()
+
+
+def picky(
+    layout: Layout, kind: Literal["a", "b"], size: Optional[int] = 4, flag: bool = True, names: List[str] = ()
+):
+    return gen_page_module()
+
+
+def called_back(callback: Callable[[int], int]):
+    return gen_page_module()
+
+
+def gen_thing_sm90_module(size: int = 1):
+    raise AssertionError("not to be called without sm90")
+
+
+def gen_thing_module(size: int = 1):
+    return gen_page_module()

@@ -1,0 +1,391 @@
+"""What the planner says about entries it cannot plan, and about environments in which it can plan nothing."""
+
+import ast
+import importlib.util
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from planner_runs import PLAN, environment, request_of, run
+
+PREFILL_TAKES = (
+    "backend, dtype_q, dtype_kv, dtype_o, dtype_idx, head_dim, head_dim_qk, head_dim_vo, pos_encoding_mode, "
+    "use_sliding_window, use_logits_soft_cap, use_fp16_qk_reduction"
+)
+GOOD = {"backend": "fa2", "dtype_q": "bfloat16", "head_dim": 128}
+NO_VALUE = "is no value for"
+NEEDS_NETWORK = (
+    "needs the network for files that FlashInfer's cubin directory lacks, and planning stays off it; install "
+    "flashinfer-cubin of FlashInfer's version, or let the server fetch them once"
+)
+DSL = (
+    "mm_fp4 is a CuTe-DSL kernel, which the server compiles itself, for its own GPU and shapes; only nvcc "
+    "modules can be compiled beforehand: leave this entry out"
+)
+DSL_SPEC = {"module_name": "mm_fp4", "kernel_name": "k", "compile_fn": None, "source_sha256": ""}
+# op, params, and every mistake as (kind, parameter, message, suggestion)
+TABLE = [
+    (
+        "batch_prefil",
+        {},
+        [
+            (
+                "unknown_op",
+                None,
+                "unknown op; FlashInfer 0.7.2.post1 has no gen_batch_prefil_module (did you mean batch_prefill?)",
+                "batch_prefill",
+            )
+        ],
+    ),
+    (
+        "activation",
+        {},
+        [
+            (
+                "unknown_op",
+                None,
+                "unknown op; FlashInfer 0.7.2.post1 has no gen_activation_module (did you mean act_and_mul?)",
+                "act_and_mul",
+            )
+        ],
+    ),
+    (
+        "zzz",
+        {},
+        [("unknown_op", None, "unknown op; FlashInfer 0.7.2.post1 has no gen_zzz_module", None)],
+    ),
+    (
+        "flashinfer.jit.page:gen_pag_module",
+        {},
+        [
+            (
+                "unknown_op",
+                None,
+                "unknown op; flashinfer.jit.page has no function gen_pag_module (did you mean gen_page_module?)",
+                "flashinfer.jit.page:gen_page_module",
+            )
+        ],
+    ),
+    (
+        "no.such:thing",
+        {},
+        [("unknown_op", None, "unknown op; no.such cannot be imported: No module named 'no'", None)],
+    ),
+    (
+        "batch_prefill",
+        {"bakend": "fa2", "dtype_q": "bf16", "head_dim": 128},
+        [
+            (
+                "unknown_parameter",
+                "bakend",
+                f"unknown parameter; batch_prefill takes {PREFILL_TAKES} (did you mean backend?)",
+                "backend",
+            ),
+            (
+                "bad_value",
+                "dtype_q",
+                f"'bf16' {NO_VALUE} dtype_q; it takes a dtype (did you mean bfloat16?)",
+                "bfloat16",
+            ),
+        ],
+    ),
+    (
+        "page",
+        {"head_dim": 128},
+        [("unknown_parameter", "head_dim", "unknown parameter; page takes no parameters", None)],
+    ),
+    (
+        "batch_prefill",
+        {},
+        [("missing_parameter", "backend", "missing parameter; batch_prefill needs backend, dtype_q, dtype_kv, dtype_o, head_dim", None)],
+    ),
+    (
+        "batch_prefill",
+        {**GOOD, "head_dim": "big", "use_sliding_window": "yes", "pos_encoding_mode": "ROPE"},
+        [
+            ("bad_value", "head_dim", f"'big' {NO_VALUE} head_dim; it takes an integer", None),
+            ("bad_value", "use_sliding_window", f"'yes' {NO_VALUE} use_sliding_window; it takes true or false", None),
+            (
+                "bad_value",
+                "pos_encoding_mode",
+                f"'ROPE' {NO_VALUE} pos_encoding_mode; it takes one of NONE, ROPE_LLAMA, ALIBI, 0, 1, 2",
+                None,
+            ),
+        ],
+    ),
+    (
+        "odd_generators:picky",
+        {"layout": "NDH", "kind": "c", "size": True, "names": "x"},
+        [
+            ("bad_value", "layout", f"'NDH' {NO_VALUE} layout; it takes one of NHD, HND (did you mean NHD?)", "NHD"),
+            ("bad_value", "kind", f"'c' {NO_VALUE} kind; it takes one of a, b", None),
+            ("bad_value", "size", f"True {NO_VALUE} size; it takes an integer", None),
+            ("bad_value", "names", "names takes typing.List[str], which kernels.yaml cannot say", None),
+        ],
+    ),
+    (
+        "odd_generators:called_back",
+        {"callback": "f"},
+        [("bad_value", "callback", "callback takes typing.Callable[[int], int], which kernels.yaml cannot say", None)],
+    ),
+    (
+        "batch_prefill",
+        {**GOOD, "backend": "fa4"},
+        [
+            (
+                "generator",
+                None,
+                "gen_batch_prefill_module raised AssertionError: backend must be fa2 or fa3 in "
+                "gen_batch_prefill_module(), got: fa4",
+                None,
+            )
+        ],
+    ),
+    ("act_and_mul", {"act_func_name": "silo"}, [("generator", None, "gen_act_and_mul_module raised KeyError: 'silo'", None)]),
+    ("odd_generators:leaves", {}, [("generator", None, "leaves raised SystemExit: 5", None)]),
+    ("odd_generators:asserts", {}, [("generator", None, "asserts raised AssertionError: two lines", None)]),
+    ("odd_generators:downloads", {}, [("generator", None, f"downloads {NEEDS_NETWORK}", None)]),
+    ("odd_generators:resolves", {}, [("generator", None, f"resolves {NEEDS_NETWORK}", None)]),
+    ("trtllm_gen_fmha", {}, [("generator", None, f"gen_trtllm_gen_fmha_module {NEEDS_NETWORK}", None)]),
+    ("odd_generators:builds", {}, [("generator", None, "this function builds page at once; name its generator", None)]),
+    ("odd_generators:two", {}, [("generator", None, "this function makes several modules; name their generators", None)]),
+    ("odd_generators:nothing", {}, [("generator", None, "this function returns NoneType, not a JitSpec", None)]),
+    ("flashinfer.jit.cute_dsl_core:JitSpecCuteDsl", DSL_SPEC, [("not_nvcc", None, DSL, None)]),
+]  # fmt: skip
+PLANNED = [
+    ("odd_generators:noisy", {}),
+    ("odd_generators:picky", {"layout": "HND", "kind": "a", "size": None}),
+    ("flashinfer.jit:gen_batch_prefill_module", {**GOOD, "pos_encoding_mode": 2}),
+    ("gen_page_module", None),
+]
+
+needs_torch = pytest.mark.skipif(importlib.util.find_spec("torch") is None, reason="planning needs torch")
+
+
+def mistakes(kernel):
+    return [
+        (error["kind"], error["parameter"], error["message"], error["suggestion"])
+        for error in kernel.get("errors", [])
+    ]
+
+
+@pytest.fixture(scope="module")
+def answered(tmp_path_factory):
+    """Every mistake and some good entries in one request: one process."""
+    base = tmp_path_factory.mktemp("errors")
+    kernels = [(op, params) for op, params, _ in TABLE] + PLANNED
+    return run(PLAN, request_of(*kernels), base, environment(base))
+
+
+@needs_torch
+def test_every_mistake_is_said(answered):
+    _, response = answered
+    told = [(kernel["id"], mistakes(kernel)) for kernel in response["kernels"][: len(TABLE)]]
+    assert told == [(index, expected) for index, (_, _, expected) in enumerate(TABLE)]
+    assert all(kernel["error"] == kernel["errors"][0] for kernel in response["kernels"][: len(TABLE)])
+
+
+@needs_torch
+def test_accepted_names_come_along(answered):
+    _, response = answered
+    by_op = [kernel["error"]["accepted"] for kernel in response["kernels"][: len(TABLE)]]
+    assert by_op[5] == PREFILL_TAKES.split(", ")
+    assert {"page", "batch_prefill", "act_and_mul"} <= set(by_op[0])
+
+
+@needs_torch
+def test_good_entries_are_planned_beside_bad_ones(answered):
+    process, response = answered
+    noisy, picky, public, whole_name = response["kernels"][len(TABLE) :]
+    assert [kernel.get("name") for kernel in (noisy, picky, whole_name)] == ["page", "page", "page"]
+    assert picky["params"] == {"layout": "HND", "kind": "a", "size": None, "flag": True, "names": []}
+    assert public["generator"] == "flashinfer.jit.attention.modules:gen_batch_prefill_module"
+    assert public["params"]["pos_encoding_mode"] == 2
+    assert (process.returncode, process.stdout) == (0, "")
+    assert "noise\n" in process.stderr
+    assert not Path(response["jit_dir"]).exists()
+
+
+@needs_torch
+def test_without_sm90(tmp_path):
+    kernels = [
+        ("batch_prefill", {**GOOD, "backend": "fa3"}),
+        ("fp8_blockscale_gemm_sm90", {}),
+        ("odd_generators:gen_thing_sm90_module", {"size": 2}),
+        ("norm", {}),
+    ]
+    env = environment(tmp_path, FLASHINFER_USE_CUDA_NORM="1")
+    _, response = run(PLAN, request_of(*kernels, sm90=False), tmp_path, env)
+    prefill, gemm, thing, norm = response["kernels"]
+    assert prefill["params"]["backend"] == "fa2"
+    assert prefill["name"].endswith("_f16qk_False_kv_stride_equal")
+    assert prefill["note"] == "fa3 is for Hopper only; fa2 is planned instead (sm90: false)"
+    reason = "fp8_blockscale_gemm_sm90 is for Hopper only, and sm90 is false"
+    assert mistakes(gemm) == [("skipped", None, reason, None)]
+    assert (thing["name"], thing["generator"]) == ("page", "odd_generators:gen_thing_module")
+    expected = (
+        "odd_generators:gen_thing_sm90_module is for Hopper only; thing is planned instead (sm90: false)"
+    )
+    assert thing["note"] == expected
+    assert norm["note"] == "the server loads this module: the CuTe-DSL path is off in this environment"
+
+
+@needs_torch
+@pytest.mark.parametrize(
+    ("settings", "kind", "message"),
+    [
+        (
+            {"FLASHINFER_CUDA_ARCH_LIST": "9.0a;10.0a"},
+            "arch_list",
+            "FLASHINFER_CUDA_ARCH_LIST is '9.0a;10.0a', which FlashInfer cannot read",
+        ),
+        (
+            {"FLASHINFER_CUDA_ARCH_LIST": "7.0"},
+            "arch_list",
+            "RuntimeError: FlashInfer requires GPUs with sm75 or higher. Detected TARGET_CUDA_ARCHS=[(7, '0')].",
+        ),
+        (
+            {"CUDA_HOME": "/nowhere"},
+            "toolkit",
+            "FlashInfer finds no CUDA toolkit: RuntimeError: nvcc not found and PyTorch is not built with CUDA "
+            "support. Could not determine CUDA version.",
+        ),
+    ],
+)
+def test_unusable_environment(tmp_path, settings, kind, message):
+    import torch.version
+
+    if kind == "toolkit" and torch.version.cuda is not None:
+        pytest.skip("a CUDA torch knows its CUDA release without nvcc")
+    env = environment(tmp_path, **settings)
+    process, response = run(PLAN, request_of(("page", {})), tmp_path, env)
+    assert process.returncode == 3
+    assert set(response) == {"version", "fatal"}
+    assert (response["fatal"]["kind"], response["fatal"]["message"]) == (kind, message)
+    assert process.stderr.endswith(f"plan.py: {message}\n")
+
+
+@pytest.fixture(scope="module")
+def bare_python(tmp_path_factory):
+    """An interpreter with nothing installed."""
+    directory = tmp_path_factory.mktemp("bare")
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", directory], check=True)
+    return str(directory / "bin" / "python")
+
+
+def fake_package(directory, name, text):
+    (directory / name).mkdir(parents=True)
+    (directory / name / "__init__.py").write_text(text)
+
+
+def fatal(bare_python, tmp_path, **packages):
+    for name, text in packages.items():
+        fake_package(tmp_path / "site", name, text)
+    env = {"PYTHONPATH": str(tmp_path / "site"), "PATH": "/usr/bin:/bin"}
+    process, response = run(PLAN, request_of(("page", {})), tmp_path, env, python=bare_python)
+    assert (process.returncode, process.stdout) == (3, "")
+    return response["fatal"]
+
+
+TORCH = "class version: cuda = None\nclass cuda: get_device_properties = None\n"
+
+
+def test_no_torch(bare_python, tmp_path):
+    assert fatal(bare_python, tmp_path) == {
+        "kind": "no_torch",
+        "message": f"{bare_python} has no torch",
+        "remedy": "install torch there, or name the server's own interpreter as serving.python",
+    }
+
+
+def test_no_flashinfer(bare_python, tmp_path):
+    assert fatal(bare_python, tmp_path, torch=TORCH) == {
+        "kind": "no_flashinfer",
+        "message": f"{bare_python} has no flashinfer",
+        "remedy": "install flashinfer-python there, or name the server's own interpreter as serving.python",
+    }
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("raise SystemExit(7)", "SystemExit: 7"),
+        ("print('x'); import os; os.write(1, b'{}'); assert False, 'no CUDA'", "AssertionError: no CUDA"),
+        ("import tvm_ffi", "ModuleNotFoundError: No module named 'tvm_ffi'"),
+    ],
+)
+def test_flashinfer_that_dies_on_import(bare_python, tmp_path, text, says):
+    assert fatal(bare_python, tmp_path, torch=TORCH, flashinfer=text) == {
+        "kind": "import",
+        "message": f"import flashinfer fails in {bare_python}: {says}",
+        "remedy": f'make this work: {bare_python} -c "import flashinfer"',
+    }
+
+
+def test_cpu_only_assertion_is_turned_into_what_flashinfer_swallows(bare_python, tmp_path):
+    """0.6.8-0.6.11 and 0.6.14-0.7.0 ask for device 0 at import and swallow RuntimeError alone."""
+    torch = (
+        "def ask(*_): raise AssertionError('Torch not compiled with CUDA enabled')\n"
+        "class version: cuda = None\nclass cuda: get_device_properties = staticmethod(ask)\n"
+    )
+    asks = (
+        "import torch\n"
+        "try: torch.cuda.get_device_properties(0)\n"
+        "except RuntimeError as error: raise ImportError('swallowed ' + str(error)) from None\n"
+    )
+    message = fatal(bare_python, tmp_path, torch=torch, flashinfer=asks)["message"]
+    assert message.endswith("ImportError: swallowed Torch not compiled with CUDA enabled")
+
+
+def test_neighbours_do_not_hide_packages(bare_python, tmp_path):
+    """The script's own directory is off sys.path before FlashInfer is imported."""
+    text = f"import sys; raise ImportError({str(PLAN.parent)!r} in sys.path)"
+    message = fatal(bare_python, tmp_path, torch=TORCH, flashinfer=text)["message"]
+    assert message.endswith("ImportError: False")
+
+
+@pytest.mark.parametrize("request_text", ["", "[]", '{"version": 2, "kernels": []}', '{"version": 1}'])
+def test_bad_request(bare_python, tmp_path, request_text):
+    (tmp_path / "wrong.json").write_text(request_text)
+    process, response = run(PLAN, str(tmp_path / "wrong.json"), tmp_path, {}, python=bare_python)
+    assert process.returncode == 3
+    assert response["fatal"]["kind"] == "request"
+    assert response["fatal"]["message"].startswith(
+        f"{tmp_path / 'wrong.json'} is no request for this planner: "
+    )
+
+
+def test_usage(bare_python):
+    process = subprocess.run([bare_python, PLAN, "one"], capture_output=True, text=True, check=False)
+    assert process.returncode == 2
+    assert process.stderr == "usage: plan.py (REQUEST.json | --registry) RESPONSE.json\n"
+
+
+def test_an_old_response_does_not_survive(bare_python, tmp_path):
+    """A planner that is killed leaves no response, so an earlier one must be gone from the start."""
+    fake_package(tmp_path / "site", "torch", "import os; os._exit(9)")
+    (tmp_path / "request.json").write_text('{"version": 1, "kernels": []}')
+    (tmp_path / "response.json").write_text("old")
+    command = [bare_python, PLAN, tmp_path / "request.json", tmp_path / "response.json"]
+    env = {"PYTHONPATH": str(tmp_path / "site")}
+    fake_package(tmp_path / "site", "flashinfer", "")
+    assert subprocess.run(command, env=env, check=False).returncode == 9
+    assert not (tmp_path / "response.json").exists()
+
+
+@pytest.mark.parametrize("script", sorted(PLAN.parent.glob("*.py")), ids=lambda path: path.name)
+def test_scripts_run_alone_in_an_older_python(script):
+    """Syntax of Python 3.9, and imports of the standard library, torch, FlashInfer and neighbours alone."""
+    tree = ast.parse(script.read_text(), feature_version=(3, 9))
+    imported = {node.module.split(".")[0] for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+    imported |= {
+        name.name.split(".")[0]
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Import)
+        for name in node.names
+    }
+    neighbours = {path.stem for path in script.parent.glob("*.py")}
+    allowed = set(sys.stdlib_module_names) | neighbours | {"torch", "flashinfer", "tvm_ffi"}
+    assert imported - allowed == set()
+    assert not (script.parent / "__init__.py").exists()

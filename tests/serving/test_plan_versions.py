@@ -1,0 +1,219 @@
+"""Planned modules against real FlashInfer versions: the exact names, and what the wrappers themselves load."""
+
+import functools
+import importlib.util
+from pathlib import Path
+from typing import Any
+
+import pytest
+from planner_runs import HERE, PLAN, environment, request_of, run
+
+pytestmark = pytest.mark.skipif(importlib.util.find_spec("torch") is None, reason="planning needs torch")
+
+VERSIONS = ["0.6.7.post3", "0.6.18.post1", "0.7.0.post1", "0.7.2.post1"]
+FROM_0_7 = VERSIONS[2:]
+BF16 = {"dtype_q": "bfloat16", "head_dim": 128}
+MLA = {"dtype_q": "bfloat16", "head_dim_ckv": 512, "head_dim_kpe": 64}
+PREFILL = (
+    "batch_prefill_with_kv_cache_dtype_q_bf16_dtype_kv_bf16_dtype_o_bf16_dtype_idx_i32_head_dim_qk_128"
+    "_head_dim_vo_128_posenc_0_use_swa_False_use_logits_cap_False_f16qk_False"
+)
+PREFILL_MIXED = (
+    "batch_prefill_with_kv_cache_dtype_q_f16_dtype_kv_e4m3_dtype_o_f16_dtype_idx_i32_head_dim_qk_192"
+    "_head_dim_vo_128_posenc_1_use_swa_False_use_logits_cap_True_f16qk_False"
+)
+PREFILL_FP8 = (
+    "batch_prefill_with_kv_cache_dtype_q_e4m3_dtype_kv_e4m3_dtype_o_bf16_dtype_idx_i32_head_dim_qk_128"
+    "_head_dim_vo_128_posenc_0_use_swa_False_use_logits_cap_False_f16qk_False_sm90"
+)
+DECODE = (
+    "batch_decode_with_kv_cache_dtype_q_bf16_dtype_kv_bf16_dtype_o_bf16_dtype_idx_i32_head_dim_qk_128"
+    "_head_dim_vo_128_posenc_0_use_swa_False_use_logits_cap_False"
+)
+DECODE_FP8 = (
+    "batch_decode_with_kv_cache_dtype_q_f16_dtype_kv_e4m3_dtype_o_f16_dtype_idx_i64_head_dim_qk_64"
+    "_head_dim_vo_64_posenc_0_use_swa_True_use_logits_cap_False"
+)
+ATTENTION = (
+    "batch_attention_with_kv_cache_dtype_q_bf16_dtype_kv_bf16_dtype_o_bf16_dtype_idx_i32_head_dim_qk_128"
+    "_head_dim_vo_128_posenc_0_use_logits_soft_cap_false_use_profiler_false"
+)
+MLA_NAME = (
+    "batch_mla_attention_dtype_q_bf16_dtype_kv_bf16_dtype_o_bf16_dtype_idx_i32_head_dim_ckv_512"
+    "_head_dim_kpe_64_profiler_False"
+)
+# op, parameters, name in the oldest version, and the name in versions that have another one
+TABLE: list[tuple[str, dict[str, Any], str, dict[str, str]]] = [
+    (
+        "batch_prefill",
+        {"backend": "fa2", **BF16},
+        PREFILL,
+        dict.fromkeys(FROM_0_7, f"{PREFILL}_kv_stride_equal"),
+    ),
+    ("batch_prefill", {"backend": "fa3", **BF16}, f"{PREFILL}_sm90", {}),
+    (
+        "batch_prefill",
+        {
+            "backend": "fa2",
+            "dtype_q": "float16",
+            "dtype_kv": "float8_e4m3fn",
+            "head_dim_qk": 192,
+            "head_dim_vo": 128,
+            "pos_encoding_mode": "ROPE_LLAMA",
+            "use_logits_soft_cap": True,
+        },
+        PREFILL_MIXED,
+        dict.fromkeys(FROM_0_7, f"{PREFILL_MIXED}_kv_stride_equal"),
+    ),
+    (
+        "batch_prefill",
+        {"backend": "fa3", "dtype_q": "float8_e4m3fn", "dtype_o": "bfloat16", "head_dim": 128},
+        PREFILL_FP8,
+        {},
+    ),
+    ("batch_decode", BF16, DECODE, {}),
+    (
+        "batch_decode",
+        {
+            "dtype_q": "half",
+            "dtype_kv": "float8_e4m3fn",
+            "dtype_idx": "int64",
+            "head_dim": 64,
+            "use_sliding_window": True,
+        },
+        DECODE_FP8,
+        {},
+    ),
+    ("batch_attention", BF16, ATTENTION, {"0.7.2.post1": f"{ATTENTION}_kv_stride_equal"}),
+    ("batch_mla", {"backend": "fa2", **MLA}, MLA_NAME, dict.fromkeys(FROM_0_7, f"{MLA_NAME}_planabi2")),
+    (
+        "batch_mla",
+        {"backend": "fa3", **MLA},
+        f"{MLA_NAME}_sm90",
+        dict.fromkeys(FROM_0_7, f"{MLA_NAME}_planabi2_sm90"),
+    ),
+    ("act_and_mul", {"act_func_name": "silu"}, "silu_and_mul", {}),
+    ("page", {}, "page", {}),
+    ("norm", {}, "norm", {}),
+    ("rope", {}, "rope", {}),
+    ("sampling", {}, "sampling", {}),
+    ("cascade", {}, "cascade", {}),
+    ("quantization", {}, "quantization", {}),
+    ("topk", {}, "topk", {}),
+]
+REQUEST = request_of(*((op, params) for op, params, _, _ in TABLE))
+
+
+@pytest.fixture(scope="module")
+def planned(tmp_path_factory):
+    """version → (workspace base, response): one planner process for each version, however many tests ask."""
+
+    @functools.cache
+    def plan(version: str) -> tuple[Path, dict[str, Any]]:
+        base = tmp_path_factory.mktemp(version)
+        process, response = run(PLAN, REQUEST, base / "plan", environment(base, version))
+        assert (process.returncode, process.stdout) == (0, "")
+        return base, response
+
+    return plan
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_planned_names(planned, version):
+    base, response = planned(version)
+    names = [kernel.get("name") or kernel["error"] for kernel in response["kernels"]]
+    assert names == [other.get(version, name) for _, _, name, other in TABLE]
+    workspace = base / ".cache" / "flashinfer" / version / "90a"
+    assert (response["flashinfer"], response["arch"], response["workspace"]) == (
+        version,
+        "90a",
+        str(workspace),
+    )
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_planning_leaves_the_cache_alone(planned, version):
+    """Sources are generated, but nothing that a running server might be building is touched or made."""
+    base, response = planned(version)
+    workspace = Path(response["workspace"])
+    before_flashinfer_wrote = {"flashinfer_jit.log", "generated"}
+    if not (base / "asked").exists():  # the wrappers' test writes build.ninja as the server does
+        assert {entry.name for entry in workspace.iterdir()} == before_flashinfer_wrote
+    for kernel in response["kernels"]:
+        assert all(Path(source).is_file() for source in kernel["sources"])
+        generated = [path for path in kernel["sources"] if path.startswith(response["gen_dir"] + "/")]
+        assert kernel["generated"] == generated
+        assert kernel["aot"] == []
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_wrappers_load_what_is_planned(planned, version):
+    """The getters that FlashInfer's wrappers call ask for these modules, with these very build.ninja texts."""
+    base, response = planned(version)
+    wanted = [{**kernel, "op": op} for kernel, (op, _, _, _) in zip(response["kernels"], TABLE, strict=True)]
+    env = environment(base, version, FLASHINFER_USE_CUDA_NORM="1")
+    process, answers = run(HERE / "ask_wrappers.py", {"kernels": wanted}, base / "asked", env)
+    assert process.returncode == 0, process.stderr
+    planned_so = [(kernel["name"], kernel["ninja"], kernel["lock"]) for kernel in response["kernels"]]
+    assert [(one["name"], one["ninja"], one["lock"]) for one in answers.values()] == planned_so
+
+
+def test_arch_without_suffix_is_the_same_target(planned):
+    """FlashInfer normalises 9.0 to 90a: the same directories, names and commands."""
+    base, response = planned("0.7.2.post1")
+    env = environment(base, FLASHINFER_CUDA_ARCH_LIST="9.0")
+    _, again = run(PLAN, REQUEST, base / "again", env)
+    assert again == response
+
+
+def test_paths_of_a_kernel(planned):
+    _, response = planned("0.7.2.post1")
+    page = response["kernels"][10]
+    jit = response["jit_dir"]
+    assert {key: value for key, value in page.items() if key not in ("ninja", "sources")} == {
+        "id": 10,
+        "name": "page",
+        "generator": "flashinfer.jit.page:gen_page_module",
+        "build_dir": f"{jit}/page",
+        "library": f"{jit}/page/page.so",
+        "ninja_file": f"{jit}/page/build.ninja",
+        "lock": f"{jit}/tmp/page.lock",
+        "generated": [],
+        "aot": [],
+        "params": {},
+    }
+    assert [Path(source).name for source in page["sources"]] == ["page.cu", "flashinfer_page_binding.cu"]
+    assert page["ninja"].startswith(
+        f"ninja_required_version = 1.3\nname = page\ncuda_home = {response['cuda_home']}"
+    )
+
+
+def test_params_are_said_in_full(planned):
+    _, response = planned("0.7.2.post1")
+    prefill = response["kernels"][0]
+    assert prefill["generator"] == "flashinfer.jit.attention.modules:_gen_batch_prefill_primary_module"
+    assert prefill["params"] == {
+        "backend": "fa2",
+        "dtype_q": "bfloat16",
+        "dtype_kv": "bfloat16",
+        "dtype_o": "bfloat16",
+        "dtype_idx": "int32",
+        "head_dim_qk": 128,
+        "head_dim_vo": 128,
+        "pos_encoding_mode": 0,
+        "use_sliding_window": False,
+        "use_logits_soft_cap": False,
+        "use_fp16_qk_reduction": False,
+    }
+
+
+def test_registry(tmp_path):
+    """FlashInfer's own default set for sm90a, planned from an installed wheel in seconds."""
+    process, response = run(PLAN, "--registry", tmp_path, environment(tmp_path))
+    assert (process.returncode, process.stdout) == (0, "")
+    kernels = response["kernels"]
+    assert len(kernels) == 655
+    assert [kernel["label"] for kernel in kernels if "error" in kernel] == []
+    assert len({kernel["label"] for kernel in kernels}) == 655
+    assert f"{PREFILL}_kv_stride_equal" in {kernel["label"] for kernel in kernels}
+    assert all(kernel["ninja"] and kernel["name"] == kernel["label"] for kernel in kernels)
