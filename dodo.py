@@ -1,44 +1,47 @@
 """fitasks' task graph. `doit list` is the manual; kernels.yaml says what is built.
 
-    kernels.yaml ─▶ plan ─▶ kernel:<label> ─▶ cached_ops/<module>/<module>.so, with its receipt
-                            check, why          the same kernels, judged and not touched
+kernels.yaml ─▶ plan ─▶ kernel:<label> ─▶ cached_ops/<module>/<module>.so, with its receipt
+                        check, why          the same kernels, judged and not touched
 """
 
+from collections.abc import Iterator
+
 from fitasks import tasks
+from fitasks.tasks import TaskDict
 
 DOIT_CONFIG = tasks.configuration()
 
 
-def task_kernel():
+def task_kernel() -> Iterator[TaskDict]:
     """compile what is stale or incomplete (default)"""
     yield from tasks.kernels()
 
 
-def task_cudart():
+def task_cudart() -> TaskDict:
     """show the CUDA toolkit and the libcudart that kernels meet"""
     return tasks.cudart()
 
 
-def task_check():
+def task_check() -> TaskDict:
     """say of each kernel whether it is complete; exit status 1 if one is not"""
     return tasks.check()
 
 
-def task_why():
+def task_why() -> TaskDict:
     """say why each stale kernel is stale (names: doit why kernel:page)"""
     return tasks.why()
 
 
-def task_env():
+def task_env() -> TaskDict:
     """print the export lines that the server needs"""
     return tasks.env()
 
 
-def task_clear_incomplete():
+def task_clear_incomplete() -> TaskDict:
     """remove half-built kernels that nobody is building"""
     return tasks.clear_incomplete()
 
 
-def task_reset():
+def task_reset() -> TaskDict:
     """remove all compiled kernels and generated sources of this plan (asks, or --yes)"""
     return tasks.reset()

@@ -106,9 +106,7 @@ class Session:
     def judges(self) -> dict[str, Judge]:
         """A judge for each target."""
         return {
-            target: Judge(
-                roots_of(self.plan, target), self.contents, self.toolchain, self.ninja.version, self.stamp[1]
-            )
+            target: Judge(roots_of(self.plan, target), self.contents, self.toolchain, self.ninja.version, self.stamp[1])
             for target in self.plan.facts
         }
 
@@ -126,9 +124,9 @@ class Session:
             return self._builder
 
     def _start_builder(self) -> Builder:
-        from fitasks.build.capacity import slots  # noqa: PLC0415 - only a run that compiles needs these
-        from fitasks.build.compile import Builder  # noqa: PLC0415
-        from fitasks.build.jobserver import Jobserver  # noqa: PLC0415
+        from fitasks.build.capacity import slots
+        from fitasks.build.compile import Builder
+        from fitasks.build.jobserver import Jobserver
 
         pool = Jobserver(slots(None, peak_bytes=_PEAK).count)
         pool.__enter__()

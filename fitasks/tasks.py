@@ -57,7 +57,12 @@ def kernels() -> Iterator[TaskDict]:
 def _kernel(session: Session, kernel: Kernel) -> TaskDict:
     build = functools.partial(_build, session, kernel)
     if kernel.problem:
-        return {"name": kernel.label, "doc": kernel.problem, "actions": [_guard(build)], "io": {"capture": False}}
+        return {
+            "name": kernel.label,
+            "doc": kernel.problem,
+            "actions": [_guard(build)],
+            "io": {"capture": False},
+        }
     return {
         "name": kernel.label,
         "doc": f"{kernel.name} for {kernel.target}",
@@ -86,7 +91,7 @@ def _build(session: Session, kernel: Kernel) -> dict[str, Any]:
 
 def cudart() -> TaskDict:
     """The toolkit, and what was said of the others."""
-    from fitasks.ui.show import show_cudart  # noqa: PLC0415 - each task loads what it needs when it runs
+    from fitasks.ui.show import show_cudart
 
     return _task("cudart", lambda: show_cudart(_session()))
 
@@ -95,7 +100,7 @@ def check() -> TaskDict:
     """Complete, incomplete or missing."""
 
     def action() -> Result:
-        from fitasks.runtime.check import check_all  # noqa: PLC0415
+        from fitasks.runtime.check import check_all
 
         return None if check_all(_session()) else TaskFailed("", report=False)
 
@@ -106,7 +111,7 @@ def why() -> TaskDict:
     """The reasons, for named kernels or for all that aren't fresh."""
 
     def action(names: list[str]) -> None:
-        from fitasks.ui.show import show_why  # noqa: PLC0415
+        from fitasks.ui.show import show_why
 
         show_why(_session(), names)
 
@@ -117,7 +122,7 @@ def env() -> TaskDict:
     """Lines for `eval "$(doit env)"`."""
 
     def action() -> None:
-        from fitasks.ui.show import show_env  # noqa: PLC0415
+        from fitasks.ui.show import show_env
 
         show_env(_session())
 
@@ -128,7 +133,7 @@ def clear_incomplete() -> TaskDict:
     """Half-built modules of every cache layout."""
 
     def action() -> None:
-        from fitasks.ui.show import show_cleared  # noqa: PLC0415
+        from fitasks.ui.show import show_cleared
 
         show_cleared(_session())
 
@@ -139,7 +144,7 @@ def reset() -> TaskDict:
     """Everything compiled for this plan's version and targets."""
 
     def action(yes: bool) -> None:
-        from fitasks.ui.show import ask_and_reset  # noqa: PLC0415
+        from fitasks.ui.show import ask_and_reset
 
         ask_and_reset(_session(), yes=yes)
 
@@ -192,7 +197,7 @@ def _session() -> Session:
 
 def _sound(database: Path) -> None:
     """doit's database is a cache that may be lost; one that can't be read would end the run, so it is removed."""
-    import sqlite3  # noqa: PLC0415
+    import sqlite3
 
     database.parent.mkdir(parents=True, exist_ok=True)
     if not database.exists():

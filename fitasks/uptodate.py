@@ -24,7 +24,7 @@ class Fresh(UptodateCalculator):  # type: ignore[misc]
         self._session = session
         self._kernel = kernel
 
-    def __call__(self, task: Any, values: Any) -> bool:
+    def __call__(self, task: Any) -> bool:
         """Whether nothing at all is to be done. Never raises: doit would end the whole run."""
         try:
             fresh = self._session.judge(self._kernel).verdict == "fresh"

@@ -12,7 +12,6 @@ import os
 import threading
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from fitasks.build import ninja as ninjas
@@ -30,6 +29,7 @@ from fitasks.plan import planner
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
     from fitasks.build.freshness import Judge
     from fitasks.build.jobserver import Jobserver
@@ -150,7 +150,11 @@ def _begin(kernel: Kernel, judge: Judge, ninja: Ninja, damaged: tuple[str, ...])
     kernel.build_dir.mkdir(parents=True, exist_ok=True)
     receipts.path_of(kernel).unlink(missing_ok=True)
     kernel.library.unlink(missing_ok=True)
-    record = {"commands": judge.commands(kernel), "toolchain": judge.toolchain, "ninja": ninja.version}
+    record: dict[str, object] = {
+        "commands": judge.commands(kernel),
+        "toolchain": judge.toolchain,
+        "ninja": ninja.version,
+    }
     begun = kernel.build_dir / BEGUN
     resumed = _resumable(kernel, record)
     write_if_changed(kernel.ninja_file, kernel.ninja)
@@ -234,4 +238,3 @@ def _failure(kernel: Kernel, finished: process.Finished, log: Path) -> KernelFai
         return KernelFailure(f"{kernel.label}: not finished after {finished.seconds:.0f} s, stopped; log: {log}")
     hint = f"\n  hint: {found.hint}" if found.hint else ""
     return KernelFailure(f"{kernel.label}: {found.first_error}{hint}\n  log: {log}")
-

@@ -73,12 +73,12 @@ class Judge:
     def _inputs(self, receipt: Receipt, lines: list[str]) -> tuple[list[Reason], int]:
         """(reasons, newest mtime of the inputs). Lines that held for another kernel aren't looked at again."""
         unseen = [line for line in lines if line not in self._equal]
-        reasons = [reason for line in unseen if line and (reason := self._input(line, receipt))]
+        reasons = [reason for line in unseen if line and (reason := self._input(line))]
         if reasons:
             return reasons, 0
         return [], max((self._equal[line] for line in lines if line in self._equal), default=0)
 
-    def _input(self, line: str, receipt: Receipt) -> Reason | None:
+    def _input(self, line: str) -> Reason | None:
         digest, relative = line[:64], line[65:]
         state = self.contents.state(self.roots.absolute(relative))
         if state is None:
@@ -122,9 +122,11 @@ class Judge:
                 reasons.append(reason)
         if self.ninja != receipt.ninja:
             reasons.append(Reason("log", "is another version's", receipt.ninja, self.ninja))
-        for source in kernel.sources:
-            if self.contents.state(str(source)) is None:
-                reasons.append(Reason("generated", self.roots.relative(str(source))))
+        reasons += [
+            Reason("generated", self.roots.relative(str(source)))
+            for source in kernel.sources
+            if self.contents.state(str(source)) is None
+        ]
         if newest > receipt.sealed_ns:
             reasons.append(self._newest(receipt, newest))
         return reasons
@@ -171,7 +173,9 @@ def _log(name: str, output: Output, state: State | None) -> Reason | None:
 def _difference(old: str, new: str) -> tuple[str, str, str]:
     """(where, old flags, new flags) of two ninja files: the first differing line, and what differs in it."""
     before, after = old.splitlines(), new.splitlines()
-    changes = [line for line in difflib.unified_diff(before, after, n=0, lineterm="") if line[:2] not in {"--", "++", "@@"}]
+    changes = [
+        line for line in difflib.unified_diff(before, after, n=0, lineterm="") if line[:2] not in {"--", "++", "@@"}
+    ]
     removed = " ".join(line[1:].strip().removesuffix(" $") for line in changes if line.startswith("-"))
     added = " ".join(line[1:].strip().removesuffix(" $") for line in changes if line.startswith("+"))
     return "build.ninja", removed[:120], added[:120]

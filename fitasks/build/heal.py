@@ -12,8 +12,10 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import tempfile
 import time
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fitasks.build import ninja as ninjas
@@ -23,15 +25,13 @@ from fitasks.build.receipt import Output
 from fitasks.files import sha256_file, write_atomic, write_if_changed
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from fitasks.build.ninja import Ninja
     from fitasks.build.receipt import Receipt
     from fitasks.build.roots import Roots
     from fitasks.plan.kernel import Kernel
 
 
-class NotHealed(Exception):  # noqa: N818 - an outcome for the caller, who compiles instead
+class NotHealed(Exception):
     """ninja would compile all the same; says why."""
 
 
@@ -43,7 +43,7 @@ def heal(kernel: Kernel, receipt: Receipt, roots: Roots, ninja: Ninja) -> Receip
     moment = max(time.time_ns(), *(_mtime(path) for paths in deps.values() for path in paths))
     for output in commands:
         os.utime(output, ns=(moment, moment))
-    _write_log(kernel.build_dir, commands, log_version(ninja, kernel.build_dir), moment)
+    _write_log(kernel.build_dir, commands, log_version(ninja), moment)
     ninjas.write_deps(kernel.build_dir, deps, moment)
     if reasons := ninjas.explain(ninja, kernel.build_dir, kernel.ninja_file):
         raise NotHealed(reasons[0])
@@ -51,21 +51,16 @@ def heal(kernel: Kernel, receipt: Receipt, roots: Roots, ninja: Ninja) -> Receip
     return replace(receipt, outputs=outputs, sealed_ns=moment, ninja=ninja.version)
 
 
-def log_version(ninja: Ninja, scratch: Path) -> int:
+def log_version(ninja: Ninja) -> int:
     """The version of the log that this ninja writes: it is asked to build nothing and leaves a header behind."""
-    directory = scratch / ".fitasks-ninja"
-    directory.mkdir(exist_ok=True)
-    try:
-        (directory / "build.ninja").write_text("build all: phony\n")
+    with tempfile.TemporaryDirectory(prefix="fitasks-ninja-") as directory:
+        Path(directory, "build.ninja").write_text("build all: phony\n")
         subprocess.run([ninja.executable, "-C", directory], capture_output=True, check=False)
-        header = (directory / ninjas.LOG).read_text().partition("\n")[0]
-        return int(header.removeprefix("# ninja log v"))
-    except (OSError, ValueError):
-        return 0
-    finally:
-        for name in ("build.ninja", ninjas.LOG, ninjas.DEPS):
-            (directory / name).unlink(missing_ok=True)
-        directory.rmdir()
+        try:
+            header = Path(directory, ninjas.LOG).read_text().partition("\n")[0]
+            return int(header.removeprefix("# ninja log v"))
+        except (OSError, ValueError):
+            return 0
 
 
 def outputs_of(kernel: Kernel, commands: dict[str, str]) -> dict[str, Output]:
@@ -81,7 +76,7 @@ def outputs_of(kernel: Kernel, commands: dict[str, str]) -> dict[str, Output]:
 
 def commands_of(kernel: Kernel, ninja: Ninja) -> dict[str, str]:
     """Output path → command, as ninja evaluates the build file."""
-    call = [ninja.executable, "-C", kernel.build_dir, "-f", kernel.ninja_file, "-t", "compdb"]
+    call = [str(ninja.executable), "-C", str(kernel.build_dir), "-f", str(kernel.ninja_file), "-t", "compdb"]
     done = subprocess.run(call, capture_output=True, text=True, check=False)
     try:
         return {edge["output"]: edge["command"] for edge in json.loads(done.stdout)}
@@ -89,12 +84,7 @@ def commands_of(kernel: Kernel, ninja: Ninja) -> dict[str, str]:
         raise NotHealed(f"ninja can't read {kernel.ninja_file}: {done.stderr.strip()}") from None
 
 
-
-
-
-def _deps(
-    kernel: Kernel, receipt: Receipt, roots: Roots, commands: dict[str, str]
-) -> dict[str, tuple[str, ...]]:
+def _deps(kernel: Kernel, receipt: Receipt, roots: Roots, commands: dict[str, str]) -> dict[str, tuple[str, ...]]:
     """What each object's compiler read: from ninja's log where it is whole, else all that the receipt names."""
     objects = [path for path in commands if not path.endswith(".so")]
     try:

@@ -23,7 +23,11 @@ _TRY = 0.2  # length of one try, so that a stop is noticed
 
 @contextlib.contextmanager
 def module_lock(
-    path: Path, *, timeout: float, stopping: Callable[[], bool] = lambda: False, say: Callable[[str], None] | None = None
+    path: Path,
+    *,
+    timeout: float,
+    stopping: Callable[[], bool] = lambda: False,
+    say: Callable[[str], None] | None = None,
 ) -> Iterator[None]:
     """Hold the lock, as FlashInfer's JitSpec does (filelock: flock on `cached_ops/tmp/<name>.lock`).
 

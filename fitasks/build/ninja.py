@@ -57,7 +57,16 @@ def explain(ninja: Ninja, build_dir: Path, ninja_file: Path) -> tuple[str, ...]:
         for name in (LOG, DEPS):
             if (build_dir / name).exists():
                 shutil.copy2(build_dir / name, scratch)
-        command = [str(ninja.executable), "-n", "-d", "explain", "-C", scratch, "-f", str(ninja_file.resolve())]
+        command = [
+            str(ninja.executable),
+            "-n",
+            "-d",
+            "explain",
+            "-C",
+            scratch,
+            "-f",
+            str(ninja_file.resolve()),
+        ]
         done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
     if _NOTHING in done.stdout:
         return ()
@@ -71,7 +80,7 @@ def read_log(build_dir: Path) -> dict[str, int]:
     recorded = {}
     for line in (build_dir / LOG).read_text(errors="replace").splitlines():
         fields = line.split("\t")
-        if len(fields) == 5:  # noqa: PLR2004 - start, end, mtime, output, hash
+        if len(fields) == 5:
             recorded[fields[3]] = int(fields[2])
     return recorded
 
@@ -93,14 +102,19 @@ def read_deps(build_dir: Path) -> dict[str, tuple[str, ...]]:
 
 def write_deps(build_dir: Path, deps: Mapping[str, tuple[str, ...]], mtime_ns: int) -> None:
     """A fresh `.ninja_deps` that says what `deps` says, of outputs that are `mtime_ns` old."""
-    ids = {path: index for index, path in enumerate(dict.fromkeys(path for out, ins in deps.items() for path in (out, *ins)))}
+    ids = {
+        path: index
+        for index, path in enumerate(dict.fromkeys(path for out, ins in deps.items() for path in (out, *ins)))
+    }
     chunks = [_DEPS_HEADER]
     for path, index in ids.items():
         name = path.encode(errors="surrogateescape")
         name += b"\0" * (-len(name) % 4)
         chunks.append(struct.pack("<I", len(name) + 4) + name + struct.pack("<I", ~index & 0xFFFFFFFF))
     for output, inputs in deps.items():
-        body = struct.pack("<iq", ids[output], mtime_ns) + struct.pack(f"<{len(inputs)}i", *(ids[path] for path in inputs))
+        body = struct.pack("<iq", ids[output], mtime_ns) + struct.pack(
+            f"<{len(inputs)}i", *(ids[path] for path in inputs)
+        )
         chunks.append(struct.pack("<I", len(body) | 0x80000000) + body)
     temporary = build_dir / f"{DEPS}.fitasks"
     temporary.write_bytes(b"".join(chunks))

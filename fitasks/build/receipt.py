@@ -94,7 +94,13 @@ def fingerprint(commands: str, toolchain: dict[str, str], inputs: str) -> str:
 
 
 def input_lines(digests: Iterable[tuple[str, str]]) -> str:
-    """The `inputs` text from (relative path, sha256) pairs, sorted, each file once."""
+    """The `inputs` text from (relative path, sha256) pairs, sorted, each file once.
+
+    Raises ValueError for a path with a line break, which would make two different lists look alike.
+    """
+    digests = list(digests)
+    if broken := next((path for path, _ in digests if "\n" in path), None):
+        raise ValueError(f"a line break in the name of an input: {broken!r}")
     return "\n".join(f"{sha} {path}" for path, sha in sorted(set(digests)))
 
 

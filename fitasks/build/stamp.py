@@ -29,7 +29,11 @@ def write_stamp(plan: Plan, ninja: Ninja, tools: dict[str, str], runtime: Path |
     """Write `.fitasks/cudart.stamp` where its text changes; its path and text."""
     server = plan.server
     content = {
-        "nvcc": {"release": plan.toolkit.release, "build": plan.toolkit.build, "CUDA_HOME": str(plan.toolkit.home)},
+        "nvcc": {
+            "release": plan.toolkit.release,
+            "build": plan.toolkit.build,
+            "CUDA_HOME": str(plan.toolkit.home),
+        },
         "cudart": {"toolkit": _library(plan.toolkit.cudart), "runtime": _library(runtime)},
         "flashinfer": server.version("flashinfer-python"),
         "tvm-ffi": server.version("apache-tvm-ffi"),
@@ -60,7 +64,7 @@ def _library(path: Path | None) -> dict[str, str] | None:
 
 
 def _first_line(plan: Plan, variable: str, default: str, probe: ProbeMemo) -> str:
-    import shutil  # noqa: PLC0415
+    import shutil
 
     name = plan.server.env.get(variable, default)
     found = shutil.which(name, path=plan.server.env.get("PATH"))

@@ -58,9 +58,7 @@ def _entry_problems(name: str, values: Values, document: Document) -> Iterator[P
 def _parameter_problems(path: Path, name: str, values: list[Scalar], document: Document) -> Iterator[Problem]:
     if not re.fullmatch(PARAMETER, name):
         text = "not a parameter's name; those are letters, digits and `_`"
-        yield Problem(
-            document.spot(path).key, path, text + did_you_mean(name, [re.sub("[^A-Za-z0-9_]+", "_", name)])
-        )
+        yield Problem(document.spot(path).key, path, text + did_you_mean(name, [re.sub("[^A-Za-z0-9_]+", "_", name)]))
     seen: set[tuple[type, Scalar]] = set()
     for index, value in enumerate(values):
         spot = document.spot((*path, index))
@@ -114,7 +112,5 @@ def _same_label(kernel: KernelConfig, other: KernelConfig, document: Document) -
     name = next(name for name, value in kernel.params.items() if value is not other.params[name])
     values = f"{other.params[name]!r} and {kernel.params[name]!r}"
     first = document.spot((*path, name)).value
-    text = (
-        f"{values} at {first} make two kernels named {kernel.label}; move one of them to an entry of its own"
-    )
+    text = f"{values} at {first} make two kernels named {kernel.label}; move one of them to an entry of its own"
     return Problem(first, (*path, name), text)

@@ -58,9 +58,7 @@ def _read(path: Path, file: str) -> bytes:
     except IsADirectoryError:
         raise ConfigError((f"{file}: a directory; name the file in it",)) from None
     except PermissionError:
-        raise ConfigError(
-            (f"{file}: no permission to read it; try: chmod u+r {shlex.quote(file)}",)
-        ) from None
+        raise ConfigError((f"{file}: no permission to read it; try: chmod u+r {shlex.quote(file)}",)) from None
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise ConfigError((f"{file}: cannot be read: {reason}",)) from None
@@ -75,9 +73,7 @@ def _decode(data: bytes, file: str) -> str:
     except UnicodeDecodeError as error:
         place = place_at(data[: error.start].decode().removeprefix("\ufeff"), file)
         byte = data[error.start]
-        raise unreadable(
-            place, f"not UTF-8: byte 0x{byte:02X} at offset {error.start}; save as UTF-8"
-        ) from None
+        raise unreadable(place, f"not UTF-8: byte 0x{byte:02X} at offset {error.start}; save as UTF-8") from None
 
 
 def _no_kernels(document: Document) -> Problem:

@@ -49,9 +49,7 @@ class _OneOrMore:
             lambda value: value if isinstance(value, list) else [value], handler(source)
         )
 
-    def __get_pydantic_json_schema__(
-        self, schema: CoreSchema, handler: GetJsonSchemaHandler
-    ) -> dict[str, Any]:
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
         array = handler(schema)
         return {"anyOf": [array["items"], array]}
 
@@ -64,9 +62,7 @@ class _MayBeBlank:
             lambda value: {} if value is None or value is BLANK else value, handler(source)
         )
 
-    def __get_pydantic_json_schema__(
-        self, schema: CoreSchema, handler: GetJsonSchemaHandler
-    ) -> dict[str, Any]:
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
         return {"anyOf": [handler(schema), {"type": "null"}]}
 
 
@@ -103,9 +99,7 @@ class ServingModel(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    python: StrictStr = Field(
-        default="", description="Its Python interpreter; by default the one that runs doit."
-    )
+    python: StrictStr = Field(default="", description="Its Python interpreter; by default the one that runs doit.")
     engine: Engine = Field(default="none", description="Sets the cache directory that the engine reads.")
     env: Annotated[Env, _MayBeBlank()] = Field(default={}, description="What the server's environment adds.")
 
@@ -128,15 +122,9 @@ class FileModel(BaseModel):
     model_config = ConfigDict(extra="forbid", title="kernels.yaml")
 
     serving: Annotated[ServingModel, _MayBeBlank()] = Field(default=ServingModel())
-    targets: Targets = Field(
-        ["auto"], description='GPU architectures, one cache each: auto, "9.0a", "8.0 9.0a".'
-    )
-    sm90: StrictBool = Field(
-        default=True, description="false leaves Hopper-only modules out, for the generic ones."
-    )
-    cudart: CudartPolicy = Field(
-        default="patch", description="What to do where libcudart differs from the server's."
-    )
+    targets: Targets = Field(["auto"], description='GPU architectures, one cache each: auto, "9.0a", "8.0 9.0a".')
+    sm90: StrictBool = Field(default=True, description="false leaves Hopper-only modules out, for the generic ones.")
+    cudart: CudartPolicy = Field(default="patch", description="What to do where libcudart differs from the server's.")
     kernels: dict[Annotated[str, Field(pattern=ENTRY_NAME)], Annotated[EntryModel, _MayBeBlank()]] = Field(
         default={}, description="Entry name → parameters of its generator; lists make a matrix."
     )

@@ -6,6 +6,7 @@ text are mistakes.
 
 from __future__ import annotations
 
+import itertools
 import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -69,7 +70,7 @@ def read_document(text: str, file: str) -> Document:
     return document
 
 
-class _Unread(Exception):  # noqa: N818
+class _Unread(Exception):
     """A scalar that has no value; the message says why."""
 
 
@@ -84,6 +85,7 @@ class _Reader:
         """The node's data. `key` is where its key stands, or what it is in."""
         place = self._place_of(node, key)
         text = node.value if isinstance(node, yaml.ScalarNode) else ""
+        self._forget_items(path)
         self.document.spots[path] = Spot(key if path and isinstance(path[-1], str) else place, place, text)
         try:
             match node:
@@ -98,6 +100,12 @@ class _Reader:
             return BAD
         self._note(place, path, f"the tag {_short_tag(node.tag)} means nothing here; leave it out")
         return BAD
+
+    def _forget_items(self, path: Path) -> None:
+        """Of a merged list that the mapping's own value replaces."""
+        for index in itertools.count():
+            if self.document.spots.pop((*path, index), None) is None:
+                return
 
     def _place_of(self, node: yaml.Node, key: Place) -> Place:
         """An alias has its anchor's place, which lies before its key; there, its key says more."""

@@ -170,12 +170,20 @@ def _make_stub(home: Path, compiler: str, stubs: Iterable[Path]) -> None:
     stub = home / _STUB
     stub.parent.mkdir(parents=True, exist_ok=True)
     temporary = stub.with_name(f".{stub.name}.{os.getpid()}.tmp")
-    real = next((path for path in stubs if path.parent.name == "stubs" and path.is_file()), None)
+    real = next((path for path in stubs if path.parent.name == "stubs" and _is_elf(path)), None)
     if real is not None:
         shutil.copyfile(real, temporary)
     else:
         _compile(compiler, _stub_source(home / "include" / "cuda.h"), temporary, "-Wl,-soname,libcuda.so.1")
     temporary.replace(stub)
+
+
+def _is_elf(path: Path) -> bool:
+    try:
+        with path.open("rb") as stream:
+            return stream.read(4) == b"\x7fELF"
+    except OSError:
+        return False
 
 
 def _stub_source(header: Path) -> str:

@@ -78,7 +78,7 @@ def debian_packages(components: Collection[str], release: str) -> tuple[str, ...
 
     Up to CUDA 12 the package of nvcc brings nvvm and crt.
     """
-    before_13 = int(release.split(".", maxsplit=1)[0]) < 13  # noqa: PLR2004
+    before_13 = int(release.split(".", maxsplit=1)[0]) < 13
     wanted = {"nvcc" if before_13 and name in ("nvvm", "crt") else name for name in components}
     suffix = release.replace(".", "-")
     return tuple(f"{package}-{suffix}" for name, (_, package) in _PARTS.items() if name in wanted)

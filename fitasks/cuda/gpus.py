@@ -22,7 +22,7 @@ class Gpu:
 
 def all_gpus() -> tuple[Gpu, ...]:
     """Every GPU of the machine in NVML's (PCI bus) order; none where there is no driver."""
-    import pynvml  # noqa: PLC0415 - only asked for where GPUs matter
+    import pynvml
 
     try:
         pynvml.nvmlInit()
@@ -63,9 +63,11 @@ def _is(gpu: Gpu, entry: str) -> bool:
 
 
 def _gpu(index: int) -> Gpu:
-    import pynvml  # noqa: PLC0415
+    import pynvml
 
     handle = pynvml.nvmlDeviceGetHandleByIndex(index)
     major, minor = pynvml.nvmlDeviceGetCudaComputeCapability(handle)
     memory = int(pynvml.nvmlDeviceGetMemoryInfo(handle).total)
-    return Gpu(index, pynvml.nvmlDeviceGetUUID(handle), pynvml.nvmlDeviceGetName(handle), f"{major}.{minor}", memory)
+    return Gpu(
+        index, pynvml.nvmlDeviceGetUUID(handle), pynvml.nvmlDeviceGetName(handle), f"{major}.{minor}", memory
+    )

@@ -168,7 +168,7 @@ def _read_cache(file: Path) -> dict[str, Any]:
 def _config(file: Path, digest: str, cache: dict[str, Any]) -> Config:
     if digest and cache and cache["key"]["kernels.yaml"] == digest:
         return _restore_config(cache["config"])
-    from fitasks.config.load import load_config  # noqa: PLC0415 - pydantic and YAML only where the file changed
+    from fitasks.config.load import load_config
 
     return load_config(Path(os.path.relpath(file)))
 

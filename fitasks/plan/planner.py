@@ -34,9 +34,7 @@ def ask(
     request = {
         "version": 1,
         "sm90": sm90,
-        "kernels": [
-            {"id": index, "op": kernel.op, "params": kernel.params} for index, kernel in enumerate(kernels)
-        ],
+        "kernels": [{"id": index, "op": kernel.op, "params": kernel.params} for index, kernel in enumerate(kernels)],
     }
     with ThreadPoolExecutor(max_workers=2) as pool:
         answers = pool.map(lambda target: _ask_one(server, cuda_home, target, request), targets)

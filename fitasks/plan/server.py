@@ -103,7 +103,7 @@ def _interpreter(config: Config) -> Path:
 
 
 def _on_path(name: str) -> Path:
-    import shutil  # noqa: PLC0415 - only for a bare name
+    import shutil
 
     return Path(shutil.which(name) or name)
 
@@ -138,7 +138,7 @@ def _environment(serving: Serving, python: Path, environ: Mapping[str, str]) -> 
 
 def _sglang(env: dict[str, str], site_packages: tuple[Path, ...]) -> dict[str, str]:
     """From 0.5.18 on `import sglang` moves FlashInfer's base directory, unless it is set already."""
-    from packaging.version import Version  # noqa: PLC0415 - only for this engine
+    from packaging.version import Version
 
     installed = _package("sglang", site_packages)
     if installed and Version(installed.version) < Version("0.5.18"):

@@ -24,8 +24,8 @@ class Line:
 
 def check_all(session: Session) -> bool:
     """Print the table; whether all kernels are complete."""
-    from rich.console import Console  # noqa: PLC0415
-    from rich.table import Table  # noqa: PLC0415
+    from rich.console import Console
+    from rich.table import Table
 
     lines = [_line(session, kernel) for kernel in session.plan.kernels if not kernel.twin]
     table = Table(box=None, pad_edge=False, header_style="bold")

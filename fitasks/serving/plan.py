@@ -4,8 +4,8 @@
     <serving python> plan.py --registry RESPONSE.json
 
 One process plans for one target, which the environment names (FLASHINFER_CUDA_ARCH_LIST,
-FLASHINFER_WORKSPACE_BASE, CUDA_HOME, ...), because FlashInfer reads it once, at import. Runs with Python 3.9 or
-newer and the standard library, torch and FlashInfer; needs no GPU, no CUDA torch, no network, and compiles
+FLASHINFER_WORKSPACE_BASE, CUDA_HOME, ...), because FlashInfer reads it once, at import. Runs with Python 3.9
+or newer and the standard library, torch and FlashInfer; needs no GPU, no CUDA torch, no network, and compiles
 nothing. It writes what FlashInfer's generators write (generated/), nothing under cached_ops/.
 
 Request: {"version": 1, "sm90": true, "kernels": [{"id": 0, "op": "page", "params": {}}]}. The response is
@@ -94,6 +94,9 @@ def plan(kernel: dict[str, Any], *, sm90: bool) -> dict[str, Any]:
         return {"id": kernel["id"], **_planned(kernel["op"], kernel["params"], sm90=sm90)}
     except PlanError as error:
         return {"id": kernel["id"], **error.record()}
+    except Exception as error:  # a FlashInfer unlike those we know must not cost the other kernels
+        message = f"{kernel['op']} cannot be planned: {one_line(error)}"
+        return {"id": kernel["id"], **PlanError("generator", message).record()}
 
 
 def _planned(op: str, params: dict[str, Any], *, sm90: bool) -> dict[str, Any]:

@@ -49,7 +49,8 @@ def generate(generator: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     except _NetworkBlocked:
         message = (
             f"{name} needs the network for files that FlashInfer's cubin directory lacks, and planning "
-            "stays off it; install flashinfer-cubin of FlashInfer's version, or let the server fetch them once"
+            "stays off it; install flashinfer-cubin of FlashInfer's version, or let the server fetch them "
+            "once"
         )
         raise PlanError("generator", message) from None
     except BaseException as error:

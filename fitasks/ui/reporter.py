@@ -22,7 +22,7 @@ class Reporter:
 
     desc = "one line per kernel and a summary"
 
-    def __init__(self, outstream: Any, options: dict[str, Any]) -> None:
+    def __init__(self, outstream: Any, options: dict[str, Any]) -> None:  # noqa: ARG002 - doit's signature
         self._out = outstream
         self._lock = threading.Lock()
         self._outcomes: Counter[str] = Counter()

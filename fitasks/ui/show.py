@@ -97,7 +97,7 @@ def _confirmed() -> bool:
 
 
 def _chosen(plan: Plan, names: list[str]) -> list[Kernel]:
-    import fnmatch  # noqa: PLC0415
+    import fnmatch
 
     buildable = [kernel for kernel in plan.kernels if not kernel.twin]
     if not names:

@@ -11,12 +11,25 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from fitasks.config.load import load_config
-from fitasks.config.model import Config
 from fitasks.errors import ConfigError
 
 SHIPPED = (Path(__file__).parents[2] / "kernels.yaml").read_bytes()
-PIECES = [piece.encode() for piece in "\t|\n|  |: |- |? |[|]|{|}|&a |*a|<<: |!!int |!!set |!x |~|on|.nan|1:1|=|0x|#".split("|")]  # fmt: skip
-PIECES += [b"|\n", b"'", b'"', b'"\\ud800"', b'"\\UFFFFFFFF"', b"\x00", b"\xff", b"\xef\xbb\xbf", b"---\n", b"%YAML 1.9\n"]  # fmt: skip
+PIECES = [b"\t", b"\n", b"  ", b": ", b"- ", b"? ", b"[", b"]", b"{", b"}", b"&a ", b"*a", b"<<: ", b"|\n", b"'", b'"']  # fmt: skip
+PIECES += [
+    b"!!int ",
+    b"!!set ",
+    b"!x ",
+    b"~",
+    b"on",
+    b".nan",
+    b"1:1",
+    b"=",
+    b"0x",
+    b"#",
+    b"---\n",
+    b"%YAML 1.9\n",
+]
+PIECES += [b'"\\ud800"', b'"\\UFFFFFFFF"', b"\x00", b"\xff", b"\xef\xbb\xbf"]
 FUZZ = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
@@ -77,15 +90,14 @@ def test_names_that_cannot_be_printed():
 
 
 def neither_more_nor_less(data: bytes) -> None:
-    """A Config, or an error whose lines all have the file's name and can be printed."""
+    """No other exception than an error whose lines all have the file's name and can be printed."""
     Path("kernels.yaml").write_bytes(data)
+    lines = ["kernels.yaml:"]
     try:
-        assert isinstance(load_config(Path("kernels.yaml")), Config)
+        load_config(Path("kernels.yaml"))
     except ConfigError as error:
-        assert error.problems
-        for line in str(error).split("\n"):
-            assert line.startswith("kernels.yaml:")
-            assert line.isprintable()
+        lines = str(error).split("\n")
+    assert [line for line in lines if not line.startswith("kernels.yaml:") or not line.isprintable()] == []
 
 
 @FUZZ

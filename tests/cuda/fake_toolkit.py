@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import shutil
 import subprocess
-from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 SAYS = "nvcc: NVIDIA (R) Cuda compiler driver\nCuda compilation tools, release {release}, V{version}\nBuild cuda_{release}.r{release}/compiler.1_0\n"
 CUDA_H = "#define cuMemAlloc cuMemAlloc_v2\nCUresult CUDAAPI cuInit(unsigned int Flags);\nCUresult CUDAAPI cuMemAlloc(int *p);\n"
@@ -94,6 +97,10 @@ class Maker:
         common_files(self.talker, root, "13.0", "13.0.88", headers)
         (root / "lib").mkdir()
         shutil.copy(self.library, root / "lib" / "libcudart.so.13")
-        for name, version in (("nvidia_cuda_nvcc", "13.0.88"), ("nvidia_nvvm", nvvm), ("nvidia_cuda_crt", crt)):
+        for name, version in (
+            ("nvidia_cuda_nvcc", "13.0.88"),
+            ("nvidia_nvvm", nvvm),
+            ("nvidia_cuda_crt", crt),
+        ):
             (site_packages / f"{name}-{version}.dist-info").mkdir()
         return root

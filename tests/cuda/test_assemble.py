@@ -35,7 +35,7 @@ def tree(home: Path) -> dict[str, str]:
     found = {}
     for path in home.rglob("*"):
         if path.is_symlink():
-            found[str(path.relative_to(home))] = os.readlink(path)
+            found[str(path.relative_to(home))] = str(path.readlink())
         elif path.is_file():
             found[str(path.relative_to(home))] = ""
     return found
@@ -83,18 +83,31 @@ def test_the_stub_is_needed_by_whoever_uses_the_driver(root: Path, tmp_path: Pat
     assert soname == "libcuda.so.1"
     assert exported >= {"cuInit", "cuMemAlloc", "cuMemAlloc_v2", "cuMemAlloc_v2_ptsz"}
     source = put(tmp_path / "a.cpp", 'extern "C" int cuInit(unsigned); int f() { return cuInit(0); }\n')
-    line = ["-shared", "-fPIC", f"-L{home}/lib64", f"-L{home}/lib64/stubs", "-Wl,--as-needed", "-lcudart", "-lcuda"]
-    subprocess.run(["c++", *line[:2], "-nostdlib", str(source), "-o", str(tmp_path / "a.so"), *line[2:]], check=True)
+    line = [
+        "-shared",
+        "-fPIC",
+        f"-L{home}/lib64",
+        f"-L{home}/lib64/stubs",
+        "-Wl,--as-needed",
+        "-lcudart",
+        "-lcuda",
+    ]
+    subprocess.run(
+        ["c++", *line[:2], "-nostdlib", str(source), "-o", str(tmp_path / "a.so"), *line[2:]], check=True
+    )
     assert dynamic(tmp_path / "a.so")[2] == ["libcuda.so.1"]
 
 
-def test_nvidias_stub_is_preferred_and_a_driver_is_not_copied(root: Path, maker: Maker, tmp_path: Path) -> None:
+def test_nvidias_stub_is_preferred_and_a_driver_is_not_copied(
+    root: Path, maker: Maker, tmp_path: Path
+) -> None:
     driver, stub = tmp_path / "lib" / "libcuda.so", tmp_path / "stubs" / "libcuda.so"
     for path in (driver, stub):
         path.parent.mkdir()
-    put(driver, "not to be taken")
+    shutil.copy("/proc/self/exe", driver)
     shutil.copy(maker.library, stub)
-    assemble(root, tmp_path / "home", stubs=(tmp_path / "absent", driver, stub))
+    garbage = put(tmp_path / "garbage/stubs/libcuda.so")
+    assemble(root, tmp_path / "home", stubs=(tmp_path / "stubs/absent", driver, garbage, stub))
     assert (tmp_path / "home/lib64/stubs/libcuda.so").read_bytes() == stub.read_bytes()
 
 
@@ -128,10 +141,12 @@ def test_another_environment_of_the_same_versions_does_not_move_it(
     twin = maker.pip(tmp_path / "twin")
     assemble(twin, home)
     assert tree(home) == expected(root)
-    (tmp_path / "venv" / "nvidia_nvvm-13.0.88.dist-info").rename(tmp_path / "venv" / "nvidia_nvvm-13.5.1.dist-info")
+    (tmp_path / "venv" / "nvidia_nvvm-13.0.88.dist-info").rename(
+        tmp_path / "venv" / "nvidia_nvvm-13.5.1.dist-info"
+    )
     assemble(twin, home)
     assert assembled_root(home) == twin
-    assert os.readlink(home / "include") == f"{twin}/include"
+    assert str((home / "include").readlink()) == f"{twin}/include"
 
 
 @pytest.mark.parametrize("damage", ["lib64/libcudart.so", "bin/nvcc", "include", "lib64/stubs/libcuda.so"])
@@ -215,6 +230,8 @@ def test_pips_nvcc_compiles_and_links_through_the_links(tmp_path: Path) -> None:
     subprocess.run(["c++", "a.o", *link], cwd=tmp_path, check=True)
     needed = dynamic(tmp_path / "a.so")[2]
     assert needed[:2] == ["libcudart.so.13", "libcuda.so.1"]
-    toolkit_headers = [word for word in (tmp_path / "a.d").read_text().split() if word.endswith("curand_kernel.h")]
+    toolkit_headers = [
+        word for word in (tmp_path / "a.d").read_text().split() if word.endswith("curand_kernel.h")
+    ]
     assert [os.path.normpath(name) for name in toolkit_headers] == [f"{home}/include/curand_kernel.h"]
     subprocess.run([f"{home}/bin/nvcc", "-shared", "a.o", *link[1:5], "-o", "b.so"], cwd=tmp_path, check=True)

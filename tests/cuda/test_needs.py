@@ -30,7 +30,9 @@ def test_include_directories_in_order_without_the_toolkits() -> None:
 
 
 def test_headers_are_followed_to_what_only_a_toolkit_has(tmp_path: Path) -> None:
-    source = put(tmp_path / "src/norm.cu", '#include "norm.cuh"\n  #  include <cuda_runtime.h>\n#include <vector>\n')
+    source = put(
+        tmp_path / "src/norm.cu", '#include "norm.cuh"\n  #  include <cuda_runtime.h>\n#include <vector>\n'
+    )
     put(tmp_path / "src/norm.cuh", "#include <a/b.h>\n// #include <nvrtc.h>\n")
     put(tmp_path / "inc/a/b.h", '#include "../c.h"\n#include <cublasLt.h>\n')
     put(tmp_path / "inc/c.h", "#include <a/b.h>\n#include <curand_kernel.h>\n")
@@ -39,7 +41,9 @@ def test_headers_are_followed_to_what_only_a_toolkit_has(tmp_path: Path) -> None
 
 
 def test_a_header_found_beside_flashinfer_is_not_the_toolkits(tmp_path: Path) -> None:
-    source = put(tmp_path / "a.cu", "#include <cub/cub.cuh>\n#include <cuda/std/limits>\n#include <nv/target>\n")
+    source = put(
+        tmp_path / "a.cu", "#include <cub/cub.cuh>\n#include <cuda/std/limits>\n#include <nv/target>\n"
+    )
     assert needed_headers([source], [], IncludeMemo()) == {"cub/cub.cuh", "cuda/std/limits", "nv/target"}
     put(tmp_path / "cccl/cub/cub.cuh", "#include <cuda/std/compare>\n")
     put(tmp_path / "cccl/cuda/version")
@@ -119,7 +123,10 @@ def test_the_compiler_confirms_what_is_really_missing(tmp_path: Path) -> None:
     if shutil.which("ninja") is None:
         pytest.skip("no ninja")
     put(tmp_path / "cuda/include/cuda.h")
-    source = put(tmp_path / "a.cpp", "#include <cuda.h>\n#ifdef NEVER\n#include <nvrtc.h>\n#endif\n#include <curand.h>\n")
+    source = put(
+        tmp_path / "a.cpp",
+        "#include <cuda.h>\n#ifdef NEVER\n#include <nvrtc.h>\n#endif\n#include <curand.h>\n",
+    )
     ninja = (
         "cuda_home = /somewhere/else\n"
         "rule compile\n"

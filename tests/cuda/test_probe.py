@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import os
 import time
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from fake_toolkit import build_talker, calls, install_program, put
@@ -10,6 +10,9 @@ from fake_toolkit import build_talker, calls, install_program, put
 from fitasks.cuda import probe as probe_module
 from fitasks.cuda.probe import ProbeMemo, exec_chain
 from fitasks.errors import EnvironmentProblem
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,7 @@
 """What the planner says about entries it cannot plan, and about environments in which it can plan nothing."""
 
 import ast
+import importlib
 import importlib.util
 import subprocess
 import sys
@@ -136,8 +137,7 @@ TABLE = [
             (
                 "generator",
                 None,
-                "gen_batch_prefill_module raised AssertionError: backend must be fa2 or fa3 in "
-                "gen_batch_prefill_module(), got: fa4",
+                "gen_batch_prefill_module raised AssertionError: backend must be fa2 or fa3 in gen_batch_prefill_module(), got: fa4",
                 None,
             )
         ],
@@ -150,6 +150,7 @@ TABLE = [
     ("trtllm_gen_fmha", {}, [("generator", None, f"gen_trtllm_gen_fmha_module {NEEDS_NETWORK}", None)]),
     ("odd_generators:builds", {}, [("generator", None, "this function builds page at once; name its generator", None)]),
     ("odd_generators:two", {}, [("generator", None, "this function makes several modules; name their generators", None)]),
+    ("builtins:min", {}, [("generator", None, "builtins:min cannot be planned: ValueError: no signature found for builtin <built-in function min>", None)]),
     ("odd_generators:nothing", {}, [("generator", None, "this function returns NoneType, not a JitSpec", None)]),
     ("flashinfer.jit.cute_dsl_core:JitSpecCuteDsl", DSL_SPEC, [("not_nvcc", None, DSL, None)]),
 ]  # fmt: skip
@@ -248,15 +249,12 @@ def test_without_sm90(tmp_path):
         (
             {"CUDA_HOME": "/nowhere"},
             "toolkit",
-            "FlashInfer finds no CUDA toolkit: RuntimeError: nvcc not found and PyTorch is not built with CUDA "
-            "support. Could not determine CUDA version.",
+            "FlashInfer finds no CUDA toolkit: RuntimeError: nvcc not found and PyTorch is not built with CUDA support. Could not determine CUDA version.",
         ),
     ],
 )
 def test_unusable_environment(tmp_path, settings, kind, message):
-    import torch.version
-
-    if kind == "toolkit" and torch.version.cuda is not None:
+    if kind == "toolkit" and importlib.import_module("torch.version").cuda is not None:
         pytest.skip("a CUDA torch knows its CUDA release without nvcc")
     env = environment(tmp_path, **settings)
     process, response = run(PLAN, request_of(("page", {})), tmp_path, env)

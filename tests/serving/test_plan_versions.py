@@ -207,6 +207,31 @@ def test_params_are_said_in_full(planned):
     }
 
 
+PROVIDER = """
+from pathlib import Path
+from types import SimpleNamespace
+__version__ = {version!r}
+HERE = Path(__file__).parent
+def get_jit_cache_dir(): return str(HERE)
+def get_jit_cache_providers():
+    return [SimpleNamespace(provider_id="test", distribution="flashinfer-jit-cache", version=__version__,
+                            jit_cache_dir=HERE, cuda_architectures=("sm90a",), modules=frozenset(["page"]))]
+"""
+
+
+@pytest.mark.parametrize("version", ["0.6.18.post1", "0.7.2.post1"])
+def test_ahead_of_time_modules_are_named(tmp_path, version):
+    """A provider's page.so is what this server would load, before it looks at its cache."""
+    package = tmp_path / "site" / "flashinfer_jit_cache"
+    (package / "page").mkdir(parents=True)
+    (package / "__init__.py").write_text(PROVIDER.format(version=version))
+    (package / "page" / "page.so").touch()
+    env = environment(tmp_path, version)
+    env["PYTHONPATH"] += f":{tmp_path / 'site'}"
+    _, response = run(PLAN, request_of(("page", {}), ("rope", {})), tmp_path, env)
+    assert [kernel["aot"] for kernel in response["kernels"]] == [[str(package / "page" / "page.so")], []]
+
+
 def test_registry(tmp_path):
     """FlashInfer's own default set for sm90a, planned from an installed wheel in seconds."""
     process, response = run(PLAN, "--registry", tmp_path, environment(tmp_path))

@@ -1,0 +1,177 @@
+"""A workshop: modules shaped like FlashInfer's, compiled by the real ninja with the host compiler in milliseconds."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from fitasks.build.jobserver import Jobserver
+
+from fitasks.build.compile import Builder, Done
+from fitasks.build.contents import Contents
+from fitasks.build.freshness import Judge
+from fitasks.build.ninja import Ninja, find_ninja
+from fitasks.build.roots import Roots
+from fitasks.config.model import Config, Serving
+from fitasks.cuda.probe import ProbeMemo
+from fitasks.cuda.toolkit import Toolkit
+from fitasks.plan.kernel import Kernel
+from fitasks.plan.plan import Plan
+from fitasks.plan.server import Server
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from fitasks.build.reasons import Judgement
+
+TARGET = "9.0a"
+
+_NINJA = """\
+ninja_required_version = 1.3
+name = {name}
+cxx = {cxx}
+common_cflags = -isystem {include}
+cflags = $common_cflags -fPIC -O0
+
+rule compile
+  command = $cxx -MMD -MF $out.d $cflags -c $in -o $out
+  depfile = $out.d
+  deps = gcc
+
+rule link
+  command = $cxx $in -shared -nostdlib -o $out
+
+{edges}
+build {build_dir}/{name}.so: link {objects}
+default {build_dir}/{name}.so
+"""
+
+
+@dataclass
+class Workshop:
+    """Everything below one directory, laid out like site-packages and a FlashInfer cache."""
+
+    root: Path
+    ninja: Ninja
+    jobserver: Jobserver
+    stamp: str = "stamp-1"
+    cxx: str = "c++"
+
+    @property
+    def include(self) -> Path:
+        return self.root / "site" / "flashinfer" / "include"
+
+    @property
+    def workspace(self) -> Path:
+        return self.root / "cache" / "0.7.2.post1" / "90a"
+
+    def kernel(self, name: str = "page", files: int = 2) -> Kernel:
+        """A module of `files` generated sources, which all include common.h, and each its own header."""
+        build_dir = self.workspace / "cached_ops" / name
+        sources = [self._source(name, index) for index in range(files)]
+        objects = [build_dir / f"{source.stem}.o" for source in sources]
+        edges = "\n".join(f"build {out}: compile {source}" for out, source in zip(objects, sources, strict=True))
+        text = _NINJA.format(
+            name=name,
+            cxx=self.cxx,
+            include=self.include,
+            edges=edges,
+            build_dir=build_dir,
+            objects=" ".join(map(str, objects)),
+        )
+        return Kernel(
+            label=name,
+            entry=name,
+            op=name,
+            target=TARGET,
+            place="kernels.yaml:1:1",
+            params={},
+            name=name,
+            generator=f"flashinfer.jit.{name}:gen_{name}_module",
+            build_dir=build_dir,
+            library=build_dir / f"{name}.so",
+            ninja_file=build_dir / "build.ninja",
+            lock=self.workspace / "cached_ops" / "tmp" / f"{name}.lock",
+            sources=tuple(sources),
+            ninja=text,
+        )
+
+    def judge(self) -> Judge:
+        roots = {
+            "CACHE": (str(self.workspace),),
+            "FLASHINFER": (str(self.root / "site" / "flashinfer"),),
+            "CUDA": (str(self.root / "cuda"),),
+        }
+        contents = Contents.load(self.root / "contents.json")
+        return Judge(Roots(roots), contents, {"nvcc": "V13.0.88", "c++": "g++ 12"}, self.ninja.version, self.stamp)
+
+    def builder(self) -> Builder:
+        return Builder(self.plan(), {TARGET: self.judge()}, self.ninja, self.jobserver)
+
+    def build(self, kernel: Kernel, **options: bool) -> Done:
+        return self.builder().build(kernel, **options)
+
+    def verdict(self, kernel: Kernel) -> Judgement:
+        return self.judge().judge(kernel)
+
+    def plan(self) -> Plan:
+        config = Config("kernels.yaml", Serving(), (TARGET,), sm90=True, cudart="patch", kernels=())
+        server = Server(Path(sys.executable), "none", Path(sys.prefix), (), dict(os.environ), ())
+        home = self.root / "cuda"
+        toolkit = Toolkit(home, "CUDA_HOME", home, "13.0", "V13.0.88", home / "libcudart.so")
+        return Plan(config, server, toolkit, (), (), {TARGET: {}}, self.root / ".fitasks")
+
+    def ninja_would_run(self, kernel: Kernel) -> str:
+        """What the server's own ninja says, asked over a copy of the whole build directory's logs."""
+        from fitasks.build.ninja import explain
+
+        return "; ".join(explain(self.ninja, kernel.build_dir, kernel.ninja_file))
+
+    def with_flag(self, kernel: Kernel, flag: str) -> Kernel:
+        return replace(kernel, ninja=kernel.ninja.replace("-O0", f"-O0 {flag}"))
+
+    def _source(self, name: str, index: int) -> Path:
+        source = self.workspace / "generated" / name / f"{name}_{index}.cpp"
+        header = self.include / f"{name}_{index}.h"
+        for path, text in {
+            self.include / "common.h": "inline int common() { return 1; }\n",
+            header: f"inline int own_{index}() {{ return {index}; }}\n",
+            source: f"#include <common.h>\n#include <{header.name}>\nint {name}_{index}() {{ return common() + own_{index}(); }}\n",
+        }.items():
+            if not path.exists():
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_text(text)
+        return source
+
+
+@pytest.fixture
+def workshop(tmp_path: Path) -> Iterator[Workshop]:
+    probe = ProbeMemo(tmp_path / "probe.json")
+    with Jobserver(2) as jobserver:
+        yield Workshop(tmp_path, find_ninja(_environment(), probe), jobserver)
+
+
+@pytest.fixture
+def old_ninja(tmp_path: Path) -> Ninja:
+    """A ninja whose log another version than the first one's writes, e.g. Debian's beside the environment's."""
+    probe = ProbeMemo(tmp_path / "probe-old.json")
+    first = find_ninja(_environment(), probe)
+    for directory in ("/usr/bin", "/usr/local/bin"):
+        found = shutil.which("ninja", path=directory)
+        if found and _log_version(found) != _log_version(str(first.executable)):
+            return Ninja(Path(found), probe.output(Path(found), "--version").strip())
+    pytest.skip("one ninja on this machine only")
+
+
+def _log_version(executable: str) -> str:
+    return subprocess.run([executable, "--version"], capture_output=True, text=True, check=True).stdout[:4]
+
+
+def _environment() -> dict[str, str]:
+    return {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}

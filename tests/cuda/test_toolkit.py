@@ -1,0 +1,308 @@
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sysconfig
+import time
+from pathlib import Path
+
+import pytest
+from fake_toolkit import Maker, build_library, build_talker, calls, put
+
+from fitasks.cuda import toolkit as toolkit_module
+from fitasks.cuda.probe import ProbeMemo
+from fitasks.cuda.survey import Linker, find_library
+from fitasks.cuda.toolkit import Choice, Toolkit, choose_toolkit
+from fitasks.errors import EnvironmentProblem
+
+BUILD = "V13.0.88 cuda_13.0.r13.0/compiler.1_0"
+PIP = "pip install 'cuda-toolkit[nvcc,nvvm,crt,cudart,cccl,cublas,curand,nvrtc]==13.0.2'"
+NEEDS = ("cublasLt.h", "cuda_runtime.h")
+
+
+@pytest.fixture(scope="session")
+def maker(tmp_path_factory: pytest.TempPathFactory) -> Maker:
+    directory = tmp_path_factory.mktemp("parts")
+    return Maker(build_talker(directory), build_library(directory))
+
+
+class World:
+    """A machine below tmp_path: no toolkit, a host compiler on PATH, and no libraries beside the toolkits'."""
+
+    def __init__(self, base: Path) -> None:
+        self.base = base
+        self.site = base / "site"
+        self.site.mkdir()
+        self.bin = base / "bin"
+        self.bin.mkdir()
+        (self.bin / "c++").symlink_to(str(shutil.which("c++")))
+        self.env = {"PATH": str(self.bin)}
+
+    def choose(self, needs: tuple[str, ...] = NEEDS, **env: object) -> Choice:
+        probe = ProbeMemo(self.base / "memo.json")
+        environment = self.env | {name: str(value) for name, value in env.items()}
+        choice = choose_toolkit(environment, [self.site], needs, probe, self.base / "cache")
+        probe.save()
+        return choice
+
+    def problem(self, needs: tuple[str, ...] = NEEDS, **env: object) -> str:
+        with pytest.raises(EnvironmentProblem) as caught:
+            self.choose(needs, **env)
+        return str(caught.value).replace(str(self.base), "…")
+
+    def expect_installed(self, home: Path, origin: str) -> Choice:
+        cudart = home.resolve() / "lib64" / "libcudart.so.13"
+        return Choice(Toolkit(home, origin, home.resolve(), "13.0", BUILD, cudart), ())
+
+    def expect_pip(self, root: Path, *notes: str) -> Choice:
+        home = self.base / "cache" / "fitasks" / "cuda-13.0.88"
+        cudart = root / "lib" / "libcudart.so.13"
+        full = tuple(note.replace("…", str(self.base)) for note in notes)
+        return Choice(Toolkit(home, "pip", root, "13.0", BUILD, cudart), full)
+
+
+@pytest.fixture
+def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
+    monkeypatch.setattr(toolkit_module, "DEFAULT_HOME", tmp_path / "default")
+    monkeypatch.setattr(Linker, "_defaults", lambda self: [])
+    return World(tmp_path)
+
+
+def test_the_order_is_flashinfers(world: World, maker: Maker) -> None:
+    default = maker.installed(world.base / "default", headers=NEEDS)
+    assert world.choose() == world.expect_installed(default, "default")
+    on_path = maker.installed(world.base / "on_path", headers=NEEDS)
+    world.env["PATH"] += f":{on_path}/bin"
+    assert world.choose() == world.expect_installed(on_path, "PATH")
+    from_path = maker.installed(world.base / "cuda_path", headers=NEEDS)
+    world.env["CUDA_PATH"] = str(from_path)
+    assert world.choose() == world.expect_installed(from_path, "CUDA_PATH")
+    real = maker.installed(world.base / "cuda-13.0", headers=NEEDS)
+    home = world.base / "cuda"
+    home.symlink_to(real)
+    assert world.choose(CUDA_HOME=home) == world.expect_installed(home, "CUDA_HOME")
+    assert world.choose(CUDA_HOME="") == world.expect_installed(from_path, "CUDA_PATH")
+
+
+def test_pips_is_used_where_there_is_no_other(world: World, maker: Maker) -> None:
+    root = maker.pip(world.site)
+    assert world.choose() == world.expect_pip(root)
+
+
+def test_an_incomplete_cuda_home_gives_way_to_pips_and_that_is_said(world: World, maker: Maker) -> None:
+    home = maker.installed(world.base / "cuda")
+    (home / "lib64/stubs/libcuda.so").unlink()
+    root = maker.pip(world.site)
+    assert world.choose(CUDA_HOME=home) == world.expect_pip(
+        root,
+        "…/cuda (from CUDA_HOME) lacks cublasLt.h (cublas), lib64/stubs/libcuda.so (driver stub); "
+        "using the pip toolkit 13.0.88 instead",
+    )
+
+
+def test_another_installed_one_is_named_by_its_place(world: World, maker: Maker) -> None:
+    home = maker.installed(world.base / "cuda")
+    maker.installed(world.base / "default", headers=NEEDS)
+    assert [note.replace(str(world.base), "…") for note in world.choose(CUDA_HOME=home).notes] == [
+        "…/cuda (from CUDA_HOME) lacks cublasLt.h (cublas); using …/default (13.0.88) instead"
+    ]
+
+
+def test_every_candidate_is_told_with_what_it_lacks_and_how_to_get_it(world: World, maker: Maker) -> None:
+    home = maker.installed(world.base / "cuda")
+    (home / "lib64/stubs/libcuda.so").unlink()
+    (home / "nvvm/bin/cicc").unlink()
+    (world.site / "nvidia/cu13/lib").mkdir(parents=True)  # torch brings the runtime alone
+    shutil.copy(maker.library, world.site / "nvidia/cu13/lib/libcudart.so.13")
+    assert world.problem(CUDA_HOME=home) == (
+        "no complete CUDA toolkit:\n"
+        "  …/cuda (from CUDA_HOME) lacks nvvm/bin/cicc (nvvm), cublasLt.h (cublas), "
+        "lib64/stubs/libcuda.so (driver stub)\n"
+        "  …/site/nvidia/cu13 (from pip) lacks bin/nvcc (nvcc), bin/cudafe++ (nvcc), bin/fatbinary (nvcc), "
+        "bin/ptxas (nvcc), nvvm/bin/cicc (nvvm), include/crt/host_config.h (crt), "
+        "include/cuda_runtime.h (cudart), cublasLt.h (cublas), cuda_runtime.h (cudart)\n"
+        f"  remedy: {PIP}\n"
+        "  or, for …/cuda: apt-get install libnvvm-13-0 libcublas-dev-13-0 cuda-driver-dev-13-0"
+    )
+
+
+def test_nothing_at_all(world: World) -> None:
+    assert world.problem() == (
+        "no CUDA toolkit: CUDA_HOME and CUDA_PATH are not set, no nvcc on PATH, no …/default, "
+        f"none from pip in …/site\n  remedy: {PIP}"
+    )
+
+
+@pytest.mark.parametrize(
+    ("versions", "told"),
+    [
+        ({"nvvm": "13.5.70"}, "nvvm 13.0 (it has 13.5.70, its nvcc is 13.0.88) (nvvm)"),
+        ({"crt": "13.5.70"}, "crt 13.0 (it has 13.5.70, its nvcc is 13.0.88) (crt)"),
+    ],
+)
+def test_pips_mixtures_are_refused_by_name(
+    versions: dict[str, str], told: str, world: World, maker: Maker
+) -> None:
+    maker.pip(world.site, **versions)
+    assert world.problem() == (
+        f"no complete CUDA toolkit:\n  …/site/nvidia/cu13 (from pip) lacks {told}\n  remedy: {PIP}"
+    )
+
+
+def test_a_newer_patch_level_of_nvvm_is_no_mixture(world: World, maker: Maker) -> None:
+    root = maker.pip(world.site, nvvm="13.0.99")
+    assert world.choose().toolkit.root == root
+
+
+def test_an_nvcc_that_does_not_run(world: World, maker: Maker) -> None:
+    home = maker.installed(world.base / "cuda", headers=NEEDS)
+    (home / "bin/nvcc").chmod(0o644)
+    assert world.problem(CUDA_HOME=home) == (
+        "no complete CUDA toolkit:\n  …/cuda (from CUDA_HOME) lacks "
+        "a bin/nvcc that runs: …/cuda/bin/nvcc --version: Permission denied (nvcc)\n"
+        f"  remedy: {PIP}"
+    )
+
+
+def test_a_runtime_of_another_major_release(world: World, maker: Maker) -> None:
+    home = maker.installed(world.base / "cuda", headers=NEEDS)
+    (home / "lib64/libcudart.so").unlink()
+    put(home / "lib64/libcudart.so.12.9.79")
+    (home / "lib64/libcudart.so").symlink_to("libcudart.so.12.9.79")
+    assert "…/cuda (from CUDA_HOME) lacks libcudart.so of 13.0 (cudart)\n" in world.problem(CUDA_HOME=home)
+
+
+def test_headers_in_targets_and_cccl_count(world: World, maker: Maker) -> None:
+    home = maker.installed(world.base / "cuda")
+    put(home / "include/cccl/nv/target")
+    put(home / f"targets/{os.uname().machine}-linux/include/cublasLt.h")
+    assert world.choose(("nv/target", "cublasLt.h"), CUDA_HOME=home).notes == ()
+
+
+def test_a_driver_in_the_linkers_path_counts_an_empty_file_does_not(world: World, maker: Maker) -> None:
+    home = maker.installed(world.base / "cuda", headers=NEEDS)
+    (home / "lib64/stubs/libcuda.so").unlink()
+    driver = put(world.base / "lib/libcuda.so", "")
+    environment = {"CUDA_HOME": home, "LIBRARY_PATH": driver.parent}
+    assert "lacks lib64/stubs/libcuda.so (driver stub)" in world.problem(**environment)
+    put(driver)
+    assert world.choose(**environment).toolkit.home == home
+    extra = {"CUDA_HOME": home, "FLASHINFER_EXTRA_LDFLAGS": f"-lx -L{driver.parent}"}
+    assert world.choose(**extra).toolkit.home == home
+
+
+def test_the_linkers_default_directories_are_asked_for(tmp_path: Path) -> None:
+    linker = Linker({"PATH": os.environ["PATH"]}, ProbeMemo(tmp_path / "memo.json"))
+    assert find_library("libc.so", tmp_path, linker) is not None
+    assert find_library("libnosuch.so", tmp_path, linker) is None
+    assert Path("/usr/local/lib") in linker.dirs()
+
+
+def wrapper(path: Path, text: str) -> None:
+    path.parent.mkdir(exist_ok=True)
+    path.unlink(missing_ok=True)
+    put(path, text).chmod(0o755)
+
+
+def test_nvcc_on_path_through_wrappers_and_links(world: World, maker: Maker) -> None:
+    home = maker.installed(world.base / "cuda-13.0", headers=NEEDS)
+    nvcc = world.bin / "nvcc"
+    wrapper(nvcc, f'#!/bin/sh\nexec {home}/bin/nvcc "$@"\n')
+    assert world.choose() == world.expect_installed(home, "PATH")
+    nvcc.unlink()
+    nvcc.symlink_to(home / "bin" / "nvcc")
+    assert world.choose() == world.expect_installed(home, "PATH")
+    wrapper(nvcc, f'#!/bin/sh\nif [ "$1" = --dryrun ]; then echo "#$ TOP={home}/bin/.."; fi\n')
+    assert world.choose() == world.expect_installed(home, "PATH")
+
+
+def test_a_plain_nvcc_on_path_keeps_the_string_that_a_server_would_use(world: World, maker: Maker) -> None:
+    (world.base / "cuda").symlink_to(maker.installed(world.base / "cuda-13.0", headers=NEEDS))
+    world.env["PATH"] += f":{world.base}/cuda/bin"
+    assert world.choose() == world.expect_installed(world.base / "cuda", "PATH")
+
+
+def test_pips_own_directory_named_by_hand_is_assembled(world: World, maker: Maker) -> None:
+    root = maker.pip(world.base / "elsewhere")
+    assert world.choose(CUDA_HOME=root) == world.expect_pip(root)
+    world.env["PATH"] += f":{root}/bin"
+    assert world.choose() == world.expect_pip(root)
+
+
+def test_an_assembled_home_named_by_hand_stays_and_is_mended(world: World, maker: Maker) -> None:
+    root = maker.pip(world.site)
+    chosen = world.choose()
+    home = chosen.toolkit.home
+    assert world.choose(CUDA_HOME=home) == chosen
+    kept = world.base / "kept" / "cuda-13.0.88"
+    kept.parent.mkdir()
+    shutil.copytree(home, kept, symlinks=True)
+    shutil.rmtree(home)
+    (kept / "lib64/libcudart.so").unlink()
+    assert world.choose(CUDA_HOME=kept).toolkit.home == kept
+    assert (kept / "lib64/libcudart.so").exists()
+    assert not home.exists()
+    shutil.move(world.site, world.base / "moved")
+    world.site = world.base / "moved"
+    assert world.choose(CUDA_HOME=kept).toolkit.root == world.base / "moved/nvidia/cu13"
+    assert not root.exists()
+
+
+def test_no_host_compiler(world: World, maker: Maker) -> None:
+    maker.pip(world.site)
+    (world.bin / "c++").unlink()
+    assert world.problem() == (
+        "no host compiler: c++ is not on PATH\n  remedy: apt-get install g++, or set CXX to the compiler"
+    )
+
+
+def test_the_compiler_is_the_one_of_flashinfers_commands(tmp_path: Path) -> None:
+    for name in ("c++", "clang++", "ccache"):
+        put(tmp_path / name).chmod(0o755)
+    probe = ProbeMemo(tmp_path / "memo.json")
+    path = {"PATH": str(tmp_path)}
+    assert Linker(path, probe).compiler() == tmp_path / "c++"
+    assert Linker(path | {"CXX": "/usr/bin/ccache clang++ -m64"}, probe).compiler() == tmp_path / "clang++"
+
+
+def test_a_warm_choice_starts_nothing_and_is_quick(
+    world: World, maker: Maker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home = maker.installed(world.base / "cuda")
+    root = maker.pip(world.site)
+    first = world.choose(CUDA_HOME=home)
+    monkeypatch.setattr(subprocess, "run", lambda *_args, **_kwargs: pytest.fail("a process was started"))
+    seconds = []
+    for _ in range(5):
+        start = time.perf_counter()
+        assert world.choose(CUDA_HOME=home) == first
+        seconds.append(time.perf_counter() - start)
+    assert min(seconds) < 0.005
+    assert [calls(directory / "bin" / "nvcc") for directory in (home, root)] == [1, 1]
+
+
+@pytest.mark.real
+def test_pips_real_toolkit_is_complete_for_what_flashinfer_needs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site = Path(sysconfig.get_paths()["purelib"])
+    if not (site / "nvidia/cu13/bin/nvcc").exists():
+        pytest.skip("no pip toolkit in this environment")
+    monkeypatch.setattr(toolkit_module, "DEFAULT_HOME", tmp_path / "default")
+    needs = (
+        "cublasLt.h",
+        "cublas_v2.h",
+        "cub/cub.cuh",
+        "cuda_bf16.h",
+        "curand_kernel.h",
+        "nv/target",
+        "nvrtc.h",
+    )
+    environment = {"PATH": "/usr/bin:/bin"}
+    probe = ProbeMemo(tmp_path / "memo.json")
+    chosen = choose_toolkit(environment, [site], needs, probe, tmp_path / "cache")
+    assert chosen.notes == ()
+    assert (chosen.toolkit.origin, chosen.toolkit.root) == ("pip", site / "nvidia/cu13")
+    assert chosen.toolkit.home.name == f"cuda-{chosen.toolkit.build.split()[0][1:]}"
+    assert chosen.toolkit.cudart == site / "nvidia/cu13/lib/libcudart.so.13"
