@@ -18,10 +18,11 @@ from fitasks.build.contents import Contents
 from fitasks.build.freshness import Judge
 from fitasks.build.ninja import find_ninja
 from fitasks.build.roots import roots_of
+from fitasks.build.store import Store
 from fitasks.cuda.probe import ProbeMemo
 from fitasks.errors import ConfigError, EnvironmentProblem, FitasksError
 from fitasks.files import sha256_text
-from fitasks.plan.plan import Plan, make_plan
+from fitasks.plan.plan import Plan, cache_home, make_plan
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -116,6 +117,11 @@ class Session:
             self._judgements[kernel.label] = self.judges[kernel.target].judge(kernel)
         return self._judgements[kernel.label]
 
+    @cached_property
+    def store(self) -> Store:
+        """The finished kernels of this user, of all FlashInfer versions."""
+        return Store(cache_home(self.plan.server.env) / "fitasks" / "store")
+
     def builder(self) -> Builder:
         """What builds; the first call, of whichever thread, opens the pool of compiler slots."""
         with self._lock:
@@ -131,7 +137,7 @@ class Session:
         pool = Jobserver(slots(None, peak_bytes=_PEAK).count)
         pool.__enter__()
         atexit.register(pool.__exit__, None, None, None)
-        return Builder(self.plan, self.judges, self.ninja, pool, say=self.say)
+        return Builder(self.plan, self.judges, self.ninja, pool, self.store, say=self.say)
 
 
 def _save(contents: Contents) -> None:

@@ -65,13 +65,19 @@ def _kernel(session: Session, kernel: Kernel) -> TaskDict:
         }
     return {
         "name": kernel.label,
-        "doc": f"{kernel.name} for {kernel.target}",
+        "doc": _described(kernel),
         "targets": [str(kernel.library)],
         "file_dep": [str(session.stamp[0])],
         "uptodate": [Fresh(session, kernel)],
         "actions": [_guard(build)],
         "io": {"capture": False},
     }
+
+
+def _described(kernel: Kernel) -> str:
+    """`batch_decode dtype_q=bfloat16 head_dim=128 for 9.0a`: as kernels.yaml says it, not as the module is called."""
+    words = [kernel.op, *(f"{name}={value}" for name, value in kernel.given.items()), "for", kernel.target]
+    return " ".join(words) + (f" ({kernel.note})" if kernel.note else "")
 
 
 def _twin(kernel: Kernel) -> TaskDict:
@@ -91,20 +97,31 @@ def _build(session: Session, kernel: Kernel) -> dict[str, Any]:
 
 def cudart() -> TaskDict:
     """The toolkit, and what was said of the others."""
-    from fitasks.ui.show import show_cudart
 
-    return _task("cudart", lambda: show_cudart(_session()))
+    def action() -> None:
+        from fitasks.ui.show import show_cudart
+
+        show_cudart(_session())
+
+    return _task("cudart", action)
 
 
 def check() -> TaskDict:
-    """Complete, incomplete or missing."""
+    """What the server will do with each kernel."""
 
-    def action() -> Result:
-        from fitasks.runtime.check import check_all
+    def action(json: str) -> Result:
+        from fitasks.runtime.check import check as predict_all
+        from fitasks.runtime.check import conditions
+        from fitasks.ui.check_table import show_verdicts, write_verdicts
 
-        return None if check_all(_session()) else TaskFailed("", report=False)
+        verdicts, needed = predict_all(_session()), conditions(_session())
+        show_verdicts(verdicts, needed)
+        if json:
+            write_verdicts(Path(json), verdicts, needed)
+        return None if all(verdict.good for verdict in verdicts) else TaskFailed("", report=False)
 
-    return _task("check", action)
+    option = {"name": "json", "long": "json", "type": str, "default": "", "help": "also write the verdicts to a file"}
+    return _task("check", action) | {"params": [option]}
 
 
 def why() -> TaskDict:

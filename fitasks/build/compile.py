@@ -35,16 +35,17 @@ if TYPE_CHECKING:
     from fitasks.build.jobserver import Jobserver
     from fitasks.build.ninja import Ninja
     from fitasks.build.reasons import Judgement
+    from fitasks.build.store import Store
     from fitasks.plan.kernel import Kernel
     from fitasks.plan.plan import Plan
 
 BEGUN = "fitasks-begun.json"
-Outcome = Literal["fresh", "audited", "healed", "compiled"]
+Outcome = Literal["fresh", "audited", "healed", "adopted", "compiled"]
 
 
 @dataclass(frozen=True)
 class Done:
-    """How a kernel became right, and the seconds of compiling that it took."""
+    """How a kernel became right, and the seconds of compiling that this took or, adopted, saved."""
 
     outcome: Outcome
     seconds: float = 0.0
@@ -58,6 +59,7 @@ class Builder:
     judges: dict[str, Judge]  # per target
     ninja: Ninja
     jobserver: Jobserver
+    store: Store | None = None
     lock_timeout: float = 1800.0
     timeout: float | None = None
     say: Callable[[str], None] | None = None
@@ -89,7 +91,28 @@ class Builder:
                 return self._compile(kernel, judge, judgement("stale", [refused]))
             receipts.write(kernel, replace(healed, stamp=judge.stamp))
             return Done("healed")
+        if not force and not judged.damaged and (adopted := self._adopt(kernel, judge)):
+            receipts.write(kernel, adopted)
+            return Done("adopted", adopted.seconds)
         return self._compile(kernel, judge, judged)
+
+    def _adopt(self, kernel: Kernel, judge: Judge) -> Receipt | None:
+        """A finished kernel of the store whose every input is equal, accepted by ninja; None where there is none."""
+        if self.store is None or not (found := self.store.find(kernel, judge)):
+            return None
+        place, receipt = found
+        try:
+            kernel.build_dir.mkdir(parents=True, exist_ok=True)
+            receipts.path_of(kernel).unlink(missing_ok=True)
+            self.store.take(place, receipt, kernel)
+            (kernel.build_dir / ninjas.DEPS).unlink(missing_ok=True)
+            healed = heal(kernel, receipt, judge.roots, self.ninja)
+        except (NotHealed, OSError):
+            return None
+        (kernel.build_dir / BEGUN).unlink(missing_ok=True)
+        notes = {"adopted_from": receipt.flashinfer, "adopted": _utc()}
+        flashinfer = self.plan.server.version("flashinfer-python")
+        return replace(healed, stamp=judge.stamp, flashinfer=flashinfer, target=kernel.target, notes=notes)
 
     def _compile(self, kernel: Kernel, judge: Judge, judged: Judgement) -> Done:
         """Twice if inputs were edited meanwhile, so that what is recorded is what was compiled."""
@@ -103,6 +126,8 @@ class Builder:
             if not (edited := _edited(receipt, judge, began_ns)):
                 receipts.write(kernel, receipt)
                 (kernel.build_dir / BEGUN).unlink()
+                if self.store:
+                    self.store.put(kernel, receipt, judge)
                 return Done("compiled", finished.seconds)
             damaged = ()
             (kernel.build_dir / BEGUN).unlink()
@@ -131,7 +156,7 @@ class Builder:
         return finished
 
     def _regenerate(self, kernel: Kernel) -> None:
-        """FlashInfer's generators write `generated/` when they are asked; ask them all at once, one thread at a time."""
+        """FlashInfer's generators write `generated/` when asked; ask them all at once, one thread at a time."""
         with self._regenerating:
             if all(source.exists() for source in kernel.sources):
                 return
@@ -181,6 +206,10 @@ def _resumable(kernel: Kernel, record: dict[str, object]) -> int:
     return began_ns if newest < began_ns else 0
 
 
+def _utc() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
 def _check(kernel: Kernel) -> None:
     if problem := is_shared_object(kernel.library):
         raise KernelFailure(f"{kernel.label}: the compiler made no usable library: {problem}")
@@ -215,7 +244,7 @@ def _receipt(builder: Builder, kernel: Kernel, judge: Judge, finished: process.F
         seconds=round(finished.seconds, 2),
         cpu_seconds=round(finished.cpu_seconds, 2),
         peak_rss=finished.peak_rss,
-        built=datetime.now(UTC).isoformat(timespec="seconds"),
+        built=_utc(),
         needed=library.needed,
         undefined=tuple(map(str, library.cuda_symbols())),
         architectures=machine_code_architectures(kernel.library),

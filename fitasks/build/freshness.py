@@ -46,7 +46,7 @@ class Judge:
         if receipt is None:
             return judgement("stale", [_without_receipt(kernel)])
         lines = receipt.inputs.split("\n")
-        stale, newest = self._inputs(receipt, lines)
+        stale, newest = self._inputs(lines)
         stale += self._commands_and_tools(kernel, receipt) + self._library(kernel, receipt)
         if stale:
             return judgement("stale", stale, len(lines))
@@ -57,6 +57,10 @@ class Judge:
         if receipt.stamp != self.stamp:
             return judgement("look", [Reason("stamp", "")], len(lines))
         return Judgement("fresh", (), len(lines))
+
+    def holds(self, kernel: Kernel, receipt: Receipt) -> bool:
+        """Whether all that a build is made from is what this receipt says; nothing is said of its outputs."""
+        return not (self._commands_and_tools(kernel, receipt) or self._inputs(receipt.inputs.split("\n"))[0])
 
     def anew(self) -> Judge:
         """One that looks at every file again: something was built or generated since."""
@@ -70,7 +74,7 @@ class Judge:
             text = self._commands[kernel.ninja] = self.roots.text(kernel.ninja)
             return text
 
-    def _inputs(self, receipt: Receipt, lines: list[str]) -> tuple[list[Reason], int]:
+    def _inputs(self, lines: list[str]) -> tuple[list[Reason], int]:
         """(reasons, newest mtime of the inputs). Lines that held for another kernel aren't looked at again."""
         unseen = [line for line in lines if line not in self._equal]
         reasons = [reason for line in unseen if line and (reason := self._input(line))]

@@ -72,13 +72,19 @@ def write(kernel: Kernel, receipt: Receipt) -> None:
 
 def read(kernel: Kernel) -> Receipt | None:
     """The receipt, None where there is none that can be believed: torn, of another version, of another module."""
+    return read_file(path_of(kernel), kernel.name)
+
+
+def read_file(path: Path, name: str) -> Receipt | None:
+    """The receipt of module `name` in a file; None as above."""
     try:
-        data = json.loads(path_of(kernel).read_bytes())
-        if data["version"] != VERSION or data["name"] != kernel.name:
+        data = json.loads(path.read_bytes())
+        if data["version"] != VERSION or data["name"] != name:
             return None
-        outputs = {name: Output(**output) for name, output in data["outputs"].items()}
-        tuples = {name: tuple(data[name]) for name in ("needed", "undefined", "architectures")}
-        return Receipt(**data | {"outputs": outputs} | tuples)
+        outputs = {file: Output(**output) for file, output in data["outputs"].items()}
+        tuples = {field: tuple(data[field]) for field in ("needed", "undefined", "architectures")}
+        receipt = Receipt(**data | {"outputs": outputs} | tuples)
+        return receipt if f"{name}.so" in outputs and isinstance(receipt.inputs, str) else None
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
 

@@ -43,6 +43,7 @@ def _kernel(entry: KernelConfig, target: str, label: str, planned: dict[str, Any
         ninja_file=Path(planned["ninja_file"]),
         lock=Path(planned["lock"]),
         sources=tuple(Path(source) for source in planned["sources"]),
+        aot=tuple(Path(path) for path in planned["aot"]),
         ninja=planned["ninja"],
         note=planned.get("note", ""),
     )

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from fitasks.config.model import Scalar
 
 
 @dataclass(frozen=True)
@@ -20,7 +24,8 @@ class Kernel:
     op: str
     target: str  # "9.0a", as FLASHINFER_CUDA_ARCH_LIST says it
     place: str  # "kernels.yaml:14:3"
-    params: dict[str, object]
+    given: dict[str, Scalar]  # the parameters as written
+    params: dict[str, object] = field(default_factory=dict)  # as the generator got them
     name: str = ""
     generator: str = ""  # "flashinfer.jit.page:gen_page_module"
     build_dir: Path = Path()
@@ -28,6 +33,7 @@ class Kernel:
     ninja_file: Path = Path()
     lock: Path = Path()
     sources: tuple[Path, ...] = ()
+    aot: tuple[Path, ...] = ()  # ahead-of-time artefacts that FlashInfer found when this was planned
     ninja: str = ""
     note: str = ""  # what the planner has to say of it, e.g. under which condition a server loads it
     problem: str = ""

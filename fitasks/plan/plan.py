@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,10 +26,14 @@ from fitasks.plan.kernel import Kernel
 from fitasks.plan.server import Server, find_server
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from fitasks.cuda.toolkit import Choice, Toolkit
 
-VERSION = 1  # of plan.json; raised whenever its meaning changes
+# Of plan.json: raised whenever its meaning changes; a changed shape is noticed by itself.
+VERSION = [1, *(field.name for record in (Kernel, Config, KernelConfig) for field in fields(record))]
 _PATHS = ("build_dir", "library", "ninja_file", "lock")
+_PATH_LISTS = ("sources", "aot")
 
 
 @dataclass(frozen=True)
@@ -115,9 +119,12 @@ def _needs(records: list[dict[str, Any]]) -> frozenset[str]:
 def _toolkit(server: Server, needs: frozenset[str], probe: ProbeMemo) -> Choice:
     ours = tuple(Path(entry) for entry in sys.path if entry.endswith(("site-packages", "dist-packages")))
     site_packages = tuple(dict.fromkeys((*server.site_packages, *ours)))
-    home = Path(server.env.get("HOME") or Path.home())
-    cache_home = Path(server.env.get("XDG_CACHE_HOME") or home / ".cache")
-    return choose_toolkit(server.env, site_packages, needs, probe, cache_home)
+    return choose_toolkit(server.env, site_packages, needs, probe, cache_home(server.env))
+
+
+def cache_home(env: Mapping[str, str]) -> Path:
+    """Where a user's caches lie: XDG_CACHE_HOME, or ~/.cache."""
+    return Path(env.get("XDG_CACHE_HOME") or Path(env.get("HOME") or Path.home()) / ".cache")
 
 
 def _targets(config: Config, server: Server) -> tuple[str, ...]:
@@ -190,12 +197,14 @@ def _restore_config(data: dict[str, Any]) -> Config:
 
 def _record(kernel: Kernel) -> dict[str, Any]:
     paths = {name: str(getattr(kernel, name)) for name in _PATHS}
-    return asdict(kernel) | paths | {"sources": [str(source) for source in kernel.sources]}
+    lists = {name: [str(path) for path in getattr(kernel, name)] for name in _PATH_LISTS}
+    return asdict(kernel) | paths | lists
 
 
 def _kernel(record: dict[str, Any]) -> Kernel:
     paths = {name: Path(record[name]) for name in _PATHS}
-    return Kernel(**record | paths | {"sources": tuple(map(Path, record["sources"]))})
+    lists = {name: tuple(map(Path, record[name])) for name in _PATH_LISTS}
+    return Kernel(**record | paths | lists)
 
 
 def _say(text: str, server: Server) -> None:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from fitasks.config.model import Config, Serving
     from fitasks.cuda.probe import ProbeMemo
 
-PACKAGES = ("flashinfer-python", "torch", "apache-tvm-ffi")
+PACKAGES = ("flashinfer-python", "torch", "apache-tvm-ffi", "flashinfer-jit-cache")
 
 # What decides a module's name, place or commands; all FLASHINFER_* variables are added to these.
 _VARIABLES = ("CUDA_HOME", "CUDA_PATH", "CC", "CXX", "HOME", "PYTHONPATH", "SGLANG_CACHE_DIR")

@@ -1,59 +1,139 @@
-"""`doit check`: is every planned kernel there, whole and current?"""
+"""What a server will do with each kernel: predicted in its own environment, asked of its own ninja, nothing loaded.
+
+The order is FlashInfer's (JitSpec.build_and_load): an ahead-of-time module is loaded as it is; otherwise, unless
+FLASHINFER_DISABLE_JIT forbids it, build.ninja is written, ninja always runs, and the `.so` is loaded.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+import shutil
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
 
-from fitasks.ui.units import size
+from fitasks.build import ninja as ninjas
+from fitasks.build import receipt as receipts
+from fitasks.cuda.elf import is_shared_object
+from fitasks.runtime.elsewhere import elsewhere
 
 if TYPE_CHECKING:
     from fitasks.plan.kernel import Kernel
     from fitasks.session import Session
 
+State = Literal["ahead-of-time", "cached", "outdated", "would compile", "refused", "would fail", "unplanned"]
+
+_CONTENT = {"corrupt", "command", "toolchain", "changed", "vanished"}  # reasons that ninja doesn't look for
+
 
 @dataclass(frozen=True)
-class Line:
-    """One kernel's state for the table."""
+class Verdict:
+    """What the server will do with one kernel. `bytes` is the size of the library that it would load."""
 
     label: str
-    state: str
-    bytes: int
-    reason: str
+    name: str
+    target: str
+    state: State
+    reason: str = ""
+    library: str = ""
+    bytes: int = 0
+
+    @property
+    def good(self) -> bool:
+        """Nothing is compiled and nothing fails."""
+        return self.state in {"ahead-of-time", "cached"}
 
 
-def check_all(session: Session) -> bool:
-    """Print the table; whether all kernels are complete."""
-    from rich.console import Console
-    from rich.table import Table
-
-    lines = [_line(session, kernel) for kernel in session.plan.kernels if not kernel.twin]
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("kernel", no_wrap=True)
-    table.add_column("state", no_wrap=True)
-    table.add_column("size", justify="right", no_wrap=True)
-    table.add_column("reason")
-    for line in lines:
-        table.add_row(line.label, line.state, size(line.bytes) if line.bytes else "", line.reason)
-    console = Console(soft_wrap=False)
-    console.print(table)
-    complete = [line for line in lines if line.state == "complete"]
-    console.print(
-        f"Found {len(complete)} compiled kernel(s) of {len(lines)}, {size(sum(line.bytes for line in complete))}",
-        highlight=False,
-    )
-    return len(complete) == len(lines)
+def check(session: Session) -> list[Verdict]:
+    """The verdict on every planned kernel, in the plan's order."""
+    kernels = [kernel for kernel in session.plan.kernels if not kernel.twin]
+    with ThreadPoolExecutor(max_workers=4) as pool:  # each asks one ninja process
+        return list(pool.map(lambda kernel: predict(session, kernel), kernels))
 
 
-def _line(session: Session, kernel: Kernel) -> Line:
+def predict(session: Session, kernel: Kernel) -> Verdict:
+    """What a server that has the lines of `doit env` in its environment will do with this kernel."""
+    blank = Verdict(kernel.label, kernel.name, kernel.target, "unplanned", kernel.problem)
     if kernel.problem:
-        return Line(kernel.label, "unplanned", 0, kernel.problem)
+        return blank
+    for artefact in _ahead_of_time(session, kernel):
+        return _loaded(replace(blank, state="ahead-of-time", reason=_foreign(session, artefact)), artefact)
+    if session.plan.server.env.get("FLASHINFER_DISABLE_JIT"):
+        reason = "FLASHINFER_DISABLE_JIT is set and there is no ahead-of-time module; caches are not accepted"
+        return replace(blank, state="refused", reason=reason)
+    if reason := _work(session, kernel):
+        return replace(blank, state="would compile", reason=reason)
+    return _loaded(_trusted(session, kernel, blank), kernel.library)
+
+
+def _trusted(session: Session, kernel: Kernel, blank: Verdict) -> Verdict:
+    """ninja has no work to do; whether it is right in that, only contents can tell."""
+    wrong = [reason for reason in session.judge(kernel).reasons if reason.kind in _CONTENT]
+    if wrong:
+        return replace(blank, state="outdated", reason=f"ninja sees nothing to do, but {wrong[0]}")
+    return replace(blank, state="cached", reason=_provenance(kernel))
+
+
+def _loaded(verdict: Verdict, library: Path) -> Verdict:
+    """The same verdict, unless the file can't be loaded."""
+    if problem := is_shared_object(library):
+        return replace(verdict, state="would fail", reason=problem, library=str(library))
+    return replace(verdict, library=str(library), bytes=library.stat().st_size)
+
+
+def _ahead_of_time(session: Session, kernel: Kernel) -> list[Path]:
+    """Modules that FlashInfer would load without looking further: its own data/aot first, then providers'."""
+    root = Path(session.plan.facts[kernel.target]["flashinfer_root"])
+    own = root / "data" / "aot" / kernel.name / f"{kernel.name}.so"
+    return [path for path in (own, *kernel.aot) if path.exists()]
+
+
+def _foreign(session: Session, artefact: Path) -> str:
+    """A warning for a file in data/aot, which FlashInfer loads without asking which version left it there."""
+    if "data/aot" not in str(artefact):
+        return ""
+    return f"{artefact} is loaded without any check of version or architecture"
+
+
+def _work(session: Session, kernel: Kernel) -> str:
+    """Why the server's ninja would run a compiler; "" if it has nothing to do."""
+    missing = next((source for source in kernel.sources if not source.exists()), None)
+    if missing:
+        return f"{missing.name} is missing; FlashInfer will generate it again, newer than the objects"
     judged = session.judge(kernel)
-    try:
-        found = kernel.library.stat().st_size
-    except OSError:
-        found = 0
-    if judged.verdict in {"fresh", "look"}:
-        return Line(kernel.label, "complete", found, "")
-    state = "incomplete" if kernel.build_dir.exists() else "missing"
-    return Line(kernel.label, state, found, str(judged.reasons[0]))
+    if not kernel.library.exists():
+        return elsewhere(session, kernel) or str(judged.reasons[0])
+    with tempfile.TemporaryDirectory(prefix="fitasks-check-") as scratch:
+        ninja_file = Path(scratch, "build.ninja")
+        ninja_file.write_text(kernel.ninja, encoding="utf-8")  # FlashInfer writes this text before it asks
+        reasons = ninjas.explain(session.ninja, kernel.build_dir, ninja_file)
+    if reasons:
+        return str(judged.reasons[0]) if judged.reasons else reasons[0]
+    return ""
+
+
+def _provenance(kernel: Kernel) -> str:
+    receipt = receipts.read(kernel)
+    if receipt is None:
+        return "without a receipt: somebody else compiled it"
+    origin = receipt.notes.get("adopted_from")
+    return f"adopted from FlashInfer {origin}, all inputs equal" if origin else ""
+
+
+def conditions(session: Session) -> list[str]:
+    """What the prediction takes for granted and the present environment does not have."""
+    env = session.plan.server.env
+    found = _cuda_home(env)
+    wanted = str(session.plan.toolkit.home)
+    if found == wanted:
+        return []
+    return [f"the server has CUDA_HOME={wanted} (without it FlashInfer would find {found} and compile again)"]
+
+
+def _cuda_home(env: dict[str, str]) -> str:
+    """FlashInfer's own search (jit/cpp_ext.py, get_cuda_path): no wrapper is seen through."""
+    if home := env.get("CUDA_HOME") or env.get("CUDA_PATH"):
+        return home
+    nvcc = shutil.which("nvcc", path=env.get("PATH"))
+    return str(Path(nvcc).parent.parent) if nvcc else "/usr/local/cuda"

@@ -1,8 +1,7 @@
 """Imports FlashInfer as a server would, also where torch has no CUDA, and says what was found.
 
 Nothing here may change what FlashInfer would plan. The two shims only replace answers that a CPU-only torch
-cannot give: a failure that FlashInfer expects as RuntimeError, and the CUDA_HOME that a CUDA torch would take
-from the same environment variables.
+cannot give: a failure that FlashInfer expects as RuntimeError, and the CUDA_HOME that a CUDA torch would find.
 """
 
 from __future__ import annotations
@@ -108,14 +107,14 @@ def _device_questions_answered(torch: Any) -> Iterator[None]:
 
 
 def _give_cuda_home() -> None:
-    """Set torch's CUDA_HOME from the variables that a CUDA torch reads (torch/utils/cpp_extension.py)."""
-    home = os.environ.get("CUDA_HOME") or os.environ.get("CUDA_PATH")
-    if not home:
-        return
+    """Set torch's CUDA_HOME as a CUDA torch does at import; generators that link torch's libraries ask for it.
+
+    A CPU-only torch leaves it None (torch/utils/cpp_extension.py: CUDA_HOME = _find_cuda_home() if ...).
+    """
     with contextlib.suppress(Exception):
         cpp_extension = importlib.import_module("torch.utils.cpp_extension")
         if cpp_extension.CUDA_HOME is None:
-            cpp_extension.CUDA_HOME = home
+            cpp_extension.CUDA_HOME = cpp_extension._find_cuda_home()
 
 
 def _description() -> dict[str, Any]:

@@ -82,8 +82,7 @@ def _checked(request: dict[str, Any]) -> dict[str, Any]:
     if request["version"] != VERSION:
         raise ValueError(f"version {request['version']}, not {VERSION}")
     kernels = [
-        {"id": one["id"], "op": str(one["op"]), "params": dict(one.get("params") or {})}
-        for one in request["kernels"]
+        {"id": one["id"], "op": str(one["op"]), "params": dict(one.get("params") or {})} for one in request["kernels"]
     ]
     return {"sm90": bool(request.get("sm90", True)), "kernels": kernels}
 

@@ -112,11 +112,7 @@ def _missing(op: str, present: set[str], parameters: dict[str, Any]) -> list[Pla
     missing = [name for name in required if name not in present]
     if _has_head_dims(missing):
         both = "head_dim" in present
-        missing = [
-            name
-            for name in _accepted(missing)
-            if name not in _HEAD_DIMS and not (both and name == "head_dim")
-        ]
+        missing = [name for name in _accepted(missing) if name not in _HEAD_DIMS and not (both and name == "head_dim")]
     if not missing:
         return []
     message = f"missing parameter; {op} needs {', '.join(missing)}"

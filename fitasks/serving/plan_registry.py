@@ -9,6 +9,8 @@ from __future__ import annotations
 import functools
 import importlib
 import inspect
+import re
+import sys
 import types
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +21,9 @@ from plan_spec import generate, spec_record
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+
+_GENERATOR = re.compile(r"_?gen_\w+_modules?(_|$)")
 
 
 class _Failure:
@@ -35,12 +40,15 @@ class _Failure:
 def registry_records() -> list[dict[str, Any]]:
     """One record per module of the registry for the current architectures; `label` is the module's name."""
     aot = importlib.import_module("flashinfer.aot")
-    origins: dict[str, dict[str, Any]] = {}
-    for name, value in list(vars(aot).items()):
-        if name.lstrip("_").startswith("gen_") and getattr(value, "__module__", "") != aot.__name__:
-            setattr(aot, name, _guarded(value, origins))
+    guard = _Guard()
+    # gen_all_modules imports some generators itself, so they are guarded where they are defined, too.
+    modules = [module for name, module in sys.modules.items() if name.startswith("flashinfer.jit")]
+    for module in (aot, *modules):
+        for name, value in list(vars(module).items()):
+            if _GENERATOR.match(name) and getattr(value, "__module__", "").startswith("flashinfer.jit"):
+                setattr(module, name, guard.around(value))
     specs = aot.gen_all_modules(**_default_arguments(aot))
-    return [_record(index, spec, origins) for index, spec in enumerate(specs)]
+    return [_record(index, spec, guard.origins) for index, spec in enumerate(specs)]
 
 
 def _default_arguments(aot: Any) -> dict[str, Any]:
@@ -48,21 +56,36 @@ def _default_arguments(aot: Any) -> dict[str, Any]:
     return {name: config[name.rstrip("_")] for name in inspect.signature(aot.gen_all_modules).parameters}
 
 
-def _guarded(generator: Callable[..., Any], origins: dict[str, dict[str, Any]]) -> Callable[..., Any]:
-    @functools.wraps(generator)
-    def call(*args: Any, **kwargs: Any) -> Any:
-        try:
-            result = generate(generator, *args, **kwargs)
-        except PlanError as error:
-            return _Failure(generator, error)
+class _Guard:
+    """Keeps each generator's failure to itself, and notes which call made which module."""
+
+    def __init__(self) -> None:
+        self.origins: dict[str, dict[str, Any]] = {}
+        self._inside = False  # generators call each other; only what gen_all_modules called counts
+
+    def around(self, generator: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(generator)
+        def call(*args: Any, **kwargs: Any) -> Any:
+            if self._inside:
+                return generator(*args, **kwargs)
+            self._inside = True
+            try:
+                return self._noted(generator, args, kwargs)
+            except PlanError as error:
+                return _Failure(generator, error)
+            finally:
+                self._inside = False
+
+        return call
+
+    def _noted(self, generator: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        result = generate(generator, *args, **kwargs)
+        result = list(result) if isinstance(result, types.GeneratorType) else result
         bound = inspect.signature(generator).bind(*args, **kwargs).arguments
         origin = {"generator": where(generator), "params": as_json(generator, dict(bound))}
-        result = list(result) if isinstance(result, types.GeneratorType) else result
         for spec in result if isinstance(result, (list, tuple)) else [result]:
-            origins.setdefault(getattr(spec, "name", ""), origin)
+            self.origins.setdefault(getattr(spec, "name", ""), origin)
         return result
-
-    return call
 
 
 def _record(index: int, spec: Any, origins: dict[str, dict[str, Any]]) -> dict[str, Any]:

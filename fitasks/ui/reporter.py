@@ -12,6 +12,7 @@ from typing import Any
 _ENDINGS = {
     "compiled": "compiled in {seconds:.1f} s",
     "healed": "timestamps put right, nothing compiled",
+    "adopted": "adopted, all inputs equal; {seconds:.1f} s of compiling saved",
     "audited": "looked at again, nothing to do",
     "fresh": "already complete",
 }
@@ -78,7 +79,7 @@ class Reporter:
 
     def complete_run(self) -> None:
         """The summary, and what doit has to say of itself."""
-        order = ("fresh", "compiled", "healed", "audited", "failed")
+        order = ("fresh", "adopted", "compiled", "healed", "audited", "failed")
         parts = [f"{self._outcomes[name]} {name}" for name in order if self._outcomes[name]]
         if parts:
             count = self._outcomes.total()

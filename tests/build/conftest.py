@@ -91,7 +91,7 @@ class Workshop:
             op=name,
             target=TARGET,
             place="kernels.yaml:1:1",
-            params={},
+            given={},
             name=name,
             generator=f"flashinfer.jit.{name}:gen_{name}_module",
             build_dir=build_dir,

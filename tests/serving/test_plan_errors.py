@@ -166,8 +166,7 @@ needs_torch = pytest.mark.skipif(importlib.util.find_spec("torch") is None, reas
 
 def mistakes(kernel):
     return [
-        (error["kind"], error["parameter"], error["message"], error["suggestion"])
-        for error in kernel.get("errors", [])
+        (error["kind"], error["parameter"], error["message"], error["suggestion"]) for error in kernel.get("errors", [])
     ]
 
 
@@ -225,9 +224,7 @@ def test_without_sm90(tmp_path):
     reason = "fp8_blockscale_gemm_sm90 is for Hopper only, and sm90 is false"
     assert mistakes(gemm) == [("skipped", None, reason, None)]
     assert (thing["name"], thing["generator"]) == ("page", "odd_generators:gen_thing_module")
-    expected = (
-        "odd_generators:gen_thing_sm90_module is for Hopper only; thing is planned instead (sm90: false)"
-    )
+    expected = "odd_generators:gen_thing_sm90_module is for Hopper only; thing is planned instead (sm90: false)"
     assert thing["note"] == expected
     assert norm["note"] == "the server loads this module: the CuTe-DSL path is off in this environment"
 
@@ -349,9 +346,7 @@ def test_bad_request(bare_python, tmp_path, request_text):
     process, response = run(PLAN, str(tmp_path / "wrong.json"), tmp_path, {}, python=bare_python)
     assert process.returncode == 3
     assert response["fatal"]["kind"] == "request"
-    assert response["fatal"]["message"].startswith(
-        f"{tmp_path / 'wrong.json'} is no request for this planner: "
-    )
+    assert response["fatal"]["message"].startswith(f"{tmp_path / 'wrong.json'} is no request for this planner: ")
 
 
 def test_usage(bare_python):
@@ -378,10 +373,7 @@ def test_scripts_run_alone_in_an_older_python(script):
     tree = ast.parse(script.read_text(), feature_version=(3, 9))
     imported = {node.module.split(".")[0] for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
     imported |= {
-        name.name.split(".")[0]
-        for node in ast.walk(tree)
-        if isinstance(node, ast.Import)
-        for name in node.names
+        name.name.split(".")[0] for node in ast.walk(tree) if isinstance(node, ast.Import) for name in node.names
     }
     neighbours = {path.stem for path in script.parent.glob("*.py")}
     allowed = set(sys.stdlib_module_names) | neighbours | {"torch", "flashinfer", "tvm_ffi"}

@@ -1,0 +1,153 @@
+"""Finished kernels by content, so that a FlashInfer upgrade compiles only what it changed.
+
+    <store>/<key>/<fingerprint>/   fitasks-receipt.json, the .so, its objects
+
+The key is made of what is known before a compile: commands, toolchain and the sources' contents. Below it lies one
+directory for each set of headers that such a kernel was once compiled with; it is adopted if every input of its
+receipt has the same contents now. (As with any compiler cache, a new header that would now be found *before* one of
+those on the include path goes unnoticed; FlashInfer's include path is its own package, whose every file has a place.)
+
+Putting in is a hard link and costs nothing. Taking out copies the objects, whose timestamps are to be changed, and
+links the library. A directory appears by rename, whole or not at all.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from fitasks.build import receipt as receipts
+from fitasks.build.ninja import DEPS, LOG
+from fitasks.files import sha256_file
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from fitasks.build.freshness import Judge
+    from fitasks.build.receipt import Receipt
+    from fitasks.plan.kernel import Kernel
+
+DEFAULT_LIMIT = 20 * 10**9  # bytes
+_LOGS = {LOG, DEPS}
+
+
+@dataclass(frozen=True)
+class Stored:
+    """One finished kernel in the store."""
+
+    path: Path
+    bytes: int
+    used_ns: int  # when it was put in or last adopted
+
+
+@dataclass(frozen=True)
+class Store:
+    """A directory of finished kernels. Every method but `gc` treats trouble with it as "not there"."""
+
+    root: Path
+
+    def put(self, kernel: Kernel, receipt: Receipt, judge: Judge) -> None:
+        """Keep a kernel that has just been built."""
+        place = self.root / _key(kernel, judge) / receipt.fingerprint
+        if place.exists():
+            return
+        with contextlib.suppress(OSError), _beside(place) as scratch:
+            for name in set(receipt.outputs) - _LOGS:
+                _link_or_copy(kernel.build_dir / name, scratch / name)
+            (scratch / receipts.NAME).write_text(json.dumps(asdict(receipt)))
+            scratch.rename(place)
+
+    def find(self, kernel: Kernel, judge: Judge) -> tuple[Path, Receipt] | None:
+        """A stored kernel all of whose inputs are what they are now, with its files whole."""
+        try:
+            candidates = sorted((self.root / _key(kernel, judge)).iterdir())
+        except OSError:
+            return None
+        for place in candidates:
+            receipt = receipts.read_file(place / receipts.NAME, kernel.name)
+            if receipt and judge.holds(kernel, receipt) and _whole(place, receipt):
+                return place, receipt
+        return None
+
+    def take(self, place: Path, receipt: Receipt, kernel: Kernel) -> None:
+        """Lay a stored kernel's files into its build directory; without a receipt, which is for the caller to write.
+
+        Raises OSError.
+        """
+        for name in set(receipt.outputs) - _LOGS:
+            target = kernel.build_dir / name
+            target.unlink(missing_ok=True)
+            if name.endswith(".so"):
+                _link_or_copy(place / name, target)
+            else:
+                shutil.copyfile(place / name, target)
+        os.utime(place)
+
+    def contents(self) -> list[Stored]:
+        """Everything stored, least recently used first."""
+        found = []
+        for place in self.root.glob("*/*"):
+            with contextlib.suppress(OSError):
+                size = sum(path.stat().st_size for path in place.iterdir())
+                found.append(Stored(place, size, place.stat().st_mtime_ns))
+        return sorted(found, key=lambda stored: stored.used_ns)
+
+    def gc(self, limit: int = DEFAULT_LIMIT) -> list[Stored]:
+        """Remove the least recently used until at most `limit` bytes are left; what was removed."""
+        stored = self.contents()
+        total = sum(entry.bytes for entry in stored)
+        removed = []
+        for entry in stored:
+            if total <= limit:
+                break
+            shutil.rmtree(entry.path, ignore_errors=True)
+            with contextlib.suppress(OSError):
+                entry.path.parent.rmdir()
+            total -= entry.bytes
+            removed.append(entry)
+        return removed
+
+
+def _key(kernel: Kernel, judge: Judge) -> str:
+    """Of all that is known before a compile."""
+    sources = [(judge.roots.relative(str(path)), judge.contents.state(str(path))) for path in kernel.sources]
+    lines = receipts.input_lines((path, state.digest if state else "") for path, state in sources)
+    fingerprint = receipts.fingerprint(judge.commands(kernel), judge.toolchain, lines)
+    return hashlib.sha256(fingerprint.encode()).hexdigest()[:32]
+
+
+def _whole(place: Path, receipt: Receipt) -> bool:
+    """The files are as they were built: a hard link shares its bytes with a cache that others write."""
+    try:
+        return all(
+            sha256_file(place / name) == output.sha256
+            for name, output in receipt.outputs.items()
+            if name not in _LOGS
+        )
+    except OSError:
+        return False
+
+
+def _link_or_copy(source: Path, target: Path) -> None:
+    try:
+        target.hardlink_to(source)
+    except OSError:
+        shutil.copyfile(source, target)
+
+
+@contextlib.contextmanager
+def _beside(place: Path) -> Iterator[Path]:
+    """A scratch directory on the same file system; whatever is left of it afterwards is removed."""
+    place.parent.mkdir(parents=True, exist_ok=True)
+    scratch = Path(tempfile.mkdtemp(prefix=".tmp-", dir=place.parent))
+    try:
+        yield scratch
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)

@@ -1,0 +1,45 @@
+"""The verdicts of `doit check` for people."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.table import Table
+
+from fitasks.files import write_atomic
+from fitasks.ui.units import size
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from fitasks.runtime.check import Verdict
+
+_STYLES = {"ahead-of-time": "green", "cached": "green"}
+
+
+def show_verdicts(verdicts: list[Verdict], conditions: list[str]) -> None:
+    """A table, the count of kernels that are there, and what all of it depends on."""
+    console = Console(highlight=False)
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in ("kernel", "the server", "size"):
+        table.add_column(column, no_wrap=True, justify="right" if column == "size" else "left")
+    table.add_column("why", overflow="fold")
+    for verdict in verdicts:
+        state = f"[{_STYLES.get(verdict.state, 'red')}]{verdict.state}"
+        table.add_row(verdict.label, state, size(verdict.bytes) if verdict.bytes else "", verdict.reason)
+    console.print(table)
+    good = [verdict for verdict in verdicts if verdict.good]
+    total = size(sum(verdict.bytes for verdict in good))
+    console.print(f"Found {len(good)} compiled kernel(s) of {len(verdicts)}, {total}")
+    for condition in conditions:
+        console.print(f"Provided that {condition}; `doit env` prints the lines", soft_wrap=True)
+
+
+def write_verdicts(file: Path, verdicts: list[Verdict], conditions: list[str]) -> None:
+    """The same for machines."""
+    good = all(verdict.good for verdict in verdicts)
+    data = {"version": 1, "good": good, "conditions": conditions, "kernels": [asdict(verdict) for verdict in verdicts]}
+    write_atomic(file, json.dumps(data, indent=2) + "\n")

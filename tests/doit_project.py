@@ -1,0 +1,133 @@
+"""A project on disk, driven by the real doit, planned by the real FlashInfer, compiled by a stand-in for nvcc.
+
+The stand-in makes an empty object in milliseconds and says which headers it read; everything around it (ninja, the
+link line, locks, receipts) is real. It waits while the file `hold` exists, and fails for sources named in `fail`.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+
+KERNELS = """\
+targets: ["9.0a"]
+kernels:
+  cascade:
+  quantization:
+  page:
+"""
+
+NVCC = """\
+#!{python} -S
+import os, subprocess, sys, time
+here = os.path.dirname(os.path.abspath(__file__))
+words = sys.argv[1:]
+if "--version" in words:
+    print("nvcc: NVIDIA (R) Cuda compiler driver\\nCuda compilation tools, release 13.0, V13.0.88\\nBuild stand-in")
+    sys.exit()
+source, output = words[words.index("-c") + 1], words[words.index("-o") + 1]
+depfile = words[words.index("-MF") + 1]
+with open(here + "/calls", "a") as log:
+    log.write(f"{{time.time()}} start {{os.getpid()}} {{os.path.basename(source)}}\\n")
+deadline = time.time() + 60
+while os.path.exists(here + "/hold") and time.time() < deadline:
+    time.sleep(0.02)
+if os.path.exists(here + "/fail") and os.path.basename(source) in open(here + "/fail").read().split():
+    print(f"{{source}}(12): error: identifier \\"nonsense\\" is undefined\\n\\n1 error detected in the compilation")
+    sys.exit(2)
+text = "int stand_in_%d = %d;" % (abs(hash(source)) % 10**6, len(open(source).read()))
+subprocess.run(["cc", "-shared" if False else "-c", "-x", "c", "-", "-fPIC", "-o", output], input=text.encode(), check=True)
+with open(depfile, "w") as deps:
+    deps.write(f"{{output}} : {{source}} {{here}}/header.h\\n")
+with open(here + "/calls", "a") as log:
+    log.write(f"{{time.time()}} end {{os.getpid()}} {{os.path.basename(source)}}\\n")
+"""
+
+
+@dataclass
+class Project:
+    """A directory with a dodo.py, kernels.yaml and a cache of its own."""
+
+    root: Path
+    env: dict[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def make(cls, root: Path, kernels: str = KERNELS) -> Project:
+        project = cls(root / "project")
+        project.root.mkdir(parents=True)
+        (project.root / "dodo.py").write_text((ROOT / "dodo.py").read_text())
+        (project.root / "kernels.yaml").write_text(kernels)
+        (project.tools / "header.h").parent.mkdir()
+        (project.tools / "header.h").write_text("// read by every kernel\n")
+        nvcc = project.tools / "nvcc"
+        nvcc.write_text(NVCC.format(python=sys.executable))
+        nvcc.chmod(0o755)
+        kept = {name: value for name, value in os.environ.items() if not name.startswith(("FLASHINFER", "CUDA"))}
+        project.env = kept | {
+            "PYTHONPATH": str(ROOT),
+            "PYTHONHASHSEED": "0",
+            "FLASHINFER_WORKSPACE_BASE": str(root / "base"),
+            "FLASHINFER_NVCC": str(nvcc),
+            "XDG_CACHE_HOME": str(root / "xdg"),
+            "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+        }
+        return project
+
+    @property
+    def tools(self) -> Path:
+        return self.root.parent / "tools"
+
+    @property
+    def cached_ops(self) -> Path:
+        (found,) = (self.root.parent / "base" / ".cache" / "flashinfer").glob("*/*/cached_ops")
+        return found
+
+    def library(self, name: str) -> Path:
+        return self.cached_ops / name / f"{name}.so"
+
+    def start(self, *words: str, **env: str) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [sys.executable, "-m", "doit", *words],
+            cwd=self.root,
+            env=self.env | env,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def doit(self, *words: str, status: int = 0, **env: str) -> str:
+        """Run doit; its standard output. The exit status must be `status`."""
+        process = self.start(*words, **env)
+        out, err = process.communicate(timeout=120)
+        assert process.returncode == status, f"{process.returncode}\n{out}\n{err}"
+        self.stderr = err
+        return out
+
+    def calls(self) -> int:
+        """How often the compiler was started since the last question."""
+        log = self.tools / "calls"
+        count = log.read_text().count(" start ") if log.exists() else 0
+        log.unlink(missing_ok=True)
+        return count
+
+    def statuses(self) -> dict[str, str]:
+        lines = self.doit("list", "--all", "--status").splitlines()
+        return {line.split()[1]: line.split()[0] for line in lines if line.split()[1].startswith("kernel:")}
+
+    def hold(self) -> Path:
+        (self.tools / "hold").touch()
+        return self.tools / "hold"
+
+    def wait_for_call(self, seconds: float = 30) -> None:
+        """Until a compiler has been started."""
+        deadline = time.monotonic() + seconds
+        while not (self.tools / "calls").exists():
+            assert time.monotonic() < deadline, "no compiler was started"
+            time.sleep(0.02)

@@ -1,0 +1,228 @@
+"""The product as its users meet it: real doit in a real project, step by step."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.doit_project import Project
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    pytest.importorskip("flashinfer", exc_type=Exception)
+    made = Project.make(tmp_path_factory.mktemp("doit"))
+    made.doit()
+    made.calls()
+    return made
+
+
+@pytest.fixture(autouse=True)
+def whole(project: Project) -> None:
+    """Each test begins with everything compiled."""
+    (project.tools / "fail").unlink(missing_ok=True)
+    project.doit()
+    project.calls()
+
+
+ALL = {"kernel:cascade", "kernel:page", "kernel:quantization"}
+
+
+def test_a_second_doit_does_nothing_and_says_so_in_one_line(project: Project) -> None:
+    assert project.doit() == "3 kernels: 3 fresh\n"
+    assert project.calls() == 0
+    assert project.statuses() == {"kernel": "R"} | dict.fromkeys(ALL, "U") or project.statuses().keys() >= ALL
+
+
+def test_status_is_true_without_doits_database(project: Project) -> None:
+    for path in (project.root / ".fitasks").glob("doit.*"):
+        path.unlink()
+    statuses = project.statuses()
+    assert {name: statuses[name] for name in ALL} == dict.fromkeys(ALL, "U")
+    assert project.doit() == "3 kernels: 3 fresh\n"
+
+
+def test_a_database_full_of_garbage_costs_nothing(project: Project) -> None:
+    (project.root / ".fitasks" / "doit.sqlite3").write_bytes(os.urandom(4096))
+    assert project.doit() == "3 kernels: 3 fresh\n"
+    assert project.calls() == 0
+
+
+def damage_delete(library: Path) -> None:
+    library.unlink()
+
+
+def damage_truncate(library: Path) -> None:
+    library.write_bytes(library.read_bytes()[:500])
+
+
+def damage_garbage(library: Path) -> None:
+    library.write_bytes(b"not a library" * 500)
+
+
+def damage_receipt(library: Path) -> None:
+    (library.parent / "fitasks-receipt.json").unlink()
+
+
+@pytest.mark.parametrize("damage", [damage_delete, damage_truncate, damage_garbage, damage_receipt])
+def test_a_damaged_kernel_is_made_again_alone(project: Project, damage: object) -> None:
+    library = project.library("page")
+    right = library.read_bytes()
+    damage(library)  # type: ignore[operator]
+    statuses = project.statuses()
+    assert {name for name in ALL if statuses[name] == "R"} == {"kernel:page"}
+    assert project.doit("why").startswith("kernel:page: ")
+    out = project.doit()
+    assert out.splitlines()[-1].startswith("3 kernels: 2 fresh, 1 ")
+    assert library.read_bytes() == right
+    assert project.doit() == "3 kernels: 3 fresh\n"
+
+
+def test_a_changed_header_compiles_every_kernel_that_read_it(project: Project) -> None:
+    header = project.tools / "header.h"
+    header.write_text(header.read_text() + "// changed\n")
+    assert len(project.doit("why").splitlines()) == 3
+    statuses = project.statuses()
+    assert {name for name in ALL if statuses[name] == "R"} == ALL
+    assert project.doit().splitlines()[-1] == "3 kernels: 3 compiled"
+    assert project.calls() == 6
+
+
+def test_a_changed_stamp_makes_every_kernel_look_and_compiles_nothing(project: Project) -> None:
+    stamp = project.root / ".fitasks" / "cudart.stamp"
+    text = stamp.read_text()
+    out = project.doit(FITASKS_TEST="1", CXX=shutil.which("g++") or "g++")
+    assert project.calls() == 0 or "compiled" in out  # CXX is part of FlashInfer's commands
+    project.doit()
+    assert stamp.read_text() == text
+
+
+def test_wildcards_choose_kernels(project: Project) -> None:
+    for name in ("page", "cascade"):
+        project.library(name).unlink()
+    assert project.doit("kernel:p*").splitlines()[-1].startswith("1 kernel: 1 ")
+    assert not project.library("cascade").exists()
+
+
+def test_one_failing_kernel_does_not_stop_the_others(project: Project) -> None:
+    header = project.tools / "header.h"
+    header.write_text(header.read_text() + "// again\n")
+    (project.tools / "fail").write_text("page.cu")
+    out = project.doit(status=1)
+    assert "kernel:page: FAILED\n" in out
+    assert 'page.cu(12): error: identifier "nonsense" is undefined' in out
+    assert "log: " in out
+    assert out.splitlines()[-1] == "3 kernels: 2 compiled, 1 failed"
+    assert project.library("cascade").exists()
+    assert not (project.library("page").parent / "fitasks-receipt.json").exists()
+    assert "Traceback" not in out + project.stderr
+
+
+def test_check_predicts_and_counts(project: Project, tmp_path: Path) -> None:
+    out = project.doit("check", "--json", str(tmp_path / "check.json"))
+    assert "Found 3 compiled kernel(s) of 3" in out
+    data = json.loads((tmp_path / "check.json").read_text())
+    assert [kernel["state"] for kernel in data["kernels"]] == ["cached"] * 3
+    project.library("page").unlink()
+    assert "Found 2 compiled kernel(s) of 3" in project.doit("check", status=1)
+    assert "refused" in project.doit("check", status=1, FLASHINFER_DISABLE_JIT="1")
+
+
+def test_env_prints_lines_for_a_shell(project: Project) -> None:
+    lines = project.doit("env").splitlines()
+    assert lines[0].startswith("export CUDA_HOME=")
+    assert all(line.startswith("export ") for line in lines)
+
+
+def test_why_of_a_fresh_kernel_and_of_an_unknown_one(project: Project) -> None:
+    assert project.doit("why") == "all 3 kernels are fresh\n"
+    out = project.doit("why", "kernel:page")
+    assert out.startswith("kernel:page: fresh: ")
+    assert out.endswith(" inputs unchanged\n")
+    assert "names no kernel; there are cascade, quantization, page" in project.doit("why", "kernel:pgae", status=2)
+
+
+def test_clear_incomplete_keeps_what_is_whole_or_being_built(project: Project) -> None:
+    from filelock import FileLock
+
+    ops = project.cached_ops
+    for name in ("half", "held", "torn"):
+        (ops / name).mkdir()
+        (ops / name / "build.ninja").write_text("# begun\n")
+    (ops / "torn" / "torn.so").write_bytes(project.library("page").read_bytes()[:300])
+    older = ops.parent.parent.parent / "90a" / "cached_ops" / "old"
+    older.mkdir(parents=True)
+    with FileLock(ops / "tmp" / "held.lock"):
+        out = project.doit("clear_incomplete")
+    assert out.splitlines()[-1].startswith("3 incomplete modules removed")
+    assert "kept (locked)" in out
+    assert (ops / "held").exists()
+    assert not (ops / "half").exists()
+    assert not (ops / "torn").exists()
+    assert not older.exists()
+    assert project.library("page").exists()
+    shutil.rmtree(ops / "held")
+
+
+def test_reset_asks_and_removes_only_flashinfers_directories(project: Project) -> None:
+    keep = project.cached_ops.parent / "flashinfer_jit.log"
+    out = project.doit("reset", status=2)
+    assert "remedy: doit reset --yes" in out
+    assert project.library("page").exists()
+    generated = project.cached_ops.parent / "generated"
+    generated.mkdir(exist_ok=True)
+    cached = project.cached_ops
+    project.doit("reset", "--yes")
+    assert not cached.exists()
+    assert not generated.exists()
+    assert keep.exists()
+
+
+def test_a_mistake_in_kernels_yaml_is_status_2_without_a_traceback(project: Project) -> None:
+    file = project.root / "kernels.yaml"
+    text = file.read_text()
+    file.write_text(text.replace("kernels:", "kernel:"))
+    try:
+        project.doit("list", status=2)
+    finally:
+        file.write_text(text)
+    assert "kernels.yaml:2:1: kernel: " in project.stderr
+    assert "Traceback" not in project.stderr
+
+
+def test_an_entry_that_cannot_be_planned_fails_alone_with_its_place(project: Project) -> None:
+    file = project.root / "kernels.yaml"
+    text = file.read_text()
+    file.write_text(text + "  decode: {op: batch_decode, dtype_q: bfloat16, haed_dim: 128}\n")
+    try:
+        out = project.doit(status=1)
+        listed = project.doit("list", "--all")
+    finally:
+        file.write_text(text)
+    assert "kernels.yaml:6:47: kernels.decode.haed_dim: unknown parameter; batch_decode takes " in out
+    assert "(did you mean head_dim?)" in out
+    assert out.splitlines()[-1] == "4 kernels: 3 fresh, 1 failed"
+    assert "kernel:decode-" in listed
+
+
+def test_listing_imports_neither_torch_nor_yaml_nor_pydantic(project: Project) -> None:
+    import subprocess
+    import sys
+
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", "-m", "doit", "list", "--all", "--status"],
+        cwd=project.root,
+        env=project.env,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
+    assert imported & {"torch", "flashinfer", "yaml", "pydantic", "rich", "elftools", "pynvml"} == set()
