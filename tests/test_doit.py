@@ -206,7 +206,7 @@ def test_an_entry_that_cannot_be_planned_fails_alone_with_its_place(project: Pro
         listed = project.doit("list", "--all")
     finally:
         file.write_text(text)
-    assert "kernels.yaml:6:47: kernels.decode.haed_dim: unknown parameter; batch_decode takes " in out
+    assert "kernels.yaml:6:49: kernels.decode.haed_dim: unknown parameter; batch_decode takes " in out
     assert "(did you mean head_dim?)" in out
     assert out.splitlines()[-1] == "4 kernels: 3 fresh, 1 failed"
     assert "kernel:decode-" in listed

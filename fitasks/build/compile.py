@@ -19,6 +19,7 @@ from fitasks.build import process
 from fitasks.build import receipt as receipts
 from fitasks.build.diagnose import diagnose
 from fitasks.build.heal import NotHealed, commands_of, heal, outputs_of
+from fitasks.build.headers import system_headers
 from fitasks.build.lock import module_lock
 from fitasks.build.reasons import Reason, judgement
 from fitasks.build.receipt import Receipt
@@ -124,7 +125,7 @@ class Builder:
             _check(kernel)
             receipt = _receipt(self, kernel, judge.anew(), finished)
             if not (edited := _edited(receipt, judge, began_ns)):
-                receipts.write(kernel, receipt)
+                receipts.write(kernel, self._accepted(kernel, receipt, judge))
                 (kernel.build_dir / BEGUN).unlink()
                 if self.store:
                     self.store.put(kernel, receipt, judge)
@@ -132,6 +133,14 @@ class Builder:
             damaged = ()
             (kernel.build_dir / BEGUN).unlink()
         raise KernelFailure(f"{kernel.label}: {edited} keeps changing while it is compiled")
+
+    def _accepted(self, kernel: Kernel, receipt: Receipt, judge: Judge) -> Receipt:
+        """As ninja accepts it: an input from the future (a clock set back) would make it compile again and again."""
+        if not ninjas.explain(self.ninja, kernel.build_dir, kernel.ninja_file):
+            return receipt
+        with contextlib.suppress(NotHealed, OSError):
+            return heal(kernel, receipt, judge.roots, self.ninja)
+        return receipt
 
     def _announce(self, kernel: Kernel, judged: Judgement) -> None:
         if self.say:
@@ -220,6 +229,7 @@ def _receipt(builder: Builder, kernel: Kernel, judge: Judge, finished: process.F
     commands = commands_of(kernel, builder.ninja)
     deps = ninjas.read_deps(kernel.build_dir)
     read = {path for output in commands for path in deps.get(output, ())} | {str(path) for path in kernel.sources}
+    read |= system_headers(commands.values(), kernel.build_dir)
     digests = []
     for path in read:
         if (state := judge.contents.state(path)) is None:

@@ -40,7 +40,8 @@ def heal(kernel: Kernel, receipt: Receipt, roots: Roots, ninja: Ninja) -> Receip
     write_if_changed(kernel.ninja_file, kernel.ninja)
     commands = commands_of(kernel, ninja)
     deps = _deps(kernel, receipt, roots, commands)
-    moment = max(time.time_ns(), *(_mtime(path) for paths in deps.values() for path in paths))
+    inputs = {roots.absolute(relative) for relative, _ in receipts.parse_inputs(receipt.inputs)}
+    moment = max(time.time_ns(), *map(_mtime, inputs.union(*deps.values())))
     for output in commands:
         os.utime(output, ns=(moment, moment))
     _write_log(kernel.build_dir, commands, log_version(ninja), moment)
@@ -52,9 +53,9 @@ def heal(kernel: Kernel, receipt: Receipt, roots: Roots, ninja: Ninja) -> Receip
 
 
 def log_version(ninja: Ninja) -> int:
-    """The version of the log that this ninja writes: it is asked to build nothing and leaves a header behind."""
+    """The version of the log that this ninja writes: it is given an empty command and leaves a header behind."""
     with tempfile.TemporaryDirectory(prefix="fitasks-ninja-") as directory:
-        Path(directory, "build.ninja").write_text("build all: phony\n")
+        Path(directory, "build.ninja").write_text("rule nothing\n  command = :\nbuild all: nothing\n")
         subprocess.run([ninja.executable, "-C", directory], capture_output=True, check=False)
         try:
             header = Path(directory, ninjas.LOG).read_text().partition("\n")[0]

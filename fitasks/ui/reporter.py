@@ -9,6 +9,8 @@ import threading
 from collections import Counter
 from typing import Any
 
+from doit.exceptions import TaskFailed, UnmetDependency
+
 _ENDINGS = {
     "compiled": "compiled in {seconds:.1f} s",
     "healed": "timestamps put right, nothing compiled",
@@ -45,7 +47,14 @@ class Reporter:
         """A kernel says itself what is done to it, and why, once it knows."""
 
     def add_failure(self, task: Any, fail: Any) -> None:
-        """The message at once; a task that has reported itself stays silent."""
+        """The message at once; a task that has reported itself stays silent.
+
+        A group fails because one of its kernels did, which has been said. doit counts that as an error of its own
+        (exit status 2), after this call; it is a failed task (1) like the kernel, unless the kernel was worse.
+        """
+        if isinstance(fail, UnmetDependency):
+            fail.__class__ = TaskFailed
+            return
         self._count(task, "failed")
         if fail.report:
             self.write(f"{task.name}: FAILED\n{_indent(fail.get_msg().strip())}")

@@ -40,7 +40,7 @@ common_cflags = -isystem {include}
 cflags = $common_cflags -fPIC -O0
 
 rule compile
-  command = $cxx -MMD -MF $out.d $cflags -c $in -o $out
+  command = $cxx {dep} -MF $out.d $cflags -c $in -o $out
   depfile = $out.d
   deps = gcc
 
@@ -62,6 +62,7 @@ class Workshop:
     jobserver: Jobserver
     stamp: str = "stamp-1"
     cxx: str = "c++"
+    dep: str = "-MD"  # as complete as nvcc's own; FlashInfer's C++ rule has -MMD
 
     @property
     def include(self) -> Path:
@@ -80,6 +81,7 @@ class Workshop:
         text = _NINJA.format(
             name=name,
             cxx=self.cxx,
+            dep=self.dep,
             include=self.include,
             edges=edges,
             build_dir=build_dir,

@@ -52,7 +52,7 @@ def test_a_kernel_that_was_never_built_is_new(workshop: Workshop) -> None:
 
 
 def test_a_fresh_kernel_says_how_many_inputs_it_compared(workshop: Workshop, page: Kernel) -> None:
-    assert said(workshop, page) == "fresh: fresh: 5 inputs unchanged"
+    assert said(workshop, page) == "fresh: fresh: 6 inputs unchanged"
     assert workshop.build(page).outcome == "fresh"
     assert workshop.ninja_would_run(page) == ""
 
@@ -75,7 +75,7 @@ def test_a_header_changed_under_its_old_time_is_compiled_although_ninja_sees_not
     assert workshop.ninja_would_run(page) == ""
     assert workshop.build(page).outcome == "compiled"
     assert page.library.read_bytes() != before
-    assert said(workshop, page) == "fresh: fresh: 5 inputs unchanged"
+    assert said(workshop, page) == "fresh: fresh: 6 inputs unchanged"
 
 
 def test_a_header_that_is_gone(workshop: Workshop, page: Kernel) -> None:
@@ -306,3 +306,23 @@ def test_the_fingerprint_does_not_depend_on_where_things_are(workshop: Workshop,
     assert second
     assert first.fingerprint == second.fingerprint
     assert str(tmp_path) not in first.inputs + first.commands
+
+
+def test_headers_that_ninja_never_hears_of_are_inputs_too(workshop: Workshop) -> None:
+    """FlashInfer's C++ sources: `-MMD` leaves out what `-isystem` brings, which is all of FlashInfer."""
+    workshop.dep = "-MMD"
+    kernel = workshop.kernel()
+    workshop.build(kernel)
+    assert said(workshop, kernel) == "fresh: fresh: 6 inputs unchanged"
+    (workshop.include / "common.h").write_text("inline int common() { return 9; }\n")
+    assert workshop.ninja_would_run(kernel) == ""
+    assert workshop.build(kernel).outcome == "compiled"
+    assert workshop.verdict(kernel).verdict == "fresh"
+
+
+def test_a_header_from_the_future_is_compiled_once(workshop: Workshop) -> None:
+    kernel = workshop.kernel()
+    clock_set_back(workshop, kernel)
+    assert workshop.build(kernel).outcome == "compiled"
+    assert workshop.ninja_would_run(kernel) == ""
+    assert workshop.verdict(kernel).verdict == "fresh"

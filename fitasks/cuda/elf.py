@@ -1,0 +1,156 @@
+"""What a shared object is, needs and exports, read with pyelftools; nothing is loaded."""
+
+from __future__ import annotations
+
+import platform
+import struct
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from fitasks.errors import EnvironmentProblem
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+_MACHINES = {"x86_64": "EM_X86_64", "aarch64": "EM_AARCH64"}
+_FATBIN = 0xBA55ED50
+_ENTRY = struct.Struct("<HHIQ")  # kind, version, header size, payload size (fatbinary entries, CUDA 11 to 13)
+_PTX = 1
+
+
+@dataclass(frozen=True)
+class Symbol:
+    """An undefined symbol, with the version that it asks for, if any."""
+
+    name: str
+    version: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.name}@{self.version}" if self.version else self.name
+
+
+@dataclass(frozen=True)
+class Library:
+    """The dynamic section of a shared object."""
+
+    path: Path
+    soname: str
+    needed: tuple[str, ...]
+    undefined: tuple[Symbol, ...]
+
+    def cuda_symbols(self) -> tuple[Symbol, ...]:
+        """Those of the CUDA runtime and driver."""
+        return tuple(symbol for symbol in self.undefined if _is_cuda(symbol.name))
+
+
+def is_shared_object(path: Path) -> str:
+    """Why `path` can't be loaded on this machine, in a sentence; "" if nothing speaks against it."""
+    from elftools.common.exceptions import ELFError
+    from elftools.elf.elffile import ELFFile
+
+    try:
+        with path.open("rb") as stream:
+            return _problem(ELFFile(stream), path)
+    except OSError as error:
+        return f"{path}: {error.strerror}"
+    except (ELFError, ValueError, KeyError, struct.error, AssertionError, UnicodeDecodeError) as error:
+        return f"{path} is no shared object: {error or 'damaged'}"
+
+
+def _problem(elf: Any, path: Path) -> str:
+    expected = _MACHINES.get(platform.machine(), elf["e_machine"])
+    size = path.stat().st_size
+    if elf["e_type"] != "ET_DYN" or elf.elfclass != 64:
+        return f"{path} is no 64-bit shared object ({elf['e_type']}, {elf.elfclass} bits)"
+    if elf["e_machine"] != expected:
+        return f"{path} is for {elf['e_machine']}, this machine is {expected}"
+    end = max(
+        [segment["p_offset"] + segment["p_filesz"] for segment in elf.iter_segments()]
+        + [elf["e_shoff"] + elf["e_shnum"] * elf["e_shentsize"]]
+    )
+    if end > size:
+        return f"{path} is truncated: {size} bytes of {end}"
+    if elf.get_section_by_name(".dynamic") is None:
+        return f"{path} has no dynamic section"
+    return ""
+
+
+def inspect_library(path: Path) -> Library:
+    """What a library needs. Raises EnvironmentProblem for a file that is none."""
+    from elftools.elf.elffile import ELFFile
+
+    if problem := is_shared_object(path):
+        raise EnvironmentProblem(problem)
+    with path.open("rb") as stream:
+        elf = ELFFile(stream)
+        dynamic = list(elf.get_section_by_name(".dynamic").iter_tags())
+        needed = tuple(tag.needed for tag in dynamic if tag.entry.d_tag == "DT_NEEDED")
+        soname = next((tag.soname for tag in dynamic if tag.entry.d_tag == "DT_SONAME"), "")
+        undefined = tuple(symbol for symbol, defined in _symbols(elf) if not defined)
+    return Library(path, soname, needed, undefined)
+
+
+def exported(path: Path) -> frozenset[Symbol]:
+    """The symbols that a library offers, with their versions. Raises EnvironmentProblem for a file that is none."""
+    from elftools.elf.elffile import ELFFile
+
+    if problem := is_shared_object(path):
+        raise EnvironmentProblem(problem)
+    with path.open("rb") as stream:
+        return frozenset(symbol for symbol, defined in _symbols(ELFFile(stream)) if defined)
+
+
+def _symbols(elf: Any) -> Iterator[tuple[Symbol, bool]]:
+    """(symbol, is it defined here) of the dynamic symbol table."""
+    table = elf.get_section_by_name(".dynsym")
+    versions = elf.get_section_by_name(".gnu.version")
+    names = _version_names(elf)
+    for index, symbol in enumerate(table.iter_symbols()):
+        if symbol.name:
+            number = versions.get_symbol(index)["ndx"] if versions else 0
+            version = names.get(number & 0x7FFF, "") if isinstance(number, int) else ""
+            yield Symbol(symbol.name, version), symbol["st_shndx"] != "SHN_UNDEF"
+
+
+def _version_names(elf: Any) -> dict[int, str]:
+    """Version index → name, of what is needed and of what is defined."""
+    names = {}
+    if needs := elf.get_section_by_name(".gnu.version_r"):
+        for _, auxiliaries in needs.iter_versions():
+            names |= {auxiliary["vna_other"]: auxiliary.name for auxiliary in auxiliaries}
+    if defines := elf.get_section_by_name(".gnu.version_d"):
+        for definition, auxiliaries in defines.iter_versions():
+            names[definition["vd_ndx"]] = next(iter(auxiliaries)).name
+    return names
+
+
+def machine_code_architectures(path: Path) -> tuple[str, ...]:
+    """The GPU architectures in a library's fatbinaries: "sm_90", and "ptx_90" for PTX.
+
+    Read from the entries' plain headers (payloads are compressed); they hold no suffix, so sm_90a reads as sm_90.
+    """
+    from elftools.elf.elffile import ELFFile
+
+    with path.open("rb") as stream:
+        section = ELFFile(stream).get_section_by_name(".nv_fatbin")
+        data = section.data() if section else b""
+    return tuple(sorted(set(_architectures(data))))
+
+
+def _architectures(data: bytes) -> Iterator[str]:
+    position = 0
+    while (position := data.find(struct.pack("<I", _FATBIN), position)) >= 0:
+        _, _, header, size = struct.unpack_from("<IHHQ", data, position)
+        at, end = position + header, position + header + size
+        while at + 64 <= end:
+            kind, _, entry_header, payload = _ENTRY.unpack_from(data, at)
+            (number,) = struct.unpack_from("<I", data, at + 28)
+            yield f"{'ptx' if kind == _PTX else 'sm'}_{number}"
+            at += entry_header + payload
+        position = end
+
+
+def _is_cuda(name: str) -> bool:
+    """libcudart's names begin with cuda or __cuda, the driver's with cu and a capital."""
+    return name.startswith(("cuda", "__cuda")) or (name.startswith("cu") and name[2:3].isupper())
