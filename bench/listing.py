@@ -30,7 +30,7 @@ from fitasks.build import receipt as receipts  # noqa: E402
 from fitasks.build.contents import Contents  # noqa: E402
 from fitasks.build.ninja import DEPS, LOG  # noqa: E402
 from fitasks.build.receipt import Output, Receipt  # noqa: E402
-from fitasks.files import sha256_file  # noqa: E402
+from fitasks.files import sha256_file, sha256_text  # noqa: E402
 from fitasks.plan import planner  # noqa: E402
 from fitasks.session import Session  # noqa: E402
 
@@ -89,7 +89,9 @@ def _fill(project: Path, env: dict[str, str]) -> int:
     blank = cache["kernels"][0]
     known = blank.keys() & planned[0].keys()
     cache["kernels"] = [
-        blank | {name: record[name] for name in known} | {"label": record["name"], "given": {}, "params": {}, "note": ""}
+        blank
+        | {name: record[name] for name in known}
+        | {"label": record["name"], "given": {}, "params": {}, "note": ""}
         for record in planned
     ]
     (project / ".fitasks" / "plan.json").write_text(json.dumps(cache))
@@ -123,6 +125,7 @@ def _pretend(project: Path) -> None:
             inputs=inputs,
             fingerprint=receipts.fingerprint(judge.commands(kernel), judge.toolchain, inputs),
             ninja=session.ninja.version,
+            build_ninja=sha256_text(kernel.ninja),
             sealed_ns=time.time_ns(),
             outputs=outputs,
             stamp=judge.stamp,

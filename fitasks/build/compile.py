@@ -18,14 +18,14 @@ from fitasks.build import ninja as ninjas
 from fitasks.build import process
 from fitasks.build import receipt as receipts
 from fitasks.build.diagnose import diagnose
-from fitasks.build.heal import NotHealed, commands_of, heal, outputs_of
 from fitasks.build.headers import system_headers
+from fitasks.build.heal import NotHealed, commands_of, heal, outputs_of
 from fitasks.build.lock import module_lock
 from fitasks.build.reasons import Reason, judgement
 from fitasks.build.receipt import Receipt
 from fitasks.cuda.elf import inspect_library, is_shared_object, machine_code_architectures
 from fitasks.errors import KernelFailure
-from fitasks.files import write_atomic, write_if_changed
+from fitasks.files import sha256_text, write_atomic, write_if_changed
 from fitasks.plan import planner
 
 if TYPE_CHECKING:
@@ -248,6 +248,7 @@ def _receipt(builder: Builder, kernel: Kernel, judge: Judge, finished: process.F
         inputs=inputs,
         fingerprint=receipts.fingerprint(judge.commands(kernel), judge.toolchain, inputs),
         ninja=builder.ninja.version,
+        build_ninja=sha256_text(kernel.ninja),
         sealed_ns=min(logged[output] for output in commands),
         outputs=outputs_of(kernel, commands),
         stamp=judge.stamp,

@@ -60,7 +60,7 @@ def _hint(text: str, status: int) -> str:
     if header := re.search(r"fatal error: (\w+)\.h: No such file", text):
         for stem, (extra, package) in _COMPONENTS.items():
             if header[1].startswith(stem):
-                return f"{header[1]}.h is of the toolkit's component {extra}: pip install 'cuda-toolkit[{extra}]', or {package}"
+                return f"{header[1]}.h is of the toolkit's {extra}: pip install 'cuda-toolkit[{extra}]', or {package}"
     for pattern, hint in _HINTS:
         if match := re.search(pattern, text):
             return hint.format(*match.groups())

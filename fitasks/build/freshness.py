@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 from fitasks.build import receipt as receipts
 from fitasks.build.ninja import DEPS, LOG
 from fitasks.build.reasons import Judgement, Reason, judgement
+from fitasks.files import sha256_text
 
 if TYPE_CHECKING:
     from fitasks.build.contents import Contents, State
@@ -124,6 +125,8 @@ class Judge:
         for name, output in receipt.outputs.items():
             if reason := self._output(str(kernel.build_dir / name), name, output):
                 reasons.append(reason)
+        if sha256_text(kernel.ninja) != receipt.build_ninja:
+            reasons.append(Reason("log", "has the same commands with other paths"))
         if self.ninja != receipt.ninja:
             reasons.append(Reason("log", "is another version's", receipt.ninja, self.ninja))
         reasons += [

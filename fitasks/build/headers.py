@@ -41,6 +41,6 @@ def _listing(command: str) -> list[str]:
 
 
 def _prerequisites(rule: str) -> list[str]:
-    """The files of a make rule `target: a b \\`; blanks in names are escaped."""
+    """The files of a make rule over several lines; blanks in their names are escaped."""
     _, _, files = rule.replace("\\\n", " ").partition(": ")
     return [name.replace("\\ ", " ") for name in re.findall(r"(?:\\ |\S)+", files)]

@@ -22,7 +22,7 @@ from fitasks.build import ninja as ninjas
 from fitasks.build import receipt as receipts
 from fitasks.build.commandhash import command_hash
 from fitasks.build.receipt import Output
-from fitasks.files import sha256_file, write_atomic, write_if_changed
+from fitasks.files import sha256_file, sha256_text, write_atomic, write_if_changed
 
 if TYPE_CHECKING:
     from fitasks.build.ninja import Ninja
@@ -49,7 +49,8 @@ def heal(kernel: Kernel, receipt: Receipt, roots: Roots, ninja: Ninja) -> Receip
     if reasons := ninjas.explain(ninja, kernel.build_dir, kernel.ninja_file):
         raise NotHealed(reasons[0])
     outputs = outputs_of(kernel, commands)
-    return replace(receipt, outputs=outputs, sealed_ns=moment, ninja=ninja.version)
+    text = sha256_text(kernel.ninja)
+    return replace(receipt, outputs=outputs, sealed_ns=moment, ninja=ninja.version, build_ninja=text)
 
 
 def log_version(ninja: Ninja) -> int:
@@ -86,13 +87,14 @@ def commands_of(kernel: Kernel, ninja: Ninja) -> dict[str, str]:
 
 
 def _deps(kernel: Kernel, receipt: Receipt, roots: Roots, commands: dict[str, str]) -> dict[str, tuple[str, ...]]:
-    """What each object's compiler read: from ninja's log where it is whole, else all that the receipt names."""
+    """What each object's compiler read: from ninja's log if that is whole and of this place, else all of the receipt's."""
     objects = [path for path in commands if not path.endswith(".so")]
     try:
         logged = ninjas.read_deps(kernel.build_dir)
     except OSError:
         logged = {}
-    if all(path in logged for path in objects):
+    here = receipt.build_ninja == sha256_text(kernel.ninja)
+    if here and all(path in logged for path in objects):
         return {path: logged[path] for path in objects}
     everything = tuple(roots.absolute(relative) for relative, _ in receipts.parse_inputs(receipt.inputs))
     return dict.fromkeys(objects, everything)

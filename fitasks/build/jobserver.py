@@ -14,7 +14,7 @@ import shutil
 import tempfile
 import threading
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -33,7 +33,7 @@ class Jobserver:
         self._directory = ""
         self._descriptor = -1
 
-    def __enter__(self) -> Jobserver:
+    def __enter__(self) -> Self:
         self._directory = tempfile.mkdtemp(prefix="fitasks-jobs-")
         fifo = Path(self._directory, "fifo")
         os.mkfifo(fifo, 0o600)

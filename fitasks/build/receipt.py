@@ -46,6 +46,7 @@ class Receipt:
     inputs: str
     fingerprint: str
     ninja: str  # version whose log lies beside
+    build_ninja: str  # SHA-256 of build.ninja as it was, whose commands ninja has logged
     sealed_ns: int  # no input may be newer than this, or ninja compiles again
     outputs: dict[str, Output]  # file name → Output; the .so, objects, ninja's two logs
     stamp: str  # SHA-256 of the stamp under which the kernel was last looked at

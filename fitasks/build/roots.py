@@ -6,6 +6,7 @@ toolkit and the cache happen to live in.
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import dataclass
 from functools import cached_property
@@ -40,11 +41,12 @@ class Roots:
         return path
 
     def absolute(self, relative: str) -> str:
-        """The path that `relative` came from, in this installation."""
+        """The path that `relative` stands for in this installation: of several places the first that has it."""
         if not relative.startswith("{"):
             return relative
         name, _, rest = relative[1:].partition("}")
-        return self.directories[name][0].rstrip("/") + rest
+        places = [directory.rstrip("/") + rest for directory in self.directories[name]]
+        return next((place for place in places[:-1] if os.path.exists(place)), places[-1])  # noqa: PTH110 - thousands
 
     def text(self, text: str) -> str:
         """A command or a ninja file with every root named instead of spelt out."""

@@ -127,9 +127,7 @@ def _whole(place: Path, receipt: Receipt) -> bool:
     """The files are as they were built: a hard link shares its bytes with a cache that others write."""
     try:
         return all(
-            sha256_file(place / name) == output.sha256
-            for name, output in receipt.outputs.items()
-            if name not in _LOGS
+            sha256_file(place / name) == output.sha256 for name, output in receipt.outputs.items() if name not in _LOGS
         )
     except OSError:
         return False

@@ -68,6 +68,4 @@ def _gpu(index: int) -> Gpu:
     handle = pynvml.nvmlDeviceGetHandleByIndex(index)
     major, minor = pynvml.nvmlDeviceGetCudaComputeCapability(handle)
     memory = int(pynvml.nvmlDeviceGetMemoryInfo(handle).total)
-    return Gpu(
-        index, pynvml.nvmlDeviceGetUUID(handle), pynvml.nvmlDeviceGetName(handle), f"{major}.{minor}", memory
-    )
+    return Gpu(index, pynvml.nvmlDeviceGetUUID(handle), pynvml.nvmlDeviceGetName(handle), f"{major}.{minor}", memory)

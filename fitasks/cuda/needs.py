@@ -44,9 +44,7 @@ def include_dirs(ninja: str) -> tuple[Path, ...]:
     homes = tuple(value for name, value in _ASSIGNMENT.findall(text) if name == "cuda_home")
     found = dict.fromkeys(_DIRECTORY.findall(text))
     return tuple(
-        Path(name)
-        for name in found
-        if "$" not in name and not any(Path(name).is_relative_to(home) for home in homes)
+        Path(name) for name in found if "$" not in name and not any(Path(name).is_relative_to(home) for home in homes)
     )
 
 
@@ -155,9 +153,7 @@ def needed_headers(sources: Iterable[Path], dirs: Sequence[Path], memo: IncludeM
     return _NONE.union(*(graph.needs(normpath(str(source))) for source in sources))
 
 
-def confirm_missing(
-    ninja: str, home: Path, headers: Collection[str], env: Mapping[str, str]
-) -> frozenset[str]:
+def confirm_missing(ninja: str, home: Path, headers: Collection[str], env: Mapping[str, str]) -> frozenset[str]:
     """Those of `headers` that the compiler itself misses when `home` is the toolkit of a build.ninja.
 
     Runs `-M` for each source until nothing is left in doubt: 0.2 to 3 s per file (measured, 2 cores). A
@@ -177,9 +173,7 @@ def confirm_missing(
             check=False,
         )
         for command in filter(None, map(_preprocess_only, listed.stdout.splitlines())):
-            done = subprocess.run(
-                command, capture_output=True, text=True, env=dict(env), cwd=directory, check=False
-            )
+            done = subprocess.run(command, capture_output=True, text=True, env=dict(env), cwd=directory, check=False)
             missing |= {first or second for first, second in _MISSING.findall(done.stderr)}
             if missing >= set(headers):
                 break

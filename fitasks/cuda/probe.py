@@ -27,9 +27,7 @@ TIMEOUT_S = 30.0
 _MAX_CHAIN = 8
 
 # Variables that alter what a compiler says; answers are remembered, so they must not depend on these.
-_DROPPED = frozenset(
-    {"NVCC_APPEND_FLAGS", "NVCC_PREPEND_FLAGS", "LIBRARY_PATH", "GCC_EXEC_PREFIX", "COMPILER_PATH"}
-)
+_DROPPED = frozenset({"NVCC_APPEND_FLAGS", "NVCC_PREPEND_FLAGS", "LIBRARY_PATH", "GCC_EXEC_PREFIX", "COMPILER_PATH"})
 
 _EXEC = re.compile(r"""(?:exec\s+)?(?P<quote>["']?)(?P<path>/[^\s"'$`;|&<>()]+)(?P=quote)\s+"?\$@"?""")
 _HARMLESS = re.compile(r"(?:#.*|set\s+-\w+|export\s+\w+=[^$`\s]*|)")
@@ -143,9 +141,7 @@ def _is_entry(entry: object) -> bool:
 
 def _run(executable: Path, args: Sequence[str]) -> str:
     command = " ".join((str(executable), *args))
-    environment = {name: value for name, value in os.environ.items() if name not in _DROPPED} | {
-        "LC_ALL": "C"
-    }
+    environment = {name: value for name, value in os.environ.items() if name not in _DROPPED} | {"LC_ALL": "C"}
     try:
         done = subprocess.run(
             [str(executable), *args],

@@ -78,9 +78,7 @@ class Linker:
     def dirs(self) -> tuple[Path, ...]:
         """LIBRARY_PATH, -L of FLASHINFER_EXTRA_LDFLAGS, and what compiler and linker search by default."""
         if self._dirs is None:
-            extra = [
-                word[2:] for word in self.env.get("FLASHINFER_EXTRA_LDFLAGS", "").split() if word[:2] == "-L"
-            ]
+            extra = [word[2:] for word in self.env.get("FLASHINFER_EXTRA_LDFLAGS", "").split() if word[:2] == "-L"]
             named = [*extra, *self.env.get("LIBRARY_PATH", "").split(":")]
             self._dirs = tuple(dict.fromkeys(Path(name) for name in (*named, *self._defaults()) if name))
         return self._dirs
@@ -118,9 +116,7 @@ def survey(home: Path, needs: Collection[str], linker: Linker) -> Survey:
     holes += _lacking(home, needs)
     cudart = find_library("libcudart.so", home, linker)
     if cudart is None or not _fits(cudart.resolve(), said.release):
-        holes.append(
-            Hole("lib64/libcudart.so" if cudart is None else f"libcudart.so of {said.release}", "cudart")
-        )
+        holes.append(Hole("lib64/libcudart.so" if cudart is None else f"libcudart.so of {said.release}", "cudart"))
     if find_library("libcuda.so", home, linker) is None:
         holes.append(Hole("lib64/stubs/libcuda.so", STUB))
     return Survey(tuple(holes), said.release, said.version, said.build, cudart and cudart.resolve())
@@ -193,7 +189,5 @@ def _mixture(root: Path, said: Survey) -> list[Hole]:
             component,
         )
         for component in ("nvvm", "crt")
-        if said.release
-        and component in versions
-        and not f"{versions[component]}.".startswith(f"{said.release}.")
+        if said.release and component in versions and not f"{versions[component]}.".startswith(f"{said.release}.")
     ]

@@ -99,9 +99,7 @@ def choose_toolkit(
     raise _nothing_usable(refused, site_packages)
 
 
-def _candidates(
-    env: Mapping[str, str], site_packages: Sequence[Path], probe: ProbeMemo
-) -> Iterator[Candidate]:
+def _candidates(env: Mapping[str, str], site_packages: Sequence[Path], probe: ProbeMemo) -> Iterator[Candidate]:
     """Each place once, under the first name by which it is found."""
     seen: set[tuple[bool, str]] = set()
     for candidate in _named(env, site_packages, probe):
@@ -193,9 +191,7 @@ def _note(refused: Candidate, found: Survey, chosen: Toolkit) -> str:
     return f"{refused} {_lacks(found)}; using {instead} instead"
 
 
-def _nothing_usable(
-    refused: list[tuple[Candidate, Survey]], site_packages: Sequence[Path]
-) -> EnvironmentProblem:
+def _nothing_usable(refused: list[tuple[Candidate, Survey]], site_packages: Sequence[Path]) -> EnvironmentProblem:
     if not refused:
         places = ", ".join(str(path) for path in site_packages) or "no site-packages"
         return EnvironmentProblem(

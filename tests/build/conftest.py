@@ -62,11 +62,12 @@ class Workshop:
     jobserver: Jobserver
     stamp: str = "stamp-1"
     cxx: str = "c++"
+    site: str = "site"
     dep: str = "-MD"  # as complete as nvcc's own; FlashInfer's C++ rule has -MMD
 
     @property
     def include(self) -> Path:
-        return self.root / "site" / "flashinfer" / "include"
+        return self.root / self.site / "flashinfer" / "include"
 
     @property
     def workspace(self) -> Path:
@@ -107,7 +108,7 @@ class Workshop:
     def judge(self) -> Judge:
         roots = {
             "CACHE": (str(self.workspace),),
-            "FLASHINFER": (str(self.root / "site" / "flashinfer"),),
+            "FLASHINFER": (str(self.root / self.site / "flashinfer"),),
             "CUDA": (str(self.root / "cuda"),),
         }
         contents = Contents.load(self.root / "contents.json")

@@ -326,3 +326,17 @@ def test_a_header_from_the_future_is_compiled_once(workshop: Workshop) -> None:
     assert workshop.build(kernel).outcome == "compiled"
     assert workshop.ninja_would_run(kernel) == ""
     assert workshop.verdict(kernel).verdict == "fresh"
+
+
+def test_the_same_package_in_another_place_is_healed(workshop: Workshop, page: Kernel) -> None:
+    """A virtual environment made anew under another path: equal contents, other commands."""
+    site = workshop.root / "site"
+    site.rename(workshop.root / "venv")
+    (workshop.root / "venv").rename(site.with_name("moved"))
+    workshop.site = "moved"
+    moved = workshop.kernel()
+    assert workshop.ninja_would_run(moved) == "" or moved.ninja != page.ninja
+    assert said(workshop, moved) == "heal: ninja's log has the same commands with other paths"
+    assert workshop.build(moved).outcome == "healed"
+    assert workshop.ninja_would_run(moved) == ""
+    assert workshop.verdict(moved).verdict == "fresh"

@@ -101,9 +101,7 @@ def neither_more_nor_less(data: bytes) -> None:
 
 
 @FUZZ
-@given(
-    st.binary(max_size=200) | st.text(max_size=200).map(lambda text: text.encode("utf-8", "surrogatepass"))
-)
+@given(st.binary(max_size=200) | st.text(max_size=200).map(lambda text: text.encode("utf-8", "surrogatepass")))
 @example(b"\xef\xbb\xbf\xbf")
 @example(b"kernels: {page: {'a\\ufeff': 1}}")
 def test_any_bytes(data: bytes):

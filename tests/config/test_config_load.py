@@ -191,10 +191,7 @@ def test_the_shipped_file_with_its_examples_uncommented():
     """What the comments teach is true: each commented line of YAML, taken in, is accepted."""
     lines = (REPOSITORY / "kernels.yaml").read_text().splitlines()
     start = lines.index("kernels:")
-    head = [
-        line.removeprefix("# ") if ":  " in line or line.startswith("#   ") else line
-        for line in lines[:start]
-    ]
+    head = [line.removeprefix("# ") if ":  " in line or line.startswith("#   ") else line for line in lines[:start]]
     body = [line.replace("# ", "", 1) if line.lstrip().startswith("# ") else line for line in lines[start:]]
     config = load("\n".join([*head, *body]) + "\n")
     assert config.serving == Serving("/opt/venv/bin/python", "sglang", {"CUDA_HOME": "/usr/local/cuda"})
@@ -206,7 +203,5 @@ def test_the_shipped_file_with_its_examples_uncommented():
 
 def test_the_records_stay_light():
     code = "import sys, fitasks.config.model; print({'yaml', 'pydantic'} & set(sys.modules))"
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=True
-    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=True)
     assert done.stdout == "set()\n"

@@ -222,6 +222,6 @@ def test_an_alias_is_where_it_is_used():
 
 
 def test_a_value_that_replaces_a_merged_list_has_its_own_place():
-    assert mistakes(
-        "kernels:\n  a: &a {dtype_q: [float16, int8]}\n  b: {<<: *a, op: page, dtype_q: 16}\n"
-    ) == ["3:34: kernels.b.dtype_q: found the number 16; expected a data type such as bfloat16"]
+    assert mistakes("kernels:\n  a: &a {dtype_q: [float16, int8]}\n  b: {<<: *a, op: page, dtype_q: 16}\n") == [
+        "3:34: kernels.b.dtype_q: found the number 16; expected a data type such as bfloat16"
+    ]

@@ -92,15 +92,11 @@ def test_the_stub_is_needed_by_whoever_uses_the_driver(root: Path, tmp_path: Pat
         "-lcudart",
         "-lcuda",
     ]
-    subprocess.run(
-        ["c++", *line[:2], "-nostdlib", str(source), "-o", str(tmp_path / "a.so"), *line[2:]], check=True
-    )
+    subprocess.run(["c++", *line[:2], "-nostdlib", str(source), "-o", str(tmp_path / "a.so"), *line[2:]], check=True)
     assert dynamic(tmp_path / "a.so")[2] == ["libcuda.so.1"]
 
 
-def test_nvidias_stub_is_preferred_and_a_driver_is_not_copied(
-    root: Path, maker: Maker, tmp_path: Path
-) -> None:
+def test_nvidias_stub_is_preferred_and_a_driver_is_not_copied(root: Path, maker: Maker, tmp_path: Path) -> None:
     driver, stub = tmp_path / "lib" / "libcuda.so", tmp_path / "stubs" / "libcuda.so"
     for path in (driver, stub):
         path.parent.mkdir()
@@ -133,17 +129,13 @@ def test_a_virtual_environment_made_elsewhere_is_pointed_to(root: Path, tmp_path
     assert is_whole(new_root, home)
 
 
-def test_another_environment_of_the_same_versions_does_not_move_it(
-    root: Path, maker: Maker, tmp_path: Path
-) -> None:
+def test_another_environment_of_the_same_versions_does_not_move_it(root: Path, maker: Maker, tmp_path: Path) -> None:
     home = tmp_path / "home"
     assemble(root, home)
     twin = maker.pip(tmp_path / "twin")
     assemble(twin, home)
     assert tree(home) == expected(root)
-    (tmp_path / "venv" / "nvidia_nvvm-13.0.88.dist-info").rename(
-        tmp_path / "venv" / "nvidia_nvvm-13.5.1.dist-info"
-    )
+    (tmp_path / "venv" / "nvidia_nvvm-13.0.88.dist-info").rename(tmp_path / "venv" / "nvidia_nvvm-13.5.1.dist-info")
     assemble(twin, home)
     assert assembled_root(home) == twin
     assert str((home / "include").readlink()) == f"{twin}/include"
@@ -180,8 +172,7 @@ def test_no_compiler_and_no_permission_are_told(root: Path, tmp_path: Path) -> N
     with pytest.raises(EnvironmentProblem) as caught:
         assemble(root, tmp_path / "home", compiler="/absent/c++")
     assert str(caught.value) == (
-        "/absent/c++ does not run: No such file or directory\n"
-        "  remedy: apt-get install g++, or set CXX to the compiler"
+        "/absent/c++ does not run: No such file or directory\n  remedy: apt-get install g++, or set CXX to the compiler"
     )
     put(tmp_path / "file")
     with pytest.raises(EnvironmentProblem) as caught:
@@ -230,8 +221,6 @@ def test_pips_nvcc_compiles_and_links_through_the_links(tmp_path: Path) -> None:
     subprocess.run(["c++", "a.o", *link], cwd=tmp_path, check=True)
     needed = dynamic(tmp_path / "a.so")[2]
     assert needed[:2] == ["libcudart.so.13", "libcuda.so.1"]
-    toolkit_headers = [
-        word for word in (tmp_path / "a.d").read_text().split() if word.endswith("curand_kernel.h")
-    ]
+    toolkit_headers = [word for word in (tmp_path / "a.d").read_text().split() if word.endswith("curand_kernel.h")]
     assert [os.path.normpath(name) for name in toolkit_headers] == [f"{home}/include/curand_kernel.h"]
     subprocess.run([f"{home}/bin/nvcc", "-shared", "a.o", *link[1:5], "-o", "b.so"], cwd=tmp_path, check=True)

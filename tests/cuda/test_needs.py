@@ -30,9 +30,7 @@ def test_include_directories_in_order_without_the_toolkits() -> None:
 
 
 def test_headers_are_followed_to_what_only_a_toolkit_has(tmp_path: Path) -> None:
-    source = put(
-        tmp_path / "src/norm.cu", '#include "norm.cuh"\n  #  include <cuda_runtime.h>\n#include <vector>\n'
-    )
+    source = put(tmp_path / "src/norm.cu", '#include "norm.cuh"\n  #  include <cuda_runtime.h>\n#include <vector>\n')
     put(tmp_path / "src/norm.cuh", "#include <a/b.h>\n// #include <nvrtc.h>\n")
     put(tmp_path / "inc/a/b.h", '#include "../c.h"\n#include <cublasLt.h>\n')
     put(tmp_path / "inc/c.h", "#include <a/b.h>\n#include <curand_kernel.h>\n")
@@ -41,9 +39,7 @@ def test_headers_are_followed_to_what_only_a_toolkit_has(tmp_path: Path) -> None
 
 
 def test_a_header_found_beside_flashinfer_is_not_the_toolkits(tmp_path: Path) -> None:
-    source = put(
-        tmp_path / "a.cu", "#include <cub/cub.cuh>\n#include <cuda/std/limits>\n#include <nv/target>\n"
-    )
+    source = put(tmp_path / "a.cu", "#include <cub/cub.cuh>\n#include <cuda/std/limits>\n#include <nv/target>\n")
     assert needed_headers([source], [], IncludeMemo()) == {"cub/cub.cuh", "cuda/std/limits", "nv/target"}
     put(tmp_path / "cccl/cub/cub.cuh", "#include <cuda/std/compare>\n")
     put(tmp_path / "cccl/cuda/version")

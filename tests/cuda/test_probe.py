@@ -147,9 +147,7 @@ def test_waiting_for_an_answer_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert time.monotonic() - start < 5
 
 
-def test_flags_from_the_environment_do_not_reach_the_answer(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_flags_from_the_environment_do_not_reach_the_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NVCC_APPEND_FLAGS", "-O0")
     shower = script(tmp_path / "shower", '#!/bin/sh\necho "[$NVCC_APPEND_FLAGS] $LC_ALL"\n')
     assert ProbeMemo(tmp_path / "memo.json").output(shower) == "[] C\n"

@@ -141,9 +141,7 @@ def test_nothing_at_all(world: World) -> None:
         ({"crt": "13.5.70"}, "crt 13.0 (it has 13.5.70, its nvcc is 13.0.88) (crt)"),
     ],
 )
-def test_pips_mixtures_are_refused_by_name(
-    versions: dict[str, str], told: str, world: World, maker: Maker
-) -> None:
+def test_pips_mixtures_are_refused_by_name(versions: dict[str, str], told: str, world: World, maker: Maker) -> None:
     maker.pip(world.site, **versions)
     assert world.problem() == (
         f"no complete CUDA toolkit:\n  …/site/nvidia/cu13 (from pip) lacks {told}\n  remedy: {PIP}"
@@ -266,9 +264,7 @@ def test_the_compiler_is_the_one_of_flashinfers_commands(tmp_path: Path) -> None
     assert Linker(path | {"CXX": "/usr/bin/ccache clang++ -m64"}, probe).compiler() == tmp_path / "clang++"
 
 
-def test_a_warm_choice_starts_nothing_and_is_quick(
-    world: World, maker: Maker, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_warm_choice_starts_nothing_and_is_quick(world: World, maker: Maker, monkeypatch: pytest.MonkeyPatch) -> None:
     home = maker.installed(world.base / "cuda")
     root = maker.pip(world.site)
     first = world.choose(CUDA_HOME=home)
