@@ -187,7 +187,7 @@ def _guard(action: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(action)
     def guarded(*args: Any, **kwargs: Any) -> Result:
         try:
-            return action(*args, **kwargs)  # type: ignore[no-any-return]
+            return action(*args, **kwargs)
         except FitasksError as error:
             return (TaskFailed if error.exit_status == 1 else TaskError)(str(error))
 

@@ -87,7 +87,7 @@ def commands_of(kernel: Kernel, ninja: Ninja) -> dict[str, str]:
 
 
 def _deps(kernel: Kernel, receipt: Receipt, roots: Roots, commands: dict[str, str]) -> dict[str, tuple[str, ...]]:
-    """What each object's compiler read: from ninja's log if that is whole and of this place, else all of the receipt's."""
+    """What each object's compiler read: from ninja's log if it is whole and of this place, else all inputs."""
     objects = [path for path in commands if not path.endswith(".so")]
     try:
         logged = ninjas.read_deps(kernel.build_dir)

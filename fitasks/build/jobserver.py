@@ -86,4 +86,4 @@ class Jobserver:
 def is_client(version: str) -> bool:
     """Whether a ninja of this version takes part in a jobserver: from 1.13 on."""
     numbers = re.match(r"(\d+)\.(\d+)", version)
-    return bool(numbers) and (int(numbers[1]), int(numbers[2])) >= (1, 13)
+    return numbers is not None and (int(numbers[1]), int(numbers[2])) >= (1, 13)

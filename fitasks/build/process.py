@@ -1,33 +1,26 @@
-"""Running one ninja with its tree of compilers: own process group, log, time limit, and a sure end.
+"""Running one ninja with its tree of compilers: a session of its own, log, time limit, and a sure end.
 
-A group is gone when its leader is: compilers that outlive a killed ninja are killed with it. If this process itself
-is killed, a watchdog (a `sh` that reads a pipe, whose end it notices) kills the groups that are left; PR_SET_PDEATHSIG
-would not do, because it follows the *thread* that forked, and doit's threads end.
+A session is gone when its leader is: compilers that outlive a killed ninja are killed with it. If this process itself
+is killed, a watchdog, which notices the end of a pipe, ends the sessions that are left.
 """
 
 from __future__ import annotations
 
-import contextlib
 import os
 import signal
 import subprocess
+import sys
 import threading
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from fitasks.build import watchdog
+from fitasks.build.watchdog import signal_session
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
-
-_WATCHDOG = """
-groups=
-while read -r sign group; do
-  rest=; for one in $groups; do [ "$one" = "$group" ] || rest="$rest $one"; done
-  groups=$rest; [ "$sign" = - ] || groups="$groups $group"
-done
-for one in $groups; do kill -KILL -"$one" 2>/dev/null; done
-"""
 
 
 @dataclass(frozen=True)
@@ -46,8 +39,8 @@ class Finished:
     stopped: bool = False
 
 
-class _Groups:
-    """The live process groups of this process, told to the watchdog as they come and go."""
+class _Sessions:
+    """The live sessions of this process, told to the watchdog as they come and go."""
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
@@ -57,7 +50,7 @@ class _Groups:
         self._watchdog: subprocess.Popen[bytes] | None = None  # kept, so that nobody waits for it
 
     def start(self, command: Sequence[str], cwd: Path, env: Mapping[str, str], log: int) -> subprocess.Popen[bytes]:
-        """Under the lock, so that a stop sees every group or none is begun after it."""
+        """Under the lock, so that a stop sees every session or none is begun after it."""
         with self.lock:
             if self._pipe < 0:
                 self._watchdog, self._pipe = _start_watchdog()
@@ -74,21 +67,22 @@ class _Groups:
             os.write(self._pipe, b"+ %d\n" % process.pid)
             return process
 
-    def end(self, group: int) -> None:
-        """The leader has ended and isn't reaped yet: whatever is left of its group goes, and it is forgotten."""
+    def end(self, session: int) -> None:
+        """The leader has ended and isn't reaped yet: whatever is left of its session goes, and it is forgotten."""
+        while signal_session(session, signal.SIGKILL):
+            time.sleep(0.01)
         with self.lock:
-            _signal(group, signal.SIGKILL)
-            self.live.discard(group)
-            os.write(self._pipe, b"- %d\n" % group)
+            self.live.discard(session)
+            os.write(self._pipe, b"- %d\n" % session)
 
     def signal_all(self, number: signal.Signals) -> None:
-        """Send a signal to every live group."""
+        """Send a signal to every live session."""
         with self.lock:
-            for group in self.live:
-                _signal(group, number)
+            for session in self.live:
+                signal_session(session, number)
 
 
-_groups = _Groups()
+_sessions = _Sessions()
 
 
 def run(
@@ -106,10 +100,10 @@ def run(
     """
     log.parent.mkdir(parents=True, exist_ok=True)
     begin = time.monotonic()
-    if _groups.stopping.is_set():
+    if _sessions.stopping.is_set():
         return Finished(-signal.SIGTERM, 0.0, 0.0, 0, stopped=True)
     with log.open("wb") as stream:
-        process = _groups.start(command, cwd, env, stream.fileno())
+        process = _sessions.start(command, cwd, env, stream.fileno())
     if on_start:
         on_start(process.pid)
     late = threading.Event()
@@ -120,7 +114,7 @@ def run(
         os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
     finally:
         timer.cancel()
-        _groups.end(process.pid)
+        _sessions.end(process.pid)
     _, raw, usage = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(raw)  # so that Popen doesn't wait for it again
     return Finished(
@@ -129,54 +123,49 @@ def run(
         usage.ru_utime + usage.ru_stime,
         usage.ru_maxrss * 1024,
         timed_out=late.is_set(),
-        stopped=_groups.stopping.is_set() and process.returncode != 0,
+        stopped=_sessions.stopping.is_set() and process.returncode != 0,
     )
 
 
 def stopping() -> bool:
     """Whether `stop_all` was called."""
-    return _groups.stopping.is_set()
+    return _sessions.stopping.is_set()
 
 
 def stop_all(grace: float = 2.0) -> None:
     """End every run: SIGTERM, `grace` seconds, SIGKILL. Returns when none is left, after 5 s at the latest."""
-    _groups.stopping.set()
+    _sessions.stopping.set()
     deadline = time.monotonic() + 5
-    _groups.signal_all(signal.SIGTERM)
+    _sessions.signal_all(signal.SIGTERM)
     _wait_until_none(time.monotonic() + grace)
-    while _groups.live and time.monotonic() < deadline:
-        _groups.signal_all(signal.SIGKILL)
+    while _sessions.live and time.monotonic() < deadline:
+        _sessions.signal_all(signal.SIGKILL)
         _wait_until_none(time.monotonic() + 0.2)
 
 
 def _wait_until_none(deadline: float) -> None:
-    while _groups.live and time.monotonic() < deadline:
+    while _sessions.live and time.monotonic() < deadline:
         time.sleep(0.02)
 
 
-def _end_late(group: int, late: threading.Event) -> None:
+def _end_late(session: int, late: threading.Event) -> None:
     """A run over its time: the same ladder for it alone."""
     late.set()
-    _signal(group, signal.SIGTERM)
+    signal_session(session, signal.SIGTERM)
     time.sleep(2)
-    _signal(group, signal.SIGKILL)
-
-
-def _signal(group: int, number: signal.Signals) -> None:
-    with contextlib.suppress(ProcessLookupError, PermissionError):
-        os.killpg(group, number)
+    if session in _sessions.live:
+        signal_session(session, signal.SIGKILL)
 
 
 def _start_watchdog() -> tuple[subprocess.Popen[bytes], int]:
     """It and the write end of its pipe, which the kernel closes however this process ends."""
     read, write = os.pipe()
     process = subprocess.Popen(
-        ["/bin/sh", "-c", _WATCHDOG],
+        [sys.executable, "-S", "-E", watchdog.__file__],
         stdin=read,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         start_new_session=True,
-        close_fds=True,
     )
     os.close(read)
     return process, write

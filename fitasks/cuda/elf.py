@@ -83,7 +83,7 @@ def inspect_library(path: Path) -> Library:
     if problem := is_shared_object(path):
         raise EnvironmentProblem(problem)
     with path.open("rb") as stream:
-        elf = ELFFile(stream)
+        elf: Any = ELFFile(stream)
         dynamic = list(elf.get_section_by_name(".dynamic").iter_tags())
         needed = tuple(tag.needed for tag in dynamic if tag.entry.d_tag == "DT_NEEDED")
         soname = next((tag.soname for tag in dynamic if tag.entry.d_tag == "DT_SONAME"), "")
@@ -115,7 +115,7 @@ def _symbols(elf: Any) -> Iterator[tuple[Symbol, bool]]:
 
 def _version_names(elf: Any) -> dict[int, str]:
     """Version index → name, of what is needed and of what is defined."""
-    names = {}
+    names: dict[int, str] = {}
     if needs := elf.get_section_by_name(".gnu.version_r"):
         for _, auxiliaries in needs.iter_versions():
             names |= {auxiliary["vna_other"]: auxiliary.name for auxiliary in auxiliaries}

@@ -58,7 +58,7 @@ def predict(session: Session, kernel: Kernel) -> Verdict:
     if kernel.problem:
         return blank
     for artefact in _ahead_of_time(session, kernel):
-        return _loaded(replace(blank, state="ahead-of-time", reason=_foreign(session, artefact)), artefact)
+        return _loaded(replace(blank, state="ahead-of-time", reason=_foreign(artefact)), artefact)
     if session.plan.server.env.get("FLASHINFER_DISABLE_JIT"):
         reason = "FLASHINFER_DISABLE_JIT is set and there is no ahead-of-time module; caches are not accepted"
         return replace(blank, state="refused", reason=reason)
@@ -89,7 +89,7 @@ def _ahead_of_time(session: Session, kernel: Kernel) -> list[Path]:
     return [path for path in (own, *kernel.aot) if path.exists()]
 
 
-def _foreign(session: Session, artefact: Path) -> str:
+def _foreign(artefact: Path) -> str:
     """A warning for a file in data/aot, which FlashInfer loads without asking which version left it there."""
     if "data/aot" not in str(artefact):
         return ""

@@ -11,6 +11,8 @@ from typing import Any
 
 from doit.exceptions import TaskFailed, UnmetDependency
 
+from fitasks.build import signals
+
 _ENDINGS = {
     "compiled": "compiled in {seconds:.1f} s",
     "healed": "timestamps put right, nothing compiled",
@@ -37,8 +39,9 @@ class Reporter:
             self._out.write(text + "\n")
             self._out.flush()
 
-    def initialize(self, tasks: Any, selected_tasks: Any) -> None:
-        """Before anything runs."""
+    def initialize(self, tasks: Any, selected_tasks: Any) -> None:  # noqa: ARG002 - doit's signature
+        """Before anything runs, in the main thread."""
+        signals.install()
 
     def get_status(self, task: Any) -> None:
         """Before a task is judged."""

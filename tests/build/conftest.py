@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from fitasks.build.jobserver import Jobserver
 
 from fitasks.build.compile import Builder, Done
 from fitasks.build.contents import Contents
 from fitasks.build.freshness import Judge
+from fitasks.build.jobserver import Jobserver
 from fitasks.build.ninja import Ninja, find_ninja
 from fitasks.build.roots import Roots
 from fitasks.config.model import Config, Serving

@@ -1,0 +1,55 @@
+"""Ends what a killed doit leaves behind. Runs alone: `python -S watchdog.py`, told of sessions on standard input.
+
+Each ninja leads a session of its own. A process group would not do: ninja puts every compiler into another one
+(POSIX_SPAWN_SETPGROUP in its subprocess-posix.cc), so that only the session still holds them together. Nor would
+PR_SET_PDEATHSIG, which follows the *thread* that forked, and doit's threads end.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sys
+import time
+
+
+def members(session: int) -> list[int]:
+    """Pids of a session's living processes, zombies left out."""
+    found = []
+    for name in os.listdir("/proc"):  # noqa: PTH208 - names only
+        if name.isdigit():
+            with contextlib.suppress(OSError, ValueError, IndexError):
+                with open(f"/proc/{name}/stat", "rb") as stream:  # noqa: PTH123 - hundreds of tiny files
+                    fields = stream.read().rpartition(b")")[2].split()
+                if int(fields[3]) == session and fields[0] != b"Z":
+                    found.append(int(name))
+    return found
+
+
+def signal_session(session: int, number: signal.Signals) -> bool:
+    """Send a signal to all of a session; whether there was anybody."""
+    pids = members(session)
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.kill(pid, number)
+    return bool(pids)
+
+
+def main() -> None:
+    """Follow `+ session` and `- session` until the pipe's other end is gone, then end what is left."""
+    sessions: set[int] = set()
+    for line in sys.stdin:
+        sign, _, number = line.partition(" ")
+        (sessions.add if sign == "+" else sessions.discard)(int(number))
+    for session in sessions:
+        signal_session(session, signal.SIGTERM)
+    deadline = time.monotonic() + 2
+    while any(map(members, sessions)) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    while sum(signal_session(session, signal.SIGKILL) for session in sessions):
+        time.sleep(0.05)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,95 @@
+"""Shared objects, whole and damaged; made by the host compiler."""
+
+from __future__ import annotations
+
+import struct
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from fitasks.cuda.elf import exported, inspect_library, is_shared_object, machine_code_architectures
+from fitasks.errors import EnvironmentProblem
+
+
+@pytest.fixture(scope="module")
+def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("elf") / "lib.so"
+    source = (
+        'extern "C" int cudaFree(void*); extern "C" int cuInit(unsigned); int f() { return cudaFree(0) + cuInit(0); }'
+    )
+    command = [
+        "c++",
+        "-x",
+        "c++",
+        "-",
+        "-shared",
+        "-fPIC",
+        "-o",
+        str(path),
+        "-Wl,-soname,libx.so.1,--no-as-needed",
+        "-nodefaultlibs",
+        "-lstdc++",
+    ]
+    subprocess.run(command, input=source.encode(), check=True)
+    return path
+
+
+def test_a_whole_library_says_what_it_needs(library: Path) -> None:
+    assert is_shared_object(library) == ""
+    found = inspect_library(library)
+    assert found.soname == "libx.so.1"
+    assert found.needed == ("libstdc++.so.6",)
+    assert sorted(map(str, found.cuda_symbols())) == ["cuInit", "cudaFree"]
+    assert "_Z1fv" in {symbol.name for symbol in exported(library)}
+
+
+def test_symbols_carry_their_versions() -> None:
+    import ctypes.util
+
+    libc = next(Path("/lib").rglob("libc.so.6"), None) or Path(ctypes.util.find_library("c") or "")
+    assert any(symbol.name == "malloc" and symbol.version.startswith("GLIBC_") for symbol in exported(libc))
+
+
+def test_every_truncation_is_noticed(library: Path, tmp_path: Path) -> None:
+    data = library.read_bytes()
+    part = tmp_path / "part.so"
+    for length in [*range(0, 200, 7), *range(200, len(data) - 1, 1009), len(data) - 1]:
+        part.write_bytes(data[:length])
+        assert is_shared_object(part), length
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [(b"", "is no shared object"), (b"hello\n" * 99, "is no shared object"), (b"\x7fELF", "is no shared object")],
+)
+def test_what_is_no_library_at_all(tmp_path: Path, content: bytes, said: str) -> None:
+    path = tmp_path / "x.so"
+    path.write_bytes(content)
+    assert said in is_shared_object(path)
+    with pytest.raises(EnvironmentProblem):
+        inspect_library(path)
+
+
+def test_another_machines_library(library: Path, tmp_path: Path) -> None:
+    data = bytearray(library.read_bytes())
+    data[18:20] = struct.pack("<H", 0xF3)  # e_machine: RISC-V
+    path = tmp_path / "riscv.so"
+    path.write_bytes(data)
+    assert is_shared_object(path) == f"{path} is for EM_RISCV, this machine is EM_X86_64"
+
+
+def test_an_object_file_is_no_shared_object(tmp_path: Path) -> None:
+    path = tmp_path / "x.o"
+    subprocess.run(["c++", "-x", "c++", "-", "-c", "-o", str(path)], input=b"int x;", check=True)
+    assert is_shared_object(path) == f"{path} is no 64-bit shared object (ET_REL, 64 bits)"
+
+
+def test_directories_and_dangling_links(tmp_path: Path) -> None:
+    (tmp_path / "link.so").symlink_to("nowhere")
+    assert is_shared_object(tmp_path) == f"{tmp_path}: Is a directory"
+    assert is_shared_object(tmp_path / "link.so") == f"{tmp_path / 'link.so'}: No such file or directory"
+
+
+def test_a_library_without_machine_code_for_gpus(library: Path) -> None:
+    assert machine_code_architectures(library) == ()
