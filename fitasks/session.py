@@ -130,14 +130,19 @@ class Session:
             return self._builder
 
     def _start_builder(self) -> Builder:
+        from fitasks.build import journal as journals
         from fitasks.build.capacity import slots
         from fitasks.build.compile import Builder
         from fitasks.build.jobserver import Jobserver
+        from fitasks.build.journal import Journal
 
-        pool = Jobserver(slots(None, peak_bytes=_PEAK).count)
+        chosen = slots(None, peak_bytes=_PEAK)
+        pool = Jobserver(chosen.count)
         pool.__enter__()
         atexit.register(pool.__exit__, None, None, None)
-        return Builder(self.plan, self.judges, self.ninja, pool, self.store, say=self.say)
+        journal = Journal(self.plan.state / journals.NAME)
+        journal.write("run", version=1, slots=chosen.count, reason=chosen.reason)
+        return Builder(self.plan, self.judges, self.ninja, pool, journal, self.store, say=self.say)
 
 
 def _save(contents: Contents) -> None:

@@ -10,6 +10,7 @@ import contextlib
 import json
 import os
 import threading
+import time
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Literal
@@ -20,6 +21,7 @@ from fitasks.build import receipt as receipts
 from fitasks.build.diagnose import diagnose
 from fitasks.build.headers import system_headers
 from fitasks.build.heal import NotHealed, commands_of, heal, outputs_of
+from fitasks.build.jobserver import is_client
 from fitasks.build.lock import module_lock
 from fitasks.build.reasons import Reason, judgement
 from fitasks.build.receipt import Receipt
@@ -34,6 +36,7 @@ if TYPE_CHECKING:
 
     from fitasks.build.freshness import Judge
     from fitasks.build.jobserver import Jobserver
+    from fitasks.build.journal import Journal
     from fitasks.build.ninja import Ninja
     from fitasks.build.reasons import Judgement
     from fitasks.build.store import Store
@@ -60,6 +63,7 @@ class Builder:
     judges: dict[str, Judge]  # per target
     ninja: Ninja
     jobserver: Jobserver
+    journal: Journal
     store: Store | None = None
     lock_timeout: float = 1800.0
     timeout: float | None = None
@@ -68,6 +72,20 @@ class Builder:
 
     def build(self, kernel: Kernel, *, force: bool = False) -> Done:
         """Bring one kernel up to date. Raises KernelFailure; other kernels aren't touched."""
+        try:
+            done = self._build(kernel, force=force)
+        except KernelFailure as error:
+            self.journal.write("end", label=kernel.label, outcome="failed", error=str(error))
+            raise
+        receipt = receipts.read(kernel)
+        costs = {"cpu_seconds": receipt.cpu_seconds, "peak_rss": receipt.peak_rss} if receipt else {}
+        size = kernel.library.stat().st_size
+        self.journal.write(
+            "end", label=kernel.label, outcome=done.outcome, seconds=done.seconds, bytes=size, error="", **costs
+        )
+        return done
+
+    def _build(self, kernel: Kernel, *, force: bool) -> Done:
         if kernel.problem:
             raise KernelFailure(kernel.problem)
         with module_lock(kernel.lock, timeout=self.lock_timeout, stopping=process.stopping, say=self.say):
@@ -143,6 +161,9 @@ class Builder:
         return receipt
 
     def _announce(self, kernel: Kernel, judged: Judgement) -> None:
+        why = [str(reason) for reason in judged.reasons]
+        facts = {"label": kernel.label, "op": kernel.op, "target": kernel.target, "files": len(kernel.sources)}
+        self.journal.write("begin", **facts, why=why)
         if self.say:
             count = len(kernel.sources)
             self.say(f"kernel:{kernel.label}: compiling {count} file{'s'[: count != 1]}; {judged.reasons[0]}")
@@ -150,14 +171,20 @@ class Builder:
     def _run_ninja(self, kernel: Kernel) -> process.Finished:
         log = self.plan.state / "logs" / f"{kernel.label}.log"
         env = self.plan.environment(kernel.target) | {"MAKEFLAGS": self.jobserver.makeflags}
+        command = self.ninja.command(kernel.build_dir, kernel.ninja_file)
+        if not is_client(self.ninja.version):
+            command += ["-j", "1"]  # one slot each: doit starts as many ninjas as there are slots
         with self.jobserver.slot():
+            begin = time.time()
             finished = process.run(
-                self.ninja.command(kernel.build_dir, kernel.ninja_file),
+                command,
                 cwd=kernel.build_dir,
                 env=env,
                 log=log,
                 timeout=self.timeout,
             )
+        for output, (first, last) in ninjas.read_times(kernel.build_dir).items():
+            self.journal.write("file", begin=begin + first, end=begin + last, label=kernel.label, output=output)
         if finished.stopped:
             raise KernelFailure(f"{kernel.label}: stopped; what was finished stays, run doit again to go on")
         if finished.status or finished.timed_out:

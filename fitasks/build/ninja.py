@@ -85,6 +85,20 @@ def read_log(build_dir: Path) -> dict[str, int]:
     return recorded
 
 
+def read_times(build_dir: Path) -> dict[str, tuple[float, float]]:
+    """Output file name → when its command began and ended, in seconds since its ninja was started."""
+    times = {}
+    try:
+        lines = (build_dir / LOG).read_text(errors="replace").splitlines()
+    except OSError:
+        return {}
+    for line in lines:
+        fields = line.split("\t")
+        if len(fields) == 5:
+            times[fields[3].rpartition("/")[2]] = (int(fields[0]) / 1000, int(fields[1]) / 1000)
+    return times
+
+
 def read_deps(build_dir: Path) -> dict[str, tuple[str, ...]]:
     """Output path → the files its compiler read. A torn record ends the reading, as in ninja itself."""
     paths: list[str] = []

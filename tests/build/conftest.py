@@ -16,6 +16,7 @@ from fitasks.build.compile import Builder, Done
 from fitasks.build.contents import Contents
 from fitasks.build.freshness import Judge
 from fitasks.build.jobserver import Jobserver
+from fitasks.build.journal import Journal
 from fitasks.build.ninja import Ninja, find_ninja
 from fitasks.build.roots import Roots
 from fitasks.config.model import Config, Serving
@@ -115,7 +116,8 @@ class Workshop:
         return Judge(Roots(roots), contents, {"nvcc": "V13.0.88", "c++": "g++ 12"}, self.ninja.version, self.stamp)
 
     def builder(self) -> Builder:
-        return Builder(self.plan(), {TARGET: self.judge()}, self.ninja, self.jobserver)
+        journal = Journal(self.root / "journal.jsonl")
+        return Builder(self.plan(), {TARGET: self.judge()}, self.ninja, self.jobserver, journal)
 
     def build(self, kernel: Kernel, **options: bool) -> Done:
         return self.builder().build(kernel, **options)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import textwrap
@@ -87,9 +88,10 @@ def test_stop_all_ends_every_run_and_refuses_new_ones(tmp_path: Path) -> None:
 
 def test_members_of_a_session_are_seen_across_process_groups() -> None:
     with subprocess.Popen(["sh", "-c", "sleep 60 & wait"], start_new_session=True) as leader:
-        time.sleep(0.1)
+        deadline = time.monotonic() + 5
+        while len(watchdog.members(leader.pid)) < 2 and time.monotonic() < deadline:
+            time.sleep(0.02)
         assert len(watchdog.members(leader.pid)) == 2
-        import signal
-
         assert watchdog.signal_session(leader.pid, signal.SIGKILL)
-    assert watchdog.members(leader.pid) == []
+    while watchdog.members(leader.pid):
+        assert time.monotonic() < deadline
