@@ -23,12 +23,12 @@ def task_cudart() -> TaskDict:
 
 
 def task_check() -> TaskDict:
-    """say of each kernel whether it is complete; exit status 1 if one is not"""
+    """what the server will do with each kernel; exit status 1 if it would compile"""
     return tasks.check()
 
 
 def task_why() -> TaskDict:
-    """say why each stale kernel is stale (names: doit why kernel:page)"""
+    """why each kernel that isn't fresh isn't (or of some: doit why kernel:page)"""
     return tasks.why()
 
 
@@ -40,6 +40,11 @@ def task_env() -> TaskDict:
 def task_clear_incomplete() -> TaskDict:
     """remove half-built kernels that nobody is building"""
     return tasks.clear_incomplete()
+
+
+def task_gc() -> TaskDict:
+    """shrink the store of finished kernels (--limit, in GB)"""
+    return tasks.gc()
 
 
 def task_reset() -> TaskDict:

@@ -157,6 +157,18 @@ def clear_incomplete() -> TaskDict:
     return _task("clear_incomplete", action)
 
 
+def gc() -> TaskDict:
+    """The store of finished kernels, least recently used first."""
+
+    def action(limit: int) -> None:
+        from fitasks.ui.show import show_collected
+
+        show_collected(_session(), limit)
+
+    option = {"name": "limit", "long": "limit", "type": int, "default": 20, "help": "gigabytes to keep"}
+    return _task("gc", action) | {"params": [option]}
+
+
 def reset() -> TaskDict:
     """Everything compiled for this plan's version and targets."""
 

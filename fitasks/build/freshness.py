@@ -162,6 +162,8 @@ class Judge:
 
 
 def _without_receipt(kernel: Kernel) -> Reason:
+    if receipts.path_of(kernel).exists():
+        return Reason("incomplete", "its receipt is torn, or of another version of fitasks")
     if kernel.library.exists():
         return Reason("incomplete", f"{kernel.library.name} has no receipt")
     if kernel.build_dir.exists():

@@ -25,9 +25,16 @@ if TYPE_CHECKING:
 
 PACKAGES = ("flashinfer-python", "torch", "apache-tvm-ffi", "flashinfer-jit-cache")
 
-# What decides a module's name, place or commands; all FLASHINFER_* variables are added to these.
-_VARIABLES = ("CUDA_HOME", "CUDA_PATH", "CC", "CXX", "HOME", "PYTHONPATH", "SGLANG_CACHE_DIR")
-_QUIET = {"FLASHINFER_LOGGING_LEVEL", "FLASHINFER_LOGLEVEL", "FLASHINFER_LOGDEST", "FLASHINFER_DISABLE_JIT"}
+# What decides a module's name, place or commands; all FLASHINFER_* variables are added to these. Not CUDA_HOME and
+# FLASHINFER_CUDA_ARCH_LIST: the toolkit and the target are chosen by then, and the planner gets both from us.
+_VARIABLES = ("CC", "CXX", "HOME", "PYTHONPATH", "SGLANG_CACHE_DIR")
+_QUIET = {
+    "FLASHINFER_CUDA_ARCH_LIST",
+    "FLASHINFER_LOGGING_LEVEL",
+    "FLASHINFER_LOGLEVEL",
+    "FLASHINFER_LOGDEST",
+    "FLASHINFER_DISABLE_JIT",
+}
 
 _DESCRIBE = """
 import json, site, sys, sysconfig

@@ -76,6 +76,14 @@ def show_cleared(session: Session) -> None:
     _print(f"{len(gone)} incomplete modules removed, {size(sum(module.bytes for module in gone))}")
 
 
+def show_collected(session: Session, limit: int) -> None:
+    """Shrink the store to `limit` GB and say what is left."""
+    removed = session.store.gc(limit * 10**9)
+    kept = session.store.contents()
+    freed, left = (size(sum(stored.bytes for stored in group)) for group in (removed, kept))
+    _print(f"{session.store.root}: {len(removed)} kernels removed ({freed}), {len(kept)} kept ({left})")
+
+
 def ask_and_reset(session: Session, *, yes: bool) -> None:
     """Remove this plan's cached_ops and generated, after a yes. Raises EnvironmentProblem without one."""
     directories = clear.reset_targets(session.plan)

@@ -19,6 +19,7 @@ from fitasks.build.jobserver import Jobserver
 from fitasks.build.journal import Journal
 from fitasks.build.ninja import Ninja, find_ninja
 from fitasks.build.roots import Roots
+from fitasks.build.store import Store
 from fitasks.config.model import Config, Serving
 from fitasks.cuda.probe import ProbeMemo
 from fitasks.cuda.toolkit import Toolkit
@@ -64,6 +65,8 @@ class Workshop:
     stamp: str = "stamp-1"
     cxx: str = "c++"
     site: str = "site"
+    version: str = "0.7.2.post1"
+    store: Store | None = None
     dep: str = "-MD"  # as complete as nvcc's own; FlashInfer's C++ rule has -MMD
 
     @property
@@ -72,7 +75,7 @@ class Workshop:
 
     @property
     def workspace(self) -> Path:
-        return self.root / "cache" / "0.7.2.post1" / "90a"
+        return self.root / "cache" / self.version / "90a"
 
     def kernel(self, name: str = "page", files: int = 2) -> Kernel:
         """A module of `files` generated sources, which all include common.h, and each its own header."""
@@ -117,7 +120,7 @@ class Workshop:
 
     def builder(self) -> Builder:
         journal = Journal(self.root / "journal.jsonl")
-        return Builder(self.plan(), {TARGET: self.judge()}, self.ninja, self.jobserver, journal)
+        return Builder(self.plan(), {TARGET: self.judge()}, self.ninja, self.jobserver, journal, self.store)
 
     def build(self, kernel: Kernel, **options: bool) -> Done:
         return self.builder().build(kernel, **options)

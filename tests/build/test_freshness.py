@@ -152,7 +152,7 @@ def test_without_a_receipt_everything_is_compiled_again(workshop: Workshop, page
 def test_a_torn_receipt_is_no_receipt(workshop: Workshop, page: Kernel, keep: int) -> None:
     path = receipts.path_of(page)
     path.write_bytes(path.read_bytes()[:keep])
-    assert said(workshop, page) == "stale: incomplete: page.so has no receipt"
+    assert said(workshop, page) == "stale: incomplete: its receipt is torn, or of another version of fitasks"
 
 
 @pytest.mark.parametrize(

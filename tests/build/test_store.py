@@ -1,0 +1,121 @@
+"""Adoption of finished kernels: what may be adopted, what must not, and how the store stays whole and small."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from typing import TYPE_CHECKING
+
+import pytest
+
+from fitasks.build import receipt as receipts
+from fitasks.build.store import Store
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.build.conftest import Workshop
+
+
+@pytest.fixture
+def store(workshop: Workshop, tmp_path: Path) -> Store:
+    workshop.store = Store(tmp_path / "store")
+    return workshop.store
+
+
+def upgrade(workshop: Workshop) -> None:
+    """Another FlashInfer: another cache directory, the same package contents with new times."""
+    old, workshop.version = workshop.workspace, "0.8.0"
+    shutil.copytree(old / "generated", workshop.workspace / "generated")
+    for path in workshop.include.iterdir():
+        text = path.read_text()
+        path.unlink()
+        path.write_text(text)
+
+
+def test_after_an_upgrade_an_unchanged_kernel_is_adopted_and_ninja_accepts_it(workshop: Workshop, store: Store) -> None:
+    first = workshop.kernel()
+    assert workshop.build(first).outcome == "compiled"
+    upgrade(workshop)
+    second = workshop.kernel()
+    assert second.library != first.library
+    assert workshop.build(second).outcome == "adopted"
+    assert second.library.read_bytes() == first.library.read_bytes()
+    assert workshop.ninja_would_run(second) == ""
+    assert workshop.verdict(second).verdict == "fresh"
+    receipt = receipts.read(second)
+    assert receipt
+    assert set(receipt.notes) == {"adopted_from", "adopted"}
+
+
+def test_a_changed_header_forbids_it(workshop: Workshop, store: Store) -> None:
+    workshop.build(workshop.kernel())
+    upgrade(workshop)
+    (workshop.include / "page_1.h").write_text("inline int own_1() { return 11; }\n")
+    assert workshop.build(workshop.kernel()).outcome == "compiled"
+
+
+def test_the_header_changed_back_is_adopted_again(workshop: Workshop, store: Store) -> None:
+    kernel = workshop.kernel()
+    header = workshop.include / "page_1.h"
+    text = header.read_text()
+    workshop.build(kernel)
+    header.write_text("inline int own_1() { return 11; }\n")
+    assert workshop.build(kernel).outcome == "compiled"
+    header.write_text(text)
+    assert workshop.build(kernel).outcome == "adopted"
+    assert len(store.contents()) == 2
+
+
+def test_other_commands_and_other_sources_have_other_keys(workshop: Workshop, store: Store) -> None:
+    kernel = workshop.kernel()
+    workshop.build(kernel)
+    assert workshop.build(workshop.with_flag(kernel, "-DX=1")).outcome == "compiled"
+    kernel.sources[0].write_text(kernel.sources[0].read_text() + "int more;\n")
+    assert workshop.build(kernel).outcome == "compiled"
+
+
+def test_healing_one_cache_does_not_disturb_the_other(workshop: Workshop, store: Store) -> None:
+    """They must not share inodes whose times ninja compares."""
+    first = workshop.kernel()
+    workshop.build(first)
+    upgrade(workshop)
+    second = workshop.kernel()
+    workshop.build(second)
+    assert workshop.ninja_would_run(first) in {"", workshop.ninja_would_run(first)}
+    os.utime(next(second.build_dir.glob("*.o")), ns=(1, 1))
+    assert workshop.build(second).outcome == "healed"
+    before = {path.name: path.stat().st_mtime_ns for path in first.build_dir.glob("*.o")}
+    workshop.build(second)
+    assert {path.name: path.stat().st_mtime_ns for path in first.build_dir.glob("*.o")} == before
+
+
+@pytest.mark.parametrize("suffix", [".so", ".o"])
+def test_a_damaged_stored_file_is_not_adopted(workshop: Workshop, store: Store, suffix: str) -> None:
+    kernel = workshop.kernel()
+    workshop.build(kernel)
+    (place,) = (stored.path for stored in store.contents())
+    victim = next(path for path in place.iterdir() if path.suffix == suffix)
+    data = victim.read_bytes()
+    victim.unlink()  # a hard link: the cache keeps its bytes
+    victim.write_bytes(data[:-1] + b"\xff")
+    shutil.rmtree(kernel.build_dir)
+    assert workshop.build(kernel).outcome == "compiled"
+
+
+def test_gc_removes_the_least_recently_used(workshop: Workshop, store: Store) -> None:
+    for name in ("page", "rope", "norm"):
+        workshop.build(workshop.kernel(name))
+    entries = store.contents()
+    for age, entry in enumerate(entries):
+        os.utime(entry.path, ns=(age, age))
+    removed = store.gc(limit=entries[1].bytes + entries[2].bytes)
+    assert [entry.path for entry in removed] == [entries[0].path]
+    assert [entry.path for entry in store.contents()] == [entries[1].path, entries[2].path]
+
+
+def test_a_store_that_cannot_be_written_is_no_obstacle(workshop: Workshop, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    workshop.store = Store(tmp_path / "file" / "store")
+    assert workshop.build(workshop.kernel()).outcome == "compiled"
+    assert workshop.store.contents() == []
