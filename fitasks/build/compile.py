@@ -74,6 +74,10 @@ class Builder:
         """Bring one kernel up to date. Raises KernelFailure; other kernels aren't touched."""
         try:
             done = self._build(kernel, force=force)
+        except OSError as error:
+            failure = _no_place(kernel, error)
+            self.journal.write("end", label=kernel.label, outcome="failed", error=str(failure))
+            raise failure from None
         except KernelFailure as error:
             self.journal.write("end", label=kernel.label, outcome="failed", error=str(error))
             raise
@@ -165,8 +169,9 @@ class Builder:
         facts = {"label": kernel.label, "op": kernel.op, "target": kernel.target, "files": len(kernel.sources)}
         self.journal.write("begin", **facts, why=why)
         if self.say:
-            count = len(kernel.sources)
-            self.say(f"kernel:{kernel.label}: compiling {count} file{'s'[: count != 1]}; {judged.reasons[0]}")
+            count = sum(not name.endswith(".so") for name in judged.damaged) if judged.damaged else len(kernel.sources)
+            work = f"compiling {count} file{'s'[: count != 1]}" if count else "linking"
+            self.say(f"kernel:{kernel.label}: {work}; {judged.reasons[0]}")
 
     def _run_ninja(self, kernel: Kernel) -> process.Finished:
         log = self.plan.state / "logs" / f"{kernel.label}.log"
@@ -240,6 +245,15 @@ def _resumable(kernel: Kernel, record: dict[str, object]) -> int:
     except (OSError, ValueError):
         return 0
     return began_ns if newest < began_ns else 0
+
+
+def _no_place(kernel: Kernel, error: OSError) -> KernelFailure:
+    """The disk is full, the cache read-only, or something stands in the way."""
+    where = error.filename or kernel.build_dir
+    return KernelFailure(
+        f"{kernel.label}: {where}: {error.strerror or error}",
+        remedy=f"make {kernel.build_dir.parent} writable and leave room in it; run doit again",
+    )
 
 
 def _utc() -> str:
