@@ -84,6 +84,8 @@ class Bench:
         done = subprocess.run(["sh", "-c", script], env=self.env | extra, capture_output=True, text=True, check=False)
         compiled = sum(line.startswith("[") and " -c " in line for line in done.stdout.splitlines())
         linked = sum(line.startswith("[") and " -shared " in line for line in done.stdout.splitlines())
+        if done.returncode < 0:
+            return f"nothing; then dies of signal {-done.returncode} in loading it"
         if done.returncode:
             return "fails: " + (done.stdout + done.stderr).strip().splitlines()[-1][:70]
         seconds = next(line.split()[1] for line in done.stdout.splitlines() if line.startswith("SECONDS"))

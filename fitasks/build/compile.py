@@ -114,7 +114,7 @@ class Builder:
                 return self._compile(kernel, judge, judgement("stale", [refused]))
             receipts.write(kernel, replace(healed, stamp=judge.stamp))
             return Done("healed")
-        if not force and not judged.damaged and (adopted := self._adopt(kernel, judge)):
+        if not force and (adopted := self._adopt(kernel, judge)):
             receipts.write(kernel, adopted)
             return Done("adopted", adopted.seconds)
         return self._compile(kernel, judge, judged)
@@ -150,7 +150,7 @@ class Builder:
                 receipts.write(kernel, self._accepted(kernel, receipt, judge))
                 (kernel.build_dir / BEGUN).unlink()
                 if self.store:
-                    self.store.put(kernel, receipt, judge)
+                    self.store.put(kernel, receipt)
                 return Done("compiled", finished.seconds)
             damaged = ()
             (kernel.build_dir / BEGUN).unlink()

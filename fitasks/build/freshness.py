@@ -59,9 +59,9 @@ class Judge:
             return judgement("look", [Reason("stamp", "")], len(lines))
         return Judgement("fresh", (), len(lines))
 
-    def holds(self, kernel: Kernel, receipt: Receipt) -> bool:
-        """Whether all that a build is made from is what this receipt says; nothing is said of its outputs."""
-        return not (self._commands_and_tools(kernel, receipt) or self._inputs(receipt.inputs.split("\n"))[0])
+    def differences(self, kernel: Kernel, receipt: Receipt) -> list[Reason]:
+        """In what a build would now be made from other things than this receipt's; nothing is said of its outputs."""
+        return self._commands_and_tools(kernel, receipt) + self._inputs(receipt.inputs.split("\n"))[0]
 
     def anew(self) -> Judge:
         """One that looks at every file again: something was built or generated since."""

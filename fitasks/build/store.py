@@ -1,11 +1,11 @@
 """Finished kernels by content, so that a FlashInfer upgrade compiles only what it changed.
 
-    <store>/<key>/<fingerprint>/   fitasks-receipt.json, the .so, its objects
+    <store>/<module>/<fingerprint>/   fitasks-receipt.json, the .so, its objects
 
-The key is made of what is known before a compile: commands, toolchain and the sources' contents. Below it lies one
-directory for each set of headers that such a kernel was once compiled with; it is adopted if every input of its
-receipt has the same contents now. (As with any compiler cache, a new header that would now be found *before* one of
-those on the include path goes unnoticed; FlashInfer's include path is its own package, whose every file has a place.)
+A module has one directory for everything that it was once compiled from. It is adopted if the commands and tools of
+its receipt are today's, and every input, source or header, has the same contents now. (As with any compiler cache, a
+new header that would be found *before* one of those on the include path goes unnoticed; FlashInfer's include path is
+its own package, whose every file has one place.)
 
 Putting in is a hard link and costs nothing. Taking out copies the objects, whose timestamps are to be changed, and
 links the library. A directory appears by rename, whole or not at all.
@@ -14,7 +14,6 @@ links the library. A directory appears by rename, whole or not at all.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import os
 import shutil
@@ -31,6 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from fitasks.build.freshness import Judge
+    from fitasks.build.reasons import Reason
     from fitasks.build.receipt import Receipt
     from fitasks.plan.kernel import Kernel
 
@@ -53,9 +53,9 @@ class Store:
 
     root: Path
 
-    def put(self, kernel: Kernel, receipt: Receipt, judge: Judge) -> None:
+    def put(self, kernel: Kernel, receipt: Receipt) -> None:
         """Keep a kernel that has just been built."""
-        place = self.root / _key(kernel, judge) / receipt.fingerprint
+        place = self.root / kernel.name / receipt.fingerprint
         if place.exists():
             return
         with contextlib.suppress(OSError), _beside(place) as scratch:
@@ -66,15 +66,24 @@ class Store:
 
     def find(self, kernel: Kernel, judge: Judge) -> tuple[Path, Receipt] | None:
         """A stored kernel all of whose inputs are what they are now, with its files whole."""
-        try:
-            candidates = sorted((self.root / _key(kernel, judge)).iterdir())
-        except OSError:
-            return None
-        for place in candidates:
-            receipt = receipts.read_file(place / receipts.NAME, kernel.name)
-            if receipt and judge.holds(kernel, receipt) and _whole(place, receipt):
+        for place, receipt in self._candidates(kernel):
+            if not judge.differences(kernel, receipt) and _whole(place, receipt):
                 return place, receipt
         return None
+
+    def nearest(self, kernel: Kernel, judge: Judge) -> tuple[Receipt, list[Reason]] | None:
+        """The stored kernel that differs least from what is wanted, and in what; None where there is none."""
+        found = [(receipt, judge.differences(kernel, receipt)) for _, receipt in self._candidates(kernel)]
+        return min(found, key=lambda pair: len(pair[1]), default=None)
+
+    def _candidates(self, kernel: Kernel) -> Iterator[tuple[Path, Receipt]]:
+        try:
+            places = sorted((self.root / kernel.name).iterdir())
+        except OSError:
+            return
+        for place in places:
+            if receipt := receipts.read_file(place / receipts.NAME, kernel.name):
+                yield place, receipt
 
     def take(self, place: Path, receipt: Receipt, kernel: Kernel) -> None:
         """Lay a stored kernel's files into its build directory; without a receipt, which is for the caller to write.
@@ -113,14 +122,6 @@ class Store:
             total -= entry.bytes
             removed.append(entry)
         return removed
-
-
-def _key(kernel: Kernel, judge: Judge) -> str:
-    """Of all that is known before a compile."""
-    sources = [(judge.roots.relative(str(path)), judge.contents.state(str(path))) for path in kernel.sources]
-    lines = receipts.input_lines((path, state.digest if state else "") for path, state in sources)
-    fingerprint = receipts.fingerprint(judge.commands(kernel), judge.toolchain, lines)
-    return hashlib.sha256(fingerprint.encode()).hexdigest()[:32]
 
 
 def _whole(place: Path, receipt: Receipt) -> bool:

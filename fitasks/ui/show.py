@@ -13,6 +13,7 @@ from fitasks.errors import EnvironmentProblem
 from fitasks.ui.units import size
 
 if TYPE_CHECKING:
+    from fitasks.build.reasons import Judgement
     from fitasks.plan.kernel import Kernel
     from fitasks.plan.plan import Plan
     from fitasks.session import Session
@@ -41,13 +42,26 @@ def show_why(session: Session, names: list[str]) -> None:
             continue
         shown += 1
         _print(f"kernel:{kernel.label}: {judged.reasons[0] if judged.reasons else judged}")
-        for reason in judged.reasons[1:]:
-            _print(f"{'':{len(kernel.label) + 8}} {reason}")
+        for line in [*map(str, judged.reasons[1:]), *_stored(session, kernel, judged)]:
+            _print(f"{'':{len(kernel.label) + 8}} {line}")
     for kernel in session.plan.kernels:
         if kernel.problem and (not names or kernel in chosen):
             _print(f"kernel:{kernel.label}: {kernel.problem}")
     if not shown and not names:
         _print(f"all {len(chosen)} kernels are fresh")
+
+
+def _stored(session: Session, kernel: Kernel, judged: Judgement) -> list[str]:
+    """Of a kernel without a receipt: whether it will be adopted from the store, and if not, what keeps it from that."""
+    if judged.reasons and judged.reasons[0].kind not in {"new", "incomplete"}:
+        return []
+    if not (found := session.store.nearest(kernel, session.judges[kernel.target])):
+        return []
+    receipt, reasons = found
+    if not reasons:
+        return [f"will be adopted: compiled for FlashInfer {receipt.flashinfer}, all inputs equal"]
+    more = f" and {len(reasons) - 1} more" if len(reasons) > 1 else ""
+    return [f"not adopted from FlashInfer {receipt.flashinfer}: {reasons[0]}{more}"]
 
 
 def show_env(session: Session) -> None:

@@ -67,7 +67,7 @@ def test_the_header_changed_back_is_adopted_again(workshop: Workshop, store: Sto
     assert len(store.contents()) == 2
 
 
-def test_other_commands_and_other_sources_have_other_keys(workshop: Workshop, store: Store) -> None:
+def test_other_commands_and_other_sources_forbid_it(workshop: Workshop, store: Store) -> None:
     kernel = workshop.kernel()
     workshop.build(kernel)
     assert workshop.build(workshop.with_flag(kernel, "-DX=1")).outcome == "compiled"
