@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from fitasks.build.ninja import Ninja
     from fitasks.plan.kernel import Kernel
-    from tests.build.conftest import Workshop
+    from tests.workshop import Workshop
 
 
 @pytest.fixture
@@ -294,7 +294,7 @@ def test_inputs_with_a_line_break_in_their_name_are_refused() -> None:
 
 
 def test_the_fingerprint_does_not_depend_on_where_things_are(workshop: Workshop, tmp_path: Path) -> None:
-    from tests.build.conftest import Workshop as Another
+    from tests.workshop import Workshop as Another
 
     kernel = workshop.kernel()
     workshop.build(kernel)

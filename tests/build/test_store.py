@@ -14,7 +14,7 @@ from fitasks.build.store import Store
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from tests.build.conftest import Workshop
+    from tests.workshop import Workshop
 
 
 @pytest.fixture

@@ -3,33 +3,26 @@
 from __future__ import annotations
 
 import os
-import shutil
-import subprocess
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
-
-import pytest
 
 from fitasks.build.compile import Builder, Done
 from fitasks.build.contents import Contents
 from fitasks.build.freshness import Judge
 from fitasks.build.jobserver import Jobserver
 from fitasks.build.journal import Journal
-from fitasks.build.ninja import Ninja, find_ninja
+from fitasks.build.ninja import Ninja
 from fitasks.build.roots import Roots
 from fitasks.build.store import Store
 from fitasks.config.model import Config, Serving
-from fitasks.cuda.probe import ProbeMemo
 from fitasks.cuda.toolkit import Toolkit
 from fitasks.plan.kernel import Kernel
 from fitasks.plan.plan import Plan
 from fitasks.plan.server import Server
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from fitasks.build.reasons import Judgement
 
 TARGET = "9.0a"
@@ -156,30 +149,3 @@ class Workshop:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_text(text)
         return source
-
-
-@pytest.fixture
-def workshop(tmp_path: Path) -> Iterator[Workshop]:
-    probe = ProbeMemo(tmp_path / "probe.json")
-    with Jobserver(2) as jobserver:
-        yield Workshop(tmp_path, find_ninja(_environment(), probe), jobserver)
-
-
-@pytest.fixture
-def old_ninja(tmp_path: Path) -> Ninja:
-    """A ninja whose log another version than the first one's writes, e.g. Debian's beside the environment's."""
-    probe = ProbeMemo(tmp_path / "probe-old.json")
-    first = find_ninja(_environment(), probe)
-    for directory in ("/usr/bin", "/usr/local/bin"):
-        found = shutil.which("ninja", path=directory)
-        if found and _log_version(found) != _log_version(str(first.executable)):
-            return Ninja(Path(found), probe.output(Path(found), "--version").strip())
-    pytest.skip("one ninja on this machine only")
-
-
-def _log_version(executable: str) -> str:
-    return subprocess.run([executable, "--version"], capture_output=True, text=True, check=True).stdout[:4]
-
-
-def _environment() -> dict[str, str]:
-    return {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}

@@ -1,0 +1,47 @@
+"""Fixtures that several packages' tests share."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from fitasks.build.jobserver import Jobserver
+from fitasks.build.ninja import Ninja, find_ninja
+from fitasks.cuda.probe import ProbeMemo
+from tests.workshop import Workshop
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+@pytest.fixture
+def workshop(tmp_path: Path) -> Iterator[Workshop]:
+    probe = ProbeMemo(tmp_path / "probe.json")
+    with Jobserver(2) as jobserver:
+        yield Workshop(tmp_path, find_ninja(_environment(), probe), jobserver)
+
+
+@pytest.fixture
+def old_ninja(tmp_path: Path) -> Ninja:
+    """A ninja whose log another version than the first one's writes, e.g. Debian's beside the environment's."""
+    probe = ProbeMemo(tmp_path / "probe-old.json")
+    first = find_ninja(_environment(), probe)
+    for directory in ("/usr/bin", "/usr/local/bin"):
+        found = shutil.which("ninja", path=directory)
+        if found and _log_version(found) != _log_version(str(first.executable)):
+            return Ninja(Path(found), probe.output(Path(found), "--version").strip())
+    pytest.skip("one ninja on this machine only")
+
+
+def _log_version(executable: str) -> str:
+    return subprocess.run([executable, "--version"], capture_output=True, text=True, check=True).stdout[:4]
+
+
+def _environment() -> dict[str, str]:
+    return {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}

@@ -1,0 +1,153 @@
+"""Predictions that need no compiler: each way in which a server would not do what one hopes."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from fitasks.runtime.check import conditions, predict
+
+if TYPE_CHECKING:
+    from fitasks.plan.kernel import Kernel
+    from tests.workshop import Workshop
+
+
+@pytest.fixture
+def page(workshop: Workshop) -> Kernel:
+    kernel = workshop.kernel()
+    workshop.build(kernel)
+    return kernel
+
+
+def session(workshop: Workshop, **env: str) -> Any:
+    """As much of a Session as predictions ask."""
+    plan = workshop.plan()
+    facts = {
+        "9.0a": {
+            "workspace": str(workshop.workspace),
+            "flashinfer_root": str(workshop.root / "site" / "flashinfer"),
+        }
+    }
+    server = replace(plan.server, env=plan.server.env | {"HOME": str(workshop.root / "home")} | env)
+    plan = replace(plan, server=server, facts=facts)
+    return SimpleNamespace(plan=plan, ninja=workshop.ninja, judge=workshop.judge().judge)
+
+
+def said(workshop: Workshop, kernel: Kernel, **env: str) -> str:
+    verdict = predict(session(workshop, **env), kernel)
+    return f"{verdict.state}: {verdict.reason}"
+
+
+def test_a_fresh_kernel_is_cached(workshop: Workshop, page: Kernel) -> None:
+    assert said(workshop, page) == "cached: "
+
+
+def test_jit_forbidden_refuses_a_complete_cache(workshop: Workshop, page: Kernel) -> None:
+    assert said(workshop, page, FLASHINFER_DISABLE_JIT="1") == (
+        "refused: FLASHINFER_DISABLE_JIT is set and there is no ahead-of-time module; caches are not accepted"
+    )
+
+
+def test_a_touched_header_would_compile(workshop: Workshop, page: Kernel) -> None:
+    import os
+    import time
+
+    header = workshop.include / "common.h"
+    os.utime(header, ns=(time.time_ns() + 10**9,) * 2)
+    assert said(workshop, page).startswith(
+        "would compile: {FLASHINFER}/include/common.h has the right contents under a wrong timestamp"
+    )
+
+
+def test_a_header_under_its_old_time_is_outdated(workshop: Workshop, page: Kernel) -> None:
+    import os
+
+    header = workshop.include / "common.h"
+    stat = header.stat()
+    header.write_text("inline int common() { return 5; }\n")
+    os.utime(header, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    assert said(workshop, page).startswith(
+        "outdated: ninja sees nothing to do, but {FLASHINFER}/include/common.h changed"
+    )
+
+
+def test_a_lost_generated_source_would_compile(workshop: Workshop, page: Kernel) -> None:
+    page.sources[0].unlink()
+    assert said(workshop, page) == (
+        "would compile: page_0.cpp is missing; FlashInfer will generate it again, newer than the objects"
+    )
+
+
+def test_a_truncated_library_would_fail(workshop: Workshop, page: Kernel) -> None:
+    import os
+
+    stat = page.library.stat()
+    page.library.write_bytes(page.library.read_bytes()[:2000])
+    os.utime(page.library, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    assert said(workshop, page).startswith("would fail: ")
+
+
+def test_another_ninja_would_compile_and_its_log_is_left_alone(
+    workshop: Workshop,
+    page: Kernel,
+    old_ninja: Any,
+) -> None:
+    log = page.build_dir / ".ninja_log"
+    before = log.read_bytes()
+    workshop.ninja = old_ninja
+    assert said(workshop, page).startswith("would compile: ninja's log is another version's")
+    assert log.read_bytes() == before
+
+
+def test_a_file_in_flashinfers_own_aot_directory_is_loaded_unchecked(workshop: Workshop, page: Kernel) -> None:
+    stale = workshop.root / "site" / "flashinfer" / "data" / "aot" / "page" / "page.so"
+    stale.parent.mkdir(parents=True)
+    shutil.copy(page.library, stale)
+    assert said(workshop, page) == (f"ahead-of-time: {stale} is loaded without any check of version or architecture")
+    stale.write_bytes(b"left by a crash")
+    assert said(workshop, page).startswith(f"would fail: {stale} is no shared object")
+
+
+@pytest.mark.parametrize(
+    ("place", "why"),
+    [
+        ("cache/0.7.2.post1/80_90a", "its architecture set is 90a, not 80_90a"),
+        ("cache/0.7.1/90a", "its FlashInfer is 0.7.2.post1, not 0.7.1"),
+        ("home/.cache/sglang/.cache/flashinfer/0.7.2.post1/90a", "its cache is {cache}"),
+    ],
+)
+def test_a_kernel_compiled_where_the_server_never_looks(
+    workshop: Workshop,
+    page: Kernel,
+    place: str,
+    why: str,
+) -> None:
+    other = workshop.root / place / "cached_ops" / "page"
+    shutil.copytree(page.build_dir, other)
+    shutil.rmtree(page.build_dir)
+    where = other.parents[1]
+    why = why.format(cache=workshop.root / "cache")
+    assert said(workshop, page) == f"would compile: compiled in {where}, where this server never looks ({why})"
+
+
+def test_what_a_prediction_takes_for_granted(workshop: Workshop) -> None:
+    home = workshop.root / "cuda"
+    assert conditions(session(workshop, CUDA_HOME=str(home))) == []
+    (told,) = conditions(session(workshop, CUDA_HOME="/opt/other"))
+    assert told == f"the server has CUDA_HOME={home} (without it FlashInfer would find /opt/other and compile again)"
+
+
+def test_a_receipt_that_is_gone_is_said(workshop: Workshop, page: Kernel) -> None:
+    (page.build_dir / "fitasks-receipt.json").unlink()
+    assert said(workshop, page) == "cached: without a receipt: somebody else compiled it"
+
+
+def test_no_path_is_left_in_scratch(workshop: Workshop, page: Kernel) -> None:
+    before = set(Path(page.build_dir).iterdir())
+    said(workshop, page)
+    assert set(Path(page.build_dir).iterdir()) == before
