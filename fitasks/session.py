@@ -8,6 +8,9 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import os
+import re
+import sys
 import threading
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -15,6 +18,7 @@ from typing import TYPE_CHECKING
 
 from fitasks.build import stamp as stamps
 from fitasks.build.contents import Contents
+from fitasks.build.costs import Costs
 from fitasks.build.freshness import Judge
 from fitasks.build.ninja import find_ninja
 from fitasks.build.roots import roots_of
@@ -25,15 +29,13 @@ from fitasks.files import sha256_text
 from fitasks.plan.plan import Plan, cache_home, make_plan
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
     from fitasks.build.compile import Builder
     from fitasks.build.ninja import Ninja
     from fitasks.build.reasons import Judgement
     from fitasks.plan.kernel import Kernel
-
-_PEAK = 4 << 30  # bytes of memory that one compiler may need: fa3 files took 3.6 GB (measured, FlashInfer 0.7.2)
 
 
 @dataclass
@@ -130,19 +132,57 @@ class Session:
             return self._builder
 
     def _start_builder(self) -> Builder:
+        """The pool, sized and ordered for the kernels that are stale now."""
         from fitasks.build import journal as journals
         from fitasks.build.capacity import slots
         from fitasks.build.compile import Builder
-        from fitasks.build.jobserver import Jobserver
+        from fitasks.build.jobserver import Jobserver, parent_fifo
         from fitasks.build.journal import Journal
+        from fitasks.build.schedule import schedule
 
-        chosen = slots(None, peak_bytes=_PEAK)
-        pool = Jobserver(chosen.count)
+        stale = [kernel for kernel in self.plan.buildable() if self.judge(kernel).verdict == "stale"]
+        peak = max((self.costs.of(kernel).peak_rss for kernel in stale), default=1 << 30)
+        chosen = slots(self.jobs, peak_bytes=peak)
+        pool = Jobserver(chosen.count, parent_fifo(os.environ))
         pool.__enter__()
         atexit.register(pool.__exit__, None, None, None)
+        config = self.plan.config
+        planned = schedule(stale, self.costs, chosen.count, split=config.split_compile)
         journal = Journal(self.plan.state / journals.NAME)
-        journal.write("run", version=1, slots=chosen.count, reason=chosen.reason)
-        return Builder(self.plan, self.judges, self.ninja, pool, journal, self.store, say=self.say)
+        journal.write("run", version=1, slots=chosen.count, reason=chosen.reason, bound=round(planned.bound, 1))
+        return Builder(
+            self.plan,
+            self.judges,
+            self.ninja,
+            pool,
+            journal,
+            self.store,
+            self.costs,
+            dict(planned.split),
+            timeout=config.timeout,
+            say=self.say,
+        )
+
+    @property
+    def jobs(self) -> int | None:
+        """Compilers at once as somebody asked for: `doit -n`, MAX_JOBS, `jobs:`; None if nobody did."""
+        asked = requested(sys.argv, os.environ)
+        return asked or (self._plan.config.jobs if self._plan else None)
+
+    @cached_property
+    def costs(self) -> Costs:
+        """What compiling costs, learnt over all projects of this user."""
+        return Costs.load(cache_home(self.plan.server.env) / "fitasks" / "costs.json")
+
+
+def requested(words: Sequence[str], env: Mapping[str, str]) -> int | None:
+    """The number in `doit -n 4` (doit tells nobody but its runner), else in MAX_JOBS, as FlashInfer reads that."""
+    for index, word in enumerate(words):
+        if found := re.fullmatch(r"(?:-n|--process=)(\d+)", word):
+            return int(found[1]) or None
+        if word in {"-n", "--process"} and "".join(words[index + 1 : index + 2]).isdigit():
+            return int(words[index + 1]) or None
+    return int(env["MAX_JOBS"]) or None if env.get("MAX_JOBS", "").isdigit() else None
 
 
 def _save(contents: Contents) -> None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from doit.exceptions import TaskError, TaskFailed
 
+from fitasks.build.schedule import longest_first
 from fitasks.errors import FitasksError
 from fitasks.session import Session
 from fitasks.ui.reporter import Reporter
@@ -36,7 +37,7 @@ def configuration() -> dict[str, Any]:
         "default_tasks": ["kernel"],
         "continue": True,
         "par_type": "thread",
-        "num_process": len(os.sched_getaffinity(0)),
+        "num_process": session.jobs or len(os.sched_getaffinity(0)),
         "reporter": Reporter,
         "backend": "sqlite3",
         "dep_file": str(database),
@@ -50,8 +51,10 @@ def kernels() -> Iterator[TaskDict]:
         yield _task("kernel", _raise(session.problem)) | {"basename": "kernel"}
         return
     yield {"name": None, "doc": "compile what is stale or incomplete (default)"}
-    for kernel in session.kernels:
-        yield _twin(kernel) if kernel.twin else _kernel(session, kernel)
+    twins = [kernel for kernel in session.kernels if kernel.twin]
+    for kernel in longest_first((kernel for kernel in session.kernels if not kernel.twin), session.costs):
+        yield _kernel(session, kernel)
+    yield from map(_twin, twins)
 
 
 def _kernel(session: Session, kernel: Kernel) -> TaskDict:

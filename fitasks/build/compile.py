@@ -13,11 +13,14 @@ import threading
 import time
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from fitasks.build import ninja as ninjas
 from fitasks.build import process
 from fitasks.build import receipt as receipts
+from fitasks.build.capacity import memory
+from fitasks.build.costs import Cost, Costs
 from fitasks.build.diagnose import diagnose
 from fitasks.build.headers import system_headers
 from fitasks.build.heal import NotHealed, commands_of, heal, outputs_of
@@ -31,8 +34,7 @@ from fitasks.files import sha256_text, write_atomic, write_if_changed
 from fitasks.plan import planner
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-    from pathlib import Path
+    from collections.abc import Callable, Mapping
 
     from fitasks.build.freshness import Judge
     from fitasks.build.jobserver import Jobserver
@@ -65,6 +67,8 @@ class Builder:
     jobserver: Jobserver
     journal: Journal
     store: Store | None = None
+    costs: Costs = field(default_factory=lambda: Costs(Path(os.devnull)))
+    split: dict[str, int] = field(default_factory=dict)  # label → optimiser threads of nvcc
     lock_timeout: float = 1800.0
     timeout: float | None = None
     say: Callable[[str], None] | None = None
@@ -148,6 +152,7 @@ class Builder:
             receipt = _receipt(self, kernel, judge.anew(), finished)
             if not (edited := _edited(receipt, judge, began_ns)):
                 receipts.write(kernel, self._accepted(kernel, receipt, judge))
+                self._learn(kernel, finished)
                 (kernel.build_dir / BEGUN).unlink()
                 if self.store:
                     self.store.put(kernel, receipt)
@@ -174,27 +179,51 @@ class Builder:
             self.say(f"kernel:{kernel.label}: {work}; {judged.reasons[0]}")
 
     def _run_ninja(self, kernel: Kernel) -> process.Finished:
-        log = self.plan.state / "logs" / f"{kernel.label}.log"
-        env = self.plan.environment(kernel.target) | {"MAKEFLAGS": self.jobserver.makeflags}
-        command = self.ninja.command(kernel.build_dir, kernel.ninja_file)
-        if not is_client(self.ninja.version):
-            command += ["-j", "1"]  # one slot each: doit starts as many ninjas as there are slots
-        with self.jobserver.slot():
-            begin = time.time()
-            finished = process.run(
-                command,
-                cwd=kernel.build_dir,
-                env=env,
-                log=log,
-                timeout=self.timeout,
-            )
-        for output, (first, last) in ninjas.read_times(kernel.build_dir).items():
-            self.journal.write("file", begin=begin + first, end=begin + last, label=kernel.label, output=output)
+        """Compile in the pool; once more and alone what was killed for want of memory. Raises KernelFailure."""
+        cost, threads = self.costs.of(kernel), self.split.get(kernel.label, 1)
+        weight = cost.longest * 1000 + cost.cpu_seconds  # the order of schedule.longest_first
+        with self.jobserver.slot(weight, count=1 + (threads > 1), stopping=process.stopping):
+            finished = self._one_ninja(kernel, threads, [])
+        if _was_killed(finished, self._log(kernel)):
+            self._say(f"kernel:{kernel.label}: a compiler was killed for want of memory; again, alone")
+            with self.jobserver.alone(process.stopping):
+                finished = self._one_ninja(kernel, 1, ["-j", "1"])
         if finished.stopped:
             raise KernelFailure(f"{kernel.label}: stopped; what was finished stays, run doit again to go on")
         if finished.status or finished.timed_out:
-            raise _failure(kernel, finished, log)
+            raise _failure(kernel, finished, self._log(kernel))
         return finished
+
+    def _one_ninja(self, kernel: Kernel, threads: int, jobs: list[str]) -> process.Finished:
+        if not is_client(self.ninja.version):
+            jobs = ["-j", "1"]  # one slot each: doit starts as many ninjas as there are slots
+        env = self.plan.environment(kernel.target)
+        env |= {"MAKEFLAGS": self.jobserver.makeflags} | split_variables(env, threads)
+        begin = time.time()
+        finished = process.run(
+            [*self.ninja.command(kernel.build_dir, kernel.ninja_file), *jobs],
+            cwd=kernel.build_dir,
+            env=env,
+            log=self._log(kernel),
+            timeout=self.timeout,
+        )
+        for output, (first, last) in ninjas.read_times(kernel.build_dir).items():
+            self.journal.write("file", begin=begin + first, end=begin + last, label=kernel.label, output=output)
+        return finished
+
+    def _learn(self, kernel: Kernel, finished: process.Finished) -> None:
+        """For the order and the pool of later runs; nothing where only some files were compiled."""
+        times = {output: last - first for output, (first, last) in ninjas.read_times(kernel.build_dir).items()}
+        if finished.cpu_seconds > 1 and len(times) > len(kernel.sources):
+            longest = max(times, key=lambda output: times[output])
+            self.costs.learn(kernel, Cost(finished.cpu_seconds, times[longest], finished.peak_rss, longest))
+
+    def _log(self, kernel: Kernel) -> Path:
+        return self.plan.state / "logs" / f"{kernel.label}.log"
+
+    def _say(self, text: str) -> None:
+        if self.say:
+            self.say(text)
 
     def _regenerate(self, kernel: Kernel) -> None:
         """FlashInfer's generators write `generated/` when asked; ask them all at once, one thread at a time."""
@@ -300,6 +329,7 @@ def _receipt(builder: Builder, kernel: Kernel, judge: Judge, finished: process.F
         needed=library.needed,
         undefined=tuple(map(str, library.cuda_symbols())),
         architectures=machine_code_architectures(kernel.library),
+        notes={"split_compile": threads} if (threads := builder.split.get(kernel.label, 1)) > 1 else {},
     )
 
 
@@ -312,10 +342,27 @@ def _edited(receipt: Receipt, judge: Judge, began_ns: int) -> str:
     return ""
 
 
+def split_variables(env: Mapping[str, str], threads: int) -> dict[str, str]:
+    """What makes nvcc optimise one file with several threads, beside what the user appends already."""
+    if threads < 2:
+        return {}
+    return {"NVCC_APPEND_FLAGS": f"{env.get('NVCC_APPEND_FLAGS', '')} --split-compile={threads}".strip()}
+
+
+def _was_killed(finished: process.Finished, log: Path) -> bool:
+    if not finished.status or finished.timed_out or finished.stopped:
+        return False
+    return diagnose(log.read_text(errors="replace"), finished.status).out_of_memory
+
+
 def _failure(kernel: Kernel, finished: process.Finished, log: Path) -> KernelFailure:
-    text = log.read_text(errors="replace")
-    found = diagnose(text, finished.status)
     if finished.timed_out:
-        return KernelFailure(f"{kernel.label}: not finished after {finished.seconds:.0f} s, stopped; log: {log}")
+        return KernelFailure(
+            f"{kernel.label}: not finished after {finished.seconds:.0f} s, and stopped\n  log: {log}",
+            remedy="raise `timeout:` in kernels.yaml (seconds; 0 is no limit)",
+        )
+    found = diagnose(log.read_text(errors="replace"), finished.status)
     hint = f"\n  hint: {found.hint}" if found.hint else ""
+    if found.out_of_memory:
+        hint += f"; {memory() / 1e9:.1f} GB are free: give the build more, or set `jobs: 1` in kernels.yaml"
     return KernelFailure(f"{kernel.label}: {found.first_error}{hint}\n  log: {log}")

@@ -20,6 +20,7 @@ _COMPONENTS = {
     "nvrtc": ("nvrtc", "cuda-nvrtc-dev"),
     "cuda_runtime": ("cudart", "cuda-cudart-dev"),
 }
+_MEMORY = "the compiler was killed for want of memory"
 _HINTS = [
     (r"Unsupported gpu architecture '(\S+)'", "this nvcc is too old for {0}: use a newer toolkit, or change targets"),
     (r"unsupported GNU version", "the host compiler is too new for this nvcc: set CXX and CC to an older g++ and gcc"),
@@ -27,7 +28,7 @@ _HINTS = [
     (r"cannot find -lcudart", "the toolkit's lib64 has no libcudart.so: pip install 'fitasks[cuda13]'"),
     (r"No space left on device", "the disk is full: free space in the cache and in TMPDIR, then run doit again"),
     (r"Python\.h: No such file", "the interpreter's headers are missing: apt-get install python3-dev"),
-    (r"Killed|signal 9|Killed signal terminated|out of memory", "the compiler was killed for want of memory"),
+    (r"Killed|signal 9|Killed signal terminated|out of memory", _MEMORY),
     (r"Permission denied", "a file or directory can't be written: see its owner"),
 ]
 
@@ -38,6 +39,11 @@ class Diagnosis:
 
     first_error: str
     hint: str = ""
+
+    @property
+    def out_of_memory(self) -> bool:
+        """Whether the compiler was killed, most likely by the kernel for want of memory."""
+        return self.hint == _MEMORY
 
 
 def diagnose(log: str, status: int) -> Diagnosis:
@@ -64,4 +70,4 @@ def _hint(text: str, status: int) -> str:
     for pattern, hint in _HINTS:
         if match := re.search(pattern, text):
             return hint.format(*match.groups())
-    return "the compiler was killed for want of memory" if status in {-9, 137} else ""
+    return _MEMORY if status in {-9, 137} else ""

@@ -2,6 +2,10 @@
 
 Each ninja owns one implicit slot, so a token is taken before one is started; further compilers it pays for with
 tokens from the fifo. ninja is a client from 1.13 on, if MAKEFLAGS names the fifo and no -j is given.
+
+Who waits to start a ninja is served by weight, heaviest first, and after the ninjas that run already: a token is taken
+only if it has lain there for a moment, in which a running ninja with files left would have taken it. So the longest
+kernels get all the slots that they can use, and the build doesn't end with one of their files on one core.
 """
 
 from __future__ import annotations
@@ -13,74 +17,130 @@ import select
 import shutil
 import tempfile
 import threading
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
     from types import TracebackType
 
 _TOKEN = b"+"
+_MOMENT = 0.1  # seconds: for heavier waiters to arrive, and for running ninjas to take what they can use
+_FIFO = re.compile(r"--jobserver-auth=fifo:(\S+)")
 
 
 class Jobserver:
-    """A context manager that holds `slots` tokens, at least one."""
+    """A context manager that holds `slots` tokens, at least one, or that joins the fifo of a `make` above us."""
 
-    def __init__(self, slots: int) -> None:
+    def __init__(self, slots: int, parent: Path | None = None) -> None:
         self.slots = max(1, slots)
-        self._lock = threading.Lock()
-        self._clients = 0
+        self._parent = parent
+        self._turn = threading.Condition()
+        self._waiting: list[tuple[float, int]] = []  # (-weight, arrival), the first is served next
+        self._arrivals = 0
+        self._held = 0  # tokens that we hold for ninjas
         self._directory = ""
         self._descriptor = -1
 
     def __enter__(self) -> Self:
-        self._directory = tempfile.mkdtemp(prefix="fitasks-jobs-")
-        fifo = Path(self._directory, "fifo")
-        os.mkfifo(fifo, 0o600)
-        self._descriptor = os.open(fifo, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
-        os.write(self._descriptor, _TOKEN * self.slots)
+        if self._parent is None:
+            self._directory = tempfile.mkdtemp(prefix="fitasks-jobs-")
+            os.mkfifo(self._fifo, 0o600)
+        self._descriptor = os.open(self._fifo, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+        if self._parent is None:
+            os.write(self._descriptor, _TOKEN * self.slots)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         os.close(self._descriptor)
-        shutil.rmtree(self._directory, ignore_errors=True)
+        if self._directory:
+            shutil.rmtree(self._directory, ignore_errors=True)
+
+    @property
+    def _fifo(self) -> Path:
+        return self._parent or Path(self._directory, "fifo")
 
     @property
     def makeflags(self) -> str:
         """For MAKEFLAGS of every ninja."""
-        return f" -j --jobserver-auth=fifo:{self._directory}/fifo"
+        return f" -j --jobserver-auth=fifo:{self._fifo}"
 
     @contextlib.contextmanager
-    def slot(self, stopping: Callable[[], bool] = lambda: False) -> Iterator[bool]:
-        """Hold the implicit slot of one ninja; gives False, and no slot, once `stopping()` is true."""
-        taken = self._take(stopping)
+    def slot(
+        self, weight: float = 0.0, *, count: int = 1, stopping: Callable[[], bool] = lambda: False
+    ) -> Iterator[bool]:
+        """Hold the implicit slot of one ninja, or `count` of them; gives False, and none, once `stopping()` is true."""
+        taken = self._wait(weight, min(count, self.slots), stopping)
         try:
-            yield taken
+            yield taken > 0
         finally:
-            if taken:
-                self._give_back()
+            self._give_back(taken)
 
-    def _take(self, stopping: Callable[[], bool]) -> bool:
-        while not stopping():
-            select.select([self._descriptor], [], [], 0.2)
-            with self._lock, contextlib.suppress(BlockingIOError):
-                os.read(self._descriptor, 1)
-                self._clients += 1
-                return True
-        return False
+    @contextlib.contextmanager
+    def alone(self, stopping: Callable[[], bool] = lambda: False) -> Iterator[bool]:
+        """Hold every slot: nothing else compiles meanwhile. Of a `make`'s pool only one, the rest isn't ours."""
+        count = 1 if self._parent else self.slots
+        with self.slot(float("inf"), count=count, stopping=stopping) as taken:
+            yield taken
 
-    def _give_back(self) -> None:
-        """With the last client gone the fifo is filled up again: what a killed ninja held is nobody's any more."""
-        with self._lock:
-            self._clients -= 1
-            os.write(self._descriptor, _TOKEN)
-            if not self._clients:
+    def _wait(self, weight: float, count: int, stopping: Callable[[], bool]) -> int:
+        """Queue up, and take `count` tokens when it is our turn; how many were taken, 0 on a stop."""
+        with self._turn:
+            self._arrivals += 1
+            ticket = (-weight, self._arrivals)
+            self._waiting.append(ticket)
+        time.sleep(_MOMENT)
+        taken = 0
+        try:
+            while taken < count and not stopping():
+                with self._turn:
+                    first = min(self._waiting) == ticket
+                if first and self._lies_there():
+                    taken += self._take()
+                elif not first:
+                    time.sleep(_MOMENT / 2)
+            return taken if taken == count else self._give_back(taken)
+        finally:
+            with self._turn:
+                self._waiting.remove(ticket)
+
+    def _lies_there(self) -> bool:
+        """Whether a token is to be had, and nobody who runs already wants it."""
+        if not select.select([self._descriptor], [], [], 0.2)[0]:
+            return False
+        time.sleep(_MOMENT)
+        return bool(select.select([self._descriptor], [], [], 0)[0])
+
+    def _take(self) -> int:
+        with self._turn, contextlib.suppress(BlockingIOError):
+            os.read(self._descriptor, 1)
+            self._held += 1
+            return 1
+        return 0
+
+    def _give_back(self, count: int) -> int:
+        """With the last one gone the fifo is filled up again: what a killed ninja held is nobody's any more."""
+        if not count:
+            return 0
+        with self._turn:
+            self._held -= count
+            os.write(self._descriptor, _TOKEN * count)
+            if not self._held and self._parent is None:
                 with contextlib.suppress(BlockingIOError):
                     while os.read(self._descriptor, 4096):
                         pass
                 os.write(self._descriptor, _TOKEN * self.slots)
+        return 0
+
+
+def parent_fifo(env: Mapping[str, str]) -> Path | None:
+    """The fifo of a `make -jN` above us (GNU make 4.4 and later); older ones speak pipes, which don't reach us."""
+    found = _FIFO.findall(env.get("MAKEFLAGS", ""))
+    path = Path(found[-1]) if found else None
+    return path if path and path.is_fifo() and os.access(path, os.R_OK | os.W_OK) else None
 
 
 def is_client(version: str) -> bool:

@@ -36,7 +36,8 @@ def load_config(path: Path) -> Config:
     if problems or not model.kernels:
         raise ConfigError(in_file_order(problems or [_no_kernels(document)]))
     serving = _serving(model.serving, path)
-    return Config(file, serving, tuple(model.targets), model.sm90, model.cudart, kernels)
+    targets, limits = tuple(model.targets), (model.jobs, model.timeout, model.split_compile)
+    return Config(file, serving, targets, model.sm90, model.cudart, kernels, *limits)
 
 
 def _shown_path(path: Path) -> str:

@@ -9,6 +9,8 @@ Scalar = str | int | float | bool | None
 Engine = Literal["sglang", "vllm", "none"]
 CudartPolicy = Literal["patch", "check", "ignore"]
 
+DEFAULT_TIMEOUT = 4 * 3600  # seconds; others report 1.5 h for one CUTLASS MoE module
+
 
 @dataclass(frozen=True)
 class Place:
@@ -53,3 +55,6 @@ class Config:
     sm90: bool
     cudart: CudartPolicy
     kernels: tuple[KernelConfig, ...]
+    jobs: int | None = None  # compilers at once; None: as cores and memory allow
+    timeout: int = DEFAULT_TIMEOUT  # seconds per kernel, 0 is none
+    split_compile: bool = True

@@ -29,7 +29,7 @@ from pydantic import (
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
 from fitasks.config.dtypes import SHORT
-from fitasks.config.model import CudartPolicy, Engine  # noqa: TC001 - pydantic reads them at run time
+from fitasks.config.model import DEFAULT_TIMEOUT, CudartPolicy, Engine
 from fitasks.config.problem import BLANK
 
 SCHEMA_FILE = Path(__file__).with_name("kernels.schema.json")
@@ -125,6 +125,15 @@ class FileModel(BaseModel):
     targets: Targets = Field(["auto"], description='GPU architectures, one cache each: auto, "9.0a", "8.0 9.0a".')
     sm90: StrictBool = Field(default=True, description="false leaves Hopper-only modules out, for the generic ones.")
     cudart: CudartPolicy = Field(default="patch", description="What to do where libcudart differs from the server's.")
+    jobs: Annotated[StrictInt, Field(ge=1, le=1024)] | None = Field(
+        default=None, description="Compilers at once; by default as many as cores and memory allow."
+    )
+    timeout: Annotated[StrictInt, Field(ge=0)] = Field(
+        default=DEFAULT_TIMEOUT, description="Seconds that one kernel may take to compile; 0 is no limit."
+    )
+    split_compile: StrictBool = Field(
+        default=True, description="Let nvcc optimise the longest files with several threads, where cores would idle."
+    )
     kernels: dict[Annotated[str, Field(pattern=ENTRY_NAME)], Annotated[EntryModel, _MayBeBlank()]] = Field(
         default={}, description="Entry name → parameters of its generator; lists make a matrix."
     )

@@ -24,6 +24,10 @@ _EXPECTED = {
     "kernels": "a mapping of entry names to parameters",
 }
 _CHOICES: dict[str, tuple[str, ...]] = {"serving.engine": get_args(Engine), "cudart": get_args(CudartPolicy)}
+_NUMBERS = {
+    "jobs": "a whole number of compilers, 1 to 1024",
+    "timeout": "a whole number of seconds, 0 for no limit",
+}
 _VALUES = "text, a number, true or false, or a list of these"
 _NAMES = "letters, digits, `_`, `.` and `-`, first a letter or digit"
 _ARCHITECTURE = re.compile(r"(?:sm_?|compute_?)?([0-9]+)\.?([0-9][a-z]?)(?:\+ptx)?", re.IGNORECASE)
@@ -89,8 +93,8 @@ def _accepted(kind: str, path: Path, value: object, text: str) -> str:
         case "literal_error":
             choices = _CHOICES[dotted(path)]
             return f"accepted: {', '.join(choices)}{did_you_mean(text, choices)}"
-        case "bool_type":
-            return "expected true or false"
+        case "bool_type" | "int_type" | "greater_than_equal" | "less_than_equal":
+            return f"expected {_NUMBERS.get(dotted(path), 'true or false')}"
         case "target" | "string_type":
             return _targets(text) if path[0] == "targets" else f"expected text{quote_it(value, text)}"
         case "scalar_type":

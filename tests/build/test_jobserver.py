@@ -85,7 +85,7 @@ def test_the_tokens_of_a_killed_ninja_come_back(tmp_path: Path, ninja: str) -> N
 
 
 def test_a_slot_is_not_waited_for_once_all_is_to_stop() -> None:
-    with Jobserver(1) as pool, pool.slot() as first, pool.slot(lambda: True) as second:
+    with Jobserver(1) as pool, pool.slot() as first, pool.slot(stopping=lambda: True) as second:
         assert (first, second) == (True, False)
 
 
