@@ -38,11 +38,18 @@ with open(here + "/calls", "a") as log:
 deadline = time.time() + 60
 while os.path.exists(here + "/hold") and time.time() < deadline:
     time.sleep(0.02)
+if os.path.exists(here + "/killed"):
+    lives = int(open(here + "/killed").read())
+    if lives:
+        open(here + "/killed", "w").write(str(lives - 1))
+        print("nvcc error   : 'cicc' died due to signal 9 (Kill signal)")
+        sys.exit(9)
 if os.path.exists(here + "/fail") and os.path.basename(source) in open(here + "/fail").read().split():
     print(f"{{source}}(12): error: identifier \\"nonsense\\" is undefined\\n\\n1 error detected in the compilation")
     sys.exit(2)
 text = "int stand_in_%d = %d;" % (abs(hash(source)) % 10**6, len(open(source).read()))
-subprocess.run(["cc", "-shared" if False else "-c", "-x", "c", "-", "-fPIC", "-o", output], input=text.encode(), check=True)
+time.sleep(float(os.environ.get("STAND_IN_SECONDS", "0")))
+subprocess.run(["cc", "-c", "-x", "c", "-", "-fPIC", "-o", output], input=text.encode(), check=True)
 with open(depfile, "w") as deps:
     deps.write(f"{{output}} : {{source}} {{here}}/header.h\\n")
 with open(here + "/calls", "a") as log:
@@ -116,6 +123,15 @@ class Project:
         count = log.read_text().count(" start ") if log.exists() else 0
         log.unlink(missing_ok=True)
         return count
+
+    def most_at_once(self) -> int:
+        """The most compilers that ran at the same time since the last `calls()`."""
+        running = most = 0
+        events = [line.split() for line in (self.tools / "calls").read_text().splitlines()]
+        for _, kind, *_ in sorted(events, key=lambda event: (float(event[0]), event[1])):
+            running += 1 if kind == "start" else -1
+            most = max(most, running)
+        return most
 
     def statuses(self) -> dict[str, str]:
         lines = self.doit("list", "--all", "--status").splitlines()

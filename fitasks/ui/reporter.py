@@ -32,6 +32,7 @@ class Reporter:
         self._lock = threading.Lock()
         self._outcomes: Counter[str] = Counter()
         self._errors: list[str] = []
+        self._saved = 0.0  # seconds that adopted kernels once took
 
     def write(self, text: str) -> None:
         """One whole line, now."""
@@ -67,6 +68,7 @@ class Reporter:
         outcome = (task.values or {}).get("outcome")
         if outcome:
             self._count(task, outcome)
+            self._saved += task.values["seconds"] if outcome == "adopted" else 0
             self.write(f"{task.name}: {_ENDINGS[outcome].format(**task.values)}")
 
     def skip_uptodate(self, task: Any) -> None:
@@ -95,7 +97,8 @@ class Reporter:
         parts = [f"{self._outcomes[name]} {name}" for name in order if self._outcomes[name]]
         if parts:
             count = self._outcomes.total()
-            self.write(f"{count} kernel{'s'[: count != 1]}: {', '.join(parts)}")
+            saved = f"; {self._saved:.0f} s of compiling saved" if self._saved else ""
+            self.write(f"{count} kernel{'s'[: count != 1]}: {', '.join(parts)}{saved}")
         for error in self._errors:
             self.write(error)
 

@@ -53,7 +53,7 @@ def show_why(session: Session, names: list[str]) -> None:
 
 def _stored(session: Session, kernel: Kernel, judged: Judgement) -> list[str]:
     """Of a kernel without a receipt: whether it will be adopted from the store, and if not, what keeps it from that."""
-    if judged.reasons and judged.reasons[0].kind not in {"new", "incomplete"}:
+    if not judged.reasons or judged.reasons[0].kind not in {"new", "incomplete"}:
         return []
     if not (found := session.store.nearest(kernel, session.judges[kernel.target])):
         return []

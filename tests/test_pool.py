@@ -1,0 +1,122 @@
+"""The pool of compilers through the real doit and ninja: never too many, nothing lost, nothing hangs."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.doit_project import Project
+from tests.test_interruptions import stand_ins
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    pytest.importorskip("flashinfer", exc_type=Exception)
+    made = Project.make(tmp_path_factory.mktemp("pool"))
+    made.doit("list")
+    return made
+
+
+@pytest.fixture(autouse=True)
+def stale(project: Project) -> None:
+    """Each test compiles everything anew."""
+    for name in ("hold", "fail", "killed"):
+        (project.tools / name).unlink(missing_ok=True)
+    (project.tools / "header.h").write_text(f"// {time.time_ns()}\n")
+    project.calls()
+
+
+@pytest.mark.parametrize(
+    ("words", "env", "most"), [(["-n", "1"], {}, 1), ([], {"MAX_JOBS": "3"}, 3), ([], {"MAX_JOBS": "2"}, 2)]
+)
+def test_never_more_compilers_than_slots(project: Project, words: list[str], env: dict[str, str], most: int) -> None:
+    project.doit(*words, STAND_IN_SECONDS="0.3", **env)
+    assert project.most_at_once() == most
+    assert project.calls() == 6
+
+
+def test_jobs_in_kernels_yaml(project: Project) -> None:
+    file = project.root / "kernels.yaml"
+    text = file.read_text()
+    file.write_text("jobs: 1\n" + text)
+    try:
+        project.doit(STAND_IN_SECONDS="0.2")
+    finally:
+        file.write_text(text)
+    assert project.most_at_once() == 1
+
+
+def test_a_compiler_killed_for_want_of_memory_is_tried_again_alone(project: Project) -> None:
+    (project.tools / "killed").write_text("1")
+    out = project.doit("kernel:page")
+    assert "kernel:page: a compiler was killed for want of memory; again, alone\n" in out
+    assert out.splitlines()[-1] == "1 kernel: 1 compiled"
+
+
+def test_one_that_is_killed_again_fails_and_says_what_to_do(project: Project) -> None:
+    (project.tools / "killed").write_text("9")
+    out = project.doit("kernel:page", status=1)
+    assert "page: nvcc error   : 'cicc' died due to signal 9 (Kill signal)" in out
+    assert "hint: the compiler was killed for want of memory; " in out
+    assert "GB are free: give the build more, or set `jobs: 1` in kernels.yaml" in out
+
+
+def test_a_kernel_that_takes_too_long_is_ended(project: Project) -> None:
+    file = project.root / "kernels.yaml"
+    text = file.read_text()
+    file.write_text("timeout: 1\n" + text)
+    hold = project.hold()
+    try:
+        begin = time.monotonic()
+        out = project.doit("kernel:page", status=1)
+    finally:
+        file.write_text(text)
+        hold.unlink()
+    assert time.monotonic() - begin < 15
+    assert "page: not finished after " in out
+    assert "remedy: raise `timeout:` in kernels.yaml (seconds; 0 is no limit)" in out
+    assert stand_ins(project) == []
+
+
+def test_the_journal_tells_of_every_compiler(project: Project) -> None:
+    project.doit()
+    events = [json.loads(line) for line in (project.root / ".fitasks" / "journal.jsonl").read_text().splitlines()]
+    assert [event["event"] for event in events if event["event"] == "run"] == ["run"]
+    assert events[0]["event"] == "run"
+    files = [event["output"] for event in events if event["event"] == "file" and event["label"] == "page"]
+    assert sorted(files) == ["csrc_flashinfer_page_binding.cuda.o", "csrc_page.cuda.o", "page.so"]
+    ends = {event["label"]: event["outcome"] for event in events if event["event"] == "end"}
+    assert ends == dict.fromkeys(["page", "cascade", "quantization"], "compiled")
+
+
+MANY = """\
+targets: ["9.0a"]
+kernels:
+  decode:
+    op: batch_decode
+    dtype_q: [bfloat16, float16]
+    dtype_kv: [bfloat16, float16, float8_e4m3fn, float8_e5m2]
+    dtype_idx: [int32, int64]
+    head_dim: [64, 128, 256]
+    use_sliding_window: [true, false]
+    use_logits_soft_cap: false
+  page:
+  cascade:
+  quantization:
+  sampling:
+"""
+
+
+def test_a_hundred_kernels_leave_no_process_and_no_token_behind(tmp_path: Path) -> None:
+    pytest.importorskip("flashinfer", exc_type=Exception)
+    project = Project.make(tmp_path, MANY)
+    out = project.doit("list", "--all").splitlines()
+    count = sum(line.startswith("kernel:") for line in out)
+    assert count == 100
+    project.doit(MAX_JOBS="4")
+    assert project.most_at_once() <= 4
+    assert stand_ins(project) == []
+    assert project.doit() == "100 kernels: 100 fresh\n"
