@@ -1,0 +1,190 @@
+"""libcudart: the one the toolkit links, those in the serving environment, and the one a server really loads.
+
+A kernel names its libcudart by soname only, so whichever of that name is in the process first is used: usually the
+one from pip that torch brings, which may be older than the compiler. Versions come from three sources, which must
+agree: the package's metadata, the file's name, and cudaRuntimeGetVersion.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import tempfile
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fitasks.cuda.elf import Symbol, exported, inspect_library
+from fitasks.errors import EnvironmentProblem
+from fitasks.files import sha256_file, write_atomic
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+SCRIPT = Path(__file__).parent.parent / "serving" / "libcudart.py"
+_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Cudart:
+    """One libcudart. `problem` is set, and the rest empty, where the file is no usable library."""
+
+    path: str
+    real: str  # where links lead
+    soname: str = ""
+    package: str = ""  # version of the distribution that brought it, "12.4.127"
+    runtime: str = ""  # what cudaRuntimeGetVersion says, "12.4", or why it says nothing
+    sha256: str = ""
+    symbols: tuple[str, ...] = ()  # exported, as "name@version"
+    problem: str = ""
+
+    @property
+    def version(self) -> str:
+        """The best that is known: the package's, the file name's, the runtime's."""
+        named = re.search(r"\.so\.(\d+\.\d+\.\d+)$", self.real)
+        return self.package or (named[1] if named else "") or self.runtime
+
+    @property
+    def major(self) -> int:
+        """12 or 13, from the soname; 0 for a file that is no library."""
+        found = re.search(r"\.so\.(\d+)", self.soname)
+        return int(found[1]) if found else 0
+
+    @property
+    def disagreement(self) -> str:
+        """Where package, file name and library tell different versions."""
+        named = re.search(r"\.so\.(\d+\.\d+)\.\d+$", self.real)
+        told = {
+            "its package": ".".join(self.package.split(".")[:2]),
+            "its name": named[1] if named else "",
+            "cudaRuntimeGetVersion": self.runtime if re.fullmatch(r"\d+\.\d+", self.runtime) else "",
+        }
+        known = {source: version for source, version in told.items() if version}
+        if len(set(known.values())) < 2:
+            return ""
+        return ", ".join(f"{source} says {version}" for source, version in known.items())
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """The serving environment's. `loaded` is what a kernel would be given; `how` says how that is known."""
+
+    loaded: Cudart | None
+    how: str
+    found: tuple[Cudart, ...]
+
+
+def discover(python: Path, env: Mapping[str, str], site_packages: Iterable[Path], toolkit: Path, memo: Path) -> Runtime:
+    """Look, or remember: asking the serving interpreter imports torch, 2 to 3 s. `toolkit` is its libcudart."""
+    candidates = _candidates(site_packages, env)
+    key = [str(python), env.get("LD_LIBRARY_PATH", ""), str(SCRIPT.stat().st_mtime_ns)]
+    key += [
+        f"{path} {path.stat().st_mtime_ns} {path.stat().st_size}" for path in [*candidates, toolkit] if path.exists()
+    ]
+    if (known := _remembered(memo, key)) is not None:
+        return known
+    answer = _ask(python, env, [*candidates, toolkit])
+    versions = answer["runtime_versions"]
+    loaded = answer["loaded"]
+    found = [describe(path, versions.get(str(path), "")) for path in candidates]
+    runtime = _chosen(loaded, answer["how"], found, versions)
+    write_atomic(memo, json.dumps({"version": _VERSION, "key": key, "runtime": asdict(runtime)}))
+    return runtime
+
+
+def describe(path: Path, said: int | str = "") -> Cudart:
+    """What is known of one file without loading it; `said` is what cudaRuntimeGetVersion said of it."""
+    real = path.resolve()
+    try:
+        library = inspect_library(path)
+        symbols = tuple(sorted(map(str, exported(path))))
+    except (EnvironmentProblem, OSError) as error:
+        return Cudart(str(path), str(real), problem=str(error))
+    runtime = f"{said // 1000}.{said % 1000 // 10}" if isinstance(said, int) else said
+    return Cudart(str(path), str(real), library.soname, _package(path), runtime, sha256_file(real), symbols)
+
+
+def missing(needed: Iterable[str], undefined: Iterable[str], runtime: Cudart) -> list[str]:
+    """The CUDA runtime symbols ("name@version") of a kernel that `runtime` doesn't export.
+
+    A library without symbol versions offers each name in any version, as to the dynamic loader.
+    """
+    names = {symbol.partition("@")[0] for symbol in runtime.symbols}
+    versioned = any("@" in symbol for symbol in runtime.symbols)
+    wanted = [symbol for symbol in undefined if symbol.startswith(("cuda", "__cuda"))]
+    if not any(name.startswith("libcudart") for name in needed):
+        return []
+    exact = set(runtime.symbols)
+    return [
+        symbol
+        for symbol in wanted
+        if (symbol not in exact if versioned and "@" in symbol else _name(symbol) not in names)
+    ]
+
+
+def _name(symbol: str) -> str:
+    return Symbol(*symbol.split("@")[:1]).name
+
+
+def _chosen(loaded: str | None, how: str, found: list[Cudart], versions: Mapping[str, int | str]) -> Runtime:
+    if loaded:
+        same = next((one for one in found if Path(one.real) == Path(loaded).resolve()), None)
+        return Runtime(same or describe(Path(loaded), versions.get(loaded, "")), how, tuple(found))
+    best = next((one for one in found if not one.problem), None)
+    if best:
+        how += f"; taken for it: the environment's own {best.path}"
+    return Runtime(best, how, tuple(found))
+
+
+def _candidates(site_packages: Iterable[Path], env: Mapping[str, str]) -> list[Path]:
+    """Every libcudart of the environment, newest major version first, then those of LD_LIBRARY_PATH."""
+    patterns = ("nvidia/cu*/lib/libcudart.so.*", "nvidia/cuda_runtime/lib/libcudart.so.*", "torch/lib/libcudart*.so*")
+    packages = [path for site in site_packages for pattern in patterns for path in sorted(site.glob(pattern))]
+    extra = [Path(name) for name in env.get("LD_LIBRARY_PATH", "").split(":") if name]
+    others = [path for directory in extra for path in sorted(directory.glob("libcudart.so.*"))]
+    return [path for path in dict.fromkeys([*packages, *others]) if "fitasks" not in path.name]
+
+
+def _package(path: Path) -> str:
+    """Version of the distribution that a library in site-packages/nvidia belongs to."""
+    site = next((parent.parent for parent in path.parents if parent.name == "nvidia"), None)
+    if site is None:
+        return ""
+    for info in sorted(site.glob("nvidia_cuda_runtime*.dist-info")):
+        record = info / "RECORD"
+        relative = str(path.relative_to(site))
+        if record.exists() and relative in record.read_text(encoding="utf-8", errors="replace"):
+            return info.name.removesuffix(".dist-info").rpartition("-")[2]
+    return ""
+
+
+def _ask(python: Path, env: Mapping[str, str], libraries: list[Path]) -> dict[str, Any]:
+    with tempfile.TemporaryDirectory(prefix="fitasks-cudart-") as directory:
+        response = Path(directory, "response.json")
+        command = [str(python), str(SCRIPT), str(response), *map(str, libraries)]
+        try:
+            done = subprocess.run(command, env=dict(env), capture_output=True, text=True, timeout=120, check=False)
+            answer: dict[str, Any] = json.loads(response.read_bytes())
+        except (OSError, ValueError, subprocess.TimeoutExpired) as error:
+            told = done.stderr.strip().splitlines()[-1:] if isinstance(error, OSError | ValueError) else []
+            raise EnvironmentProblem(
+                f"{python} can't say which libcudart it loads: {' '.join(told) or error}"
+            ) from None
+    return answer
+
+
+def _remembered(memo: Path, key: list[str]) -> Runtime | None:
+    try:
+        data = json.loads(memo.read_bytes())
+        if data["version"] != _VERSION or data["key"] != key:
+            return None
+        runtime = data["runtime"]
+        loaded = _restored(runtime["loaded"]) if runtime["loaded"] else None
+        return Runtime(loaded, runtime["how"], tuple(map(_restored, runtime["found"])))
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _restored(data: dict[str, Any]) -> Cudart:
+    return Cudart(**data | {"symbols": tuple(data["symbols"])})
