@@ -1,12 +1,15 @@
 """fitasks' task graph. `doit list` is the manual; kernels.yaml says what is built.
 
-kernels.yaml ─▶ plan ─▶ kernel:<label> ─▶ cached_ops/<module>/<module>.so, with its receipt
-                        check, why          the same kernels, judged and not touched
+    kernels.yaml ─▶ plan ─▶ kernel:<label> ─▶ cached_ops/<module>/<module>.so, with its receipt
+                                │
+                             _cudart            the policy of kernels.yaml, once the symbols are known (default)
+
+All other tasks look at the same kernels, or clear up after them; each is a function of fitasks/actions.py.
 """
 
 from collections.abc import Iterator
 
-from fitasks import tasks
+from fitasks import actions, tasks
 from fitasks.tasks import TaskDict
 
 DOIT_CONFIG = tasks.configuration()
@@ -17,36 +20,23 @@ def task_kernel() -> Iterator[TaskDict]:
     yield from tasks.kernels()
 
 
-def task_cudart() -> TaskDict:
-    """show the CUDA toolkit and the libcudart that kernels meet"""
-    return tasks.cudart()
+def task_libcudart() -> Iterator[TaskDict]:
+    """the CUDA runtime library that kernels are linked against, and the one that they will meet"""
+    yield tasks.after_kernels(actions.apply_cudart_policy, "_cudart")
+    yield tasks.speaking(actions.cudart)
+    yield tasks.speaking(actions.patch_cudart, tasks.DRY_RUN)
+    yield tasks.speaking(actions.restore_cudart, tasks.DRY_RUN)
 
 
-def task_check() -> TaskDict:
-    """what the server will do with each kernel; exit status 1 if it would compile"""
-    return tasks.check()
+def task_server() -> Iterator[TaskDict]:
+    """what a server will meet"""
+    yield tasks.speaking(actions.check, tasks.JSON)
+    yield tasks.speaking(actions.why, names=True)
+    yield tasks.speaking(actions.env)
 
 
-def task_why() -> TaskDict:
-    """why each kernel that isn't fresh isn't (or of some: doit why kernel:page)"""
-    return tasks.why()
-
-
-def task_env() -> TaskDict:
-    """print the export lines that the server needs"""
-    return tasks.env()
-
-
-def task_clear_incomplete() -> TaskDict:
-    """remove half-built kernels that nobody is building"""
-    return tasks.clear_incomplete()
-
-
-def task_gc() -> TaskDict:
-    """shrink the store of finished kernels (--limit, in GB)"""
-    return tasks.gc()
-
-
-def task_reset() -> TaskDict:
-    """remove all compiled kernels and generated sources of this plan (asks, or --yes)"""
-    return tasks.reset()
+def task_clearing() -> Iterator[TaskDict]:
+    """what may go"""
+    yield tasks.speaking(actions.clear_incomplete)
+    yield tasks.speaking(actions.gc, tasks.LIMIT)
+    yield tasks.speaking(actions.reset, tasks.YES)

@@ -38,3 +38,12 @@ class KernelFailure(FitasksError):
     """One kernel failed to compile or to check; the others go on."""
 
     exit_status = 1
+
+
+class Silent(FitasksError):
+    """A task that found something wrong and has said it all: exit status 1, and not a word more."""
+
+    exit_status = 1
+
+    def __init__(self) -> None:
+        super().__init__("")

@@ -14,6 +14,7 @@ import sys
 import threading
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fitasks.build import stamp as stamps
@@ -23,6 +24,7 @@ from fitasks.build.freshness import Judge
 from fitasks.build.ninja import find_ninja
 from fitasks.build.roots import roots_of
 from fitasks.build.store import Store
+from fitasks.cuda.cudart import Runtime, discover
 from fitasks.cuda.probe import ProbeMemo
 from fitasks.errors import ConfigError, EnvironmentProblem, FitasksError
 from fitasks.files import sha256_text
@@ -30,12 +32,13 @@ from fitasks.plan.plan import Plan, cache_home, make_plan
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
-    from pathlib import Path
 
     from fitasks.build.compile import Builder
     from fitasks.build.ninja import Ninja
     from fitasks.build.reasons import Judgement
     from fitasks.plan.kernel import Kernel
+
+_CURRENT: list[Session] = []
 
 
 @dataclass
@@ -93,10 +96,16 @@ class Session:
     @cached_property
     def stamp(self) -> tuple[Path, str]:
         """The stamp's path and the digest of its text; written where it changed."""
-        runtime = stamps.runtime_cudart(self.plan)
-        path, text = stamps.write_stamp(self.plan, self.ninja, self.toolchain, runtime)
+        path, text = stamps.write_stamp(self.plan, self.ninja, self.toolchain, self.runtime)
         self.probe.save()
         return path, sha256_text(text)
+
+    @cached_property
+    def runtime(self) -> Runtime:
+        """The serving environment's libcudart; asked of its interpreter where anything about it changed."""
+        server, toolkit = self.plan.server, self.plan.toolkit
+        memo = self.root / ".fitasks" / "cudart.json"
+        return discover(server.python, server.env, server.site_packages, toolkit.cudart, memo)
 
     @cached_property
     def contents(self) -> Contents:
@@ -183,6 +192,17 @@ def requested(words: Sequence[str], env: Mapping[str, str]) -> int | None:
         if word in {"-n", "--process"} and "".join(words[index + 1 : index + 2]).isdigit():
             return int(words[index + 1]) or None
     return int(env["MAX_JOBS"]) or None if env.get("MAX_JOBS", "").isdigit() else None
+
+
+def current() -> Session:
+    """The one session of this process. Ends the program with status 2 where kernels.yaml is unusable."""
+    if not _CURRENT:
+        try:
+            _CURRENT.append(Session.load(Path.cwd()))
+        except FitasksError as error:
+            print(error, file=sys.stderr)  # noqa: T201
+            raise SystemExit(error.exit_status) from None
+    return _CURRENT[0]
 
 
 def _save(contents: Contents) -> None:

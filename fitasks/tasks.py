@@ -1,40 +1,43 @@
-"""doit's task dictionaries, one function per task of dodo.py."""
+"""doit's task dictionaries: one per kernel, and one around each action."""
 
 from __future__ import annotations
 
 import contextlib
 import functools
 import os
-import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from doit.exceptions import TaskError, TaskFailed
 
 from fitasks.build.schedule import longest_first
-from fitasks.errors import FitasksError
-from fitasks.session import Session
+from fitasks.errors import FitasksError, Silent
+from fitasks.session import current
 from fitasks.ui.reporter import Reporter
 from fitasks.uptodate import Fresh
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from pathlib import Path
 
     from fitasks.plan.kernel import Kernel
+    from fitasks.session import Session
 
 TaskDict: TypeAlias = dict[str, Any]
 Result: TypeAlias = "dict[str, Any] | TaskFailed | TaskError | None"
 
-_SESSION: list[Session] = []
+DRY_RUN = {"name": "dry_run", "long": "dry-run", "type": bool, "default": False, "help": "only say what would be done"}
+JSON = {"name": "json", "long": "json", "type": str, "default": "", "help": "also write it to a file"}
+LIMIT = {"name": "limit", "long": "limit", "type": int, "default": 20, "help": "gigabytes to keep"}
+YES = {"name": "yes", "short": "y", "long": "yes", "type": bool, "default": False, "help": "don't ask"}
 
 
 def configuration() -> dict[str, Any]:
     """DOIT_CONFIG. Ends the program with status 2 where kernels.yaml is unusable."""
-    session = _session()
+    session = current()
     database = session.root / ".fitasks" / "doit.sqlite3"
     _sound(database)
     return {
-        "default_tasks": ["kernel"],
+        "default_tasks": ["_cudart"],  # and so all kernels
         "continue": True,
         "par_type": "thread",
         "num_process": session.jobs or len(os.sched_getaffinity(0)),
@@ -45,10 +48,10 @@ def configuration() -> dict[str, Any]:
 
 
 def kernels() -> Iterator[TaskDict]:
-    """One subtask per kernel and target."""
-    session = _session()
+    """One subtask per kernel and target, longest first: doit begins them in this order."""
+    session = current()
     if session.problem:
-        yield _task("kernel", _raise(session.problem)) | {"basename": "kernel"}
+        yield _task("kernel", "compile what is stale or incomplete (default)", _raise(session.problem))
         return
     yield {"name": None, "doc": "compile what is stale or incomplete (default)"}
     twins = [kernel for kernel in session.kernels if kernel.twin]
@@ -57,15 +60,21 @@ def kernels() -> Iterator[TaskDict]:
     yield from map(_twin, twins)
 
 
+def speaking(action: Callable[..., None], *params: dict[str, Any], names: bool = False) -> TaskDict:
+    """A task that always runs and speaks for itself; `names` for one that takes names of kernels."""
+    task = _task(action.__name__, action.__doc__ or "", action) | {"params": list(params)}
+    return task | {"pos_arg": "names"} if names else task
+
+
+def after_kernels(action: Callable[..., None], name: str) -> TaskDict:
+    """A task that runs once all kernels are done."""
+    return _task(name, action.__doc__ or "", action) | {"task_dep": ["kernel"]}
+
+
 def _kernel(session: Session, kernel: Kernel) -> TaskDict:
     build = functools.partial(_build, session, kernel)
     if kernel.problem:
-        return {
-            "name": kernel.label,
-            "doc": kernel.problem,
-            "actions": [_guard(build)],
-            "io": {"capture": False},
-        }
+        return {"name": kernel.label, "doc": kernel.problem, "actions": [_guard(build)], "io": {"capture": False}}
     return {
         "name": kernel.label,
         "doc": _described(kernel),
@@ -98,101 +107,14 @@ def _build(session: Session, kernel: Kernel) -> dict[str, Any]:
     return {"outcome": done.outcome, "seconds": done.seconds}
 
 
-def cudart() -> TaskDict:
-    """The toolkit, and what was said of the others."""
-
-    def action() -> None:
-        from fitasks.ui.show import show_cudart
-
-        show_cudart(_session())
-
-    return _task("cudart", action)
-
-
-def check() -> TaskDict:
-    """What the server will do with each kernel."""
-
-    def action(json: str) -> Result:
-        from fitasks.runtime.check import check as predict_all
-        from fitasks.runtime.check import conditions
-        from fitasks.ui.check_table import show_verdicts, write_verdicts
-
-        verdicts, needed = predict_all(_session()), conditions(_session())
-        show_verdicts(verdicts, needed)
-        if json:
-            write_verdicts(Path(json), verdicts, needed)
-        return None if all(verdict.good for verdict in verdicts) else TaskFailed("", report=False)
-
-    option = {"name": "json", "long": "json", "type": str, "default": "", "help": "also write the verdicts to a file"}
-    return _task("check", action) | {"params": [option]}
-
-
-def why() -> TaskDict:
-    """The reasons, for named kernels or for all that aren't fresh."""
-
-    def action(names: list[str]) -> None:
-        from fitasks.ui.show import show_why
-
-        show_why(_session(), names)
-
-    return _task("why", action) | {"pos_arg": "names"}
-
-
-def env() -> TaskDict:
-    """Lines for `eval "$(doit env)"`."""
-
-    def action() -> None:
-        from fitasks.ui.show import show_env
-
-        show_env(_session())
-
-    return _task("env", action)
-
-
-def clear_incomplete() -> TaskDict:
-    """Half-built modules of every cache layout."""
-
-    def action() -> None:
-        from fitasks.ui.show import show_cleared
-
-        show_cleared(_session())
-
-    return _task("clear_incomplete", action)
-
-
-def gc() -> TaskDict:
-    """The store of finished kernels, least recently used first."""
-
-    def action(limit: int) -> None:
-        from fitasks.ui.show import show_collected
-
-        show_collected(_session(), limit)
-
-    option = {"name": "limit", "long": "limit", "type": int, "default": 20, "help": "gigabytes to keep"}
-    return _task("gc", action) | {"params": [option]}
-
-
-def reset() -> TaskDict:
-    """Everything compiled for this plan's version and targets."""
-
-    def action(yes: bool) -> None:
-        from fitasks.ui.show import ask_and_reset
-
-        ask_and_reset(_session(), yes=yes)
-
-    option = {"name": "yes", "short": "y", "long": "yes", "type": bool, "default": False, "help": "don't ask"}
-    return _task("reset", action) | {"params": [option]}
-
-
-def _task(name: str, action: Callable[..., Any]) -> TaskDict:
-    """A task that always runs and speaks for itself."""
+def _task(name: str, doc: str, action: Callable[..., Any]) -> TaskDict:
     return {
         "basename": name,
+        "doc": doc,
         "actions": [_guard(action)],
         "uptodate": [False],
         "verbosity": 2,
         "io": {"capture": False},
-        "meta": {"speaks": True},
     }
 
 
@@ -203,6 +125,8 @@ def _guard(action: Callable[..., Any]) -> Callable[..., Any]:
     def guarded(*args: Any, **kwargs: Any) -> Result:
         try:
             return action(*args, **kwargs)
+        except Silent:
+            return TaskFailed("", report=False)
         except FitasksError as error:
             return (TaskFailed if error.exit_status == 1 else TaskError)(str(error))
 
@@ -214,17 +138,6 @@ def _raise(problem: FitasksError) -> Callable[[], None]:
         raise problem
 
     return action
-
-
-def _session() -> Session:
-    """The one session of this process. Ends the program with status 2 where kernels.yaml is unusable."""
-    if not _SESSION:
-        try:
-            _SESSION.append(Session.load(Path.cwd()))
-        except FitasksError as error:
-            print(error, file=sys.stderr)  # noqa: T201
-            raise SystemExit(error.exit_status) from None
-    return _SESSION[0]
 
 
 def _sound(database: Path) -> None:

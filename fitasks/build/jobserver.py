@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
 _TOKEN = b"+"
+_PREFIX = "fitasks-jobs-"
 _MOMENT = 0.1  # seconds: for heavier waiters to arrive, and for running ninjas to take what they can use
 _FIFO = re.compile(r"--jobserver-auth=fifo:(\S+)")
 
@@ -40,12 +41,15 @@ class Jobserver:
         self._waiting: list[tuple[float, int]] = []  # (-weight, arrival), the first is served next
         self._arrivals = 0
         self._held = 0  # tokens that we hold for ninjas
+        self._spare = 1 if parent else 0  # the implicit slot that a `make` above gave us
         self._directory = ""
         self._descriptor = -1
 
     def __enter__(self) -> Self:
         if self._parent is None:
-            self._directory = tempfile.mkdtemp(prefix="fitasks-jobs-")
+            place = _without_blanks(tempfile.gettempdir())
+            _sweep(place)
+            self._directory = tempfile.mkdtemp(prefix=_PREFIX, dir=place)
             os.mkfifo(self._fifo, 0o600)
         self._descriptor = os.open(self._fifo, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
         if self._parent is None:
@@ -109,6 +113,8 @@ class Jobserver:
 
     def _lies_there(self) -> bool:
         """Whether a token is to be had, and nobody who runs already wants it."""
+        if self._spare:
+            return True
         if not select.select([self._descriptor], [], [], 0.2)[0]:
             return False
         time.sleep(_MOMENT)
@@ -116,7 +122,10 @@ class Jobserver:
 
     def _take(self) -> int:
         with self._turn, contextlib.suppress(BlockingIOError):
-            os.read(self._descriptor, 1)
+            if self._spare:
+                self._spare -= 1
+            else:
+                os.read(self._descriptor, 1)
             self._held += 1
             return 1
         return 0
@@ -127,7 +136,9 @@ class Jobserver:
             return 0
         with self._turn:
             self._held -= count
-            os.write(self._descriptor, _TOKEN * count)
+            own = 1 if self._parent and not self._held else 0  # the last one to go back is make's implicit slot
+            self._spare += own
+            os.write(self._descriptor, _TOKEN * (count - own))
             if not self._held and self._parent is None:
                 with contextlib.suppress(BlockingIOError):
                     while os.read(self._descriptor, 4096):
@@ -138,9 +149,36 @@ class Jobserver:
 
 def parent_fifo(env: Mapping[str, str]) -> Path | None:
     """The fifo of a `make -jN` above us (GNU make 4.4 and later); older ones speak pipes, which don't reach us."""
-    found = _FIFO.findall(env.get("MAKEFLAGS", ""))
+    words = env.get("MAKEFLAGS", "").partition(" -- ")[0].split()  # after that: `make V=--jobserver-auth=…`
+    if words and not words[0].startswith("-") and "n" in words[0]:
+        return None  # a dry run
+    found = [match[1] for word in words if (match := _FIFO.fullmatch(word))]
     path = Path(found[-1]) if found else None
-    return path if path and path.is_fifo() and os.access(path, os.R_OK | os.W_OK) else None
+    return path if path and path.is_fifo() and _is_held(path) else None
+
+
+def _is_held(fifo: Path) -> bool:
+    """Whether anybody has it open for reading: one whose make has ended would be waited for without end (ENXIO)."""
+    try:
+        os.close(os.open(fifo, os.O_WRONLY | os.O_NONBLOCK))
+    except OSError:
+        return False
+    return True
+
+
+def _without_blanks(directory: str) -> str:
+    """MAKEFLAGS is split at blanks, and nothing quotes them."""
+    return "/tmp" if re.search(r"\s", directory) else directory  # noqa: S108 - mkdtemp makes it private
+
+
+def _sweep(place: str) -> None:
+    """Remove what killed processes of this user left: fifos that nobody holds open, a minute old or more."""
+    for directory in Path(place).glob(f"{_PREFIX}*"):
+        with contextlib.suppress(OSError):
+            status = directory.stat()
+            old = time.time() - status.st_mtime > 60
+            if old and status.st_uid == os.geteuid() and not _is_held(directory / "fifo"):
+                shutil.rmtree(directory, ignore_errors=True)
 
 
 def is_client(version: str) -> bool:

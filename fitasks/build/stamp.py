@@ -10,10 +10,11 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fitasks.files import sha256_file, write_if_changed
+from fitasks.files import write_if_changed
 
 if TYPE_CHECKING:
     from fitasks.build.ninja import Ninja
+    from fitasks.cuda.cudart import Cudart, Runtime
     from fitasks.cuda.probe import ProbeMemo
     from fitasks.plan.plan import Plan
 
@@ -25,7 +26,7 @@ def toolchain(plan: Plan, probe: ProbeMemo) -> dict[str, str]:
     return {"nvcc": plan.toolkit.build, "c++": _first_line(plan, "CXX", "c++", probe)}
 
 
-def write_stamp(plan: Plan, ninja: Ninja, tools: dict[str, str], runtime: Path | None) -> tuple[Path, str]:
+def write_stamp(plan: Plan, ninja: Ninja, tools: dict[str, str], runtime: Runtime) -> tuple[Path, str]:
     """Write `.fitasks/cudart.stamp` where its text changes; its path and text."""
     server = plan.server
     content = {
@@ -34,7 +35,10 @@ def write_stamp(plan: Plan, ninja: Ninja, tools: dict[str, str], runtime: Path |
             "build": plan.toolkit.build,
             "CUDA_HOME": str(plan.toolkit.home),
         },
-        "cudart": {"toolkit": _library(plan.toolkit.cudart), "runtime": _library(runtime)},
+        "cudart": {
+            "toolkit": _library(runtime.toolkit),
+            "runtime": _library(runtime.loaded) | {"how": runtime.how},
+        },
         "flashinfer": server.version("flashinfer-python"),
         "tvm-ffi": server.version("apache-tvm-ffi"),
         "torch": server.version("torch"),
@@ -48,19 +52,12 @@ def write_stamp(plan: Plan, ninja: Ninja, tools: dict[str, str], runtime: Path |
     return path, text
 
 
-def runtime_cudart(plan: Plan) -> Path | None:
-    """The libcudart of the serving environment, of the toolkit's major version."""
-    major = plan.toolkit.release.partition(".")[0]
-    for directory in plan.server.site_packages:
-        for found in sorted(directory.glob(f"nvidia/*/lib/libcudart.so.{major}*")):
-            return found
-    return None
-
-
-def _library(path: Path | None) -> dict[str, str] | None:
-    if path is None:
-        return None
-    return {"path": str(path), "file": path.resolve().name, "sha256": sha256_file(path)}
+def _library(cudart: Cudart | None) -> dict[str, str]:
+    """What tells one libcudart from another."""
+    if cudart is None:
+        return {}
+    named = {"path": cudart.path, "version": cudart.version, "sha256": cudart.sha256, "problem": cudart.problem}
+    return {name: value for name, value in named.items() if value}
 
 
 def _first_line(plan: Plan, variable: str, default: str, probe: ProbeMemo) -> str:

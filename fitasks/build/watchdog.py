@@ -1,8 +1,9 @@
-"""Ends what a killed doit leaves behind. Runs alone: `python -S watchdog.py`, told of sessions on standard input.
+"""Ends what a killed doit leaves behind. Runs alone: `python -S watchdog.py MARK`, told of sessions on standard input.
 
 Each ninja leads a session of its own. A process group would not do: ninja puts every compiler into another one
 (POSIX_SPAWN_SETPGROUP in its subprocess-posix.cc), so that only the session still holds them together. Nor would
-PR_SET_PDEATHSIG, which follows the *thread* that forked, and doit's threads end.
+PR_SET_PDEATHSIG, which follows the *thread* that forked, and doit's threads end. A session that was begun when doit
+was killed, and not told yet, is known by MARK in its environment.
 """
 
 from __future__ import annotations
@@ -36,14 +37,27 @@ def signal_session(session: int, number: signal.Signals) -> bool:
     return bool(pids)
 
 
+def marked(mark: bytes) -> set[int]:
+    """Sessions with a process that has `mark`, a whole NAME=value, in its environment."""
+    found = set()
+    for name in filter(str.isdigit, os.listdir("/proc")):  # noqa: PTH208 - names only
+        with contextlib.suppress(OSError), open(f"/proc/{name}/environ", "rb") as stream:  # noqa: PTH123
+            if mark in stream.read().split(b"\0"):
+                found.add(os.getsid(int(name)))
+    return found
+
+
 def main() -> None:
     """Follow `+ session` and `- session` until the pipe's other end is gone, then end what is left."""
     sessions: set[int] = set()
     for line in sys.stdin:
         sign, _, number = line.partition(" ")
         (sessions.add if sign == "+" else sessions.discard)(int(number))
-    for session in sessions:
-        signal_session(session, signal.SIGTERM)
+    for _ in range(3):  # one that had just been forked shows its mark only after exec
+        sessions |= marked(os.fsencode(sys.argv[1]))
+        for session in sessions:
+            signal_session(session, signal.SIGTERM)
+        time.sleep(0.1)
     deadline = time.monotonic() + 2
     while any(map(members, sessions)) and time.monotonic() < deadline:
         time.sleep(0.05)

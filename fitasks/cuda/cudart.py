@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fitasks.cuda.elf import Symbol, exported, inspect_library
+from fitasks.cuda.elf import exported, inspect_library
 from fitasks.errors import EnvironmentProblem
 from fitasks.files import sha256_file, write_atomic
 
@@ -73,6 +73,7 @@ class Runtime:
     loaded: Cudart | None
     how: str
     found: tuple[Cudart, ...]
+    toolkit: Cudart  # what kernels are linked against
 
 
 def discover(python: Path, env: Mapping[str, str], site_packages: Iterable[Path], toolkit: Path, memo: Path) -> Runtime:
@@ -88,7 +89,8 @@ def discover(python: Path, env: Mapping[str, str], site_packages: Iterable[Path]
     versions = answer["runtime_versions"]
     loaded = answer["loaded"]
     found = [describe(path, versions.get(str(path), "")) for path in candidates]
-    runtime = _chosen(loaded, answer["how"], found, versions)
+    chosen, how = _chosen(loaded, answer["how"], found, versions)
+    runtime = Runtime(chosen, how, tuple(found), describe(toolkit, versions.get(str(toolkit), "")))
     write_atomic(memo, json.dumps({"version": _VERSION, "key": key, "runtime": asdict(runtime)}))
     return runtime
 
@@ -110,31 +112,28 @@ def missing(needed: Iterable[str], undefined: Iterable[str], runtime: Cudart) ->
 
     A library without symbol versions offers each name in any version, as to the dynamic loader.
     """
-    names = {symbol.partition("@")[0] for symbol in runtime.symbols}
-    versioned = any("@" in symbol for symbol in runtime.symbols)
-    wanted = [symbol for symbol in undefined if symbol.startswith(("cuda", "__cuda"))]
     if not any(name.startswith("libcudart") for name in needed):
         return []
-    exact = set(runtime.symbols)
-    return [
-        symbol
-        for symbol in wanted
-        if (symbol not in exact if versioned and "@" in symbol else _name(symbol) not in names)
-    ]
+    exact, names = set(runtime.symbols), {symbol.partition("@")[0] for symbol in runtime.symbols}
+    versioned = any("@" in symbol for symbol in runtime.symbols)
+
+    def offered(symbol: str) -> bool:
+        return symbol in exact if versioned and "@" in symbol else symbol.partition("@")[0] in names
+
+    return [symbol for symbol in undefined if symbol.startswith(("cuda", "__cuda")) and not offered(symbol)]
 
 
-def _name(symbol: str) -> str:
-    return Symbol(*symbol.split("@")[:1]).name
-
-
-def _chosen(loaded: str | None, how: str, found: list[Cudart], versions: Mapping[str, int | str]) -> Runtime:
+def _chosen(
+    loaded: str | None, how: str, found: list[Cudart], versions: Mapping[str, int | str]
+) -> tuple[Cudart | None, str]:
+    """The one that counts, and how that is known."""
     if loaded:
         same = next((one for one in found if Path(one.real) == Path(loaded).resolve()), None)
-        return Runtime(same or describe(Path(loaded), versions.get(loaded, "")), how, tuple(found))
+        return same or describe(Path(loaded), versions.get(loaded, "")), how
     best = next((one for one in found if not one.problem), None)
     if best:
         how += f"; taken for it: the environment's own {best.path}"
-    return Runtime(best, how, tuple(found))
+    return best, how
 
 
 def _candidates(site_packages: Iterable[Path], env: Mapping[str, str]) -> list[Path]:
@@ -181,7 +180,8 @@ def _remembered(memo: Path, key: list[str]) -> Runtime | None:
             return None
         runtime = data["runtime"]
         loaded = _restored(runtime["loaded"]) if runtime["loaded"] else None
-        return Runtime(loaded, runtime["how"], tuple(map(_restored, runtime["found"])))
+        found = tuple(map(_restored, runtime["found"]))
+        return Runtime(loaded, runtime["how"], found, _restored(runtime["toolkit"]))
     except (OSError, ValueError, KeyError, TypeError):
         return None
 

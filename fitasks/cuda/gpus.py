@@ -34,6 +34,17 @@ def all_gpus() -> tuple[Gpu, ...]:
         pynvml.nvmlShutdown()
 
 
+def driver_version() -> str:
+    """The driver's version ("580.65.06"), "" where there is none."""
+    import pynvml
+
+    try:
+        pynvml.nvmlInit()
+        return str(pynvml.nvmlSystemGetDriverVersion())
+    except pynvml.NVMLError:
+        return ""
+
+
 def visible(gpus: Iterable[Gpu], env: Mapping[str, str]) -> tuple[Gpu, ...]:
     """Those that CUDA_VISIBLE_DEVICES leaves, in its order; like CUDA, stop at the first unknown entry.
 

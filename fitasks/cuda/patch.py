@@ -101,6 +101,11 @@ def restore(target: Path, *, dry_run: bool = False) -> str:
     return f"restored {target}"
 
 
+def is_patched(target: Path) -> bool:
+    """Whether a record of ours lies beside a library."""
+    return _beside(target.resolve(), "json").exists()
+
+
 def driver_sentence(runtime: Cudart, driver: str) -> str:
     """Whether the driver ("535.104.05", "" if unknown) is new enough for this runtime."""
     wanted = _DRIVERS.get(runtime.major, "")
@@ -131,12 +136,13 @@ def _why(runtime: Cudart, toolkit: Cudart, failures: Sequence[str]) -> str:
 
 
 def _compare(toolkit: Cudart, runtime: Cudart) -> int:
-    """-1, 0, 1: whether the toolkit's is older, as new, newer; an unknown version is as new."""
+    """-1, 0, 1: whether the toolkit's is older, as new, newer; as far as both versions are known (12.4 or 12.4.127)."""
     try:
-        ours, theirs = Version(toolkit.version), Version(runtime.version)
+        ours, theirs = Version(toolkit.version).release, Version(runtime.version).release
     except InvalidVersion:
         return 0
-    return (ours > theirs) - (ours < theirs)
+    known = min(len(ours), len(theirs))
+    return (ours[:known] > theirs[:known]) - (ours[:known] < theirs[:known])
 
 
 def _allowed(target: Path, source: Path, prefixes: Sequence[Path], reason: str) -> Decision:

@@ -15,7 +15,9 @@ from typing import TYPE_CHECKING, Literal
 
 from fitasks.build import ninja as ninjas
 from fitasks.build import receipt as receipts
-from fitasks.cuda.elf import is_shared_object
+from fitasks.cuda.audit import audit
+from fitasks.cuda.elf import inspect_library, is_shared_object
+from fitasks.runtime.cudart_policy import audit_kernel
 from fitasks.runtime.elsewhere import elsewhere
 
 if TYPE_CHECKING:
@@ -58,13 +60,16 @@ def predict(session: Session, kernel: Kernel) -> Verdict:
     if kernel.problem:
         return blank
     for artefact in _ahead_of_time(session, kernel):
-        return _loaded(replace(blank, state="ahead-of-time", reason=_foreign(artefact)), artefact)
+        return _ahead(session, artefact, replace(blank, state="ahead-of-time", reason=_foreign(artefact)))
     if session.plan.server.env.get("FLASHINFER_DISABLE_JIT"):
         reason = "FLASHINFER_DISABLE_JIT is set and there is no ahead-of-time module; caches are not accepted"
         return replace(blank, state="refused", reason=reason)
     if reason := _work(session, kernel):
         return replace(blank, state="would compile", reason=reason)
-    return _loaded(_trusted(session, kernel, blank), kernel.library)
+    trusted = _trusted(session, kernel, blank)
+    if trusted.state == "cached" and (failure := audit_kernel(session, kernel)):
+        return replace(trusted, state="would fail", reason=failure)
+    return _loaded(trusted, kernel.library)
 
 
 def _trusted(session: Session, kernel: Kernel, blank: Verdict) -> Verdict:
@@ -73,6 +78,17 @@ def _trusted(session: Session, kernel: Kernel, blank: Verdict) -> Verdict:
     if wrong:
         return replace(blank, state="outdated", reason=f"ninja sees nothing to do, but {wrong[0]}")
     return replace(blank, state="cached", reason=_provenance(kernel))
+
+
+def _ahead(session: Session, artefact: Path, verdict: Verdict) -> Verdict:
+    """Of a module without a receipt of ours: the file itself is asked what it needs."""
+    loaded = _loaded(verdict, artefact)
+    if loaded.good:
+        library = inspect_library(artefact)
+        undefined = list(map(str, library.cuda_symbols()))
+        if failure := audit(artefact.name, library.needed, undefined, session.runtime.loaded):
+            return replace(loaded, state="would fail", reason=failure)
+    return loaded
 
 
 def _loaded(verdict: Verdict, library: Path) -> Verdict:

@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING
 
 from fitasks.build import clear
 from fitasks.errors import EnvironmentProblem
+from fitasks.runtime.cudart_policy import apply
 from fitasks.ui.units import size
 
 if TYPE_CHECKING:
     from fitasks.build.reasons import Judgement
+    from fitasks.cuda.cudart import Cudart
     from fitasks.plan.kernel import Kernel
     from fitasks.plan.plan import Plan
     from fitasks.session import Session
@@ -23,13 +25,30 @@ _print = print
 
 
 def show_cudart(session: Session) -> None:
-    """The toolkit that is used and why, and the stamp."""
+    """The toolkit that is used and why, each libcudart, the stamp; then what the policy says."""
     plan = session.plan
     for note in plan.notes:
         _print(f"note: {note}")
+    runtime = session.runtime
+    _print(f"toolkit: {_one(runtime.toolkit)}")
+    _print(f"server:  {_one(runtime.loaded)} ({runtime.how})")
+    for found in runtime.found:
+        if found != runtime.loaded:
+            _print(f"also:    {_one(found)}")
     path, _ = session.stamp
     _print(f"{path}:")
     _print(path.read_text(encoding="utf-8"), end="")
+    for line in apply(session):
+        _print(line)
+
+
+def _one(found: Cudart | None) -> str:
+    if found is None:
+        return "none"
+    if found.problem:
+        return found.problem
+    warning = f"; they disagree: {found.disagreement}" if found.disagreement else ""
+    return f"libcudart {found.version} at {found.path}{warning}"
 
 
 def show_why(session: Session, names: list[str]) -> None:

@@ -7,12 +7,16 @@ import subprocess
 import threading
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
-from fitasks.build.jobserver import Jobserver, is_client
+from fitasks.build.jobserver import Jobserver, is_client, parent_fifo
 from fitasks.build.ninja import find_ninja
 from fitasks.cuda.probe import ProbeMemo
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 JOB = "python3 -S -c \"import time; open('log','a').write(f'{time.time()} 1\\n'); time.sleep(0.1); open('log','a').write(f'{time.time()} -1\\n')\""
 
@@ -118,3 +122,84 @@ def test_nothing_is_left_behind() -> None:
 )
 def test_which_ninjas_are_clients(version: str, client: bool) -> None:
     assert is_client(version) is client
+
+
+# ---- the pool of a `make -jN` above us (fifo, GNU make 4.4 and later)
+
+
+@pytest.fixture
+def make() -> Iterator[Jobserver]:
+    """What a `make -j3` would hold open: two tokens besides the implicit slot."""
+    with Jobserver(2) as pool:
+        yield pool
+
+
+def test_its_slots_and_our_implicit_one_are_used_and_given_back(make: Jobserver, tmp_path: Path, ninja: str) -> None:
+    fifo = parent_fifo({"MAKEFLAGS": make.makeflags})
+    assert fifo
+    with Jobserver(16, fifo) as joined:
+        assert joined.makeflags.endswith(str(fifo))
+
+        def one(index: int) -> None:
+            with joined.slot():
+                assert start(joined, ninja, tmp_path / f"n{index}", 5).wait() == 0
+
+        threads = [threading.Thread(target=one, args=(index,)) for index in range(3)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert peak(tmp_path / "log") == 3
+    assert tokens(make) == 2
+
+
+@pytest.mark.parametrize(
+    "makeflags",
+    ["", "kn --jobserver-auth=fifo:{fifo}", " -j -- V=--jobserver-auth=fifo:{fifo}", " -j --jobserver-auth=3,4"],
+)
+def test_when_there_is_none_to_join(make: Jobserver, makeflags: str) -> None:
+    fifo = make.makeflags.rpartition(":")[2]
+    assert parent_fifo({"MAKEFLAGS": makeflags.format(fifo=fifo)}) is None
+
+
+def test_a_fifo_whose_make_has_ended_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "fifo")
+    assert parent_fifo({"MAKEFLAGS": f" -j4 --jobserver-auth=fifo:{tmp_path / 'fifo'}"}) is None
+
+
+def test_the_heaviest_waiter_is_served_first() -> None:
+    served = []
+    with Jobserver(1) as pool:
+
+        def one(weight: float) -> None:
+            with pool.slot(weight):
+                served.append(weight)
+
+        threads = [threading.Thread(target=one, args=(weight,)) for weight in (1.0, 3.0, 2.0)]
+        with pool.slot():
+            for thread in threads:
+                thread.start()
+            time.sleep(0.3)
+        for thread in threads:
+            thread.join()
+    assert served == [3.0, 2.0, 1.0]
+
+
+def test_alone_means_that_nothing_else_runs() -> None:
+    with Jobserver(3) as pool, pool.alone() as alone, pool.slot(stopping=lambda: True) as other:
+        assert (alone, other) == (True, False)
+        assert tokens(pool) == 0
+
+
+def test_what_a_killed_process_left_is_swept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    left = tmp_path / "fitasks-jobs-left"
+    left.mkdir()
+    os.mkfifo(left / "fifo")
+    os.utime(left, (1, 1))
+    with Jobserver(1) as pool:
+        assert not left.exists()
+        mine = Path(pool.makeflags.rpartition(":")[2]).parent
+        os.utime(mine, (1, 1))
+        with Jobserver(1):
+            assert mine.exists()

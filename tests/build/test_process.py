@@ -9,11 +9,17 @@ import sys
 import textwrap
 import time
 from pathlib import Path
+from typing import Any
+
+import pytest
 
 from fitasks.build import process, watchdog
+from fitasks.errors import EnvironmentProblem
+
+ROOT = Path(process.__file__).parents[2]
 
 
-def run(script: str, tmp_path: Path, **options: float) -> process.Finished:
+def run(script: str, tmp_path: Path, **options: Any) -> process.Finished:
     return process.run(["sh", "-c", script], cwd=tmp_path, env=os.environ, log=tmp_path / "log", **options)
 
 
@@ -95,3 +101,175 @@ def test_members_of_a_session_are_seen_across_process_groups() -> None:
         assert watchdog.signal_session(leader.pid, signal.SIGKILL)
     while watchdog.members(leader.pid):
         assert time.monotonic() < deadline
+
+
+def python(script: str, cwd: Path) -> subprocess.Popen[str]:
+    """A doit of its own, because a stop is for good and a kill too."""
+    env = os.environ | {"PYTHONPATH": str(ROOT)}
+    return subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(script)], cwd=cwd, env=env, stdout=subprocess.PIPE, text=True
+    )
+
+
+def alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def soon(condition: object, seconds: float = 5.0) -> bool:
+    """Whether it comes true in time."""
+    assert callable(condition)
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.02)
+    return True
+
+
+def pids(directory: Path, count: int) -> list[int]:
+    """Of the compilers, once all of them run."""
+    assert soon(lambda: len(list(directory.glob("pid*"))) == count, 10)
+    time.sleep(0.05)
+    return [int(path.read_text()) for path in directory.glob("pid*")]
+
+
+# Like ninja, puts its compiler into a process group of its own; the compiler ignores nothing.
+FAKE_NINJA = """\
+import os, subprocess, sys
+compiler = subprocess.Popen(["sh", "-c", "sleep 60; :"], process_group=0)
+for pid in (os.getpid(), compiler.pid):
+    open(f"pid{pid}", "w").write(str(pid))
+compiler.wait()
+"""
+THREADS = """
+import os, sys, threading, time
+from pathlib import Path
+from fitasks.build import process
+def one(number):
+    process.run([sys.executable, "ninja.py"], cwd=Path.cwd(), env=os.environ, log=Path(f"log{number}"))
+threads = [threading.Thread(target=one, args=(number,)) for number in range(2)]
+[thread.start() for thread in threads]
+"""
+
+
+def test_a_killed_doit_leaves_no_compiler_running(tmp_path: Path) -> None:
+    (tmp_path / "ninja.py").write_text(FAKE_NINJA)
+    with python(THREADS, tmp_path) as doit:
+        tree = pids(tmp_path, 4)
+        doit.kill()
+        assert soon(lambda: not any(map(alive, tree)), 3)
+
+
+def test_a_doit_killed_before_the_watchdog_was_told(tmp_path: Path) -> None:
+    """The moment between ninja's start and the message, made to last for ever."""
+    (tmp_path / "ninja.py").write_text(FAKE_NINJA)
+    silent = "process._sessions._tell = lambda line: None\nthreads ="
+    with python(THREADS.replace("threads =", silent, 1), tmp_path) as doit:
+        tree = pids(tmp_path, 4)
+        doit.kill()
+        assert soon(lambda: not any(map(alive, tree)), 3)
+
+
+def test_a_watchdog_that_was_killed_is_replaced(tmp_path: Path) -> None:
+    (tmp_path / "ninja.py").write_text(FAKE_NINJA)
+    kill_it = "\nprocess._sessions._watchdog.kill(); process._sessions._watchdog.wait()\none(7)\n"
+    with python(THREADS.replace("range(2)", "range(1)") + "time.sleep(0.5)" + kill_it, tmp_path) as doit:
+        tree = pids(tmp_path, 4)
+        doit.kill()
+        assert soon(lambda: not any(map(alive, tree)), 3), "the run begun before is known to the new one as well"
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_in_the_thread_that_waits_ends_its_run_at_once(tmp_path: Path, number: signal.Signals) -> None:
+    """doit -n 0 runs in the main thread, where the handler interrupts `run` itself."""
+    (tmp_path / "ninja.py").write_text(FAKE_NINJA)
+    script = f"""
+        import os, signal, sys
+        from pathlib import Path
+        from fitasks.build import process
+        def stop(number, frame):
+            process.stop_all()
+            raise SystemExit(128 + number)
+        signal.signal({int(number)}, stop)
+        process.run([sys.executable, "ninja.py"], cwd=Path.cwd(), env=os.environ, log=Path("log"))
+    """
+    with python(script, tmp_path) as doit:
+        tree = pids(tmp_path, 2)
+        begin = time.monotonic()
+        doit.send_signal(number)
+        assert doit.wait(5) == 128 + number
+        assert time.monotonic() - begin < 1.5
+        assert not any(map(alive, tree))
+
+
+def test_stop_all_kills_what_ignores_sigterm_within_five_seconds(tmp_path: Path) -> None:
+    script = """
+        import os, threading, time
+        from pathlib import Path
+        from fitasks.build import process
+        results = []
+        def one():
+            stubborn = ["sh", "-c", "trap '' TERM; touch ready; while :; do sleep 0.05; done"]
+            results.append(process.run(stubborn, cwd=Path.cwd(), env=os.environ, log=Path("log")))
+        thread = threading.Thread(target=one)
+        thread.start()
+        while not Path("ready").exists(): time.sleep(0.01)
+        begin = time.monotonic()
+        process.stop_all(grace=0.5)
+        took = time.monotonic() - begin
+        thread.join()
+        print(0.5 <= took < 2, results[0].status, results[0].stopped, results[0].timed_out)
+    """
+    with python(script, tmp_path) as doit:
+        assert doit.communicate()[0] == "True -9 True False\n"
+
+
+def test_an_exception_while_waiting_ends_the_run(tmp_path: Path) -> None:
+    seen = []
+
+    def on_start(pid: int) -> None:
+        seen.append(pid)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        process.run(["sleep", "60"], cwd=tmp_path, env=os.environ, log=tmp_path / "log", on_start=on_start)
+    assert not alive(seen[0])
+    assert not process._sessions.live
+
+
+def test_what_is_done_within_the_grace_counts_as_done(tmp_path: Path) -> None:
+    done = run("trap 'exit 0' TERM; while :; do sleep 0.05; done", tmp_path, timeout=0.2)
+    assert (done.status, done.timed_out) == (0, False)
+
+
+def test_descriptors_are_passed_where_asked_for(tmp_path: Path) -> None:
+    read, write = os.pipe()
+    for passed, status in (((), 1), ((write,), 0)):
+        done = run(f"exec 2>/dev/null; test -e /proc/self/fd/{write}", tmp_path, pass_fds=passed)
+        assert done.status == status
+    os.close(read)
+    os.close(write)
+
+
+def test_a_command_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(EnvironmentProblem) as caught:
+        process.run(["/gone/ninja"], cwd=tmp_path, env={}, log=tmp_path / "log")
+    assert (
+        str(caught.value)
+        == f"/gone/ninja cannot be run in {tmp_path}: [Errno 2] No such file or directory: '/gone/ninja'"
+    )
+
+
+def test_many_threads_at_once(tmp_path: Path) -> None:
+    from concurrent.futures import ThreadPoolExecutor
+
+    def one(number: int) -> int:
+        command = ["sh", "-c", f"exit {number}"]
+        return process.run(command, cwd=tmp_path, env=os.environ, log=tmp_path / f"log{number}").status
+
+    with ThreadPoolExecutor(16) as threads:
+        assert list(threads.map(one, range(100))) == list(range(100))
+    assert not process._sessions.live

@@ -345,3 +345,12 @@ def test_the_record_names_hashes_and_source(serving: Serving) -> None:
         "patched": sha256_file(library_of(NEW)),
         "source": str(library_of(NEW)),
     }
+
+
+def test_versions_are_compared_as_far_as_they_are_known(serving: Serving) -> None:
+    """Of a system's libcudart only cudaRuntimeGetVersion tells, and that has two digits."""
+    toolkit = describe(library_of(NEW))
+    system = replace(describe(serving.library), package="", runtime="12.9")
+    assert patches.decide(system, toolkit, [serving.prefix], []).reason == (
+        f"the server's libcudart is as new as the toolkit's, {NEW}"
+    )

@@ -35,7 +35,9 @@ def session(workshop: Workshop, **env: str) -> Any:
     }
     server = replace(plan.server, env=plan.server.env | {"HOME": str(workshop.root / "home")} | env)
     plan = replace(plan, server=server, facts=facts)
-    return SimpleNamespace(plan=plan, ninja=workshop.ninja, judge=workshop.judge().judge)
+    return SimpleNamespace(
+        plan=plan, ninja=workshop.ninja, runtime=SimpleNamespace(loaded=None), judge=workshop.judge().judge
+    )
 
 
 def said(workshop: Workshop, kernel: Kernel, **env: str) -> str:

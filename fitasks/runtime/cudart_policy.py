@@ -1,0 +1,80 @@
+"""`cudart:` in kernels.yaml: what is done where the server's libcudart doesn't fit the compiled kernels."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from fitasks.build import receipt as receipts
+from fitasks.cuda import patch as patches
+from fitasks.cuda.audit import audit
+from fitasks.cuda.gpus import driver_version
+from fitasks.errors import KernelFailure
+
+if TYPE_CHECKING:
+    from fitasks.cuda.patch import Decision
+    from fitasks.plan.kernel import Kernel
+    from fitasks.session import Session
+
+
+def failures(session: Session) -> list[str]:
+    """The audit's sentences: which compiled kernels the server's libcudart can't load, and why."""
+    sentences = [audit_kernel(session, kernel) for kernel in session.plan.buildable()]
+    return [sentence for sentence in sentences if sentence]
+
+
+def audit_kernel(session: Session, kernel: Kernel) -> str:
+    """Why this kernel won't load, by its receipt; "" if it will, or isn't compiled."""
+    receipt = receipts.read(kernel)
+    if receipt is None:
+        return ""
+    return audit(kernel.library.name, receipt.needed, receipt.undefined, session.runtime.loaded)
+
+
+def decision(session: Session) -> Decision:
+    """What `patch` would do, whatever kernels.yaml says."""
+    server = session.plan.server
+    prefixes = [server.prefix, *server.site_packages]
+    return patches.decide(session.runtime.loaded, session.runtime.toolkit, prefixes, failures(session))
+
+
+def apply(session: Session) -> list[str]:
+    """Act by the policy; what there is to say, nothing where all fits.
+
+    Raises KernelFailure where kernels won't load and the policy, or the environment, doesn't let us mend it.
+    """
+    policy = session.plan.config.cudart
+    failed = failures(session)
+    if policy == "ignore" or (policy == "check" and not failed):
+        return []
+    decided = decision(session)
+    if decided.action == "none" and not failed:
+        return []
+    if policy == "patch" and decided.action == "patch":
+        return [patch(session)]
+    if not failed:
+        return []  # `doit cudart` shows both; no kernel needs the newer one
+    raise KernelFailure("\n".join(failed), remedy=decided.remedy or _remedy(decided))
+
+
+def patch(session: Session, *, dry_run: bool = False) -> str:
+    """`doit patch_cudart`. Raises EnvironmentProblem where it isn't allowed or doesn't fit."""
+    said = patches.patch(decision(session), dry_run=dry_run)
+    driver = patches.driver_sentence(session.runtime.toolkit, driver_version())
+    return f"{said}\n{driver}" if driver and "replace" in said else said
+
+
+def restore(session: Session, *, dry_run: bool = False) -> str:
+    """`doit restore_cudart`: every libcudart of the environment that we have replaced."""
+    said = [
+        patches.restore(Path(found.path), dry_run=dry_run)
+        for found in session.runtime.found
+        if patches.is_patched(Path(found.path))
+    ]
+    return "\n".join(said) or "nothing to restore: no libcudart of this environment was patched"
+
+
+def _remedy(decided: Decision) -> str:
+    if decided.action == "patch":
+        return f"doit patch_cudart ({decided.reason}), or pip install a newer nvidia-cuda-runtime"
+    return "pip install a newer nvidia-cuda-runtime, or compile with an older toolkit"
