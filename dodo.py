@@ -33,6 +33,7 @@ def task_server() -> Iterator[TaskDict]:
     yield tasks.speaking(actions.check, tasks.JSON)
     yield tasks.speaking(actions.why, names=True)
     yield tasks.speaking(actions.env)
+    yield tasks.speaking(actions.doctor, tasks.JSON)
 
 
 def task_clearing() -> Iterator[TaskDict]:

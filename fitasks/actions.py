@@ -54,6 +54,19 @@ def check(json: str) -> None:
         raise Silent
 
 
+def doctor(json: str) -> None:
+    """versions side by side, what is missing and how to get it; compiles ten lines as FlashInfer would (--json FILE)"""
+    from fitasks.runtime.doctor.examine import examine
+    from fitasks.ui.doctor_table import show_findings, write_findings
+
+    findings = examine(current())
+    show_findings(findings)
+    if json:
+        write_findings(Path(json), findings)
+    if any(finding.state == "problem" for finding in findings):
+        raise Silent
+
+
 def why(names: list[str]) -> None:
     """why each kernel that isn't fresh isn't (or of some: doit why kernel:page)"""
     from fitasks.ui.show import show_why

@@ -113,3 +113,20 @@ def _link(source: str, target: str) -> None:
 
 def _not_needed(directory: str, names: list[str]) -> list[str]:
     return [name for name in names if name in {"__pycache__", "cubins"}]
+
+
+def test_the_doctor_finds_nothing_wrong_in_the_assembled_toolkit(project: Project) -> None:
+    """Compiled, linked and loaded for real, in a cache that is thrown away."""
+    before = sorted(project.cached_ops.iterdir())
+    project.doit("doctor", "--json", "doctor.json")
+    data = json.loads((project.root / "doctor.json").read_text())
+    assert data["good"]
+    trial = {one["subject"]: one["value"] for one in data["findings"] if one["section"] == "trial"}
+    assert list(trial) == [f"{step} for 9.0a" for step in ("import", "compile and link", "load", "run")]
+    assert trial["load for 9.0a"].startswith("all symbols found")
+    assert sorted(project.cached_ops.iterdir()) == before
+
+
+def test_the_doctor_reports_what_the_compiler_said(project: Project) -> None:
+    out = project.doit("doctor", status=1, FLASHINFER_EXTRA_CUDAFLAGS="--no-such-option")
+    assert "nvcc fatal" in out

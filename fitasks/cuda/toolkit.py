@@ -23,7 +23,7 @@ from fitasks.errors import EnvironmentProblem
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping, Sequence
 
-__all__ = ["Choice", "Hole", "Toolkit", "choose_toolkit"]
+__all__ = ["Candidate", "Choice", "Hole", "Toolkit", "choose_toolkit", "surveyed"]
 
 DEFAULT_HOME = Path("/usr/local/cuda")
 _TOP = re.compile(r"^#\$ TOP=(.+)$", re.MULTILINE)
@@ -86,17 +86,26 @@ def choose_toolkit(
     XDG_CACHE_HOME or ~/.cache: a pip toolkit is assembled below it. The caller saves `probe`. Raises
     EnvironmentProblem, with what each candidate lacks and how to get it, if none is complete.
     """
-    linker = Linker(env, probe)
     refused: list[tuple[Candidate, Survey]] = []
-    for candidate in _candidates(env, site_packages, probe):
-        is_pip = candidate.origin == "pip"
-        found = survey_pip(candidate.home, needs, probe) if is_pip else survey(candidate.home, needs, linker)
+    for candidate, found in surveyed(env, site_packages, needs, probe):
         if found.holes or found.cudart is None:
             refused.append((candidate, found))
             continue
+        is_pip = candidate.origin == "pip"
+        linker = Linker(env, probe)
         toolkit = _pip_toolkit(candidate, found, linker, cache_home) if is_pip else _toolkit(candidate, found)
         return Choice(toolkit, tuple(_note(other, lacks, toolkit) for other, lacks in refused))
     raise _nothing_usable(refused, site_packages)
+
+
+def surveyed(
+    env: Mapping[str, str], site_packages: Sequence[Path], needs: Collection[str], probe: ProbeMemo
+) -> Iterator[tuple[Candidate, Survey]]:
+    """Every toolkit in FlashInfer's order of search, pip's last, with what it has and lacks."""
+    linker = Linker(env, probe)
+    for candidate in _candidates(env, site_packages, probe):
+        is_pip = candidate.origin == "pip"
+        yield candidate, survey_pip(candidate.home, needs, probe) if is_pip else survey(candidate.home, needs, linker)
 
 
 def _candidates(env: Mapping[str, str], site_packages: Sequence[Path], probe: ProbeMemo) -> Iterator[Candidate]:

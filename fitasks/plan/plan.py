@@ -26,7 +26,7 @@ from fitasks.plan.kernel import Kernel
 from fitasks.plan.server import Server, find_server
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Collection, Mapping
 
     from fitasks.cuda.toolkit import Choice, Toolkit
 
@@ -68,8 +68,8 @@ def make_plan(root: Path, *, file: str = "kernels.yaml") -> Plan:
     config = _config(root / file, digest, cache)
     probe = ProbeMemo(state / "probe.json")
     server = find_server(config, probe)
-    targets = _targets(config, server)
-    choice = _toolkit(server, frozenset(cache.get("needs", ())), probe)
+    targets = targets_of(config, server)
+    choice = toolkit_of(server, cache.get("needs", ()), probe)
     key = _key(digest, targets, server, choice.toolkit)
     if cache.get("key") != key:
         cache, choice = _plan_anew(config, targets, server, choice, probe)
@@ -92,7 +92,7 @@ def _plan_anew(
     _say(f"planning {len(config.kernels) * len(targets)} kernels with FlashInfer", server)
     planned = _ask(config, targets, server, choice.toolkit)
     needs = _needs(planned["kernels"])
-    chosen = _toolkit(server, needs, probe)
+    chosen = toolkit_of(server, needs, probe)
     if chosen.toolkit.home != choice.toolkit.home:
         planned = _ask(config, targets, server, chosen.toolkit)
     return planned | {"needs": sorted(needs)}, chosen
@@ -116,10 +116,14 @@ def _needs(records: list[dict[str, Any]]) -> frozenset[str]:
     return frozenset[str]().union(*found)
 
 
-def _toolkit(server: Server, needs: frozenset[str], probe: ProbeMemo) -> Choice:
-    ours = tuple(Path(entry) for entry in sys.path if entry.endswith(("site-packages", "dist-packages")))
-    site_packages = tuple(dict.fromkeys((*server.site_packages, *ours)))
-    return choose_toolkit(server.env, site_packages, needs, probe, cache_home(server.env))
+def toolkit_of(server: Server, needs: Collection[str], probe: ProbeMemo) -> Choice:
+    """The first toolkit with the headers `needs`. Raises EnvironmentProblem where there is none."""
+    return choose_toolkit(server.env, server.toolkit_places(), needs, probe, cache_home(server.env))
+
+
+def configuration(root: Path, *, file: str = "kernels.yaml") -> Config:
+    """kernels.yaml alone, for what must work without a plan. Raises ConfigError."""
+    return _config(root / file, _digest(root / file), _read_cache(root / ".fitasks" / "plan.json"))
 
 
 def cache_home(env: Mapping[str, str]) -> Path:
@@ -127,7 +131,7 @@ def cache_home(env: Mapping[str, str]) -> Path:
     return Path(env.get("XDG_CACHE_HOME") or Path(env.get("HOME") or Path.home()) / ".cache")
 
 
-def _targets(config: Config, server: Server) -> tuple[str, ...]:
+def targets_of(config: Config, server: Server) -> tuple[str, ...]:
     """kernels.yaml's targets with "auto" replaced by the architectures of the GPUs that a server would see."""
     resolved = []
     for target in config.targets:

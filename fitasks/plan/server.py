@@ -74,6 +74,11 @@ class Server:
         """Version of one of PACKAGES, "" where it isn't installed."""
         return next((package.version for package in self.packages if package.name == name), "")
 
+    def toolkit_places(self) -> tuple[Path, ...]:
+        """Where a toolkit from pip may lie: the server's site-packages, then our own."""
+        ours = (Path(entry) for entry in sys.path if entry.endswith(("site-packages", "dist-packages")))
+        return tuple(dict.fromkeys((*self.site_packages, *ours)))
+
     def relevant_environment(self) -> dict[str, str]:
         """The variables that decide names, places and commands of modules."""
         return {
@@ -89,7 +94,7 @@ def find_server(config: Config, probe: ProbeMemo, environ: Mapping[str, str] = o
     described = _describe(python, probe)
     env = _environment(config.serving, python, environ)
     site_packages = _search_path(described, env)
-    packages = tuple(found for name in PACKAGES if (found := _package(name, site_packages)))
+    packages = tuple(found for name in PACKAGES if (found := find_package(name, site_packages)))
     if config.serving.engine == "sglang":
         env = _sglang(env, site_packages)
     return Server(python, config.serving.engine, Path(described["prefix"]), site_packages, env, packages)
@@ -147,7 +152,7 @@ def _sglang(env: dict[str, str], site_packages: tuple[Path, ...]) -> dict[str, s
     """From 0.5.18 on `import sglang` moves FlashInfer's base directory, unless it is set already."""
     from packaging.version import Version
 
-    installed = _package("sglang", site_packages)
+    installed = find_package("sglang", site_packages)
     if installed and Version(installed.version) < Version("0.5.18"):
         return env
     home = env.get("HOME", str(Path.home()))
@@ -155,7 +160,7 @@ def _sglang(env: dict[str, str], site_packages: tuple[Path, ...]) -> dict[str, s
     return {"FLASHINFER_WORKSPACE_BASE": base} | env
 
 
-def _package(name: str, site_packages: tuple[Path, ...]) -> Package | None:
+def find_package(name: str, site_packages: tuple[Path, ...]) -> Package | None:
     """The first distribution of that name on the path, as an import would find it."""
     stem = name.replace("-", "_")
     for directory in site_packages:

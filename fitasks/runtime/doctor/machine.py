@@ -1,0 +1,99 @@
+"""The machine: host compiler, ninja, GPUs and driver, cores and memory."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from fitasks.build.capacity import slots
+from fitasks.build.jobserver import is_client
+from fitasks.build.ninja import find_ninja
+from fitasks.cuda.gpus import all_gpus, driver_version, visible
+from fitasks.cuda.survey import Linker
+from fitasks.errors import EnvironmentProblem
+from fitasks.runtime.doctor.finding import Finding
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from fitasks.cuda.probe import ProbeMemo
+    from fitasks.cuda.toolkit import Toolkit
+    from fitasks.plan.server import Server
+
+_SECTION = "machine"
+_PEAK = 4 << 30  # bytes; fa3 prefill's largest compiler takes 3.6 GB (measured)
+
+# The least driver for each toolkit major release (CUDA release notes, "CUDA Toolkit and Minimum Required Driver
+# Version for CUDA Minor Version Compatibility").
+MINIMUM_DRIVER = {"12": 525, "13": 580}
+
+
+def examine(server: Server, toolkit: Toolkit | None, probe: ProbeMemo) -> Iterator[Finding]:
+    """Host compiler, ninjas, driver and GPUs, room for compilers."""
+    yield _compiler(server, probe)
+    yield from _ninjas(server.env, probe)
+    yield from _gpus(server.env, toolkit)
+    room = slots(None, peak_bytes=_PEAK)
+    yield Finding(_SECTION, "compilers at once", f"{room.reason} (the largest known kernel, fa3 prefill)")
+
+
+def _compiler(server: Server, probe: ProbeMemo) -> Finding:
+    try:
+        compiler = Linker(server.env, probe).compiler()
+        version = probe.output(compiler, "--version").partition("\n")[0]
+    except EnvironmentProblem as problem:
+        return Finding(_SECTION, "host compiler", problem.message, "problem", problem.remedy)
+    return Finding(_SECTION, "host compiler", f"{version} at {compiler}")
+
+
+def _ninjas(env: dict[str, str], probe: ProbeMemo) -> Iterator[Finding]:
+    """The one that a server will run, and every other one that it would run with another PATH."""
+    try:
+        first = find_ninja(env, probe)
+    except EnvironmentProblem as problem:
+        yield Finding(_SECTION, "ninja", problem.message, "problem", problem.remedy)
+        return
+    value = f"{first.version} at {first.executable}, first on PATH"
+    if is_client(first.version):
+        yield Finding(_SECTION, "ninja", value)
+    else:
+        remedy = "pip install 'ninja>=1.13' into the serving environment: older ones share no pool of compilers"
+        yield Finding(_SECTION, "ninja", value, "note", remedy)
+    for other in _others(env, first.executable):
+        try:
+            version = probe.output(other, "--version").strip()
+        except EnvironmentProblem as problem:
+            version = problem.message
+        if version != first.version:
+            remedy = f"start the server with {first.executable.parent} first on PATH (`doit env`)"
+            yield Finding(_SECTION, "another ninja", f"{version} at {other}: would compile again", "note", remedy)
+
+
+def _others(env: dict[str, str], first: Path) -> list[Path]:
+    """Each file once: /bin is a link to /usr/bin on most systems."""
+    seen, found = {first.resolve()}, []
+    for directory in env.get("PATH", os.defpath).split(os.pathsep):
+        path = shutil.which("ninja", path=directory) if directory else None
+        if path and (real := Path(path).resolve()) not in seen:
+            seen.add(real)
+            found.append(Path(path))
+    return found
+
+
+def _gpus(env: dict[str, str], toolkit: Toolkit | None) -> Iterator[Finding]:
+    driver, gpus = driver_version(), all_gpus()
+    if not driver:
+        yield Finding(_SECTION, "GPU", "no NVIDIA driver", "note", "fine for building: name targets in kernels.yaml")
+        return
+    least = MINIMUM_DRIVER.get(toolkit.release.split(".")[0], 0) if toolkit else 0
+    if driver.split(".")[0].isdigit() and int(driver.split(".")[0]) < least and toolkit:
+        value = f"{driver}, CUDA {toolkit.release} needs {least} or newer"
+        yield Finding(_SECTION, "driver", value, "problem", "upgrade the driver, or use an older toolkit")
+    else:
+        yield Finding(_SECTION, "driver", driver)
+    seen = visible(gpus, env)
+    for gpu in gpus:
+        value = f"{gpu.name}, {gpu.capability}, {gpu.memory / 1e9:.0f} GB"
+        yield Finding(_SECTION, f"GPU {gpu.index}", value + ("" if gpu in seen else ", hidden by CUDA_VISIBLE_DEVICES"))

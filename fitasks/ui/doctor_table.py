@@ -1,0 +1,48 @@
+"""The doctor's findings for people, and for machines."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from itertools import groupby
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from fitasks.files import write_atomic
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from fitasks.runtime.doctor.finding import Finding
+
+_STYLES = {"ok": "green", "note": "yellow", "problem": "bold red"}
+
+
+def show_findings(findings: list[Finding]) -> None:
+    """A table per section; under each finding that isn't "ok", what to do; then the count."""
+    console = Console(highlight=False)
+    width = max(len(finding.state) for finding in findings)
+    for section, group in groupby(findings, key=lambda finding: finding.section):
+        console.print(Text(section, style="bold"))
+        table = Table(box=None, pad_edge=False, show_header=False)
+        table.add_column(width=width)
+        table.add_column(overflow="fold", max_width=28)
+        table.add_column(overflow="fold")
+        for finding in group:
+            table.add_row(Text(finding.state, style=_STYLES[finding.state]), finding.subject, Text(finding.value))
+            if finding.remedy:
+                table.add_row("", "", Text(f"→ {finding.remedy}", style="italic"))
+        console.print(Padding(table, (0, 0, 1, 2)))
+    counts = {state: sum(finding.state == state for finding in findings) for state in ("problem", "note")}
+    console.print(", ".join(f"{count} {state}{'s'[: count != 1]}" for state, count in counts.items()))
+
+
+def write_findings(file: Path, findings: list[Finding]) -> None:
+    """The same for machines."""
+    good = all(finding.state != "problem" for finding in findings)
+    data = {"version": 1, "good": good, "findings": [asdict(finding) for finding in findings]}
+    write_atomic(file, json.dumps(data, indent=2) + "\n")

@@ -1,0 +1,187 @@
+"""The doctor's findings, from toolkits and environments made of small files; the real trial is in tests/test_real.py."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from fitasks.cuda import toolkit as toolkit_module
+from fitasks.cuda.cudart import Cudart, Runtime
+from fitasks.cuda.probe import ProbeMemo
+from fitasks.plan.server import Package, Server
+from fitasks.runtime.doctor import caches, machine, packages, toolkits
+from fitasks.runtime.doctor.finding import Finding
+from tests.cuda.fake_toolkit import Maker, build_library, build_talker, install_program, put
+from tests.doit_project import Project
+
+PIP = "pip install 'cuda-toolkit[nvcc,nvvm,crt,cudart,cccl,cublas,curand,nvrtc]==13.0.2'"
+HEADERS = tuple(sorted(toolkits.HEADERS))
+
+
+@pytest.fixture(scope="session")
+def maker(tmp_path_factory: pytest.TempPathFactory) -> Maker:
+    directory = tmp_path_factory.mktemp("parts")
+    return Maker(build_talker(directory), build_library(directory))
+
+
+@pytest.fixture
+def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Server:
+    """An environment below tmp_path, without a toolkit; our own site-packages don't count."""
+    monkeypatch.setattr(toolkit_module, "DEFAULT_HOME", tmp_path / "usr-local-cuda")
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "c++").symlink_to(str(shutil.which("c++")))
+    site = tmp_path / "site"
+    site.mkdir()
+    monkeypatch.setattr(Server, "toolkit_places", lambda self: self.site_packages)
+    env = {"PATH": str(tmp_path / "bin"), "HOME": str(tmp_path), "XDG_CACHE_HOME": str(tmp_path / "cache")}
+    known = (Package("flashinfer-python", "0.7.2", ""), Package("torch", "2.9", ""), Package("apache-tvm-ffi", "1", ""))
+    return Server(tmp_path / "bin" / "python", "none", tmp_path, (site,), env, known)
+
+
+def lines(found: list[Finding], base: Path) -> list[str]:
+    text = [f"{one.state}: {one.subject}: {one.value} → {one.remedy}" for one in found]
+    return [line.replace(str(base), "…") for line in text]
+
+
+def examine_toolkits(server: Server, base: Path) -> list[str]:
+    return lines(toolkits.examine(server, ProbeMemo(base / "memo"))[0], base)
+
+
+def test_each_hole_of_an_installed_toolkit_is_a_note_where_another_is_complete(
+    server: Server, maker: Maker, tmp_path: Path
+) -> None:
+    holed = maker.installed(tmp_path / "usr-local-cuda", headers=("cuda_bf16.h", "cuda_fp8.h", "nvrtc.h"))
+    (holed / "lib64" / "stubs" / "libcuda.so").unlink()
+    maker.pip(tmp_path / "site", headers=HEADERS)
+    assert examine_toolkits(server, tmp_path) == [
+        "ok: used: …/cache/fitasks/cuda-13.0.88 (pip), nvcc V13.0.88 cuda_13.0.r13.0/compiler.1_0 → ",
+        "note: …/usr-local-cuda: lacks cublasLt.h (cublas) → apt-get install libcublas-dev-13-0",
+        "note: …/usr-local-cuda: lacks cublas_v2.h (cublas) → apt-get install libcublas-dev-13-0",
+        "note: …/usr-local-cuda: lacks curand_kernel.h (curand) → apt-get install libcurand-dev-13-0",
+        "note: …/usr-local-cuda: lacks lib64/stubs/libcuda.so (driver stub) → apt-get install cuda-driver-dev-13-0",
+        "ok: …/site/nvidia/cu13 (from pip): complete: nvcc 13.0.88, nvvm 13.0.88, crt 13.0.88 → ",
+    ]
+
+
+def test_a_mixture_from_pip_is_found_before_a_compile_finds_it(server: Server, maker: Maker, tmp_path: Path) -> None:
+    maker.pip(tmp_path / "site", headers=HEADERS, nvvm="13.5.37", crt="13.5.37")
+    _, *found = examine_toolkits(server, tmp_path)
+    where = "problem: …/site/nvidia/cu13 (from pip): lacks"
+    assert found == [
+        f"{where} nvvm 13.0 (it has 13.5.37, its nvcc is 13.0.88) (nvvm) → {PIP}",
+        f"{where} crt 13.0 (it has 13.5.37, its nvcc is 13.0.88) (crt) → {PIP}",
+    ]
+
+
+def test_no_toolkit_at_all(server: Server, tmp_path: Path) -> None:
+    found, chosen = toolkits.examine(server, ProbeMemo(tmp_path / "memo"))
+    assert chosen is None
+    assert [(one.state, one.remedy) for one in found] == [("problem", PIP)]
+    assert found[0].value.startswith("no CUDA toolkit: CUDA_HOME and CUDA_PATH are not set, no nvcc on PATH")
+
+
+def test_headers_of_another_release(server: Server, maker: Maker, tmp_path: Path) -> None:
+    home = maker.installed(tmp_path / "usr-local-cuda", headers=HEADERS)
+    put(home / "include" / "cuda.h", "#define CUDA_VERSION 12090\nCUresult CUDAAPI cuInit(unsigned int Flags);\n")
+    where = "…/usr-local-cuda"
+    assert examine_toolkits(server, tmp_path)[2] == (
+        f"problem: {where}: its headers are of 12.9, its nvcc is of 13.0 → all parts of one release: {PIP}"
+    )
+
+
+def test_packages_that_do_not_fit(server: Server, tmp_path: Path) -> None:
+    site = tmp_path / "site"
+    (site / "flashinfer_cubin-0.7.1.dist-info").mkdir()
+    (site / "flashinfer_jit_cache-0.7.2+cu130.dist-info").mkdir()
+    put(site / "torch" / "version.py", "cuda: Optional[str] = '12.8'\nhip = None\n")
+    toolkit = toolkit_module.Toolkit(tmp_path, "default", tmp_path, "13.0", "V13.0.88", tmp_path)
+    found = lines(list(packages.examine(server, toolkit)), tmp_path)
+    assert "problem: flashinfer-cubin: 0.7.1, but flashinfer-python is 0.7.2 → " in "".join(found)
+    assert "ok: flashinfer-jit-cache: 0.7.2+cu130 → " in found
+    assert found[-1] == (
+        "problem: torch's CUDA: 12.8, but the toolkit is 13.0: kernels will need another libcudart than torch loads "
+        "→ use a CUDA 12 toolkit"
+    )
+
+
+def test_what_is_missing_from_the_environment(server: Server, tmp_path: Path) -> None:
+    bare = Server(server.python, "none", tmp_path, server.site_packages, server.env, ())
+    found = [one for one in packages.examine(bare, None) if one.state == "problem"]
+    assert [one.subject for one in found] == ["flashinfer-python", "torch", "apache-tvm-ffi"]
+    assert found[0].remedy == f"{server.python} -m pip install 'fitasks[flashinfer]'"
+
+
+@pytest.mark.parametrize(
+    ("env", "expected"),
+    [
+        ({"FLASHINFER_JIT_VERBOSE": "1"}, ["problem FLASHINFER_JIT_VERBOSE"]),
+        ({"FLASHINFER_JIT_VERBOSE": "1", "FLASHINFER_JIT_DEBUG": "0"}, []),
+        ({"FLASHINFER_JIT_DEBUG": "1"}, ["problem FLASHINFER_JIT_DEBUG"]),
+        ({"FLASHINFER_EXTRA_CUDAFLAGS": "-g", "CC": "gcc-12"}, ["note CC", "note FLASHINFER_EXTRA_CUDAFLAGS"]),
+        ({"FLASHINFER_DISABLE_JIT": "1"}, ["note FLASHINFER_DISABLE_JIT"]),
+        ({"FLASHINFER_CUDA_ARCH_LIST": "9.0a", "CCC": "1"}, []),
+    ],
+)
+def test_variables_that_change_commands(server: Server, env: dict[str, str], expected: list[str]) -> None:
+    server.env.update(env)
+    found = [one for one in packages.examine(server, None) if one.subject.isupper()]
+    assert [f"{one.state} {one.subject}" for one in found] == expected
+
+
+def test_libcudarts_side_by_side() -> None:
+    toolkit = Cudart("/t/libcudart.so.13", "/t/libcudart.so.13.0.96", "libcudart.so.13", "13.0.96", "13.0")
+    old = Cudart("/s/libcudart.so.12", "/s/libcudart.so.12", "libcudart.so.12", "12.4.127", "12.4")
+    broken = Cudart("/x/libcudart.so.13", "/x/libcudart.so.13", problem="not an ELF file")
+    found = list(packages.examine_cudart(Runtime(old, "torch has loaded it", (old, broken), toolkit)))
+    assert [f"{one.state}: {one.subject}: {one.value}" for one in found] == [
+        "ok: libcudart of the toolkit: 13.0.96 at /t/libcudart.so.13",
+        "ok: libcudart that a server loads: 12.4.127 at /s/libcudart.so.12",
+        "problem: libcudart: a server loads libcudart.so.12, kernels will need libcudart.so.13",
+        "problem: libcudart, also there: /x/libcudart.so.13: not an ELF file",
+    ]
+
+
+def test_two_ninjas(server: Server, maker: Maker, tmp_path: Path) -> None:
+    install_program(maker.talker, tmp_path / "bin" / "ninja", "1.13.2\n")
+    install_program(maker.talker, tmp_path / "usr" / "ninja", "1.11.1\n")
+    (tmp_path / "link").mkdir()
+    (tmp_path / "link" / "ninja").symlink_to(tmp_path / "usr" / "ninja")
+    server.env["PATH"] = f"{tmp_path}/bin:{tmp_path}/usr:{tmp_path}/link:/nowhere"
+    found = [one for one in machine.examine(server, None, ProbeMemo(tmp_path / "memo")) if "ninja" in one.subject]
+    first, second = lines(found, tmp_path)
+    assert first == "ok: ninja: 1.13.2 at …/bin/ninja, first on PATH → "
+    assert second.startswith(
+        "note: another ninja: 1.11.1 at …/usr/ninja: would compile again → start the server with …"
+    )
+
+
+def test_the_file_system_is_that_of_the_longest_mount(tmp_path: Path) -> None:
+    mounts = put(tmp_path / "mounts", f"a / ext4 rw 0 0\nb {tmp_path} nfs4 rw 0 0\nc {tmp_path}x tmpfs rw 0 0\n")
+    assert caches.file_system(tmp_path / "in", mounts) == "nfs4"
+    assert caches.file_system(Path("/usr"), mounts) == "ext4"
+    assert caches.file_system(Path("/usr"), tmp_path / "none") == ""
+
+
+def test_caches_of_each_engine(server: Server, tmp_path: Path) -> None:
+    put(tmp_path / ".cache" / "flashinfer" / "x.so", "x" * 3_000_000)
+    server.env["FLASHINFER_WORKSPACE_BASE"] = str(tmp_path / ".cache" / "sglang")
+    found = {one.subject: one.value.replace(str(tmp_path), "…") for one in caches.examine(server)}
+    assert list(found) == ["in use: SGLang", "FlashInfer, vLLM"]
+    assert found["FlashInfer, vLLM"].startswith("…/.cache/flashinfer: 3 MB, ")
+    assert found["in use: SGLang"].startswith("…/.cache/sglang/.cache/flashinfer: not there, ")
+
+
+def test_it_answers_without_a_plan(tmp_path: Path) -> None:
+    """A serving interpreter without FlashInfer: said, with everything else, and exit status 1."""
+    project = Project.make(tmp_path, 'serving: {python: /usr/bin/python3}\ntargets: ["9.0a"]\nkernels: {page: }\n')
+    project.env["PYTHONPATH"] = project.env["PYTHONPATH"].split(":")[0]
+    out = project.doit("doctor", "--json", "doctor.json", status=1)
+    assert "flashinfer-python" in out
+    data = json.loads((project.root / "doctor.json").read_text())
+    assert not data["good"]
+    problems = {one["subject"] for one in data["findings"] if one["state"] == "problem"}
+    assert {"flashinfer-python", "torch", "not made"} <= problems
+    assert any(one["section"] == "caches" for one in data["findings"])
