@@ -5,15 +5,11 @@ of them and belongs to a component of the toolkit is needed from the toolkit. Co
 measured with `nvcc -M` over twelve modules of FlashInfer 0.7.2.post1 (page, norm, rope, sampling,
 quantization, cascade, topk, activation, decode, MLA, fa2 and fa3 prefill) the only includes that the compiler
 passes over and this scan does not are CCCL's own (`cuda/std/__compare/…`), which `_is_vendored` recognises.
-`confirm_missing` asks the compiler itself where an alarm is to stop a build.
 """
 
 from __future__ import annotations
 
 import re
-import shlex
-import subprocess
-import tempfile
 from pathlib import Path
 from posixpath import dirname, isdir, isfile, normpath
 from typing import TYPE_CHECKING
@@ -21,15 +17,11 @@ from typing import TYPE_CHECKING
 from fitasks.cuda.components import component_of
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Sequence
 
 _INCLUDE = re.compile(rb'#[ \t]*include[ \t]*(?:<([^>\n]+)>|"([^"\n]+)")')
 _DIRECTORY = re.compile(r"(?:^|\s)(?:-I|-isystem)\s*(\S+)")
 _ASSIGNMENT = re.compile(r"^(\w+) = (.*)$", re.MULTILINE)
-_MISSING = re.compile(r"fatal error: (\S+): No such file|cannot open source file \"([^\"]+)\"")
-
-_WITH_FILE = {"-MF", "--dependency-output", "-o"}
-_COMPILE_ONLY = {"-c", "-MMD", "--generate-dependencies-with-compile"}
 
 _NONE: frozenset[str] = frozenset()
 
@@ -151,41 +143,3 @@ def needed_headers(sources: Iterable[Path], dirs: Sequence[Path], memo: IncludeM
     if graph is None:
         graph = memo.graphs[key] = _Graph(memo, key)
     return _NONE.union(*(graph.needs(normpath(str(source))) for source in sources))
-
-
-def confirm_missing(ninja: str, home: Path, headers: Collection[str], env: Mapping[str, str]) -> frozenset[str]:
-    """Those of `headers` that the compiler itself misses when `home` is the toolkit of a build.ninja.
-
-    Runs `-M` for each source until nothing is left in doubt: 0.2 to 3 s per file (measured, 2 cores). A
-    compiler stops at the first file it misses, so at least one header is returned for a source that really
-    lacks several.
-    """
-    text = re.sub(r"^cuda_home = .*$", lambda _: f"cuda_home = {home}", ninja, count=1, flags=re.MULTILINE)
-    missing: set[str] = set()
-    with tempfile.TemporaryDirectory(prefix="fitasks-") as directory:
-        file = Path(directory, "build.ninja")
-        file.write_text(text, encoding="utf-8")
-        listed = subprocess.run(
-            ["ninja", "-f", str(file), "-t", "commands"],
-            capture_output=True,
-            text=True,
-            env=dict(env),
-            check=False,
-        )
-        for command in filter(None, map(_preprocess_only, listed.stdout.splitlines())):
-            done = subprocess.run(command, capture_output=True, text=True, env=dict(env), cwd=directory, check=False)
-            missing |= {first or second for first, second in _MISSING.findall(done.stderr)}
-            if missing >= set(headers):
-                break
-    return frozenset(missing & set(headers))
-
-
-def _preprocess_only(command: str) -> list[str]:
-    """A compile command of FlashInfer's turned into one that lists dependencies; [] for any other command."""
-    words = shlex.split(command)
-    if "-c" not in words:
-        return []
-    for flag in _WITH_FILE & set(words):
-        at = words.index(flag)
-        del words[at : at + 2]
-    return [*(word for word in words if word not in _COMPILE_ONLY), "-M"]
