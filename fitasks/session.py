@@ -15,7 +15,7 @@ import threading
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from fitasks.build import stamp as stamps
 from fitasks.build.contents import Contents
@@ -48,6 +48,7 @@ class Session:
     root: Path
     problem: FitasksError | None = None
     say: Callable[[str], None] = print
+    observers: list[Callable[[dict[str, Any]], None]] = field(default_factory=list)  # of the journal's events
     _plan: Plan | None = None
     _judgements: dict[str, Judgement] = field(default_factory=dict)
     _builder: Builder | None = None
@@ -157,8 +158,10 @@ class Session:
         atexit.register(pool.__exit__, None, None, None)
         config = self.plan.config
         planned = schedule(stale, self.costs, chosen.count, split=config.split_compile)
-        journal = Journal(self.plan.state / journals.NAME)
-        journal.write("run", version=1, slots=chosen.count, reason=chosen.reason, bound=round(planned.bound, 1))
+        journal = Journal(self.plan.state / journals.NAME, self.observers)
+        works = [_expected(kernel, self.costs) for kernel in stale]
+        bound = round(planned.bound, 1)
+        journal.write("run", version=1, slots=chosen.count, reason=chosen.reason, bound=bound, kernels=works)
         return Builder(
             self.plan,
             self.judges,
@@ -203,6 +206,12 @@ def current() -> Session:
             print(error, file=sys.stderr)  # noqa: T201
             raise SystemExit(error.exit_status) from None
     return _CURRENT[0]
+
+
+def _expected(kernel: Kernel, costs: Costs) -> dict[str, Any]:
+    cost = costs.of(kernel)
+    cpu_seconds = round(cost.cpu_seconds, 1)
+    return {"label": kernel.label, "files": len(kernel.sources), "cpu_seconds": cpu_seconds, "learnt": cost.learnt}
 
 
 def _save(contents: Contents) -> None:

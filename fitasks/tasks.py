@@ -4,14 +4,21 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import io
 import os
+import signal
+import sys
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from doit.exceptions import TaskError, TaskFailed
 
+from fitasks.build import process
+from fitasks.build.ninja import read_times
 from fitasks.build.schedule import longest_first
+from fitasks.build.usage import usage
 from fitasks.errors import FitasksError, Silent
 from fitasks.session import current
+from fitasks.ui.board import silence
 from fitasks.ui.reporter import Reporter
 from fitasks.uptodate import Fresh
 
@@ -33,6 +40,7 @@ YES = {"name": "yes", "short": "y", "long": "yes", "type": bool, "default": Fals
 
 def configuration() -> dict[str, Any]:
     """DOIT_CONFIG. Ends the program with status 2 where kernels.yaml is unusable."""
+    _prepare_streams()
     session = current()
     database = session.root / ".fitasks" / "doit.sqlite3"
     _sound(database)
@@ -41,10 +49,27 @@ def configuration() -> dict[str, Any]:
         "continue": True,
         "par_type": "thread",
         "num_process": session.jobs or len(os.sched_getaffinity(0)),
-        "reporter": Reporter,
+        "reporter": _Reporter,
         "backend": "sqlite3",
         "dep_file": str(database),
     }
+
+
+class _Reporter(Reporter):
+    """doit's reporter, told what the builder does and says."""
+
+    def initialize(self, tasks: Any, selected_tasks: Any) -> None:
+        super().initialize(tasks, selected_tasks)
+        session = current()
+        session.say = self.write
+        session.observers.append(self.observe)
+        self.progress.files_done = functools.partial(_files_done, session)
+        self.progress.usage = lambda: usage(process.sessions())
+
+
+def _files_done(session: Session, label: str) -> int:
+    kernel = next(kernel for kernel in session.kernels if kernel.label == label)
+    return len(read_times(kernel.build_dir))
 
 
 def kernels() -> Iterator[TaskDict]:
@@ -125,6 +150,9 @@ def _guard(action: Callable[..., Any]) -> Callable[..., Any]:
     def guarded(*args: Any, **kwargs: Any) -> Result:
         try:
             return action(*args, **kwargs)
+        except BrokenPipeError:  # `doit check | head`: whoever reads has seen enough
+            silence(sys.stdout)
+            return TaskFailed("", report=False)
         except Silent:
             return TaskFailed("", report=False)
         except FitasksError as error:
@@ -138,6 +166,15 @@ def _raise(problem: FitasksError) -> Callable[[], None]:
         raise problem
 
     return action
+
+
+def _prepare_streams() -> None:
+    """A terminal or log that isn't UTF-8 gets ? for an arrow, no traceback; nor does `doit list | head`."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
+    if sys.argv[1:2] == ["list"]:
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)
 
 
 def _sound(database: Path) -> None:

@@ -144,11 +144,10 @@ class Builder:
 
     def _compile(self, kernel: Kernel, judge: Judge, judged: Judgement) -> Done:
         """Twice if inputs were edited meanwhile, so that what is recorded is what was compiled."""
-        self._announce(kernel, judged)
         damaged = judged.damaged
         for _ in range(2):
             began_ns = _begin(kernel, judge, self.ninja, damaged)
-            finished = self._run_ninja(kernel)
+            finished = self._run_ninja(kernel, judged)
             _check(kernel)
             receipt = _receipt(self, kernel, judge.anew(), finished)
             if not (edited := _edited(receipt, judge, began_ns)):
@@ -179,11 +178,12 @@ class Builder:
             work = f"compiling {count} file{'s'[: count != 1]}" if count else "linking"
             self.say(f"kernel:{kernel.label}: {work}; {judged.reasons[0]}")
 
-    def _run_ninja(self, kernel: Kernel) -> process.Finished:
+    def _run_ninja(self, kernel: Kernel, judged: Judgement) -> process.Finished:
         """Compile in the pool; once more and alone what was killed for want of memory. Raises KernelFailure."""
         cost, threads = self.costs.of(kernel), self.split.get(kernel.label, 1)
         weight = cost.longest * 1000 + cost.cpu_seconds  # the order of schedule.longest_first
         with self.jobserver.slot(weight, count=1 + (threads > 1), stopping=process.stopping):
+            self._announce(kernel, judged)
             finished = self._one_ninja(kernel, threads, [])
         if _was_killed(finished, self._log(kernel)):
             self._say(f"kernel:{kernel.label}: a compiler was killed for want of memory; again, alone")

@@ -2,7 +2,8 @@
 
 `.fitasks/journal.jsonl` begins with a `run` line. Times are Unix seconds. A reader stops at a torn line.
 
-    {"event": "run", "t": …, "version": 1, "slots": 2, "reason": "2 compilers: …"}
+    {"event": "run", "t": …, "version": 1, "slots": 2, "reason": "2 compilers: …", "bound": seconds it takes at least,
+     "kernels": [{"label": "page", "files": 2, "cpu_seconds": as it took before, "learnt": true}, …]}    that are stale
     {"event": "begin", "t": …, "label": "page", "op": "page", "target": "9.0a", "files": 2, "why": ["new: …", …]}
     {"event": "file", "begin": …, "end": …, "label": "page", "output": "csrc_page.cuda.o"}     one per compiler, linker
     {"event": "end", "t": …, "label": "page", "outcome": "compiled", "seconds": …, "cpu_seconds": …, "peak_rss": …,
@@ -17,6 +18,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
     from pathlib import Path
 
 NAME = "journal.jsonl"
@@ -25,14 +27,18 @@ NAME = "journal.jsonl"
 class Journal:
     """Appends; the first line of a run replaces the journal of the run before. Losing it costs a report, no kernel."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, observers: Iterable[Callable[[dict[str, Any]], None]] = ()) -> None:
         self._path = path
+        self._observers = tuple(observers)
         self._lock = threading.Lock()
         self._begun = False
 
     def write(self, event: str, **fields: Any) -> None:
         """One event, whole or (in a crash) torn at the end."""
-        line = json.dumps({"event": event, "t": round(time.time(), 3)} | fields) + "\n"
+        record = {"event": event, "t": round(time.time(), 3)} | fields
+        for observer in self._observers:
+            observer(record)
+        line = json.dumps(record) + "\n"
         with self._lock:
             mode = "a" if self._begun else "w"
             self._begun = True

@@ -183,6 +183,12 @@ def run(
     return _told(job.finished, late=late, timeout=timeout or 0)
 
 
+def sessions() -> frozenset[int]:
+    """The sessions that run now, each named by the ninja that leads it."""
+    with _sessions.lock:
+        return frozenset(_sessions.live)
+
+
 def stopping() -> bool:
     """Whether `stop_all` was called."""
     return _sessions.stopping

@@ -1,17 +1,19 @@
 """doit's reporter: one line at the start and one at the end of each kernel, failures as they happen, a summary.
 
-Called from doit's worker threads (`execute_task`) as well as from the main one, so every line is written under a lock.
+Called from doit's worker threads (`execute_task`) as well as from the main one; the board writes lines one at a time.
 """
 
 from __future__ import annotations
 
-import threading
 from collections import Counter
 from typing import Any
 
 from doit.exceptions import TaskFailed, UnmetDependency
 
 from fitasks.build import signals
+from fitasks.build.usage import Usage
+from fitasks.ui.board import Board, board_for
+from fitasks.ui.progress import Progress
 
 _ENDINGS = {
     "compiled": "compiled in {seconds:.1f} s",
@@ -29,16 +31,28 @@ class Reporter:
 
     def __init__(self, outstream: Any, options: dict[str, Any]) -> None:  # noqa: ARG002 - doit's signature
         self._out = outstream
-        self._lock = threading.Lock()
+        self.progress = Progress(lambda _label: 0, Usage)
+        self._board: Board | None = None
         self._outcomes: Counter[str] = Counter()
         self._errors: list[str] = []
         self._saved = 0.0  # seconds that adopted kernels once took
 
     def write(self, text: str) -> None:
-        """One whole line, now."""
-        with self._lock:
-            self._out.write(text + "\n")
-            self._out.flush()
+        """One whole line, now; above the board, where there is one."""
+        self.board.line(text)
+
+    @property
+    def board(self) -> Board:
+        """Made when first needed, by then doit has given us its stream for good."""
+        if self._board is None:
+            self._board = board_for(self._out, self.progress)
+        return self._board
+
+    def observe(self, event: dict[str, Any]) -> None:
+        """An event of the journal: the first compile brings the board."""
+        self.progress.observe(event)
+        if event["event"] == "begin":
+            self.board.start()
 
     def initialize(self, tasks: Any, selected_tasks: Any) -> None:  # noqa: ARG002 - doit's signature
         """Before anything runs, in the main thread."""
@@ -93,6 +107,7 @@ class Reporter:
 
     def complete_run(self) -> None:
         """The summary, and what doit has to say of itself."""
+        self.board.stop()
         order = ("fresh", "adopted", "compiled", "healed", "audited", "failed")
         parts = [f"{self._outcomes[name]} {name}" for name in order if self._outcomes[name]]
         if parts:

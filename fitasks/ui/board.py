@@ -1,0 +1,139 @@
+"""What is compiling, while it is: a live board on a terminal, a line every 30 s elsewhere, so that no build is silent.
+
+Lines of the run itself are written above the board.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import threading
+import time
+from typing import IO, TYPE_CHECKING, Protocol
+
+from fitasks.ui.units import duration
+
+if TYPE_CHECKING:
+    from rich.console import Console, RenderableType
+
+    from fitasks.ui.progress import Progress
+
+_HEARTBEAT = 30.0  # seconds of silence at most; FITASKS_HEARTBEAT sets it
+_SHOWN = 12  # kernels; a board higher than its terminal can't be redrawn
+
+
+class Board(Protocol):
+    """Where a run's lines go, and what is shown beside them. `start` and `stop` may be called more than once."""
+
+    def start(self) -> None: ...
+
+    def line(self, text: str) -> None: ...
+
+    def stop(self) -> None: ...
+
+
+def board_for(stream: IO[str], progress: Progress) -> Board:
+    """The live board where `stream` is a terminal that can be drawn on."""
+    if stream.isatty() and os.environ.get("TERM", "dumb") not in {"dumb", "unknown"}:
+        return LiveBoard(stream, progress)
+    return PlainBoard(stream, progress)
+
+
+class PlainBoard:
+    """Lines, and a heartbeat whenever nothing was written for a while."""
+
+    def __init__(self, stream: IO[str], progress: Progress, every: float | None = None) -> None:
+        self._stream, self._progress = stream, progress
+        self._every = every or _seconds(os.environ.get("FITASKS_HEARTBEAT", ""))
+        self._written = time.monotonic()
+        self._over = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._lock = threading.Lock()
+
+    def start(self) -> None:
+        """Begin to watch for silence."""
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
+            self._thread.start()
+
+    def line(self, text: str) -> None:
+        """One whole line, now. A reader that has gone (`| head`) doesn't end the build."""
+        with self._lock:
+            self._written = time.monotonic()
+            try:
+                self._stream.write(text + "\n")
+                self._stream.flush()
+            except BrokenPipeError:
+                silence(self._stream)
+
+    def stop(self) -> None:
+        """No more heartbeats."""
+        self._over.set()
+
+    def _beat(self) -> None:
+        while not self._over.wait(max(0.1, self._written + self._every - time.monotonic())):
+            if time.monotonic() - self._written >= self._every and (text := self._progress.heartbeat()):
+                self.line(text)
+            elif time.monotonic() - self._written >= self._every:
+                self._written = time.monotonic()
+
+
+class LiveBoard:
+    """The summary and a bar for each running kernel, redrawn four times a second below the run's lines."""
+
+    def __init__(self, stream: IO[str], progress: Progress) -> None:
+        from rich.console import Console
+        from rich.live import Live
+
+        self._progress = progress
+        self._console: Console = Console(file=stream, highlight=False, markup=False, emoji=False)
+        self._live = Live(
+            console=self._console,
+            get_renderable=self._render,
+            refresh_per_second=4,
+            transient=True,
+        )
+        atexit.register(self.stop)  # a signal ends the run elsewhere, and the cursor is hidden meanwhile
+
+    def start(self) -> None:
+        """Show the board."""
+        if not self._live.is_started:
+            self._live.start()
+
+    def line(self, text: str) -> None:
+        """A line of the run, above the board; long ones are left to the terminal to wrap."""
+        self._console.print(text, soft_wrap=True)
+
+    def stop(self) -> None:
+        """Take the board away."""
+        self._live.stop()
+
+    def _render(self) -> RenderableType:
+        from rich.console import Group
+        from rich.progress_bar import ProgressBar
+        from rich.table import Table
+        from rich.text import Text
+
+        works = self._progress.running()
+        table = Table.grid(padding=(0, 2), expand=False)
+        table.add_column(overflow="ellipsis", no_wrap=True)
+        table.add_column(width=min(30, max(8, self._console.width // 4)))
+        for _ in range(2):
+            table.add_column(justify="right", no_wrap=True)
+        for work in works[:_SHOWN]:
+            bar = ProgressBar(total=max(1, work.files), completed=work.done)
+            table.add_row(work.label, bar, f"{work.done}/{work.files}", duration(time.time() - work.begun))
+        more = [Text(f"and {len(works) - _SHOWN} more")] if len(works) > _SHOWN else []
+        return Group(table, *more, Text(self._progress.summary(), style="bold", overflow="ellipsis", no_wrap=True))
+
+
+def silence(stream: IO[str]) -> None:
+    """Let further output of a stream whose reader has gone lead nowhere, without a word."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
+def _seconds(text: str) -> float:
+    try:
+        return max(0.1, float(text))
+    except ValueError:
+        return _HEARTBEAT

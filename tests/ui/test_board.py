@@ -1,0 +1,202 @@
+"""What a user sees while kernels compile: on a terminal, in a log, through a pipe that closes, for a machine."""
+
+from __future__ import annotations
+
+import fcntl
+import io
+import json
+import os
+import pty
+import re
+import struct
+import subprocess
+import sys
+import termios
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+
+from fitasks.build.usage import Usage, usage
+from fitasks.ui.board import PlainBoard
+from fitasks.ui.progress import Progress
+from fitasks.ui.units import duration
+from tests.doit_project import Project
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Project:
+    return Project.make(tmp_path)
+
+
+def running() -> Progress:
+    """Of three kernels one is done, one runs since 70 s with 4 of 10 files, one waits."""
+    progress = Progress(lambda label: {"fa3": 4}.get(label, 0), lambda: Usage(2, 4_100_000_000))
+    kernels = [("page", 2, 20.0), ("fa3", 10, 800.0), ("rope", 4, 120.0)]
+    now = time.time()
+    works = [{"label": label, "files": files, "cpu_seconds": cpu, "learnt": True} for label, files, cpu in kernels]
+    progress.observe({"event": "run", "t": now - 130, "slots": 2, "kernels": works})
+    progress.observe({"event": "begin", "t": now - 130, "label": "page", "files": 2})
+    progress.observe({"event": "end", "t": now - 110, "label": "page", "outcome": "compiled"})
+    progress.observe({"event": "begin", "t": now - 70, "label": "fa3", "files": 10})
+    progress.observe({"event": "file", "label": "fa3", "begin": 1, "end": 2, "output": "x.o"})
+    return progress
+
+
+def test_where_a_run_stands() -> None:
+    expected = "1 of 3 kernels, 6 of 16 files, 2 of 2 compilers, 4.1 GB, 2 m 10 s, about 5 m 0 s left"
+    assert running().summary() == expected
+    assert running().heartbeat() == f"still compiling: fa3 4/10 (1 m 10 s); {expected}"
+
+
+def test_no_guess_where_a_kernel_was_never_built() -> None:
+    progress = running()
+    progress.works["rope"].learnt = False
+    assert progress.summary().endswith("2 m 10 s")
+
+
+def test_nothing_runs_nothing_is_said() -> None:
+    assert Progress(lambda _: 0, Usage).heartbeat() == ""
+
+
+def test_a_heartbeat_comes_after_silence_and_not_before() -> None:
+    stream = io.StringIO()
+    board = PlainBoard(stream, running(), every=0.4)
+    board.start()
+    for _ in range(4):  # lines of the run are no silence
+        board.line("something")
+        time.sleep(0.15)
+    time.sleep(0.5)
+    board.stop()
+    lines = stream.getvalue().splitlines()
+    assert lines[:4] == ["something"] * 4
+    assert [line[:16] for line in lines[4:]] == ["still compiling:"] * len(lines[4:])
+    assert 1 <= len(lines) - 4 <= 2
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(0.4, "0 s"), (59.6, "1 m 0 s"), (130, "2 m 10 s"), (3600, "1 h 0 m"), (-3, "0 s")]
+)
+def test_durations(seconds: float, text: str) -> None:
+    assert duration(seconds) == text
+
+
+def test_usage_counts_what_a_session_leader_runs() -> None:
+    leader = subprocess.Popen(
+        ["sh", "-c", "sleep 30 & sh -c 'sleep 30; true' & wait"], start_new_session=True, stdin=subprocess.DEVNULL
+    )
+    try:
+        time.sleep(0.3)
+        assert usage({leader.pid}).compilers == 2
+        assert usage({leader.pid}).memory > 1 << 20
+        assert usage(set()) == Usage(0, 0)
+    finally:
+        os.killpg(leader.pid, 9)
+        leader.wait()
+
+
+def test_a_log_is_never_silent(project: Project) -> None:
+    hold = project.hold()
+    process = project.start(FITASKS_HEARTBEAT="0.3")
+    project.wait_for_call()
+    time.sleep(1.2)
+    hold.unlink()
+    out, _ = process.communicate(timeout=60)
+    beats = [line for line in out.splitlines() if line.startswith("still compiling: ")]
+    assert len(beats) >= 2
+    assert re.fullmatch(
+        r"still compiling: \S+ 0/\d \(\d s\)(, \S+ 0/\d \(\d s\))*; 0 of 3 kernels, 0 of 6 files, \d of 2 compilers, "
+        r"[\d.]+ [kM]B, \d s",
+        beats[0],
+    )
+    assert out.endswith("3 kernels: 3 compiled\n")
+
+
+def on_terminal(project: Project, columns: int, **env: str) -> str:
+    """Everything a terminal of that width receives of a `doit` whose compilers take a while."""
+    leader, follower = pty.openpty()
+    fcntl.ioctl(follower, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
+    environment = project.env | {"TERM": "xterm-256color", "STAND_IN_SECONDS": "0.7"} | env
+    environment.pop("COLUMNS", None)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "doit"],
+        cwd=project.root,
+        env=environment,
+        stdin=follower,
+        stdout=follower,
+        stderr=follower,
+    )
+    os.close(follower)
+    received = b""
+    while True:
+        try:
+            chunk = os.read(leader, 65536)
+        except OSError:
+            break
+        received += chunk
+    os.close(leader)
+    assert process.wait(timeout=60) == 0, received.decode()
+    return received.decode()
+
+
+def plain(text: str) -> str:
+    return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", text).replace("\r", "\n")
+
+
+def test_a_terminal_shows_a_board_that_goes_away(project: Project) -> None:
+    received = on_terminal(project, 100)
+    text = plain(received)
+    assert "━" in text
+    assert re.search(r"page +\S* +[01]/2 +\d s", text)
+    assert re.search(r"0 of 3 kernels, \d of 6 files, [12] of 2 compilers", text)
+    assert "kernel:page: compiling 2 files; new: never built" in text
+    assert received.rstrip().endswith("3 kernels: 3 compiled")
+    assert received.count("\x1b[?25l") == received.count("\x1b[?25h")  # the cursor is back
+
+
+def test_no_colour_where_none_is_wanted(project: Project) -> None:
+    received = on_terminal(project, 100, NO_COLOR="1")
+    assert not re.findall(r"\x1b\[[0-9;]*3[0-9][0-9;]*m", received)
+    assert "━" in received
+
+
+def test_a_narrow_terminal(project: Project) -> None:
+    lines = plain(on_terminal(project, 32)).splitlines()
+    board = [line for line in lines if re.search(r"\d/\d +\d s", line)]
+    assert board
+    assert max(map(len, board)) <= 32
+
+
+def test_an_ascii_terminal(project: Project) -> None:
+    text = plain(on_terminal(project, 80, PYTHONIOENCODING="ascii"))
+    assert text.isascii()
+    assert "3 kernels: 3 compiled" in text
+
+
+def test_an_ascii_log_gets_question_marks_and_no_traceback(project: Project) -> None:
+    project.doit()
+    (project.tools / "header.h").write_text("// another\n")
+    assert " ? " in project.doit("why", PYTHONIOENCODING="ascii")
+
+
+@pytest.mark.parametrize("task", ["", "check", "why", "list"])
+def test_a_reader_that_goes_away_is_no_error(project: Project, task: str) -> None:
+    """`doit | head -0`: the kernels are built all the same."""
+    process = project.start(*task.split())
+    assert process.stdout
+    process.stdout.close()
+    process.stdout = None
+    _, error = process.communicate(timeout=60)
+    assert "Traceback" not in error
+    assert "BrokenPipe" not in error
+    if not task:
+        assert project.library("page").exists()
+
+
+def test_the_json_reporter_stays_machine_readable(project: Project) -> None:
+    data = json.loads(project.doit("--reporter", "json"))
+    results = {task["name"]: task["result"] for task in data["tasks"] if task["name"].startswith("kernel:")}
+    assert results == {f"kernel:{name}": "success" for name in ("cascade", "page", "quantization")}
