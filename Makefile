@@ -2,9 +2,11 @@
 #
 #   make kernels                     compile what kernels.yaml names
 #   make kernels K='kernel:prefill*' some of them
+#   make kernels SM90=0              generic modules in place of Hopper's
 #   make kernels PYTHON=/opt/venv/bin/python   in an environment that is there already; nothing is installed
 
 K ?=
+SM90 ?= 1
 VENV := .venv
 ifdef PYTHON
   READY :=
@@ -16,12 +18,12 @@ endif
 DOIT = PATH="$(dir $(abspath $(PYTHON))):$$PATH" $(PYTHON) -m doit
 
 .DEFAULT_GOAL := kernels
-.PHONY: kernels check why list env test lint clean reset
+.PHONY: kernels check doctor env verify why list test lint clean reset
 
 kernels: $(READY)
-	@$(DOIT) $(K)
+	@$(DOIT) $(if $(filter 0,$(SM90)),--no-sm90) $(K)
 
-check why env: $(READY)
+check doctor env verify why: $(READY)
 	@$(DOIT) $@ $(K)
 
 list: $(READY)

@@ -32,7 +32,10 @@ def task_server() -> Iterator[TaskDict]:
     """what a server will meet"""
     yield tasks.speaking(actions.check, tasks.JSON)
     yield tasks.speaking(actions.why, names=True)
+    yield tasks.over_libraries(actions.verify, tasks.FORCE)
     yield tasks.speaking(actions.env)
+    yield tasks.speaking(actions.install_sm90_switch)
+    yield tasks.speaking(actions.uninstall_sm90_switch)
     yield tasks.speaking(actions.doctor, tasks.JSON)
 
 

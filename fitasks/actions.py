@@ -10,13 +10,16 @@ from pathlib import Path
 from fitasks.errors import Silent
 from fitasks.session import current
 
+# The product's output: stdout, so that it can be piped.
+_print = print
+
 
 def apply_cudart_policy() -> None:
     """after the kernels: what `cudart:` in kernels.yaml asks for"""
     from fitasks.runtime.cudart_policy import apply
 
     for line in apply(current()):
-        print(line)  # noqa: T201
+        _print(line)
 
 
 def cudart() -> None:
@@ -30,14 +33,14 @@ def patch_cudart(dry_run: bool) -> None:
     """replace the server's libcudart by the toolkit's newer one (--dry-run)"""
     from fitasks.runtime.cudart_policy import patch
 
-    print(patch(current(), dry_run=dry_run))  # noqa: T201
+    _print(patch(current(), dry_run=dry_run))
 
 
 def restore_cudart(dry_run: bool) -> None:
     """put the server's own libcudart back (--dry-run)"""
     from fitasks.runtime.cudart_policy import restore
 
-    print(restore(current(), dry_run=dry_run))  # noqa: T201
+    _print(restore(current(), dry_run=dry_run))
 
 
 def check(json: str) -> None:
@@ -52,6 +55,34 @@ def check(json: str) -> None:
         write_verdicts(Path(json), verdicts, needed)
     if not all(verdict.good for verdict in verdicts):
         raise Silent
+
+
+def verify(names: list[str], force: bool) -> None:
+    """prove kernels on all GPUs at once, against references (or some: doit verify page; --force again)"""
+    from fitasks.runtime.verify.verify import verify as prove
+    from fitasks.ui.verify_table import line, summary
+
+    verdicts = prove(current(), names, force=force, say=_print, told=lambda verdict: _print(line(verdict)))
+    _print(summary(verdicts))
+    if not all(verdict.good or verdict.outcome == "no GPU" for verdict in verdicts):
+        raise Silent
+
+
+def install_sm90_switch() -> None:
+    """make servers heed FLASHINFER_DISABLE_SM90=1, which FlashInfer itself ignores (a hook in their environment)"""
+    from fitasks.runtime.sm90_switch import install
+
+    server = current().plan.server
+    _print(f"{install(server.prefix, server.site_packages)}: with FLASHINFER_DISABLE_SM90=1, fa2 is chosen for fa3")
+
+
+def uninstall_sm90_switch() -> None:
+    """take that hook out again"""
+    from fitasks.runtime.sm90_switch import uninstall
+
+    server = current().plan.server
+    for path in uninstall(server.prefix, server.site_packages):
+        _print(f"removed {path}")
 
 
 def doctor(json: str) -> None:

@@ -33,6 +33,7 @@ TaskDict: TypeAlias = dict[str, Any]
 Result: TypeAlias = "dict[str, Any] | TaskFailed | TaskError | None"
 
 DRY_RUN = {"name": "dry_run", "long": "dry-run", "type": bool, "default": False, "help": "only say what would be done"}
+FORCE = {"name": "force", "long": "force", "type": bool, "default": False, "help": "also what holds already"}
 JSON = {"name": "json", "long": "json", "type": str, "default": "", "help": "also write it to a file"}
 LIMIT = {"name": "limit", "long": "limit", "type": int, "default": 20, "help": "gigabytes to keep"}
 YES = {"name": "yes", "short": "y", "long": "yes", "type": bool, "default": False, "help": "don't ask"}
@@ -89,6 +90,12 @@ def speaking(action: Callable[..., None], *params: dict[str, Any], names: bool =
     """A task that always runs and speaks for itself; `names` for one that takes names of kernels."""
     task = _task(action.__name__, action.__doc__ or "", action) | {"params": list(params)}
     return task | {"pos_arg": "names"} if names else task
+
+
+def over_libraries(action: Callable[..., None], *params: dict[str, Any]) -> TaskDict:
+    """A task about the compiled files: it comes after the kernels that it is to look at, and takes their names."""
+    libraries = [str(kernel.library) for kernel in current().kernels if not kernel.problem and not kernel.twin]
+    return speaking(action, *params, names=True) | {"file_dep": libraries}
 
 
 def after_kernels(action: Callable[..., None], name: str) -> TaskDict:

@@ -17,6 +17,9 @@ _MACHINES = {"x86_64": "EM_X86_64", "aarch64": "EM_AARCH64"}
 _FATBIN = 0xBA55ED50
 _ENTRY = struct.Struct("<HHIQ")  # kind, version, header size, payload size (fatbinary entries, CUDA 11 to 13)
 _PTX = 1
+# Bits of the flags that follow an entry's architecture by twelve bytes. Seen in what nvcc 13.0 writes for sm_90a,
+# sm_100a, sm_100f and sm_120f, and absent for sm_90 and sm_100; a toolkit that doesn't write them reads as before.
+_SUFFIXES = {1 << 20: "a", 1 << 21: "f"}
 
 
 @dataclass(frozen=True)
@@ -126,9 +129,9 @@ def _version_names(elf: Any) -> dict[int, str]:
 
 
 def machine_code_architectures(path: Path) -> tuple[str, ...]:
-    """The GPU architectures in a library's fatbinaries: "sm_90", and "ptx_90" for PTX.
+    """The GPU architectures in a library's fatbinaries: "sm_90a", and "ptx_90a" for PTX.
 
-    Read from the entries' plain headers (payloads are compressed); they hold no suffix, so sm_90a reads as sm_90.
+    Read from the entries' plain headers (payloads are compressed). () where the library has no code for GPUs.
     """
     from elftools.elf.elffile import ELFFile
 
@@ -146,7 +149,9 @@ def _architectures(data: bytes) -> Iterator[str]:
         while at + 64 <= end:
             kind, _, entry_header, payload = _ENTRY.unpack_from(data, at)
             (number,) = struct.unpack_from("<I", data, at + 28)
-            yield f"{'ptx' if kind == _PTX else 'sm'}_{number}"
+            (flags,) = struct.unpack_from("<Q", data, at + 40)
+            suffix = next((letter for bit, letter in _SUFFIXES.items() if flags & bit), "")
+            yield f"{'ptx' if kind == _PTX else 'sm'}_{number}{suffix}"
             at += entry_header + payload
         position = end
 

@@ -2,26 +2,34 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
 
 @dataclass(frozen=True)
 class Gpu:
-    """One physical GPU. `capability` is the compute capability as FlashInfer's architecture lists write it."""
+    """A physical GPU, or an instance of one that is divided (MIG); `uuid` is what CUDA_VISIBLE_DEVICES takes."""
 
     index: int
     uuid: str
     name: str
-    capability: str  # "9.0"
+    capability: str  # "9.0", as FlashInfer's architecture lists write it
     memory: int  # bytes
+    free: int = 0  # bytes, when it was asked
+    instance: int | None = None  # of a divided GPU
+
+    @property
+    def label(self) -> str:
+        """`0`, or `0.1` for an instance."""
+        return str(self.index) if self.instance is None else f"{self.index}.{self.instance}"
 
 
 def all_gpus() -> tuple[Gpu, ...]:
-    """Every GPU of the machine in NVML's (PCI bus) order; none where there is no driver."""
+    """Every GPU of the machine in NVML's (PCI bus) order, a divided one as its instances; none without a driver."""
     import pynvml
 
     try:
@@ -29,7 +37,7 @@ def all_gpus() -> tuple[Gpu, ...]:
     except pynvml.NVMLError:
         return ()
     try:
-        return tuple(_gpu(index) for index in range(pynvml.nvmlDeviceGetCount()))
+        return tuple(gpu for index in range(pynvml.nvmlDeviceGetCount()) for gpu in _gpus(index))
     finally:
         pynvml.nvmlShutdown()
 
@@ -48,7 +56,8 @@ def driver_version() -> str:
 def visible(gpus: Iterable[Gpu], env: Mapping[str, str]) -> tuple[Gpu, ...]:
     """Those that CUDA_VISIBLE_DEVICES leaves, in its order; like CUDA, stop at the first unknown entry.
 
-    Entries are indexes (meant in NVML's order, CUDA_DEVICE_ORDER=PCI_BUS_ID) or UUIDs and their beginnings.
+    Entries are indexes (meant in NVML's order, CUDA_DEVICE_ORDER=PCI_BUS_ID) or UUIDs and their beginnings; the index
+    of a divided GPU means its first instance.
     """
     gpus = tuple(gpus)
     listed = env.get("CUDA_VISIBLE_DEVICES")
@@ -60,7 +69,22 @@ def visible(gpus: Iterable[Gpu], env: Mapping[str, str]) -> tuple[Gpu, ...]:
         if match is None:
             break
         chosen.append(match)
-    return tuple(chosen)
+    return tuple(dict.fromkeys(chosen))
+
+
+def usable(
+    gpus: Iterable[Gpu], env: Mapping[str, str], memory: int
+) -> tuple[tuple[Gpu, ...], tuple[tuple[Gpu, str], ...]]:
+    """Visible GPUs with at least `memory` bytes free, and the others with the reason."""
+    found, refused = [], []
+    for gpu in visible(gpus, env):
+        if gpu.free >= memory:
+            found.append(gpu)
+        else:
+            refused.append(
+                (gpu, f"{gpu.free / 1e9:.1f} GB of {gpu.memory / 1e9:.0f} are free, {memory / 1e9:.1f} needed")
+            )
+    return tuple(found), tuple(refused)
 
 
 def architectures(env: Mapping[str, str]) -> str:
@@ -70,13 +94,28 @@ def architectures(env: Mapping[str, str]) -> str:
 
 
 def _is(gpu: Gpu, entry: str) -> bool:
-    return entry == str(gpu.index) or (entry.startswith("GPU-") and gpu.uuid.startswith(entry))
+    return entry == str(gpu.index) or (entry.startswith(("GPU-", "MIG-")) and gpu.uuid.startswith(entry))
 
 
-def _gpu(index: int) -> Gpu:
+def _gpus(index: int) -> Iterator[Gpu]:
+    """The GPU itself, or its instances."""
     import pynvml
 
-    handle = pynvml.nvmlDeviceGetHandleByIndex(index)
-    major, minor = pynvml.nvmlDeviceGetCudaComputeCapability(handle)
-    memory = int(pynvml.nvmlDeviceGetMemoryInfo(handle).total)
-    return Gpu(index, pynvml.nvmlDeviceGetUUID(handle), pynvml.nvmlDeviceGetName(handle), f"{major}.{minor}", memory)
+    parent = pynvml.nvmlDeviceGetHandleByIndex(index)
+    handles: list[tuple[int | None, Any]] = [(None, parent)]
+    with contextlib.suppress(pynvml.NVMLError):  # most can't be divided
+        if pynvml.nvmlDeviceGetMigMode(parent)[0]:
+            handles = list(_instances(parent))
+    major, minor = pynvml.nvmlDeviceGetCudaComputeCapability(parent)
+    for instance, handle in handles:
+        memory = pynvml.nvmlDeviceGetMemoryInfo(handle)
+        uuid, name = pynvml.nvmlDeviceGetUUID(handle), pynvml.nvmlDeviceGetName(handle)
+        yield Gpu(index, uuid, name, f"{major}.{minor}", int(memory.total), int(memory.free), instance)
+
+
+def _instances(parent: Any) -> Iterator[tuple[int, Any]]:
+    import pynvml
+
+    for instance in range(pynvml.nvmlDeviceGetMaxMigDeviceCount(parent)):
+        with contextlib.suppress(pynvml.NVMLError):  # gaps are possible
+            yield instance, pynvml.nvmlDeviceGetMigDeviceHandleByIndex(parent, instance)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +26,7 @@ from fitasks.plan.kernel import Kernel
 from fitasks.plan.server import Server, find_server
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping
+    from collections.abc import Collection, Mapping, Sequence
 
     from fitasks.cuda.toolkit import Choice, Toolkit
 
@@ -52,6 +52,23 @@ class Plan:
         """Kernels that have a module of their own: planned without a problem, and nobody's twin."""
         return tuple(kernel for kernel in self.kernels if not kernel.problem and not kernel.twin)
 
+    def chosen(self, names: Sequence[str]) -> list[Kernel]:
+        """Kernels by label or wildcard, also as `kernel:…`; all without names. Raises for a name that fits none."""
+        import fnmatch
+
+        known = [kernel for kernel in self.kernels if not kernel.twin]
+        if not names:
+            return [kernel for kernel in known if not kernel.problem]
+        chosen: list[Kernel] = []
+        for name in names:
+            pattern = name.removeprefix("kernel:")
+            found = [kernel for kernel in known if fnmatch.fnmatchcase(kernel.label, pattern)]
+            if not found:
+                there = ", ".join(kernel.label for kernel in known[:12])
+                raise EnvironmentProblem(f"{name} names no kernel; there are {there}", remedy="doit list --all")
+            chosen += [kernel for kernel in found if not kernel.problem and kernel not in chosen]
+        return chosen
+
     def environment(self, target: str) -> dict[str, str]:
         """The environment in which a server, and so ninja, works for `target`."""
         return planner.environment(self.server, self.toolkit.home, target)
@@ -65,15 +82,17 @@ def make_plan(root: Path, *, file: str = "kernels.yaml") -> Plan:
     state = root / ".fitasks"
     cache = _read_cache(state / "plan.json")
     digest = _digest(root / file)
-    config = _config(root / file, digest, cache)
+    written = _config(root / file, digest, cache)
+    config = replace(written, sm90=written.sm90 and os.environ.get("FITASKS_SM90") != "0")  # doit --no-sm90
     probe = ProbeMemo(state / "probe.json")
     server = find_server(config, probe)
     targets = targets_of(config, server)
     choice = toolkit_of(server, cache.get("needs", ()), probe)
-    key = _key(digest, targets, server, choice.toolkit)
+    key = _key(digest, targets, server, choice.toolkit) | {"sm90": config.sm90}
     if cache.get("key") != key:
         cache, choice = _plan_anew(config, targets, server, choice, probe)
-        cache |= {"key": _key(digest, targets, server, choice.toolkit), "config": asdict(config)}
+        key = _key(digest, targets, server, choice.toolkit) | {"sm90": config.sm90}
+        cache |= {"key": key, "config": asdict(written)}
         write_atomic(state / "plan.json", json.dumps(cache))
     probe.save()
     kernels = tuple(_kernel(record) for record in cache["kernels"])

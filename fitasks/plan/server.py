@@ -104,7 +104,7 @@ def _interpreter(config: Config) -> Path:
     """The interpreter's path as written: a virtual environment's `python` is a link that must not be resolved."""
     written = config.serving.python
     if not written:
-        return Path(sys.executable)
+        return _ours()
     path = Path(written) if "/" in written else _on_path(written)
     if not os.access(path, os.X_OK) or path.is_dir():
         raise EnvironmentProblem(
@@ -114,6 +114,12 @@ def _interpreter(config: Config) -> Path:
     return path
 
 
+def _ours() -> Path:
+    """`…/bin/python` also where doit was started as `python3`, so that there is one plan and one stamp for both."""
+    plain = Path(sys.executable).with_name("python")
+    return plain if plain.exists() and plain.samefile(sys.executable) else Path(sys.executable)
+
+
 def _on_path(name: str) -> Path:
     import shutil
 
@@ -121,7 +127,7 @@ def _on_path(name: str) -> Path:
 
 
 def _describe(python: Path, probe: ProbeMemo) -> _Described:
-    if python == Path(sys.executable):
+    if python == _ours():
         paths = sysconfig.get_paths()
         user = site.getusersitepackages() if site.ENABLE_USER_SITE else ""
         return {"prefix": sys.prefix, "site": [paths["purelib"], paths["platlib"]], "user": user}

@@ -59,7 +59,7 @@ def predict(session: Session, kernel: Kernel) -> Verdict:
     blank = Verdict(kernel.label, kernel.name, kernel.target, "unplanned", kernel.problem)
     if kernel.problem:
         return blank
-    for artefact in _ahead_of_time(session, kernel):
+    for artefact in ahead_of_time(session, kernel):
         return _ahead(session, artefact, replace(blank, state="ahead-of-time", reason=_foreign(artefact)))
     if session.plan.server.env.get("FLASHINFER_DISABLE_JIT"):
         reason = "FLASHINFER_DISABLE_JIT is set and there is no ahead-of-time module; caches are not accepted"
@@ -98,7 +98,7 @@ def _loaded(verdict: Verdict, library: Path) -> Verdict:
     return replace(verdict, library=str(library), bytes=library.stat().st_size)
 
 
-def _ahead_of_time(session: Session, kernel: Kernel) -> list[Path]:
+def ahead_of_time(session: Session, kernel: Kernel) -> list[Path]:
     """Modules that FlashInfer would load without looking further: its own data/aot first, then providers'."""
     root = Path(session.plan.facts[kernel.target]["flashinfer_root"])
     own = root / "data" / "aot" / kernel.name / f"{kernel.name}.so"

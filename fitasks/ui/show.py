@@ -53,7 +53,7 @@ def _one(found: Cudart | None) -> str:
 
 def show_why(session: Session, names: list[str]) -> None:
     """Each stale kernel with all its reasons; fresh ones too where they're named. Raises for unknown names."""
-    chosen = _chosen(session.plan, names)
+    chosen = session.plan.chosen(names)
     shown = 0
     for kernel in chosen:
         judged = session.judge(kernel)
@@ -135,20 +135,3 @@ def _confirmed() -> bool:
     if not sys.stdin.isatty():
         return False
     return input("remove all of these? [y/N] ").strip().lower() in {"y", "yes"}
-
-
-def _chosen(plan: Plan, names: list[str]) -> list[Kernel]:
-    import fnmatch
-
-    buildable = [kernel for kernel in plan.kernels if not kernel.twin]
-    if not names:
-        return [kernel for kernel in buildable if not kernel.problem]
-    chosen = []
-    for name in names:
-        pattern = name.removeprefix("kernel:")
-        found = [kernel for kernel in buildable if fnmatch.fnmatchcase(kernel.label, pattern)]
-        if not found:
-            known = ", ".join(kernel.label for kernel in buildable[:12])
-            raise EnvironmentProblem(f"{name} names no kernel; there are {known}", remedy="doit list --all")
-        chosen += [kernel for kernel in found if not kernel.problem and kernel not in chosen]
-    return chosen

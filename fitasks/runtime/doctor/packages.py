@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from fitasks.plan.server import find_package
 from fitasks.runtime.doctor.finding import Finding
+from fitasks.runtime.sm90_switch import is_installed
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -41,7 +42,7 @@ def examine(server: Server, toolkit: Toolkit | None) -> Iterator[Finding]:
         if package := find_package(name, server.site_packages):
             yield _matching(name, package.version, server.version("flashinfer-python"))
     yield from _torch_cuda(server, toolkit)
-    yield from _variables(server.env)
+    yield from _variables(server)
 
 
 def _matching(name: str, version: str, flashinfer: str) -> Finding:
@@ -77,7 +78,8 @@ def torch_cuda(site_packages: tuple[Path, ...]) -> str:
     return ""
 
 
-def _variables(env: dict[str, str]) -> Iterator[Finding]:
+def _variables(server: Server) -> Iterator[Finding]:
+    env = server.env
     for name in sorted(env):
         if name in _COMMANDS or name.startswith(_EXTRA):
             remedy = "the server must have the same value, or it compiles everything again"
@@ -89,8 +91,9 @@ def _variables(env: dict[str, str]) -> Iterator[Finding]:
     if env.get("FLASHINFER_DISABLE_JIT"):
         remedy = "doit wheel && doit install, or unset it"
         yield Finding(_SECTION, "FLASHINFER_DISABLE_JIT", "only ahead-of-time modules are loaded", "note", remedy)
-    if env.get("FLASHINFER_DISABLE_SM90"):
-        yield Finding(_SECTION, "FLASHINFER_DISABLE_SM90", "FlashInfer doesn't read it", "note", "sm90: false")
+    if env.get("FLASHINFER_DISABLE_SM90") and not is_installed(server.site_packages):
+        value = "set, but FlashInfer doesn't read it"
+        yield Finding(_SECTION, "FLASHINFER_DISABLE_SM90", value, "note", "doit install_sm90_switch")
 
 
 def examine_cudart(runtime: Runtime) -> Iterator[Finding]:

@@ -1,0 +1,99 @@
+"""What the installed FlashInfer offers: every op with its parameters, as `fitasks/serving/ops.py` reads them.
+
+Asked once and remembered in `.fitasks/ops.json`, until the serving interpreter's packages or that script change.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fitasks.errors import EnvironmentProblem
+from fitasks.files import sha256_file, write_atomic
+from fitasks.plan.planner import SCRIPT as PLAN_SCRIPT
+from fitasks.plan.planner import _run, _tail, environment
+
+if TYPE_CHECKING:
+    from fitasks.config.model import Scalar
+    from fitasks.plan.server import Server
+
+SCRIPT = PLAN_SCRIPT.with_name("ops.py")
+FOLLOWS = "=dtype_q"  # a default that is another parameter's value
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """`default` is what it is where kernels.yaml says nothing; FOLLOWS for one that follows dtype_q."""
+
+    name: str
+    required: bool
+    default: Any
+    type: str  # dtype, bool, int, float, str; list: kernels.yaml cannot say it; "": the generator doesn't tell
+    accepted: tuple[Scalar, ...]  # empty where FlashInfer's code doesn't tell
+
+
+@dataclass(frozen=True)
+class Op:
+    """`name` is what kernels.yaml writes: an op, or `module:function`."""
+
+    name: str
+    generator: str  # "flashinfer.jit.page:gen_page_module"
+    parameters: tuple[Parameter, ...]
+    doc: str
+
+    @property
+    def unsayable(self) -> tuple[str, ...]:
+        """Required parameters that kernels.yaml has no way to say."""
+        return tuple(one.name for one in self.parameters if one.required and one.type == "list")
+
+
+def offers(server: Server, cuda_home: Path, target: str, state: Path) -> tuple[Op, ...]:
+    """All ops, by name. Raises EnvironmentProblem where FlashInfer cannot be asked."""
+    key, file = _key(server), state / "ops.json"
+    answer = _remembered(file, key)
+    if answer is None:
+        answer = _ask(server, cuda_home, target)
+        write_atomic(file, json.dumps({"key": key, "ops": answer}))
+    return tuple(_op(record) for record in answer)
+
+
+def _key(server: Server) -> dict[str, Any]:
+    """All that the answer depends on, in a form that survives JSON."""
+    return {
+        "script": [sha256_file(path) for path in sorted(SCRIPT.parent.glob("*.py"))],
+        "python": [str(server.python), str(server.python.resolve())],
+        "packages": [list(asdict(package).values()) for package in server.packages],
+        "environment": server.relevant_environment(),
+    }
+
+
+def _remembered(file: Path, key: dict[str, Any]) -> list[dict[str, Any]] | None:
+    try:
+        cache = json.loads(file.read_bytes())
+        return list(cache["ops"]) if cache["key"] == key else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _ask(server: Server, cuda_home: Path, target: str) -> list[dict[str, Any]]:
+    with tempfile.TemporaryDirectory(prefix="fitasks-ops-") as directory:
+        answer = Path(directory, "ops.json")
+        output = _run([str(server.python), str(SCRIPT), str(answer)], environment(server, cuda_home, target))
+        try:
+            reply = json.loads(answer.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            raise EnvironmentProblem(
+                f"{server.python} ended without saying which ops its FlashInfer has:\n{_tail(output)}",
+                remedy=f"try `{server.python} -c 'import flashinfer'`",
+            ) from None
+    if fatal := reply.get("fatal"):
+        raise EnvironmentProblem(f"{server.python}: {fatal['message']}", remedy=fatal.get("remedy", ""))
+    return list(reply["ops"])
+
+
+def _op(record: dict[str, Any]) -> Op:
+    parameters = tuple(Parameter(**one | {"accepted": tuple(one["accepted"])}) for one in record["parameters"])
+    return Op(record["op"], record["generator"], parameters, record["doc"])

@@ -1,0 +1,1 @@
+"""`doit verify`: every kernel loaded, and where a reference exists computed, on real GPUs, in parallel across them."""

@@ -1,0 +1,73 @@
+"""The receipt of a proof, beside the kernel: on which GPU which `.so` was found right, and how exactly.
+
+It holds for the file's hash, so that an unchanged kernel is proven once per architecture.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Literal
+
+from fitasks.files import write_atomic
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+NAME = "fitasks-proof.json"
+_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Check:
+    """One computation: the largest error found and what was allowed, and a median run in milliseconds."""
+
+    what: str
+    error: float
+    tolerance: float
+    milliseconds: float
+
+
+@dataclass(frozen=True)
+class Proof:
+    """A library proven on a GPU: "numerical" against float32 references, or only "loaded"; the note says why only."""
+
+    sha256: str  # of the library
+    capability: str  # "9.0"
+    gpu: str
+    driver: str
+    torch: str
+    flashinfer: str
+    kind: Literal["numerical", "loaded"]
+    checks: tuple[Check, ...]
+    note: str
+    proven: str  # UTC, ISO 8601
+
+    @property
+    def worst(self) -> Check | None:
+        """The check that came nearest to its tolerance."""
+        return max(self.checks, key=lambda check: check.error - check.tolerance, default=None)
+
+
+def read(directory: Path, sha256: str) -> dict[str, Proof]:
+    """The proofs of exactly this library by capability; none where there is no file that can be believed."""
+    try:
+        data = json.loads((directory / NAME).read_bytes())
+        if data["version"] != _VERSION:
+            return {}
+        proofs = [_proof(record) for record in data["proofs"]]
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
+    return {proof.capability: proof for proof in proofs if proof.sha256 == sha256}
+
+
+def add(directory: Path, proof: Proof) -> None:
+    """Write it beside those of other architectures; proofs of another library go."""
+    proofs = read(directory, proof.sha256) | {proof.capability: proof}
+    records = [asdict(one) for _, one in sorted(proofs.items())]
+    write_atomic(directory / NAME, json.dumps({"version": _VERSION, "proofs": records}, indent=1))
+
+
+def _proof(record: dict[str, object]) -> Proof:
+    checks = tuple(Check(**check) for check in record["checks"])  # type: ignore[attr-defined]
+    return Proof(**record | {"checks": checks})  # type: ignore[arg-type]

@@ -1,0 +1,95 @@
+"""One process of the serving interpreter on one GPU, asked line by line (see fitasks/serving/verify.py)."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import select
+import signal
+import subprocess
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+SCRIPT = Path(__file__).parents[2] / "serving" / "verify.py"
+_START = 180.0  # seconds; a first import of torch and FlashInfer from a cold disk takes a minute
+
+
+class WorkerError(Exception):
+    """The process could not be started, died, or did not answer in time; the message says what it said last."""
+
+
+class Worker:
+    """A context of one GPU. `ready` is what it said of itself: gpu, torch, flashinfer."""
+
+    def __init__(self, python: Path, env: Mapping[str, str], log: Path) -> None:
+        """Start it and wait until it is ready. Raises WorkerError."""
+        log.parent.mkdir(parents=True, exist_ok=True)
+        self._log = log
+        with log.open("wb") as stream:
+            self._process = subprocess.Popen(
+                [str(python), str(SCRIPT)],
+                env=dict(env),
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=stream,
+                start_new_session=True,
+            )
+        self._received = b""
+        first = self._answer(_START)
+        if "ready" not in first:
+            self.close()
+            raise WorkerError(str(first.get("fatal", first)))
+        self.ready: dict[str, str] = first["ready"]
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def ask(self, request: Mapping[str, object], seconds: float) -> dict[str, Any]:
+        """The answer. Raises WorkerError where there is none within `seconds`; the process is gone then."""
+        assert self._process.stdin is not None  # noqa: S101 - a pipe was asked for
+        try:
+            self._process.stdin.write(json.dumps(request).encode() + b"\n")
+            self._process.stdin.flush()
+        except OSError:
+            raise WorkerError(self._end("it is gone")) from None
+        return self._answer(seconds)
+
+    def close(self) -> None:
+        """End the process and whatever it has started."""
+        with contextlib.suppress(OSError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
+        for pipe in (self._process.stdin, self._process.stdout):
+            if pipe:
+                with contextlib.suppress(OSError):
+                    pipe.close()
+
+    def _answer(self, seconds: float) -> dict[str, Any]:
+        assert self._process.stdout is not None  # noqa: S101 - a pipe was asked for
+        descriptor, deadline = self._process.stdout.fileno(), time.monotonic() + seconds
+        while b"\n" not in self._received:
+            if not select.select([descriptor], [], [], max(0.0, deadline - time.monotonic()))[0]:
+                raise WorkerError(self._end(f"no answer within {seconds:.0f} s"))
+            if not (chunk := os.read(descriptor, 65536)):
+                raise WorkerError(self._end("it ended"))
+            self._received += chunk
+        line, _, self._received = self._received.partition(b"\n")
+        try:
+            answer: dict[str, Any] = json.loads(line)
+        except ValueError:
+            raise WorkerError(self._end(f"it answered {line[:200]!r}")) from None
+        return answer
+
+    def _end(self, what: str) -> str:
+        """What happened, with the exit status and the last words of the log."""
+        self.close()
+        status = self._process.returncode
+        how = f"killed by signal {-status}" if status < 0 else f"exit status {status}"
+        last = self._log.read_text(errors="replace").strip().splitlines()[-1:]
+        return f"{what} ({how})" + (f": {last[0][:300]}" if last and status != -signal.SIGKILL else "")

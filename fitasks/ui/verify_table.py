@@ -1,0 +1,40 @@
+"""What `doit verify` says: a line per kernel as it is proven, then what was proven and how."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from fitasks.runtime.verify.verify import Verdict
+
+
+def line(verdict: Verdict) -> str:
+    """`page  9.0  numerical  GPU 0  2 checks, …`."""
+    where = f"on GPU {verdict.gpu}" if verdict.gpu else "before" if verdict.proof else ""
+    return f"{verdict.label} ({verdict.capability}): {verdict.outcome} {where}{_detail(verdict)}".rstrip()
+
+
+def _detail(verdict: Verdict) -> str:
+    if verdict.proof is None:
+        return f": {verdict.message}"
+    worst = verdict.proof.worst
+    if worst is None:
+        return f": {verdict.proof.note}"
+    count = len(verdict.proof.checks)
+    milliseconds = sum(check.milliseconds for check in verdict.proof.checks) / count
+    return (
+        f": {count} check{'s'[: count != 1]}, {milliseconds:.3f} ms each, worst error {worst.error:.2g} "
+        f"of {worst.tolerance:.2g} allowed ({worst.what})"
+    )
+
+
+def summary(verdicts: list[Verdict]) -> str:
+    """Which kernels were proven numerically, which only loaded, which neither."""
+    names = {"numerical": "proven numerically", "loaded": "only loaded", "no GPU": "without a GPU for them here"}
+    parts = []
+    for outcome in dict.fromkeys(["numerical", "loaded", *(verdict.outcome for verdict in verdicts)]):
+        labels = [verdict.label for verdict in verdicts if verdict.outcome == outcome]
+        if labels:
+            shown = "" if outcome == "numerical" else f" ({', '.join(labels)})"
+            parts.append(f"{len(labels)} {names.get(outcome, outcome)}{shown}")
+    return ", ".join(parts) or "no kernels"

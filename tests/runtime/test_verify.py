@@ -1,0 +1,144 @@
+"""What is to be proven, and what is remembered; the proofs themselves need a GPU (tests/gpu)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+
+from fitasks.cuda.gpus import Gpu
+from fitasks.errors import EnvironmentProblem
+from fitasks.plan.kernel import Kernel
+from fitasks.runtime.verify import proof as proofs
+from fitasks.runtime.verify import verify as module
+from fitasks.runtime.verify.proof import Check, Proof
+from fitasks.runtime.verify.verify import Verdict, capabilities, op_of
+from fitasks.ui.verify_table import line, summary
+from tests.doit_project import Project
+
+PROOF = Proof(
+    sha256="ab",
+    capability="9.0",
+    gpu="H100",
+    driver="580",
+    torch="2.11",
+    flashinfer="0.7.2",
+    kind="numerical",
+    checks=(Check("paged", 0.001, 0.002, 0.02), Check("ragged", 0.0019, 0.002, 0.04)),
+    note="",
+    proven="2026-01-01T00:00:00+00:00",
+)
+
+
+def test_a_proof_holds_for_its_library_and_architecture_only(tmp_path: Path) -> None:
+    assert proofs.read(tmp_path, "ab") == {}
+    proofs.add(tmp_path, PROOF)
+    proofs.add(tmp_path, proofs.Proof(**vars(PROOF) | {"capability": "8.0"}))
+    assert proofs.read(tmp_path, "ab")["9.0"] == PROOF
+    assert sorted(proofs.read(tmp_path, "ab")) == ["8.0", "9.0"]
+    assert proofs.read(tmp_path, "cd") == {}
+    proofs.add(tmp_path, proofs.Proof(**vars(PROOF) | {"sha256": "cd"}))
+    assert proofs.read(tmp_path, "ab") == {}, "proofs of another library are gone"
+
+
+@pytest.mark.parametrize("text", ["", "{", '{"version": 2}', '{"version": 1, "proofs": [{"x": 1}]}', "\0\0"])
+def test_a_damaged_proof_is_none(tmp_path: Path, text: str) -> None:
+    (tmp_path / proofs.NAME).write_text(text)
+    assert proofs.read(tmp_path, "ab") == {}
+
+
+def test_names_of_architectures_and_ops() -> None:
+    assert capabilities("8.0 9.0a 10.0f") == ["8.0", "9.0", "10.0"]
+    kernel = Kernel("x", "x", "flashinfer.jit.page:gen_page_module", "9.0a", "", {})
+    assert op_of(kernel) == "page"
+
+
+def test_what_is_said() -> None:
+    verdicts = [
+        Verdict("page", "9.0", "numerical", PROOF, gpu="0"),
+        Verdict(
+            "moe", "9.0", "loaded", Proof(**vars(PROOF) | {"kind": "loaded", "checks": (), "note": "no reference"})
+        ),
+        Verdict("rope", "9.0", "failed", message="halves: error 1, tolerance 0.002"),
+    ]
+    assert [line(verdict) for verdict in verdicts] == [
+        "page (9.0): numerical on GPU 0: 2 checks, 0.030 ms each, worst error 0.0019 of 0.002 allowed (ragged)",
+        "moe (9.0): loaded before: no reference",
+        "rope (9.0): failed : halves: error 1, tolerance 0.002",
+    ]
+    assert summary(verdicts) == "1 proven numerically, 1 only loaded (moe), 1 failed (rope)"
+
+
+def test_without_a_gpu_it_says_what_check_can_tell(tmp_path: Path) -> None:
+    project = Project.make(tmp_path, 'targets: ["9.0a"]\nkernels:\n  page:\n')
+    project.doit()
+    out = project.doit("verify", status=2, CUDA_VISIBLE_DEVICES="")
+    assert "no GPU that could be used is visible here" in out
+    assert "`doit check` tells, without a GPU," in out
+
+
+class Session:
+    """As much of one as `verify` asks: one finished kernel and one that is missing."""
+
+    def __init__(self, base: Path) -> None:
+        names = ("page", "rope")
+        kernels = [Kernel(name, name, name, "8.0 9.0a", "", {}, name=name, build_dir=base / name) for name in names]
+        self.kernels = [Kernel(**vars(one) | {"library": base / one.name / f"{one.name}.so"}) for one in kernels]
+        self.plan: Any = self
+        self.server: Any = self
+        self.env: dict[str, str] = {}
+
+    def chosen(self, names: Any) -> list[Kernel]:
+        return self.kernels
+
+
+@pytest.fixture
+def session(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Session:
+    made = Session(tmp_path)
+    (tmp_path / "page").mkdir()
+    (tmp_path / "page" / "page.so").write_text("library")
+    monkeypatch.setattr(module, "ahead_of_time", lambda session, kernel: [])
+    monkeypatch.setattr(module, "exported", lambda library: [])
+    monkeypatch.setattr(module, "driver_version", lambda: "580")
+    monkeypatch.setattr(module, "all_gpus", lambda: (Gpu(0, "GPU-0", "H100", "9.0", 80, 80 << 30),))
+    asked: list[str] = []
+    made.asked = asked  # type: ignore[attr-defined]
+
+    class Worker:
+        ready: ClassVar = {"torch": "2.11", "flashinfer": "0.7.2", "gpu": "H100"}
+
+        def ask(self, request: Any, seconds: float) -> dict[str, Any]:
+            asked.append(request["id"])
+            return {"outcome": "numerical", "checks": [vars(check) for check in PROOF.checks], "message": ""}
+
+        def close(self) -> None: ...
+
+    monkeypatch.setattr(module, "_worker", lambda session, gpu, target: Worker())
+    return made
+
+
+def run(session: Any, *, force: bool = False) -> dict[tuple[str, str], str]:
+    told: list[Verdict] = []
+    verdicts = module.verify(session, [], force=force, say=lambda text: None, told=told.append)
+    assert told == verdicts
+    return {(verdict.label, verdict.capability): verdict.outcome for verdict in verdicts}
+
+
+def test_each_architecture_that_is_here_is_proven_once(session: Any, tmp_path: Path) -> None:
+    expected = {("page", "9.0"): "numerical", ("page", "8.0"): "no GPU", ("rope", "8.0 9.0a"): "missing"}
+    assert run(session) == expected
+    assert run(session) == expected
+    assert session.asked == ["page"], "the second time the proof holds"
+    run(session, force=True)
+    (tmp_path / "page" / "page.so").write_text("another")
+    run(session)
+    assert session.asked == ["page"] * 3
+
+
+def test_no_gpu_is_an_error_with_a_remedy(session: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "all_gpus", lambda: (Gpu(0, "GPU-0", "H100", "9.0", 80 << 30, 1 << 30),))
+    said: list[str] = []
+    with pytest.raises(EnvironmentProblem, match="no GPU that could be used"):
+        module.verify(session, [], force=False, say=said.append, told=lambda verdict: None)
+    assert said == ["GPU 0 (H100) isn't used: 1.1 GB of 86 are free, 4.3 needed"]
