@@ -22,7 +22,7 @@ def task_kernel() -> Iterator[TaskDict]:
 
 def task_libcudart() -> Iterator[TaskDict]:
     """the CUDA runtime library that kernels are linked against, and the one that they will meet"""
-    yield tasks.after_kernels(actions.apply_cudart_policy, "_cudart")
+    yield tasks.after_kernels(actions.apply_cudart_policy, name="_cudart")
     yield tasks.speaking(actions.cudart)
     yield tasks.speaking(actions.patch_cudart, tasks.DRY_RUN)
     yield tasks.speaking(actions.restore_cudart, tasks.DRY_RUN)
@@ -37,6 +37,15 @@ def task_server() -> Iterator[TaskDict]:
     yield tasks.speaking(actions.install_sm90_switch)
     yield tasks.speaking(actions.uninstall_sm90_switch)
     yield tasks.speaking(actions.doctor, tasks.JSON)
+
+
+def task_delivery() -> Iterator[TaskDict]:
+    """what leaves this machine"""
+    yield tasks.after_kernels(actions.wheel, tasks.JSON)
+    yield tasks.after_kernels(actions.install)
+    yield tasks.speaking(actions.uninstall)
+    yield tasks.speaking(actions.bundle, tasks.FILE, names=True)
+    yield tasks.speaking(actions.unbundle, tasks.FILE, names=True)
 
 
 def task_clearing() -> Iterator[TaskDict]:

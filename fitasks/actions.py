@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from fitasks.errors import Silent
+from fitasks.errors import EnvironmentProblem, Silent
 from fitasks.session import current
 
 # The product's output: stdout, so that it can be piped.
@@ -47,10 +47,14 @@ def check(json: str) -> None:
     """what the server will do with each kernel; exit status 1 if it would compile (--json FILE)"""
     from fitasks.runtime.check import check as predict_all
     from fitasks.runtime.check import conditions
+    from fitasks.ship.install import notice
     from fitasks.ui.check_table import show_verdicts, write_verdicts
 
-    verdicts, needed = predict_all(current()), conditions(current())
+    verdicts = predict_all(current())
+    needed = conditions(current(), verdicts)
     show_verdicts(verdicts, needed)
+    if told := notice(current().plan):
+        _print(told)
     if json:
         write_verdicts(Path(json), verdicts, needed)
     if not all(verdict.good for verdict in verdicts):
@@ -110,6 +114,67 @@ def env() -> None:
     from fitasks.ui.show import show_env
 
     show_env(current())
+
+
+def wheel(json: str) -> None:
+    """the kernels as a package that FlashInfer loads without compiler or cache, in dist/ (--json FILE for its sizes)"""
+    from fitasks.ship.install import obstacle
+    from fitasks.ship.sizes import report
+    from fitasks.ship.wheel import build_wheel
+    from fitasks.ui.size_table import show_sizes, write_sizes
+    from fitasks.ui.units import size
+
+    made = build_wheel(current(), Path("dist"))
+    sizes = report(made)
+    show_sizes(sizes)
+    _print(f"{made.path} ({size(sizes.wheel)})")
+    if why := obstacle(current().plan):
+        _print(f"not for this environment: {why}")
+    if json:
+        write_sizes(Path(json), sizes)
+
+
+def install() -> None:
+    """put that package into the serving environment (pip, or uv)"""
+    from fitasks.ship.install import install as put
+    from fitasks.ship.wheel import build_wheel
+
+    plan = current().plan
+    made = build_wheel(current(), Path("dist"))
+    put(plan, made.path)
+    _print(f"fitasks-kernels {made.version} is installed for {plan.server.python}; `doit check` asks FlashInfer")
+
+
+def uninstall() -> None:
+    """take the package of kernels out of the serving environment"""
+    from fitasks.ship.install import uninstall as take
+
+    gone = take(current().plan.server)
+    _print(f"fitasks-kernels {gone} is removed" if gone else "fitasks-kernels is not installed")
+
+
+def bundle(file: str, names: list[str]) -> None:
+    """put the fresh kernels into one file for another machine (doit bundle FILE)"""
+    from fitasks.ship.bundle import bundle as pack
+    from fitasks.ui.bundles import bundled_lines
+
+    for line in bundled_lines(pack(current(), _one_file(file, names, "bundle"))):
+        _print(line)
+
+
+def unbundle(file: str, names: list[str]) -> None:
+    """take the kernels of a bundle, proven by hash (doit unbundle FILE)"""
+    from fitasks.ship.unbundle import unbundle as unpack
+    from fitasks.ui.bundles import unbundled_lines
+
+    for line in unbundled_lines(unpack(current(), _one_file(file, names, "unbundle"))):
+        _print(line)
+
+
+def _one_file(file: str, names: list[str], task: str) -> Path:
+    if len(chosen := [*filter(None, [file]), *names]) != 1:
+        raise EnvironmentProblem(f"doit {task} takes one file", remedy=f"doit {task} kernels.tar.gz")
+    return Path(chosen[0])
 
 
 def clear_incomplete() -> None:

@@ -33,6 +33,7 @@ TaskDict: TypeAlias = dict[str, Any]
 Result: TypeAlias = "dict[str, Any] | TaskFailed | TaskError | None"
 
 DRY_RUN = {"name": "dry_run", "long": "dry-run", "type": bool, "default": False, "help": "only say what would be done"}
+FILE = {"name": "file", "short": "f", "long": "file", "type": str, "default": "", "help": "the bundle"}
 FORCE = {"name": "force", "long": "force", "type": bool, "default": False, "help": "also what holds already"}
 JSON = {"name": "json", "long": "json", "type": str, "default": "", "help": "also write it to a file"}
 LIMIT = {"name": "limit", "long": "limit", "type": int, "default": 20, "help": "gigabytes to keep"}
@@ -98,9 +99,10 @@ def over_libraries(action: Callable[..., None], *params: dict[str, Any]) -> Task
     return speaking(action, *params, names=True) | {"file_dep": libraries}
 
 
-def after_kernels(action: Callable[..., None], name: str) -> TaskDict:
+def after_kernels(action: Callable[..., None], *params: dict[str, Any], name: str = "") -> TaskDict:
     """A task that runs once all kernels are done."""
-    return _task(name, action.__doc__ or "", action) | {"task_dep": ["kernel"]}
+    task = _task(name or action.__name__, action.__doc__ or "", action)
+    return task | {"params": list(params), "task_dep": ["kernel"]}
 
 
 def _kernel(session: Session, kernel: Kernel) -> TaskDict:

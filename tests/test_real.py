@@ -55,7 +55,7 @@ def test_the_runtime_finds_nothing_to_do(project: Project) -> None:
 
 def test_the_receipt_names_what_was_built(project: Project) -> None:
     receipt = json.loads((project.library("page").parent / "fitasks-receipt.json").read_text())
-    assert receipt["architectures"] == ["sm_90"]
+    assert receipt["architectures"] == ["sm_90a"]
     assert "libcudart.so.13" in receipt["needed"]
     assert receipt["toolchain"]["nvcc"].startswith("V13.")
     lines = receipt["inputs"].split("\n")

@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from fitasks.config.model import Config, Serving
     from fitasks.cuda.probe import ProbeMemo
 
-PACKAGES = ("flashinfer-python", "torch", "apache-tvm-ffi", "flashinfer-jit-cache")
+PACKAGES = ("flashinfer-python", "torch", "apache-tvm-ffi", "flashinfer-jit-cache", "fitasks-kernels")
+_PROVIDERS = "flashinfer_jit_cache_*.dist-info"  # FlashInfer's own, one for each architecture
 
 # What decides a module's name, place or commands; all FLASHINFER_* variables are added to these. Not CUDA_HOME and
 # FLASHINFER_CUDA_ARCH_LIST: the toolkit and the target are chosen by then, and the planner gets both from us.
@@ -94,7 +95,8 @@ def find_server(config: Config, probe: ProbeMemo, environ: Mapping[str, str] = o
     described = _describe(python, probe)
     env = _environment(config.serving, python, environ)
     site_packages = _search_path(described, env)
-    packages = tuple(found for name in PACKAGES if (found := find_package(name, site_packages)))
+    names = (*PACKAGES, *_providers(site_packages))
+    packages = tuple(found for name in names if (found := find_package(name, site_packages)))
     if config.serving.engine == "sglang":
         env = _sglang(env, site_packages)
     return Server(python, config.serving.engine, Path(described["prefix"]), site_packages, env, packages)
@@ -164,6 +166,10 @@ def _sglang(env: dict[str, str], site_packages: tuple[Path, ...]) -> dict[str, s
     home = env.get("HOME", str(Path.home()))
     base = env.get("SGLANG_CACHE_DIR") or f"{home}/.cache/sglang"
     return {"FLASHINFER_WORKSPACE_BASE": base} | env
+
+
+def _providers(site_packages: tuple[Path, ...]) -> list[str]:
+    return sorted({info.name.rpartition("-")[0] for site in site_packages for info in site.glob(_PROVIDERS)})
 
 
 def find_package(name: str, site_packages: tuple[Path, ...]) -> Package | None:

@@ -21,6 +21,8 @@ from fitasks.runtime.cudart_policy import audit_kernel
 from fitasks.runtime.elsewhere import elsewhere
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from fitasks.plan.kernel import Kernel
     from fitasks.session import Session
 
@@ -137,9 +139,11 @@ def _provenance(kernel: Kernel) -> str:
     return f"adopted from FlashInfer {origin}, all inputs equal" if origin else ""
 
 
-def conditions(session: Session) -> list[str]:
+def conditions(session: Session, verdicts: Sequence[Verdict] = ()) -> list[str]:
     """What the prediction takes for granted and the present environment does not have."""
     env = session.plan.server.env
+    if verdicts and all(verdict.state == "ahead-of-time" for verdict in verdicts):
+        return []  # no ninja, no commands
     found = _cuda_home(env)
     wanted = str(session.plan.toolkit.home)
     if found == wanted:

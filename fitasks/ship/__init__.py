@@ -1,0 +1,1 @@
+"""Finished kernels on their way to another machine: provider wheels and bundles."""

@@ -1,0 +1,76 @@
+"""What may leave this machine: complete kernels, each proven by its receipt, with the machine code that they say."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from fitasks.build import receipt as receipts
+from fitasks.errors import KernelFailure
+from fitasks.ship.audit import audited
+
+if TYPE_CHECKING:
+    from fitasks.build.freshness import Judge
+    from fitasks.build.receipt import Receipt
+    from fitasks.plan.kernel import Kernel
+    from fitasks.session import Session
+
+
+@dataclass(frozen=True)
+class Complete:
+    """A finished kernel. `directory` stands for its target's whole architecture set: "sm90a", "sm80-sm90a"."""
+
+    kernel: Kernel
+    receipt: Receipt
+    directory: str
+    architectures: tuple[str, ...]  # of its machine code, as FlashInfer writes them: "sm90a"
+
+    @property
+    def sha256(self) -> str:
+        """Of the library, as its receipt has it."""
+        return self.receipt.outputs[self.kernel.library.name].sha256
+
+    @property
+    def size(self) -> int:
+        """Bytes of the library."""
+        return self.receipt.outputs[self.kernel.library.name].size
+
+
+def collect(session: Session) -> tuple[Complete, ...]:
+    """Every planned kernel, in the plan's order. Raises KernelFailure that names all that aren't complete.
+
+    Judged anew: they may have been built in this very run. Wrong timestamps do not matter here.
+    """
+    judges = {target: judge.anew() for target, judge in session.judges.items()}
+    found, refused = [], []
+    for kernel in session.plan.kernels:
+        if kernel.twin:
+            continue
+        try:
+            found.append(_complete(kernel, judges, session.plan.facts))
+        except KernelFailure as error:
+            refused.append(KernelFailure(f"  kernel:{kernel.label}: {error.message}", remedy=error.remedy))
+    if refused:
+        lines = "\n".join(error.message for error in refused)
+        raise KernelFailure(f"nothing is delivered, because of\n{lines}", remedy=refused[0].remedy)
+    if not found:
+        raise KernelFailure("there are no kernels to deliver", remedy="name some in kernels.yaml")
+    return tuple(found)
+
+
+def _complete(kernel: Kernel, judges: dict[str, Judge], facts: dict[str, dict[str, str]]) -> Complete:
+    """The kernel with what it holds. Raises KernelFailure for one that isn't complete, or isn't what it should be."""
+    if kernel.problem:
+        raise KernelFailure(kernel.problem, remedy="correct kernels.yaml")
+    judged, receipt = judges[kernel.target].judge(kernel), receipts.read(kernel)
+    if judged.verdict == "stale" or receipt is None:
+        raise KernelFailure(str(judged.reasons[0]), remedy="doit")
+    targets = architectures(facts[kernel.target]["arch"])
+    found = audited(kernel, targets, receipt.toolchain.get("nvcc", ""))
+    return Complete(kernel, receipt, "-".join(targets), found)
+
+
+def architectures(arch: str) -> tuple[str, ...]:
+    """FlashInfer's name of an architecture set as single ones: "80_90a" → ("sm80", "sm90a")."""
+    return tuple(f"sm{one}" for one in re.findall(r"\d+[af]?", arch))

@@ -1,0 +1,112 @@
+"""`doit install`, `doit uninstall`: our wheel in the serving environment, by its own pip, or by uv where it has none.
+
+Refused where FlashInfer would not find it: next to FlashInfer's own `flashinfer-jit-cache`, unless that one asks for
+further providers (from 0.7 on, see `obstacle`).
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from fitasks.errors import EnvironmentProblem
+from fitasks.plan.server import find_package
+from fitasks.ship.wheel import DISTRIBUTION, PACKAGE
+
+if TYPE_CHECKING:
+    from fitasks.plan.plan import Plan
+    from fitasks.plan.server import Server
+
+_OFFICIAL = "flashinfer-jit-cache"
+_LAST_LINES = 6  # of what an installer says before it fails
+
+
+def install(plan: Plan, wheel: Path) -> None:
+    """Put the wheel into the serving environment, in place of an earlier one. Touches nothing else there.
+
+    Raises EnvironmentProblem where it can't be installed, or wouldn't be found.
+    """
+    if reason := obstacle(plan):
+        remedy = f"{plan.server.python} -m pip uninstall {_OFFICIAL}; doit install"
+        raise EnvironmentProblem(f"{DISTRIBUTION} is not installed: {reason}", remedy=remedy)
+    options = ["--no-deps", "--no-index", str(wheel.resolve())]
+    _run(plan.server, ["install", "--force-reinstall", *options], ["install", "--reinstall", "--offline", *options])
+
+
+def uninstall(server: Server) -> str:
+    """Take it out; the version that was there, "" where there was none. Raises EnvironmentProblem."""
+    found = find_package(DISTRIBUTION, server.site_packages)
+    if found is None:
+        return ""
+    _run(server, ["uninstall", "--yes", DISTRIBUTION], ["uninstall", DISTRIBUTION])
+    return found.version
+
+
+def obstacle(plan: Plan) -> str:
+    """Why the serving FlashInfer wouldn't find our kernels, in a sentence; "" if it would."""
+    official = find_package(_OFFICIAL, plan.server.site_packages)
+    if official is None:
+        return ""
+    facts = next(iter(plan.facts.values()))
+    version = facts["flashinfer"]
+    if "get_jit_cache_providers" not in Path(facts["flashinfer_root"], "jit", "env.py").read_text(encoding="utf-8"):
+        return (
+            f"FlashInfer {version} takes ahead-of-time modules from one package only, and {_OFFICIAL} "
+            f"{official.version} is installed; its modules and ours can't be there both (they can from 0.7 on)"
+        )
+    if official.version.partition("+")[0] != version.partition("+")[0]:
+        return f"FlashInfer {version} does not take {_OFFICIAL} {official.version}, nor any provider behind it"
+    return ""
+
+
+def notice(plan: Plan) -> str:
+    """What is to be said of a wheel of ours that is installed and not used; "" if there is nothing."""
+    for site in plan.server.site_packages:
+        try:
+            manifest = json.loads((site / PACKAGE / "manifest.json").read_bytes())
+            made_for, version = str(manifest["flashinfer"]), str(manifest["version"])
+        except (OSError, ValueError, KeyError, TypeError):
+            continue
+        return _notice(plan, made_for, version)
+    return ""
+
+
+def _notice(plan: Plan, made_for: str, version: str) -> str:
+    asking = next(iter(plan.facts.values()))["flashinfer"]
+    if made_for != asking:
+        return f"{DISTRIBUTION} {version} is installed for FlashInfer {made_for}; {asking} ignores it: doit install"
+    reason = obstacle(plan)
+    return f"{DISTRIBUTION} {version} is installed, but {reason}" if reason else ""
+
+
+def _run(server: Server, pip: list[str], uv: list[str]) -> None:
+    """Run an installer for the serving interpreter. Raises EnvironmentProblem with its last lines."""
+    command = [*_installer(server, pip, uv)]
+    done = subprocess.run(
+        command,
+        env=server.env | {"PIP_DISABLE_PIP_VERSION_CHECK": "1", "PIP_NO_INPUT": "1"},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        last = "\n".join(f"  {line}" for line in done.stdout.strip().splitlines()[-_LAST_LINES:])
+        raise EnvironmentProblem(f"{' '.join(command)} failed:\n{last}")
+
+
+def _installer(server: Server, pip: list[str], uv: list[str]) -> list[str]:
+    python = str(server.python)
+    probe = [python, "-m", "pip", "--version"]
+    if subprocess.run(probe, env=server.env, capture_output=True, check=False).returncode == 0:
+        return [python, "-m", "pip", *pip]
+    if found := shutil.which("uv", path=server.env.get("PATH")):
+        return [found, "pip", uv[0], "--python", python, *uv[1:]]
+    raise EnvironmentProblem(
+        f"{python} has no pip, and there is no uv on PATH",
+        remedy=f"{python} -m ensurepip, or install uv",
+    )

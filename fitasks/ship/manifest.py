@@ -1,0 +1,134 @@
+"""What a bundle says of itself: where its kernels were built, and hash, size and time of every file in it.
+
+It is the first member, and every later one is measured by it. A manifest comes from elsewhere: nothing in it is used
+before `parse` has looked at it.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from fitasks.errors import FitasksError
+
+NAME = "manifest.json"
+FORMAT = "fitasks bundle"
+VERSION = 1
+LIMIT = 16 << 20  # bytes; 655 kernels with 20 files each take 6 MB
+
+_TEXTS = ("flashinfer", "platform", "glibc", "ninja", "site_packages", "cuda_home")
+_ARCHITECTURE = re.compile(r"[0-9a-z_]{1,100}")
+_DIGEST = re.compile(r"[0-9a-f]{64}")
+_LARGEST = 1 << 62  # of sizes and of times in nanoseconds: os.utime takes no more than 63 bits
+
+
+class Refused(FitasksError):
+    """A bundle that is not taken, with the reason; nothing at the destination has changed."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One file: SHA-256 in hex, bytes, and the mtime (ns) under which ninja accepts it."""
+
+    sha256: str
+    size: int
+    mtime_ns: int
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """All of it. `files` has keys like `90a/cached_ops/page/page.so`; roots are absolute paths of the builder."""
+
+    flashinfer: str
+    platform: str  # "linux-x86_64"
+    glibc: str  # the oldest that the libraries load with, "2.34"; "" where they ask for none
+    ninja: str  # version whose logs these are
+    site_packages: str
+    cuda_home: str
+    workspaces: dict[str, str]  # architecture set, as in FlashInfer's paths ("90a") → its cache directory
+    files: dict[str, Entry]
+
+    def modules(self) -> list[tuple[str, str]]:
+        """(architecture set, module) of every kernel, sorted."""
+        parts = (path.split("/") for path in self.files)
+        return sorted({(words[0], words[2]) for words in parts if words[1] == "cached_ops"})
+
+    def below(self, directory: str) -> dict[str, Entry]:
+        """The files below a directory, by their path in it."""
+        prefix = f"{directory}/"
+        return {path.removeprefix(prefix): entry for path, entry in self.files.items() if path.startswith(prefix)}
+
+    @property
+    def bytes(self) -> int:
+        """All files, unpacked."""
+        return sum(entry.size for entry in self.files.values())
+
+
+def to_json(manifest: Manifest) -> bytes:
+    """The member's bytes; the same manifest gives the same bytes."""
+    return json.dumps({"format": FORMAT, "version": VERSION} | asdict(manifest), indent=1, sort_keys=True).encode()
+
+
+def parse(data: bytes) -> Manifest:
+    """The manifest in a member's bytes. Raises Refused where it is none, or names a place that no file may go to."""
+    try:
+        said = json.loads(data)
+    except (ValueError, RecursionError):
+        raise Refused("its manifest is damaged") from None
+    if not isinstance(said, dict) or said.get("format") != FORMAT:
+        raise Refused("its manifest is not one of a fitasks bundle")
+    if said.get("version") != VERSION:
+        raise Refused(
+            f"its manifest has format version {said.get('version')!r}; this fitasks reads {VERSION}",
+            remedy="make the bundle and take it with the same fitasks",
+        )
+    texts = {name: _text(said, name) for name in _TEXTS}
+    workspaces = _workspaces(said.get("workspaces"))
+    files = said.get("files")
+    if not isinstance(files, dict):
+        raise Refused("its manifest says nothing usable of files")
+    return Manifest(
+        **texts, workspaces=workspaces, files={path: _entry(path, files[path], workspaces) for path in files}
+    )
+
+
+def _text(said: dict[str, Any], name: str) -> str:
+    if not isinstance(said.get(name), str):
+        raise Refused(f"its manifest says nothing usable of {name}")
+    return str(said[name])
+
+
+def _workspaces(said: object) -> dict[str, str]:
+    if not isinstance(said, dict) or not all(
+        _ARCHITECTURE.fullmatch(name) and isinstance(path, str) for name, path in said.items()
+    ):
+        raise Refused("its manifest says nothing usable of workspaces")
+    return said
+
+
+def _entry(path: str, said: object, workspaces: dict[str, str]) -> Entry:
+    if problem := _misplaced(path, workspaces):
+        raise Refused(f"its manifest names {path!r}, {problem}")
+    match said:
+        case {"sha256": str(digest), "size": int(size), "mtime_ns": int(mtime_ns), **rest} if not rest:
+            if _DIGEST.fullmatch(digest) and 0 <= size < _LARGEST and 0 <= mtime_ns < _LARGEST:
+                return Entry(digest, size, mtime_ns)
+    raise Refused(f"its manifest says nothing usable of {path!r}")
+
+
+def _misplaced(path: str, workspaces: dict[str, str]) -> str:
+    """Why no file may go to this path; "" for `<architecture>/cached_ops/<module>/…` and `…/generated/…`."""
+    words = path.split("/")
+    if path.startswith("/"):
+        return "an absolute path"
+    if ".." in words:
+        return "which leads out of the cache"
+    if len(words) < 4 or words[0] not in workspaces or words[1] not in {"cached_ops", "generated"}:
+        return "which has no place in a cache"
+    if words[1:3] == ["cached_ops", "tmp"]:
+        return "where locks are"
+    if not all(word.isprintable() and word not in {"", "."} for word in words):
+        return "which is no plain path"
+    return ""

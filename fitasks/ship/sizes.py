@@ -1,0 +1,74 @@
+"""What a wheel weighs, by kernel, family and architecture, beside FlashInfer's own packages."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from fitasks.ship.wheel import Wheel
+
+# Download sizes of FlashInfer's own ahead-of-time packages, as it publishes them (bytes).
+OFFICIAL = {"sm90": 526_000_000, "all architectures": 1_900_000_000}
+
+
+@dataclass(frozen=True)
+class Size:
+    """Bytes of a kernel, or of several: installed, and in the wheel."""
+
+    name: str
+    kernels: int
+    bytes: int
+    compressed: int
+
+
+@dataclass(frozen=True)
+class Report:
+    """All sizes, largest first. `wheel` is the whole file: kernels, receipts, licences."""
+
+    file: str
+    wheel: int
+    kernels: tuple[Size, ...]
+    families: tuple[Size, ...]  # by op
+    architectures: tuple[Size, ...]
+
+    def as_data(self) -> dict[str, Any]:
+        """For JSON."""
+        return {"version": 1, **asdict(self), "official": OFFICIAL}
+
+
+def report(wheel: Wheel) -> Report:
+    """The sizes of a wheel."""
+    lines = [
+        (
+            one.kernel.label,
+            one.kernel.op,
+            one.directory,
+            one.size,
+            wheel.compressed[f"{one.directory}/{one.kernel.name}"],
+        )
+        for one in wheel.kernels
+    ]
+    return Report(
+        wheel.path.name,
+        wheel.bytes,
+        _by(lambda line: line[0], lines),
+        _by(lambda line: line[1], lines),
+        _by(lambda line: line[2], lines),
+    )
+
+
+_Line = tuple[str, str, str, int, int]
+
+
+def _by(name: Callable[[_Line], str], lines: Iterable[_Line]) -> tuple[Size, ...]:
+    groups: dict[str, list[_Line]] = {}
+    for line in lines:
+        groups.setdefault(name(line), []).append(line)
+    sizes = [
+        Size(key, len(group), sum(line[3] for line in group), sum(line[4] for line in group))
+        for key, group in groups.items()
+    ]
+    return tuple(sorted(sizes, key=lambda size: (-size.bytes, size.name)))

@@ -1,0 +1,48 @@
+"""What a wheel weighs, for people and for machines."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.table import Table
+
+from fitasks.files import write_atomic
+from fitasks.ship.sizes import OFFICIAL
+from fitasks.ui.units import size
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from pathlib import Path
+
+    from fitasks.ship.sizes import Report, Size
+
+
+def show_sizes(report: Report) -> None:
+    """A table of kernels, one of families and architectures, and the whole beside FlashInfer's own packages."""
+    console = Console(highlight=False)
+    console.print(_table("kernel", report.kernels))
+    for title, sizes in (("family", report.families), ("architecture", report.architectures)):
+        console.print()
+        console.print(_table(title, sizes, count=True))
+    console.print()
+    for name, official in OFFICIAL.items():
+        times = official / report.wheel
+        console.print(f"FlashInfer's own package for {name}: {size(official)}, {times:,.0f} times this one")
+
+
+def write_sizes(file: Path, report: Report) -> None:
+    """The same for machines."""
+    write_atomic(file, json.dumps(report.as_data(), indent=2) + "\n")
+
+
+def _table(title: str, sizes: Iterable[Size], *, count: bool = False) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column(title, no_wrap=True)
+    for column in ("kernels", "installed", "in the wheel") if count else ("installed", "in the wheel"):
+        table.add_column(column, no_wrap=True, justify="right")
+    for one in sizes:
+        numbers = [size(one.bytes), size(one.compressed)]
+        table.add_row(one.name, *([str(one.kernels), *numbers] if count else numbers))
+    return table

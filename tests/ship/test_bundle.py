@@ -1,0 +1,350 @@
+"""Bundles: there and back with the real ninja, at the same path, at another one, and over what is there already."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tarfile
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from filelock import FileLock
+
+from fitasks.build import receipt as receipts
+from fitasks.build.store import Store
+from fitasks.errors import FitasksError, KernelFailure
+from fitasks.ship.bundle import bundle
+from fitasks.ship.staging import staging
+from fitasks.ship.unbundle import Arrival, unbundle
+from tests.ship.conftest import Place, snapshot
+
+ROOT = str(Path(__file__).parent.parent.parent)
+FRESH = "fresh: 6 inputs unchanged; ninja: no work"
+
+
+@pytest.fixture
+def packed(here: Place, tmp_path: Path) -> Path:
+    path = tmp_path / "kernels.tar.gz"
+    bundle(here.session, path)
+    return path
+
+
+def empty(place: Place) -> None:
+    shutil.rmtree(place.workshop.root / "cache")
+    shutil.rmtree(place.workshop.root / "xdg", ignore_errors=True)
+
+
+def without_locks(tree: dict[str, tuple[int, int, bytes | str]]) -> dict[str, tuple[int, int, bytes | str]]:
+    return {path: state for path, state in tree.items() if not path.endswith((".lock", "/cached_ops/tmp"))}
+
+
+def went(place: Place, packed: Path) -> dict[str, str]:
+    return {arrival.module: arrival.went for arrival in unbundle(place.session, packed).arrivals}
+
+
+def elsewhere(here: Place) -> Place:
+    """The same FlashInfer in another directory, with newer timestamps and a store of its own."""
+    shop = here.workshop
+    root = shop.root / "elsewhere"
+    shutil.copytree(shop.root / shop.site, root / shop.site)
+    return Place(replace(shop, root=root, store=None))
+
+
+def test_a_bundle_holds_all_files_of_the_fresh_kernels_after_a_manifest(here: Place, tmp_path: Path) -> None:
+    path = tmp_path / "out" / "kernels.tar.gz"
+    done = bundle(here.session, path)
+    with tarfile.open(path) as archive:
+        names = archive.getnames()
+    assert names == [
+        "manifest.json",
+        *(f"90a/cached_ops/page/{name}" for name in (".ninja_deps", ".ninja_log", "build.ninja")),
+        *(f"90a/cached_ops/page/{name}" for name in ("fitasks-receipt.json", "page.so", "page_0.o", "page_1.o")),
+        *(f"90a/cached_ops/rope/{name}" for name in (".ninja_deps", ".ninja_log", "build.ninja")),
+        *(f"90a/cached_ops/rope/{name}" for name in ("fitasks-receipt.json", "rope.so", "rope_0.o", "rope_1.o")),
+        *(
+            f"90a/generated/{name}"
+            for name in ("page/page_0.cpp", "page/page_1.cpp", "rope/rope_0.cpp", "rope/rope_1.cpp")
+        ),
+    ]
+    assert (done.kernels, done.left_out, done.files) == (("page", "rope"), (), 18)
+    assert done.size == path.stat().st_size
+    assert done.bytes == sum(
+        file.stat().st_size
+        for file in here.workshop.workspace.rglob("*")
+        if "tmp" not in file.parts[-2:] and file.is_file()
+    )
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_the_same_kernels_give_the_same_bytes(here: Place, tmp_path: Path) -> None:
+    bundle(here.session, tmp_path / "one")
+    time.sleep(1.1)  # the resolution of gzip's own timestamp
+    bundle(here.session, tmp_path / "two")
+    assert (tmp_path / "one").read_bytes() == (tmp_path / "two").read_bytes()
+
+
+def test_only_fresh_kernels_are_bundled(here: Place, tmp_path: Path) -> None:
+    here.kernels[1].library.unlink()
+    done = bundle(here.session, tmp_path / "bundle")
+    assert (done.kernels, done.left_out) == (("page",), (("rope", "rope.so is missing"),))
+
+
+def test_a_changed_stamp_is_no_obstacle(here: Place, tmp_path: Path) -> None:
+    here.workshop.stamp = "stamp-2"  # another libcudart on this machine
+    assert [str(here.session.judge(kernel).verdict) for kernel in here.kernels] == ["look", "look"]
+    assert bundle(here.session, tmp_path / "bundle").kernels == ("page", "rope")
+
+
+def test_without_a_fresh_kernel_there_is_no_bundle(here: Place, tmp_path: Path) -> None:
+    for kernel in here.kernels:
+        receipts.path_of(kernel).unlink()
+    with pytest.raises(FitasksError) as caught:
+        bundle(here.session, tmp_path / "bundle")
+    assert str(caught.value) == (
+        "no planned kernel is fresh, so there is nothing to bundle; page: incomplete: page.so has no receipt\n"
+        "  remedy: run doit, then doit bundle"
+    )
+    assert not (tmp_path / "bundle").exists()
+
+
+def test_an_object_altered_under_its_old_time_is_not_bundled(here: Place, tmp_path: Path) -> None:
+    victim = here.kernels[0].build_dir / "page_0.o"
+    before = victim.stat()
+    victim.write_bytes(victim.read_bytes()[:-1] + b"\xff")
+    os.utime(victim, ns=(before.st_mtime_ns, before.st_mtime_ns))
+    receipt = receipts.path_of(here.kernels[0])
+    with pytest.raises(FitasksError) as caught:
+        bundle(here.session, tmp_path / "bundle")
+    assert str(caught.value) == (
+        f"page: {victim} is not what was built; no bundle was written\n  remedy: rm {receipt}, run doit, then doit bundle"
+    )
+    assert not (tmp_path / "bundle").exists()
+
+
+def test_a_place_that_cannot_be_written_is_named(here: Place, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(FitasksError) as caught:
+        bundle(here.session, tmp_path / "file" / "bundle")
+    assert str(caught.value) == f"{tmp_path / 'file'}: File exists; no bundle was written"
+
+
+def test_to_the_same_path_and_ninja_has_no_work(here: Place, packed: Path) -> None:
+    before = snapshot(here.workshop.workspace)
+    empty(here)
+    for kernel in here.kernels:
+        assert all(source.exists() for source in kernel.sources)  # made anew by the planner, newer than the objects
+    done = unbundle(here.session, packed)
+    workspace = here.workshop.workspace
+    assert done.arrivals == tuple(
+        Arrival(name, "90a", "cache", workspace / "cached_ops" / name) for name in ("page", "rope")
+    )
+    assert (done.files, done.moved) == (18, ())
+    assert here.state() == {"page": FRESH, "rope": FRESH}
+    assert without_locks(snapshot(workspace)) == without_locks(before)
+    assert sorted(path.name for path in workspace.parent.iterdir()) == ["90a"]
+
+
+def test_ninja_itself_says_so(here: Place, packed: Path) -> None:
+    empty(here)
+    unbundle(here.session, packed)
+    for kernel in here.kernels:
+        command = [*here.workshop.ninja.command(kernel.build_dir, kernel.ninja_file), "-n"]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        assert done.stdout.splitlines()[-1] == "ninja: no work to do."
+
+
+def test_headers_installed_later_are_healed_on_arrival(here: Place, packed: Path) -> None:
+    empty(here)
+    later = time.time_ns() + 10**9
+    for header in here.workshop.include.iterdir():
+        os.utime(header, ns=(later, later))
+    assert went(here, packed) == {"page": "cache", "rope": "cache"}
+    assert here.state() == {"page": FRESH, "rope": FRESH}
+
+
+def test_a_changed_header_is_said_on_arrival(here: Place, packed: Path) -> None:
+    empty(here)
+    (here.workshop.include / "rope_0.h").write_text("inline int own_0() { return 9; }\n")
+    notes = [arrival.note for arrival in unbundle(here.session, packed).arrivals]
+    assert notes[0] == ""
+    assert notes[1].startswith("{FLASHINFER}/include/rope_0.h changed (")
+
+
+def test_a_kernel_that_nobody_plans_here_comes_too(here: Place, packed: Path) -> None:
+    empty(here)
+    here.names = ("page",)
+    notes = {arrival.module: arrival.note for arrival in unbundle(here.session, packed).arrivals}
+    assert notes == {"page": "", "rope": "kernels.yaml here doesn't name it"}
+    here.names = ("page", "rope")
+    assert here.state() == {"page": FRESH, "rope": FRESH}
+
+
+def test_elsewhere_the_store_gets_them_and_doit_adopts_them(here: Place, packed: Path) -> None:
+    there = elsewhere(here)
+    done = unbundle(there.session, packed)
+    store = there.session.store.root
+    fingerprints = [receipt.fingerprint for kernel in here.kernels if (receipt := receipts.read(kernel))]
+    assert done.arrivals == tuple(
+        Arrival(name, "90a", "store", store / name / fingerprint)
+        for name, fingerprint in zip(("page", "rope"), fingerprints, strict=True)
+    )
+    site, cache = here.workshop.root / "site", here.workshop.workspace
+    new_site, new_cache = there.workshop.root / "site", there.workshop.workspace
+    cuda = "cuda"
+    assert done.moved == (
+        f"CUDA_HOME: {here.workshop.root / cuda} there, {there.workshop.root / cuda} here",
+        f"site-packages: {site} there, {new_site} here",
+        f"cache of 90a: {cache} there, {new_cache} here",
+    )
+    assert sorted(path.name for path in store.parent.iterdir()) == ["store"]
+    assert there.build() == ["adopted", "adopted"]
+    assert there.state() == {"page": FRESH, "rope": FRESH}
+    assert there.kernels[0].library.read_bytes() == here.kernels[0].library.read_bytes()
+
+
+def test_elsewhere_with_another_header_it_is_said_and_compiled(here: Place, packed: Path) -> None:
+    there = elsewhere(here)
+    (there.workshop.include / "page_1.h").write_text("inline int own_1() { return 11; }\n")
+    notes = [arrival.note for arrival in unbundle(there.session, packed).arrivals]
+    assert notes[0].startswith("{FLASHINFER}/include/page_1.h changed (")
+    assert notes[1] == ""
+    assert there.build() == ["compiled", "adopted"]
+
+
+def test_a_damaged_entry_of_the_store_is_replaced(here: Place, packed: Path) -> None:
+    there = elsewhere(here)
+    unbundle(there.session, packed)
+    (victim,) = there.session.store.root.glob("page/*/page_0.o")
+    victim.write_bytes(b"")
+    assert went(there, packed) == {"page": "store", "rope": "store"}
+    assert there.build() == ["adopted", "adopted"]
+    assert went(there, packed) == {"page": "kept", "rope": "kept"}
+
+
+def test_what_is_there_already_is_kept(here: Place, packed: Path) -> None:
+    before = snapshot(here.workshop.workspace)
+    assert went(here, packed) == {"page": "kept", "rope": "kept"}
+    assert snapshot(here.workshop.workspace) == before
+
+
+def test_another_build_a_damaged_one_and_a_lost_timestamp_are_replaced(here: Place, packed: Path) -> None:
+    page, rope = here.kernels
+    page.library.write_bytes(b"damaged")
+    os.utime(rope.build_dir / "rope_0.o", ns=(1, 1))
+    assert went(here, packed) == {"page": "cache", "rope": "cache"}
+    assert here.state() == {"page": FRESH, "rope": FRESH}
+    assert here.workshop.build(here.workshop.with_flag(page, "-DX=1")).outcome == "compiled"
+    (page.build_dir / "left.o").write_bytes(b"")
+    assert went(here, packed) == {"page": "cache", "rope": "kept"}
+    assert here.state() == {"page": FRESH, "rope": FRESH}
+    assert not (page.build_dir / "left.o").exists()
+
+
+def test_a_module_that_is_locked_is_waited_for_and_then_left(here: Place, packed: Path) -> None:
+    rope = here.kernels[1]
+    empty(here)
+    rope.lock.parent.mkdir(parents=True)
+    with FileLock(rope.lock), pytest.raises(KernelFailure) as caught:
+        unbundle(here.session, packed, lock_timeout=0.3)
+    assert str(caught.value).startswith(f"waited 0 s for {rope.lock}, held by pid {os.getpid()} ")
+    assert not rope.build_dir.exists()
+    assert [path.name for path in here.workshop.workspace.parent.iterdir()] == ["90a"]
+    assert went(here, packed) == {"page": "kept", "rope": "cache"}
+
+
+def test_plain_tar_gives_a_cache_that_ninja_accepts(here: Place, tmp_path: Path) -> None:
+    for header in here.workshop.include.iterdir():
+        os.utime(header, ns=(1, 1))  # not of the second in which objects were made, to which tar cuts their times
+    packed = tmp_path / "bundle"
+    bundle(here.session, packed)
+    empty(here)
+    here.workshop.workspace.mkdir(parents=True)
+    subprocess.run(["tar", "-xzf", packed, "-C", here.workshop.workspace.parent], check=True)
+    assert [here.workshop.ninja_would_run(kernel) for kernel in here.kernels] == ["", ""]
+
+
+def test_what_a_killed_unbundle_left_is_swept(here: Place, packed: Path) -> None:
+    left = here.workshop.workspace.parent / ".fitasks-unbundle-x" / "90a"
+    left.mkdir(parents=True)
+    unbundle(here.session, packed)
+    assert not left.parent.exists()
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from tests.ship.conftest import Place
+from tests.workshop import Workshop
+from fitasks.build.ninja import Ninja
+from fitasks.ship.unbundle import unbundle
+root, packed, ninja, version, call, nth = sys.argv[1:]
+place = Place(Workshop(Path(root), Ninja(Path(ninja), version), None))
+real, seen = getattr(os, call), []
+def deadly(*args, **options):
+    seen.append(args)
+    if len(seen) == int(nth):
+        os.kill(os.getpid(), signal.SIGKILL)
+    return real(*args, **options)
+setattr(os, call, deadly)
+unbundle(place.session, Path(packed))
+"""
+
+
+@pytest.mark.parametrize(
+    ("call", "nth"),
+    [
+        ("utime", 9),  # half unpacked
+        ("replace", 2),  # half of the generated sources laid
+        ("rename", 1),  # before the old module goes aside
+        ("rename", 2),  # it is aside, the new one not there
+        ("rename", 3),  # one module has come
+    ],
+)
+def test_a_kill_at_any_moment_is_mended_by_the_next_run(here: Place, packed: Path, call: str, nth: int) -> None:
+    """The cache holds another build of page, so that something is to be moved aside."""
+    page, shop = here.kernels[0], here.workshop
+    shop.build(shop.with_flag(page, "-DX=1"))
+    shutil.rmtree(here.kernels[1].build_dir)
+    words = [shop.root, packed, shop.ninja.executable, shop.ninja.version, call, nth]
+    killed = subprocess.run(
+        [sys.executable, "-c", KILLED, *map(str, words)], check=False, env=os.environ | {"PYTHONPATH": ROOT}
+    )
+    assert killed.returncode == -signal.SIGKILL
+    for kernel in here.kernels:  # what is there is whole: nothing is trusted that isn't
+        judged = shop.verdict(kernel)
+        assert judged.verdict == "fresh" or {reason.kind for reason in judged.reasons} <= {"command", "new"}
+    unbundle(here.session, packed)
+    assert here.state() == {"page": FRESH, "rope": FRESH}
+    assert [path.name for path in shop.workspace.parent.iterdir()] == ["90a"]
+
+
+def test_two_at_once_in_one_place_are_refused(here: Place, packed: Path) -> None:
+    beside = here.workshop.workspace.parent
+    with staging(beside), pytest.raises(FitasksError) as caught:
+        unbundle(here.session, packed)
+    assert str(caught.value) == (
+        f"another doit unbundle is at work in {beside}; nothing was changed\n  remedy: wait for its end"
+    )
+
+
+def test_names_as_long_as_flashinfers(here: Place, tmp_path: Path) -> None:
+    here.names = ("n" * 180,)
+    here.build()
+    bundle(here.session, tmp_path / "bundle")
+    empty(here)
+    assert went(here, tmp_path / "bundle") == {"n" * 180: "cache"}
+    assert list(here.state().values()) == [FRESH]
+
+
+def test_an_unwritable_store_is_said(here: Place, packed: Path) -> None:
+    there = elsewhere(here)
+    (there.workshop.root / "file").write_text("")
+    there.workshop.store = Store(there.workshop.root / "file" / "fitasks" / "store")
+    with pytest.raises(FitasksError) as caught:
+        unbundle(there.session, packed)
+    assert str(caught.value) == f"{there.workshop.root / 'file' / 'fitasks'}: Not a directory"

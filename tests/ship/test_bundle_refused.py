@@ -1,0 +1,436 @@
+"""Every bad bundle: refused with its whole message, and not a byte of the destination is another than before."""
+
+from __future__ import annotations
+
+import contextlib
+import gzip
+import hashlib
+import io
+import json
+import os
+import tarfile
+import zlib
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from fitasks.build import receipt as receipts
+from fitasks.build.jobserver import Jobserver
+from fitasks.build.ninja import find_ninja
+from fitasks.cuda.probe import ProbeMemo
+from fitasks.ship.bundle import bundle
+from fitasks.ship.manifest import LIMIT, Refused
+from fitasks.ship.unbundle import unbundle
+from tests.conftest import _environment
+from tests.ship.conftest import Place, snapshot
+from tests.workshop import Workshop
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    Members = list[tuple[tarfile.TarInfo, bytes]]
+
+SO = "90a/cached_ops/page/page.so"
+RECEIPT = "90a/cached_ops/page/fitasks-receipt.json"
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
+    """A cache whose kernel would be replaced by the bundle's: its receipt is lost after bundling."""
+    root = tmp_path_factory.mktemp("place") / "root"
+    root.mkdir()
+    with Jobserver(2) as jobserver:
+        found = Place(Workshop(root, find_ninja(_environment(), ProbeMemo(root / "probe.json")), jobserver), ("page",))
+        found.build()
+        bundle(found.session, root.parent / "good")
+        receipts.path_of(found.kernels[0]).unlink()
+        yield found
+
+
+@pytest.fixture(scope="module")
+def good(place: Place) -> Path:
+    return place.workshop.root.parent / "good"
+
+
+@pytest.fixture
+def bad(tmp_path: Path) -> Path:
+    return tmp_path / "bad"
+
+
+def refused(place: Place, path: Path) -> str:
+    """The whole message, without what every message of the kind begins and ends with."""
+    before = snapshot(place.workshop.root)
+    with pytest.raises(Refused) as caught:
+        unbundle(place.session, path)
+    assert snapshot(place.workshop.root) == before
+    begin, end = f"{path} is refused: ", "; nothing was changed"
+    assert caught.value.message.startswith(begin)
+    assert caught.value.message.endswith(end)
+    assert caught.value.remedy
+    remedy = f" | {caught.value.remedy}".replace(" | copy it again, or make it again", "")
+    return caught.value.message.removeprefix(begin).removesuffix(end) + remedy
+
+
+def members_of(path: Path) -> Members:
+    with tarfile.open(path) as archive:
+        found = []
+        for member in archive:
+            content = archive.extractfile(member)
+            assert content
+            found.append((member, content.read()))
+        return found
+
+
+def pack(path: Path, members: Members, form: int = tarfile.GNU_FORMAT) -> Path:
+    with tarfile.open(path, "w:gz", format=form) as archive:
+        for member, data in members:
+            archive.addfile(member, io.BytesIO(data))
+    return path
+
+
+def plain(name: str, data: bytes = b"") -> tuple[tarfile.TarInfo, bytes]:
+    member = tarfile.TarInfo(name)
+    member.size = len(data)
+    return member, data
+
+
+def with_manifest(good: Path, bad: Path, edit: Callable[[dict[str, Any]], object]) -> Path:
+    """The same archive with another manifest."""
+    members = members_of(good)
+    said = json.loads(members[0][1])
+    edit(said)
+    return pack(bad, [plain("manifest.json", json.dumps(said).encode()), *members[1:]])
+
+
+def with_file(good: Path, bad: Path, name: str, data: bytes) -> Path:
+    """One file altered, and the manifest with it: consistent in itself, as somebody would make it on purpose."""
+    members = [plain(name, data) if member.name == name else (member, old) for member, old in members_of(good)]
+    said = json.loads(members[0][1])
+    said["files"][name] |= {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+    members[0] = plain("manifest.json", json.dumps(said).encode())
+    return pack(bad, members)
+
+
+def with_receipt(good: Path, bad: Path, edit: Callable[[dict[str, Any]], object]) -> Path:
+    said = json.loads({member.name: data for member, data in members_of(good)}[RECEIPT])
+    edit(said)
+    return with_file(good, bad, RECEIPT, json.dumps(said).encode())
+
+
+def test_the_good_one_is_taken(place: Place, good: Path, bad: Path) -> None:
+    """So that the refusals below are for their reasons."""
+    pack(bad, members_of(good))
+    before = snapshot(place.workshop.root)
+    receipt = receipts.path_of(place.kernels[0])
+    assert [arrival.went for arrival in unbundle(place.session, bad).arrivals] == ["cache"]
+    assert snapshot(place.workshop.root) != before
+    receipt.unlink()
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),  # of the manifest, and the refusal
+    [
+        (
+            "flashinfer",
+            "0.7.1",
+            (
+                "it is for FlashInfer 0.7.1, the server here has 0.7.2.post1"
+                " | make it where FlashInfer 0.7.2.post1 is, or install 0.7.1 here"
+            ),
+        ),
+        (
+            "platform",
+            "linux-aarch64",
+            "it is for linux-aarch64, this machine is linux-x86_64 | make it on linux-x86_64",
+        ),
+        (
+            "version",
+            2,
+            (
+                "its manifest has format version 2; this fitasks reads 1"
+                " | make the bundle and take it with the same fitasks"
+            ),
+        ),
+        ("format", "tar", "its manifest is not one of a fitasks bundle"),
+        ("flashinfer", 7, "its manifest says nothing usable of flashinfer"),
+        ("workspaces", {"../x": "/"}, "its manifest says nothing usable of workspaces"),
+        ("workspaces", None, "its manifest says nothing usable of workspaces"),
+        ("files", [], "its manifest says nothing usable of files"),
+        ("files", {}, f"'{SO[:20]}.ninja_deps' is in it but not in its manifest"),
+    ],
+)
+def test_another_version_platform_or_format(
+    place: Place, good: Path, tmp_path: Path, *, field: str, value: object, message: str
+) -> None:
+    bad = with_manifest(good, tmp_path / "bad", lambda said: said.update({field: value}))
+    assert refused(place, bad) == message
+
+
+def test_another_glibc(place: Place, good: Path, bad: Path) -> None:
+    ours = os.confstr("CS_GNU_LIBC_VERSION").split()[1]
+    assert refused(place, with_manifest(good, bad, lambda said: said.update(glibc="2.99"))) == (
+        f"its libraries need glibc 2.99, here is {ours} | make it on a system that is as old as this one"
+    )
+
+
+def test_another_architecture_set(place: Place, good: Path) -> None:
+    other = Place(place.workshop, place.names, architecture="80_90a")
+    assert refused(other, good) == (
+        "it is for the architecture set 90a, kernels.yaml's targets here are 80_90a"
+        " | give both places the same `targets`: FlashInfer looks at one set only, and all of it"
+    )
+
+
+@pytest.mark.parametrize("kept", [0.0, 0.2, 0.5, 0.9, 0.999])
+def test_cut_short(place: Place, good: Path, bad: Path, kept: float) -> None:
+    data = good.read_bytes()
+    bad.write_bytes(data[: int(len(data) * kept)])
+    end = "Compressed file ended before the end-of-stream marker was reached" if kept else "empty file"
+    assert refused(place, bad) == f"it is damaged or cut short: {end}"
+
+
+def test_cut_short_and_packed_again(place: Place, good: Path, bad: Path) -> None:
+    """Between two members, where tar alone notices nothing."""
+    pack(bad, members_of(good)[:-2])
+    assert refused(place, bad) == "2 files of its manifest are not in it, the first is '90a/generated/page/page_0.cpp'"
+
+
+def test_every_altered_byte_is_noticed(place: Place, good: Path, bad: Path) -> None:
+    """But those few bits of a deflate stream that mean nothing: it unpacks to the same bytes."""
+    data = good.read_bytes()
+    before, content = snapshot(place.workshop.root), gzip.decompress(data)
+    for position in range(10, len(data), max(1, len(data) // 60)):
+        bad.write_bytes(data[:position] + bytes([data[position] ^ 0x10]) + data[position + 1 :])
+        with contextlib.suppress(OSError, EOFError, zlib.error):
+            if gzip.decompress(bad.read_bytes()) == content:
+                continue
+        with pytest.raises(Refused):
+            unbundle(place.session, bad)
+    assert snapshot(place.workshop.root) == before
+
+
+def test_an_altered_file(place: Place, good: Path, bad: Path) -> None:
+    data = {member.name: content for member, content in members_of(good)}[SO]
+    altered = data[:-1] + bytes([data[-1] ^ 1])
+    pack(bad, [plain(SO, altered) if member.name == SO else (member, old) for member, old in members_of(good)])
+    hashes = [hashlib.sha256(each).hexdigest()[:12] for each in (altered, data)]
+    assert refused(place, bad) == f"'page.so' in it is altered: its hash is {hashes[0]}, {hashes[1]} by its manifest"
+
+
+def test_a_file_of_another_size(place: Place, good: Path, bad: Path) -> None:
+    size = next(member.size for member, _ in members_of(good) if member.name == SO)
+    pack(bad, [plain(SO, b"x" * 9) if member.name == SO else (member, old) for member, old in members_of(good)])
+    assert refused(place, bad) == f"'{SO}' in it has 9 bytes, {size} by its manifest"
+
+
+def test_no_bundle_at_all(place: Place, bad: Path) -> None:
+    bad.write_text("kernels\n")
+    assert refused(place, bad) == "it is no bundle, or damaged: Not a gzipped file (b'ke')"
+    pack(bad, [plain("page.so", b"x")])
+    assert refused(place, bad) == "its first member is not manifest.json"
+    bad.write_bytes(gzip.compress(b"kernels\n" * 200))
+    assert refused(place, bad) == "it is damaged or cut short: invalid header"
+
+
+@pytest.mark.parametrize(
+    ("path", "problem"),
+    [
+        ("/etc/cron.d/x/y", "an absolute path"),
+        ("90a/cached_ops/../../../x", "which leads out of the cache"),
+        ("90a/cached_ops/page/..", "which leads out of the cache"),
+        ("90a/cached_ops/page.so", "which has no place in a cache"),
+        ("80/cached_ops/page/page.so", "which has no place in a cache"),
+        ("90a/other/page/page.so", "which has no place in a cache"),
+        ("90a/cached_ops/tmp/page.lock", "where locks are"),
+        ("90a/cached_ops/./page.so", "which is no plain path"),
+        ("90a/cached_ops/page//x", "which is no plain path"),
+        ("90a/cached_ops/page/x\n", "which is no plain path"),
+        ("90a/cached_ops/page/\x1b[31m", "which is no plain path"),
+    ],
+)
+def test_a_manifest_with_a_path_that_leads_elsewhere(
+    place: Place, good: Path, bad: Path, path: str, problem: str
+) -> None:
+    entry = {"sha256": "0" * 64, "size": 1, "mtime_ns": 1}
+    pack_it = with_manifest(good, bad, lambda said: said["files"].update({path: entry}))
+    assert refused(place, pack_it) == f"its manifest names {path!r}, {problem}"
+
+
+@pytest.mark.parametrize("name", ["../../../x", "/tmp/x", "90a/cached_ops/page/more.o", "90a/cached_ops/page/../x"])
+def test_a_member_that_the_manifest_does_not_name(place: Place, good: Path, bad: Path, name: str) -> None:
+    pack(bad, [*members_of(good), plain(name, b"x")])
+    assert refused(place, bad) == f"{name!r} is in it but not in its manifest"
+
+
+def test_a_member_twice(place: Place, good: Path, bad: Path) -> None:
+    members = members_of(good)
+    pack(bad, [*members, members[-1]])
+    assert refused(place, bad) == "'90a/generated/page/page_1.cpp' is in it twice"
+    pack(bad, [members[0], *members])
+    assert refused(place, bad) == "'manifest.json' is in it but not in its manifest"
+
+
+def test_a_member_missing(place: Place, good: Path, bad: Path) -> None:
+    pack(bad, [(member, data) for member, data in members_of(good) if member.name != SO])
+    assert refused(place, bad) == f"1 files of its manifest are not in it, the first is '{SO}'"
+
+
+@pytest.mark.parametrize(
+    ("kind", "called"),
+    [
+        (tarfile.SYMTYPE, "a symbolic link"),
+        (tarfile.LNKTYPE, "a hard link"),
+        (tarfile.CHRTYPE, "a character device"),
+        (tarfile.BLKTYPE, "a block device"),
+        (tarfile.FIFOTYPE, "a fifo"),
+        (tarfile.DIRTYPE, "a directory"),
+        (tarfile.CONTTYPE, "a member of type '7'"),
+        (tarfile.GNUTYPE_SPARSE, "a member of type 'S'"),
+    ],
+)
+def test_links_devices_and_fifos(place: Place, good: Path, bad: Path, kind: bytes, called: str) -> None:
+    """In the place of the library, so that the name alone is right."""
+    special = tarfile.TarInfo(SO)
+    special.type, special.linkname = kind, "/etc/passwd"
+    pack(bad, [(special, b"") if member.name == SO else (member, data) for member, data in members_of(good)])
+    assert refused(place, bad) == f"'{SO}' in it is {called}"
+
+
+@pytest.mark.parametrize("kind", [tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK])
+def test_an_extended_header_is_not_read_into_memory(place: Place, good: Path, bad: Path, kind: bytes) -> None:
+    """tarfile reads these whole, before anybody sees a member; this one unpacks to 200 MB."""
+    import resource
+
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with gzip.open(bad, "wb", compresslevel=1) as stream:
+        member, data = members_of(good)[0]
+        stream.write(member.tobuf(tarfile.GNU_FORMAT) + data + b"\0" * (-len(data) % 512))
+        bomb = tarfile.TarInfo("bomb")
+        bomb.type, bomb.size = kind, 200 << 20
+        stream.write(bomb.tobuf(tarfile.GNU_FORMAT))
+        for _ in range(200):
+            stream.write(b"\0" * (1 << 20))
+    assert refused(place, bad) == f"'bomb' in it is a member of type {kind.decode()!r}"
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 50 << 10  # kilobytes
+
+
+def test_a_chain_of_long_names(place: Place, good: Path, bad: Path) -> None:
+    member, data = members_of(good)[0]
+    link = tarfile.TarInfo("././@LongLink")
+    link.type, link.size = tarfile.GNUTYPE_LONGNAME, 1
+    one = link.tobuf(tarfile.GNU_FORMAT) + b"x".ljust(512, b"\0")
+    start = member.tobuf(tarfile.GNU_FORMAT) + data + b"\0" * (-len(data) % 512)
+    bad.write_bytes(gzip.compress(start + one * 5000))
+    assert refused(place, bad).startswith("it is damaged or cut short: maximum recursion depth exceeded")
+
+
+@pytest.mark.parametrize("size", [LIMIT + 1, 1 << 40, -1])
+def test_a_manifest_of_absurd_size(place: Place, bad: Path, size: int) -> None:
+    member = tarfile.TarInfo("manifest.json")
+    member.size = size
+    bad.write_bytes(gzip.compress(member.tobuf(tarfile.GNU_FORMAT) + b"\0" * 10240))
+    assert refused(place, bad) == f"its manifest has {size} bytes, more than {LIMIT}"
+
+
+@pytest.mark.parametrize(
+    "data",
+    [b"", b"{", b"[]", b"7", b'"x"', b"[" * 100_000, b"\xff\xfe", b'{"format": "fitasks bundle", "version": "1"}'],
+)
+def test_a_manifest_that_is_none(place: Place, bad: Path, data: bytes) -> None:
+    said = refused(place, pack(bad, [plain("manifest.json", data)]))
+    assert said.partition(";")[0] in {
+        "its manifest is damaged",
+        "its manifest is not one of a fitasks bundle",
+        "its manifest has format version '1'",
+    }
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        {"size": -1},
+        {"size": 1 << 62},
+        {"size": 1.5},
+        {"mtime_ns": 1 << 63},
+        {"mtime_ns": -1},
+        {"sha256": "x" * 64},
+        {"sha256": 1},
+        {"mode": 0o4755},
+    ],
+)
+def test_an_entry_that_means_nothing(place: Place, good: Path, bad: Path, entry: dict[str, object]) -> None:
+    pack_it = with_manifest(good, bad, lambda said: said["files"][SO].update(entry))
+    assert refused(place, pack_it) == f"its manifest says nothing usable of '{SO}'"
+
+
+def test_sizes_beyond_the_disk(place: Place, good: Path, bad: Path) -> None:
+    pack_it = with_manifest(good, bad, lambda said: said["files"][SO].update(size=1 << 60))
+    said = refused(place, pack_it)
+    assert said.startswith("it unpacks to 11529215046")
+    assert said.endswith(" free | make room there")
+
+
+def test_a_bomb_behind_the_end(place: Place, good: Path, bad: Path) -> None:
+    with gzip.open(good) as stream:
+        data = stream.read()
+    bad.write_bytes(gzip.compress(data + b"\0" * (64 << 20)))
+    assert refused(place, bad) == "there is more behind its end"
+    bad.write_bytes(good.read_bytes() + gzip.compress(b"x" * 100))
+    assert refused(place, bad) == "there is more behind its end"
+
+
+def test_a_wrong_checksum_of_gzip(place: Place, good: Path, bad: Path) -> None:
+    data = good.read_bytes()
+    bad.write_bytes(data[:-8] + bytes([data[-8] ^ 1]) + data[-7:])
+    assert refused(place, bad).startswith("it is no bundle, or damaged: CRC check failed")
+
+
+def test_a_receipt_that_leads_elsewhere(place: Place, good: Path, bad: Path) -> None:
+    """Names of outputs and the fingerprint become paths in the store."""
+    problem = "the receipt of 90a/cached_ops/page"
+    output = {"sha256": "0" * 64, "size": 1, "mtime_ns": 1}
+    for name in ("../../x", "/etc/passwd", "page_9.o"):
+        pack_it = with_receipt(good, bad, lambda said, name=name: said["outputs"].update({name: output}))
+        assert refused(place, pack_it) == f"{problem} is not about the file {name!r} that the bundle holds"
+    pack_it = with_receipt(good, bad, lambda said: said.update(fingerprint="../../../x"))
+    other = "has another fingerprint than what it says of commands, toolchain and inputs"
+    assert refused(place, pack_it) == f"{problem} {other}"
+    pack_it = with_receipt(good, bad, lambda said: said.update(toolchain={"nvcc": "V1"}))
+    assert refused(place, pack_it) == f"{problem} {other}"
+
+
+def test_a_receipt_with_a_root_that_nobody_knows(place: Place, good: Path, bad: Path) -> None:
+    def edit(said: dict[str, Any]) -> None:
+        line = f"{'0' * 64} {{ELSEWHERE}}/x.h"
+        said["inputs"] += f"\n{line}"
+        said["fingerprint"] = receipts.fingerprint(said["commands"], said["toolchain"], said["inputs"])
+
+    assert refused(place, with_receipt(good, bad, edit)) == (
+        f"the receipt of 90a/cached_ops/page has an input that means nothing here: '{'0' * 64} {{ELSEWHERE}}/x.h'"
+    )
+
+
+def test_a_receipt_of_another_fitasks(place: Place, good: Path, bad: Path) -> None:
+    pack_it = with_receipt(good, bad, lambda said: said.update(version=99))
+    assert refused(place, pack_it) == "90a/cached_ops/page has no receipt that this fitasks can read"
+
+
+def test_a_library_that_its_receipt_does_not_know(place: Place, good: Path, bad: Path) -> None:
+    pack_it = with_file(good, bad, SO, b"\x7fELF of somebody else")
+    assert refused(place, pack_it) == (
+        "the receipt of 90a/cached_ops/page is not about the file 'page.so' that the bundle holds"
+    )
+
+
+def test_a_bundle_without_kernels(place: Place, good: Path, bad: Path) -> None:
+    members = members_of(good)
+    said = json.loads(members[0][1]) | {"files": {}}
+    assert refused(place, pack(bad, [plain("manifest.json", json.dumps(said).encode())])) == "it holds no kernel"
+
+
+def test_pax_archives_are_of_no_use(place: Place, good: Path, bad: Path) -> None:
+    """Somebody who packs an unpacked bundle again gets Python's default format only where a name needs it."""
+    members = [(member, data) for member, data in members_of(good)]
+    members[1][0].mtime = 1.5
+    assert refused(place, pack(bad, members, tarfile.PAX_FORMAT)).endswith("is a member of type 'x'")

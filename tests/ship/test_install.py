@@ -1,0 +1,199 @@
+"""The wheel in an environment: real pip, a real virtual environment, FlashInfer's lookup in its interpreter."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from fitasks.errors import EnvironmentProblem
+from fitasks.plan.server import find_package
+from fitasks.ship.install import install, notice, obstacle, uninstall
+from tests.ship import official
+from tests.ship.wheelwright import Shop, flashinfer, module, unpacked
+
+if TYPE_CHECKING:
+    from tests.workshop import Workshop
+
+pytestmark = pytest.mark.skipif(importlib.util.find_spec("flashinfer") is None, reason="needs FlashInfer's sources")
+
+# Where FlashInfer's lookup finds the package, in an interpreter that has FlashInfer's version and nothing else of it.
+_FOUND = """
+import sys, types
+sys.modules["flashinfer.version"] = types.SimpleNamespace(__version__="0.7.2.post1")
+import flashinfer_jit_cache
+print([sorted(provider.modules) for provider in flashinfer_jit_cache.get_jit_cache_providers()])
+"""
+
+
+@pytest.fixture(scope="module")
+def venv(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("venv")
+    subprocess.run([sys.executable, "-m", "venv", directory], check=True)
+    return directory / "bin" / "python"
+
+
+def site_of(python: Path) -> Path:
+    (found,) = (python.parent.parent / "lib").glob("python*/site-packages")
+    return found
+
+
+def plan_for(made: Shop, python: Path, site: Path, version: str = "0.7.2.post1") -> Any:
+    plan = made.session(site, flashinfer(version)).plan
+    facts = {target: fact | {"flashinfer": version} for target, fact in plan.facts.items()}
+    env = {"PATH": os.environ["PATH"], "HOME": str(site.parent)}  # not in it: pip asks rustc, which writes there
+    return replace(plan, facts=facts, server=replace(plan.server, python=python, env=env))
+
+
+def shop(workshop: Workshop, *more: str) -> Shop:
+    return Shop().add(workshop, *(module(workshop, name, ("sm_90a",)) for name in ("page", *more)))
+
+
+def contents(site: Path) -> set[str]:
+    return {
+        str(path.relative_to(site)) for path in site.rglob("*") if path.is_file() and "__pycache__" not in path.parts
+    }
+
+
+def test_installed_found_replaced_and_taken_out(venv: Path, workshop: Workshop, tmp_path: Path) -> None:
+    site, made = site_of(venv), shop(workshop)
+    before = contents(site)
+    plan = plan_for(made, venv, site)
+    install(plan, made.wheel(tmp_path / "dist").path)
+    assert subprocess.run([venv, "-m", "pip", "check"], capture_output=True, check=False).returncode == 0
+    ask = [venv, "-c", _FOUND]
+    assert subprocess.run(ask, capture_output=True, text=True, check=True).stdout == "[['page']]\n"
+
+    first = find_package("fitasks-kernels", (site,))
+    assert first is not None
+    made.add(workshop, module(workshop, "rope", ("sm_90a",)))
+    wheel = made.wheel(tmp_path / "dist")
+    install(plan, wheel.path)
+    second = find_package("fitasks-kernels", (site,))
+    assert second is not None
+    assert second.version == wheel.version
+    assert second.digest != first.digest
+    assert subprocess.run(ask, capture_output=True, text=True, check=True).stdout == "[['page', 'rope']]\n"
+    library = site / "fitasks_kernels" / "sm90a" / "page" / "page.so"
+    assert library.read_bytes() == workshop.kernel("page", 1).library.read_bytes()
+
+    assert uninstall(plan.server) == wheel.version
+    assert contents(site) == before
+    assert uninstall(plan.server) == ""
+
+
+def test_a_damaged_installation_is_mended(venv: Path, workshop: Workshop, tmp_path: Path) -> None:
+    site, made = site_of(venv), shop(workshop)
+    plan, wheel = plan_for(made, venv, site), made.wheel(tmp_path / "dist").path
+    install(plan, wheel)
+    library = site / "fitasks_kernels" / "sm90a" / "page" / "page.so"
+    library.write_bytes(b"damaged")
+    install(plan, wheel)
+    assert library.read_bytes() == workshop.kernel("page", 1).library.read_bytes()
+    uninstall(plan.server)
+
+
+def test_what_pip_says_is_passed_on(venv: Path, workshop: Workshop, tmp_path: Path) -> None:
+    made = shop(workshop)
+    wheel = made.wheel(tmp_path / "dist").path
+    other = wheel.rename(wheel.with_name(wheel.name.replace("x86_64", "riscv64").replace("aarch64", "riscv64")))
+    with pytest.raises(EnvironmentProblem) as caught:
+        install(plan_for(made, venv, site_of(venv)), other)
+    assert str(caught.value) == (
+        f"{venv} -m pip install --force-reinstall --no-deps --no-index {other} failed:\n"
+        f"  ERROR: {other.name} is not a supported wheel on this platform."
+    )
+
+
+def without_pip(tmp_path: Path) -> Path:
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", tmp_path / "bare"], check=True)
+    return tmp_path / "bare" / "bin" / "python"
+
+
+def test_uv_where_there_is_no_pip(workshop: Workshop, tmp_path: Path) -> None:
+    python, made = without_pip(tmp_path), shop(workshop)
+    plan, wheel = plan_for(made, python, site_of(python)), made.wheel(tmp_path / "dist").path
+    uv = tmp_path / "tools" / "uv"
+    uv.parent.mkdir()
+    uv.write_text(f'#!/bin/sh\necho "$@" >> {tmp_path}/calls\n')
+    uv.chmod(0o755)
+    plan = replace(plan, server=replace(plan.server, env=plan.server.env | {"PATH": f"{uv.parent}:/usr/bin:/bin"}))
+    install(plan, wheel)
+    (site_of(python) / "fitasks_kernels-1.dist-info").mkdir()
+    assert uninstall(plan.server) == "1"
+    assert (tmp_path / "calls").read_text() == (
+        f"pip install --python {python} --reinstall --offline --no-deps --no-index {wheel}\n"
+        f"pip uninstall --python {python} fitasks-kernels\n"
+    )
+
+
+def test_neither_pip_nor_uv(workshop: Workshop, tmp_path: Path) -> None:
+    python, made = without_pip(tmp_path), shop(workshop)
+    plan = plan_for(made, python, site_of(python))
+    plan = replace(plan, server=replace(plan.server, env={"PATH": str(tmp_path)}))
+    with pytest.raises(EnvironmentProblem) as caught:
+        install(plan, made.wheel(tmp_path / "dist").path)
+    assert str(caught.value) == (
+        f"{python} has no pip, and there is no uv on PATH\n  remedy: {python} -m ensurepip, or install uv"
+    )
+
+
+@pytest.mark.parametrize(
+    ("version", "theirs", "reason"),
+    [
+        ("0.7.2.post1", "", ""),
+        ("0.7.2.post1", "0.7.2.post1+cu130", ""),
+        (
+            "0.7.2.post1",
+            "0.6.18+cu130",
+            "FlashInfer 0.7.2.post1 does not take flashinfer-jit-cache 0.6.18+cu130, nor any provider behind it",
+        ),
+        (
+            "0.6.18.post1",
+            "0.6.18.post1+cu130",
+            (
+                "FlashInfer 0.6.18.post1 takes ahead-of-time modules from one package only, and flashinfer-jit-cache "
+                "0.6.18.post1+cu130 is installed; its modules and ours can't be there both (they can from 0.7 on)"
+            ),
+        ),
+    ],
+)
+def test_refused_beside_an_official_package_that_would_hide_it(
+    version: str, theirs: str, reason: str, workshop: Workshop, tmp_path: Path
+) -> None:
+    site, made = tmp_path / "site", shop(workshop)
+    if theirs:
+        official.shim(site, theirs)
+    plan = plan_for(made, tmp_path / "bin" / "python", site, version)
+    assert obstacle(plan) == reason
+    if reason:
+        with pytest.raises(EnvironmentProblem) as caught:
+            install(plan, tmp_path / "never.whl")
+        assert str(caught.value) == (
+            f"fitasks-kernels is not installed: {reason}\n"
+            f"  remedy: {tmp_path}/bin/python -m pip uninstall flashinfer-jit-cache; doit install"
+        )
+
+
+def test_a_wheel_that_flashinfer_ignores_is_spoken_of(workshop: Workshop, tmp_path: Path) -> None:
+    site, made = tmp_path / "site", shop(workshop)
+    plan = plan_for(made, Path(sys.executable), site)
+    assert notice(plan) == ""
+    wheel = made.wheel(tmp_path / "dist")
+    unpacked(wheel.path, site)
+    assert notice(plan) == ""
+    upgraded = plan_for(made, Path(sys.executable), site, "0.7.1")
+    assert notice(upgraded) == (
+        f"fitasks-kernels {wheel.version} is installed for FlashInfer 0.7.2.post1; 0.7.1 ignores it: doit install"
+    )
+    official.shim(site, "0.7.1+cu130")
+    assert notice(plan).startswith(f"fitasks-kernels {wheel.version} is installed, but FlashInfer 0.7.2.post1 does not")
+    (site / "fitasks_kernels" / "manifest.json").write_text(json.dumps([]))
+    assert notice(plan) == ""
