@@ -10,6 +10,7 @@ can beat: CPU seconds / cores, and the longest file.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import shlex
@@ -98,13 +99,14 @@ def main() -> None:
     parser.add_argument("--modules", default=",".join(ENTRIES))
     parser.add_argument("--fitasks-options", default="", help="for doit, e.g. '-n 8'")
     parser.add_argument("--learn", action="store_true", help="fitasks knows the costs from an earlier build")
+    parser.add_argument("--keep", default="", help="a new directory for the caches, which are kept")
     wanted = parser.parse_args()
     modules = wanted.modules.split(",")
     cores = len(os.sched_getaffinity(0))
     print(f"{cores} cores, {', '.join(modules)}\n")
     print("| way | wall s | CPU s | CPU s / cores | peak memory | compilers at once: median, most |")
     print("|---|--:|--:|--:|--:|--:|")
-    with tempfile.TemporaryDirectory() as name:
+    with contextlib.nullcontext(wanted.keep) if wanted.keep else tempfile.TemporaryDirectory() as name:
         for way in wanted.ways.split(","):
             _one(way, Path(name), modules, shlex.split(wanted.fitasks_options), cores, learn=wanted.learn)
 
