@@ -170,7 +170,7 @@ class Session:
             journal,
             self.store,
             self.costs,
-            dict(planned.split),
+            planned,
             timeout=config.timeout,
             say=self.say,
         )

@@ -14,7 +14,7 @@ from doit.exceptions import TaskError, TaskFailed
 
 from fitasks.build import process
 from fitasks.build.ninja import read_times
-from fitasks.build.schedule import longest_first
+from fitasks.build.schedule import heaviest_first
 from fitasks.build.usage import usage
 from fitasks.errors import FitasksError, Silent
 from fitasks.session import current
@@ -75,14 +75,14 @@ def _files_done(session: Session, label: str) -> int:
 
 
 def kernels() -> Iterator[TaskDict]:
-    """One subtask per kernel and target, longest first: doit begins them in this order."""
+    """One subtask per kernel and target, heaviest first: doit begins them in this order."""
     session = current()
     if session.problem:
         yield _task("kernel", "compile what is stale or incomplete (default)", _raise(session.problem))
         return
     yield {"name": None, "doc": "compile what is stale or incomplete (default)"}
     twins = [kernel for kernel in session.kernels if kernel.twin]
-    for kernel in longest_first((kernel for kernel in session.kernels if not kernel.twin), session.costs):
+    for kernel in heaviest_first((kernel for kernel in session.kernels if not kernel.twin), session.costs):
         yield _kernel(session, kernel)
     yield from map(_twin, twins)
 

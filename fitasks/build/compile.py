@@ -29,6 +29,7 @@ from fitasks.build.jobserver import is_client
 from fitasks.build.lock import module_lock
 from fitasks.build.reasons import Reason, judgement
 from fitasks.build.receipt import Receipt
+from fitasks.build.schedule import SPLIT_GAIN, Schedule
 from fitasks.cuda.elf import inspect_library, is_shared_object, machine_code_architectures
 from fitasks.errors import KernelFailure
 from fitasks.files import sha256_text, write_atomic, write_if_changed
@@ -69,7 +70,7 @@ class Builder:
     journal: Journal
     store: Store | None = None
     costs: Costs = field(default_factory=lambda: Costs(Path(os.devnull)))
-    split: dict[str, int] = field(default_factory=dict)  # label → optimiser threads of nvcc
+    schedule: Schedule = field(default_factory=lambda: Schedule((), {}, 0.0))
     lock_timeout: float = 1800.0
     timeout: float | None = None
     say: Callable[[str], None] | None = None
@@ -180,8 +181,8 @@ class Builder:
 
     def _run_ninja(self, kernel: Kernel, judged: Judgement) -> process.Finished:
         """Compile in the pool; once more and alone what was killed for want of memory. Raises KernelFailure."""
-        cost, threads = self.costs.of(kernel), self.split.get(kernel.label, 1)
-        weight = cost.longest * 1000 + cost.cpu_seconds  # the order of schedule.longest_first
+        threads, order = self.threads(kernel), self.schedule.order
+        weight = -float(order.index(kernel.label) if kernel.label in order else len(order))
         with self.jobserver.slot(weight, count=1 + (threads > 1), stopping=process.stopping):
             self._announce(kernel, judged)
             finished = self._one_ninja(kernel, threads, [])
@@ -219,7 +220,12 @@ class Builder:
         times = {output: last - first for output, (first, last) in ninjas.read_times(kernel.build_dir).items()}
         if finished.cpu_seconds > 1 and len(times) > len(kernel.sources):
             longest = max(times, key=lambda output: times[output])
-            self.costs.learn(kernel, Cost(finished.cpu_seconds, times[longest], finished.peak_rss, longest))
+            seconds = times[longest] / (SPLIT_GAIN if self.threads(kernel) > 1 else 1.0)  # as if it weren't split
+            self.costs.learn(kernel, Cost(finished.cpu_seconds, seconds, finished.peak_rss, longest))
+
+    def threads(self, kernel: Kernel) -> int:
+        """Of nvcc's optimiser."""
+        return self.schedule.split.get(kernel.label, 1)
 
     def _log(self, kernel: Kernel) -> Path:
         return self.plan.state / "logs" / f"{kernel.label}.log"
@@ -332,7 +338,7 @@ def _receipt(builder: Builder, kernel: Kernel, judge: Judge, finished: process.F
         needed=library.needed,
         undefined=tuple(map(str, library.cuda_symbols())),
         architectures=machine_code_architectures(kernel.library),
-        notes={"split_compile": threads} if (threads := builder.split.get(kernel.label, 1)) > 1 else {},
+        notes={"split_compile": threads} if (threads := builder.threads(kernel)) > 1 else {},
     )
 
 

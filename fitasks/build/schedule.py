@@ -1,10 +1,14 @@
-"""Which kernel first, and which files to shorten: longest first, and no build that waits for one file alone.
+"""Which kernel first, and which files to shorten: no build that waits for one file, or one kernel, alone.
 
 With C cores a build takes at least (CPU seconds / C), and at least as long as its longest file. Where the second is
 the larger, nvcc is told to optimise that kernel's files with several threads (`--split-compile`, nvcc 12.8 and later),
 through NVCC_APPEND_FLAGS, which is no part of ninja's commands. Only the optimiser is split, so that threads are
 scarcely more than half busy (sampling.cu: 122 s alone, 76 s with 4 threads, 65 s with 16, for the same CPU seconds):
 each kernel so treated takes one further slot.
+
+Kernels with such a file begin first. After them what counts is a kernel's CPU seconds: ninja looks for a free slot of
+the pool only when one of its own commands has ended (measured), so that a kernel of many short files that begins late
+works through them one after another, with other slots idle.
 """
 
 from __future__ import annotations
@@ -19,7 +23,8 @@ if TYPE_CHECKING:
     from fitasks.plan.kernel import Kernel
 
 SPLIT_THREADS = 4  # more shorten little: 76 s with 4, 65 s with 16
-_GAIN = 0.62  # of its time is what a file takes with 4 threads
+SPLIT_GAIN = 0.62  # of its time is what a file takes with 4 threads
+_PAYS = 1.15  # a file must outlast an even spread by this: split files keep two slots, not quite busy
 
 
 @dataclass(frozen=True)
@@ -31,25 +36,24 @@ class Schedule:
     bound: float  # seconds that the run takes at least, as far as is known
 
 
-def longest_first(kernels: Iterable[Kernel], costs: Costs) -> list[Kernel]:
-    """By the longest file, then by all files: what bounds the end begins first."""
-    return sorted(kernels, key=lambda kernel: _weight(costs.of(kernel)), reverse=True)
+def heaviest_first(kernels: Iterable[Kernel], costs: Costs) -> list[Kernel]:
+    """By CPU seconds."""
+    return sorted(kernels, key=lambda kernel: costs.of(kernel).cpu_seconds, reverse=True)
 
 
 def schedule(kernels: Iterable[Kernel], costs: Costs, slots: int, *, split: bool) -> Schedule:
     """Of the kernels that are to be compiled."""
-    ordered = longest_first(kernels, costs)
-    cpu = sum(costs.of(kernel).cpu_seconds for kernel in ordered) / max(1, slots)
+    heavy = heaviest_first(kernels, costs)
+    even = sum(costs.of(kernel).cpu_seconds for kernel in heavy) / max(1, slots)
+    late = [kernel for kernel in heavy if costs.of(kernel).longest > _PAYS * even]
+    late.sort(key=lambda kernel: costs.of(kernel).longest, reverse=True)
     threads = {}
     if split and slots > 2:  # with two cores a thread more only takes from another file
-        threads = {kernel.label: min(SPLIT_THREADS, slots) for kernel in ordered if costs.of(kernel).longest > cpu}
-    longest = max((_shortened(costs.of(kernel), kernel.label in threads) for kernel in ordered), default=0.0)
-    return Schedule(tuple(kernel.label for kernel in ordered), threads, max(cpu, longest))
-
-
-def _weight(cost: Cost) -> tuple[float, float]:
-    return cost.longest, cost.cpu_seconds
+        threads = {kernel.label: min(SPLIT_THREADS, slots) for kernel in late}
+    order = (*late, *(kernel for kernel in heavy if kernel not in late))
+    longest = max((_shortened(costs.of(kernel), kernel.label in threads) for kernel in order), default=0.0)
+    return Schedule(tuple(kernel.label for kernel in order), threads, max(even, longest))
 
 
 def _shortened(cost: Cost, is_split: bool) -> float:
-    return cost.longest * (_GAIN if is_split else 1.0)
+    return cost.longest * (SPLIT_GAIN if is_split else 1.0)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Collection
 
-PIP_RELEASE = "13.0.2"
+PIP_RELEASE = "13.0.*"  # any patch release: a CUDA torch of PyPI pins one of its own
 STUB = "driver stub"
 
 # Without any of these nothing compiles; with nvcc alone, pip takes nvvm and crt of another release.

@@ -13,7 +13,7 @@ import pytest
 from fitasks.build.diagnose import Diagnosis, diagnose
 
 LOGS = Path(__file__).parent / "logs"
-PIP = "pip install 'cuda-toolkit[nvcc,nvvm,crt,cudart,cccl,cublas,curand,nvrtc]==13.0.2'"
+PIP = "pip install 'cuda-toolkit[nvcc,nvvm,crt,cudart,cccl,cublas,curand,nvrtc]==13.0.*'"
 OOM = "the compiler ran out of memory: build with fewer at once (MAX_JOBS=1), or give it more"
 DISK = "the disk is full: free space in the cache and in TMPDIR (nvcc's temporary files), then run doit again"
 KILLED = "somebody or the kernel's OOM killer ended it: see dmesg; with MAX_JOBS=1 it needs the least memory"

@@ -17,7 +17,7 @@ from fitasks.cuda.toolkit import Choice, Toolkit, choose_toolkit
 from fitasks.errors import EnvironmentProblem
 
 BUILD = "V13.0.88 cuda_13.0.r13.0/compiler.1_0"
-PIP = "pip install 'cuda-toolkit[nvcc,nvvm,crt,cudart,cccl,cublas,curand,nvrtc]==13.0.2'"
+PIP = "pip install 'cuda-toolkit[nvcc,nvvm,crt,cudart,cccl,cublas,curand,nvrtc]==13.0.*'"
 NEEDS = ("cublasLt.h", "cuda_runtime.h")
 
 

@@ -17,7 +17,7 @@ from fitasks.runtime.doctor.finding import Finding
 from tests.cuda.fake_toolkit import Maker, build_library, build_talker, install_program, put
 from tests.doit_project import Project
 
-PIP = "pip install 'cuda-toolkit[nvcc,nvvm,crt,cudart,cccl,cublas,curand,nvrtc]==13.0.2'"
+PIP = "pip install 'cuda-toolkit[nvcc,nvvm,crt,cudart,cccl,cublas,curand,nvrtc]==13.0.*'"
 HEADERS = tuple(sorted(toolkits.HEADERS))
 
 
