@@ -2,8 +2,8 @@
 
     python bench/offline.py            on a GPU, after doit install
 
-A process without privileges, with an empty and read-only home, no nvcc, ninja or compiler on PATH, and
-FLASHINFER_DISABLE_JIT=1 runs paged prefill and decode (bfloat16, head_dim 128) and compares both with torch's own
+A process without privileges, with a read-only home, an empty cache (FlashInfer's import makes its directory, so that
+must be writable), no nvcc, ninja or compiler on PATH, and FLASHINFER_DISABLE_JIT=1 runs paged prefill and decode (bfloat16, head_dim 128) and compares both with torch's own
 attention. Prints the seconds of each first call, the errors, and the files of the modules that were loaded.
 """
 
@@ -81,7 +81,16 @@ def main() -> int:
         Path(directory).chmod(0o755)
         kept = ("LD_LIBRARY_PATH", "PYTHONPATH", "CUDA_VISIBLE_DEVICES", "NVIDIA_VISIBLE_DEVICES")
         env = {name: os.environ[name] for name in kept if name in os.environ}
-        env |= {"HOME": str(home), "PATH": str(bare), "FLASHINFER_DISABLE_JIT": "1", "TMPDIR": "/tmp"}  # noqa: S108
+        cache = Path(directory, "cache")
+        cache.mkdir()
+        cache.chmod(0o777)
+        env |= {
+            "HOME": str(home),
+            "FLASHINFER_WORKSPACE_BASE": str(cache),
+            "PATH": str(bare),
+            "FLASHINFER_DISABLE_JIT": "1",
+            "TMPDIR": "/tmp",
+        }  # noqa: S108
         as_nobody = {"user": 65534, "group": 65534, "extra_groups": []} if os.geteuid() == 0 else {}
         done = subprocess.run([sys.executable, "-c", _SERVER], env=env, check=False, **as_nobody)  # type: ignore[call-overload]
         home.chmod(0o755)
