@@ -18,7 +18,7 @@ endif
 DOIT = PATH="$(dir $(abspath $(PYTHON))):$$PATH" $(PYTHON) -m doit
 
 .DEFAULT_GOAL := kernels
-.PHONY: kernels check doctor env verify why list test lint clean reset
+.PHONY: kernels check doctor env verify why list test test-image lint clean reset
 
 kernels: $(READY)
 	@$(DOIT) $(if $(filter 0,$(SM90)),--no-sm90) $(K)
@@ -34,6 +34,10 @@ reset: $(READY)
 
 test: $(READY)
 	@PYTHON=$(PYTHON) $(PYTHON) -m pytest -n 2 --dist worksteal $(K)
+
+# Needs root, buildah and debootstrap, and about 15 GB below /var/tmp. Not part of `make test`.
+test-image:
+	@python3 tests/image/build_images.py $(K)
 
 lint: $(READY)
 	@$(PYTHON) -m ruff check . && $(PYTHON) -m ruff format --check . && $(PYTHON) -m mypy

@@ -30,8 +30,8 @@ def task_libcudart() -> Iterator[TaskDict]:
 
 def task_server() -> Iterator[TaskDict]:
     """what a server will meet"""
-    yield tasks.speaking(actions.check, tasks.JSON)
-    yield tasks.speaking(actions.why, names=True)
+    yield tasks.speaking(actions.check, tasks.JSON, tasks.TRACE)
+    yield tasks.speaking(actions.why, words="names")
     yield tasks.over_libraries(actions.verify, tasks.FORCE)
     yield tasks.speaking(actions.env)
     yield tasks.speaking(actions.install_sm90_switch)
@@ -39,13 +39,19 @@ def task_server() -> Iterator[TaskDict]:
     yield tasks.speaking(actions.doctor, tasks.JSON)
 
 
+def task_knowledge() -> Iterator[TaskDict]:
+    """what may be written into kernels.yaml, and what should be"""
+    yield tasks.speaking(actions.ops, words="words")
+    yield tasks.speaking(actions.import_trace, tasks.WRITE, words="files")
+
+
 def task_delivery() -> Iterator[TaskDict]:
     """what leaves this machine"""
     yield tasks.after_kernels(actions.wheel, tasks.JSON)
     yield tasks.after_kernels(actions.install)
     yield tasks.speaking(actions.uninstall)
-    yield tasks.speaking(actions.bundle, tasks.FILE, names=True)
-    yield tasks.speaking(actions.unbundle, tasks.FILE, names=True)
+    yield tasks.speaking(actions.bundle, tasks.FILE, words="names")
+    yield tasks.speaking(actions.unbundle, tasks.FILE, words="names")
 
 
 def task_clearing() -> Iterator[TaskDict]:

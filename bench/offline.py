@@ -3,8 +3,9 @@
     python bench/offline.py            on a GPU, after doit install
 
 A process without privileges, with a read-only home, an empty cache (FlashInfer's import makes its directory, so that
-must be writable), no nvcc, ninja or compiler on PATH, and FLASHINFER_DISABLE_JIT=1 runs paged prefill and decode (bfloat16, head_dim 128) and compares both with torch's own
-attention. Prints the seconds of each first call, the errors, and the files of the modules that were loaded.
+it must be writable), no nvcc, ninja or compiler on PATH, and FLASHINFER_DISABLE_JIT=1 runs paged prefill and decode
+(bfloat16, head_dim 128) and compares both with torch's own attention. Prints the seconds of each first call, the
+errors, and the files of the modules that were loaded.
 """
 
 from __future__ import annotations
@@ -89,8 +90,8 @@ def main() -> int:
             "FLASHINFER_WORKSPACE_BASE": str(cache),
             "PATH": str(bare),
             "FLASHINFER_DISABLE_JIT": "1",
-            "TMPDIR": "/tmp",
-        }  # noqa: S108
+            "TMPDIR": "/tmp",  # noqa: S108
+        }
         as_nobody = {"user": 65534, "group": 65534, "extra_groups": []} if os.geteuid() == 0 else {}
         done = subprocess.run([sys.executable, "-c", _SERVER], env=env, check=False, **as_nobody)  # type: ignore[call-overload]
         home.chmod(0o755)

@@ -43,8 +43,8 @@ def restore_cudart(dry_run: bool) -> None:
     _print(restore(current(), dry_run=dry_run))
 
 
-def check(json: str) -> None:
-    """what the server will do with each kernel; exit status 1 if it would compile (--json FILE)"""
+def check(json: str, trace: str) -> None:
+    """what the server will do with each kernel; exit status 1 if it would compile (--json FILE, --trace FILE)"""
     from fitasks.runtime.check import check as predict_all
     from fitasks.runtime.check import conditions
     from fitasks.ship.install import notice
@@ -57,8 +57,17 @@ def check(json: str) -> None:
         _print(told)
     if json:
         write_verdicts(Path(json), verdicts, needed)
-    if not all(verdict.good for verdict in verdicts):
+    if not _covers(trace) or not all(verdict.good for verdict in verdicts):
         raise Silent
+
+
+def _covers(trace: str) -> bool:
+    """Whether kernels.yaml names all that a recorded server asked for; true where nothing is to be compared."""
+    if not trace:
+        return True
+    from fitasks.ui.trace_table import show_coverage
+
+    return show_coverage(current(), Path(trace))
 
 
 def verify(names: list[str], force: bool) -> None:
@@ -175,6 +184,20 @@ def _one_file(file: str, names: list[str], task: str) -> Path:
     if len(chosen := [*filter(None, [file]), *names]) != 1:
         raise EnvironmentProblem(f"doit {task} takes one file", remedy=f"doit {task} kernels.tar.gz")
     return Path(chosen[0])
+
+
+def ops(words: list[str]) -> None:
+    """what the installed FlashInfer offers, with parameters and values (doit ops prefill)"""
+    from fitasks.ui.ops_table import show_ops
+
+    show_ops(current(), words)
+
+
+def import_trace(files: list[str], write: bool) -> None:
+    """add what a trace, log or cache asks for to kernels.yaml: shows the diff (--write writes it)"""
+    from fitasks.ui.trace_table import files_of, import_files
+
+    import_files(current(), files_of(files, Path.cwd()), to_write=write)
 
 
 def clear_incomplete() -> None:

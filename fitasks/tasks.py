@@ -37,6 +37,8 @@ FILE = {"name": "file", "short": "f", "long": "file", "type": str, "default": ""
 FORCE = {"name": "force", "long": "force", "type": bool, "default": False, "help": "also what holds already"}
 JSON = {"name": "json", "long": "json", "type": str, "default": "", "help": "also write it to a file"}
 LIMIT = {"name": "limit", "long": "limit", "type": int, "default": 20, "help": "gigabytes to keep"}
+TRACE = {"name": "trace", "long": "trace", "type": str, "default": "", "help": "compare with what was recorded"}
+WRITE = {"name": "write", "long": "write", "type": bool, "default": False, "help": "write kernels.yaml"}
 YES = {"name": "yes", "short": "y", "long": "yes", "type": bool, "default": False, "help": "don't ask"}
 
 
@@ -87,16 +89,16 @@ def kernels() -> Iterator[TaskDict]:
     yield from map(_twin, twins)
 
 
-def speaking(action: Callable[..., None], *params: dict[str, Any], names: bool = False) -> TaskDict:
-    """A task that always runs and speaks for itself; `names` for one that takes names of kernels."""
+def speaking(action: Callable[..., None], *params: dict[str, Any], words: str = "") -> TaskDict:
+    """A task that always runs and speaks for itself; `words` is the parameter that takes its words, if it takes any."""
     task = _task(action.__name__, action.__doc__ or "", action) | {"params": list(params)}
-    return task | {"pos_arg": "names"} if names else task
+    return task | {"pos_arg": words} if words else task
 
 
 def over_libraries(action: Callable[..., None], *params: dict[str, Any]) -> TaskDict:
     """A task about the compiled files: it comes after the kernels that it is to look at, and takes their names."""
     libraries = [str(kernel.library) for kernel in current().kernels if not kernel.problem and not kernel.twin]
-    return speaking(action, *params, names=True) | {"file_dep": libraries}
+    return speaking(action, *params, words="names") | {"file_dep": libraries}
 
 
 def after_kernels(action: Callable[..., None], *params: dict[str, Any], name: str = "") -> TaskDict:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from fitasks.errors import EnvironmentProblem
 from fitasks.files import sha256_file, write_atomic
 from fitasks.plan.planner import SCRIPT as PLAN_SCRIPT
-from fitasks.plan.planner import _run, _tail, environment
+from fitasks.plan.planner import environment, run, tail
 
 if TYPE_CHECKING:
     from fitasks.config.model import Scalar
@@ -81,12 +81,12 @@ def _remembered(file: Path, key: dict[str, Any]) -> list[dict[str, Any]] | None:
 def _ask(server: Server, cuda_home: Path, target: str) -> list[dict[str, Any]]:
     with tempfile.TemporaryDirectory(prefix="fitasks-ops-") as directory:
         answer = Path(directory, "ops.json")
-        output = _run([str(server.python), str(SCRIPT), str(answer)], environment(server, cuda_home, target))
+        output = run([str(server.python), str(SCRIPT), str(answer)], environment(server, cuda_home, target))
         try:
             reply = json.loads(answer.read_text(encoding="utf-8"))
         except (OSError, ValueError):
             raise EnvironmentProblem(
-                f"{server.python} ended without saying which ops its FlashInfer has:\n{_tail(output)}",
+                f"{server.python} ended without saying which ops its FlashInfer has:\n{tail(output)}",
                 remedy=f"try `{server.python} -c 'import flashinfer'`",
             ) from None
     if fatal := reply.get("fatal"):

@@ -51,12 +51,12 @@ def _ask_one(server: Server, cuda_home: Path, target: str, request: Mapping[str,
         question, answer = Path(directory, "request.json"), Path(directory, "response.json")
         question.write_text(json.dumps(request), encoding="utf-8")
         command = [str(server.python), str(SCRIPT), str(question), str(answer)]
-        output = _run(command, environment(server, cuda_home, target))
+        output = run(command, environment(server, cuda_home, target))
         try:
             reply: Answer = json.loads(answer.read_text(encoding="utf-8"))
         except (OSError, ValueError):
             raise EnvironmentProblem(
-                f"{server.python} ended without an answer while planning for {target}:\n{_tail(output)}",
+                f"{server.python} ended without an answer while planning for {target}:\n{tail(output)}",
                 remedy=f"try `{server.python} -c 'import flashinfer'`",
             ) from None
     if fatal := reply.get("fatal"):
@@ -64,7 +64,7 @@ def _ask_one(server: Server, cuda_home: Path, target: str, request: Mapping[str,
     return reply
 
 
-def _run(command: list[str], env: Mapping[str, str]) -> str:
+def run(command: list[str], env: Mapping[str, str]) -> str:
     try:
         done = subprocess.run(
             command,
@@ -82,5 +82,5 @@ def _run(command: list[str], env: Mapping[str, str]) -> str:
     return done.stdout.decode(errors="replace")
 
 
-def _tail(text: str, lines: int = 12) -> str:
+def tail(text: str, lines: int = 12) -> str:
     return "\n".join(f"  {line}" for line in text.strip().splitlines()[-lines:])

@@ -1,0 +1,131 @@
+"""Which ops the installed FlashInfer offers, with their parameters: the answer to "what may kernels.yaml say?".
+
+    <serving python> ops.py RESPONSE.json
+
+Runs like plan.py beside it, in the same environment, and fails like it (exit status 3, "fatal"). The response is
+{"version": 1, ..., "ops": [{"op", "generator", "parameters", "doc"}]}, sorted by op. `op` is what kernels.yaml
+writes; a parameter is {"name", "required", "default", "type", "accepted"}: `default` is what it is where kernels.yaml
+says nothing ("=dtype_q" for one that follows another; null and `required` where there is none), `accepted` are the
+values that FlashInfer's code admits, empty where it doesn't tell. `type` is "dtype", "bool", "int", "float", "str",
+"list" for what kernels.yaml cannot say, or "" where the generator doesn't tell.
+"""
+
+from __future__ import annotations
+
+import inspect
+import os
+import re
+import sys
+import typing
+from pathlib import Path
+from typing import Any
+
+_HERE = str(Path(__file__).resolve().parent)
+sys.path.insert(0, _HERE)
+import plan_generators as generators  # noqa: E402
+import plan_parameters as parameters  # noqa: E402
+from load_flashinfer import load  # noqa: E402
+from ops_values import accepted_values  # noqa: E402
+from plan import VERSION, _write_atomic  # noqa: E402
+from plan_errors import FatalError, PlanError  # noqa: E402
+from plan_spec import install_network_guard  # noqa: E402
+
+if typing.TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+sys.path[:] = [entry for entry in sys.path if entry != _HERE]
+
+FOLLOWS = "=dtype_q"
+_GENERATOR = re.compile(r"gen_\w+_module(_\w+)?")
+
+
+def main(argv: list[str]) -> int:
+    """Run the script; the exit status."""
+    try:
+        response = Path(argv[0])
+    except IndexError:
+        print("usage: ops.py RESPONSE.json", file=sys.stderr)
+        return 2
+    os.dup2(2, 1)  # FlashInfer and torch print at import; our answer is a file
+    response.unlink(missing_ok=True)
+    install_network_guard()
+    try:
+        answer = {**load(), "ops": operations()}
+    except FatalError as error:
+        print(f"ops.py: {error.fields['message']}", file=sys.stderr)
+        _write_atomic(response, {"version": VERSION, "fatal": error.fields})
+        return 3
+    _write_atomic(response, {"version": VERSION, **answer})
+    return 0
+
+
+def operations() -> list[dict[str, Any]]:
+    """Every op that kernels.yaml may name, sorted."""
+    generators._import_all_generators()
+    records = [_record(op, generator) for op, generator in dict(_offered()).items()]
+    return sorted(records, key=lambda record: str(record["op"]))
+
+
+def _offered() -> Iterator[tuple[str, Callable[..., Any]]]:
+    """Each op as short as it may be written: `module:function` only where a name is ambiguous."""
+    for function in sorted(_functions()):
+        try:
+            found = [generators.find_generator(function)]
+        except PlanError as error:
+            found = [generators.find_generator(place) for place in error.fields["accepted"] if ":" in place]
+        for generator in found:
+            yield generators.op_of(generator) if len(found) == 1 else generators.where(generator), generator
+
+
+def _functions() -> set[str]:
+    """Names of generators anywhere in FlashInfer, those of its benchmark registry left out."""
+    return {
+        name
+        for module_name, module in generators._loaded()
+        for name, value in vars(module).items()
+        if module_name != "flashinfer.aot" and _GENERATOR.fullmatch(name) and inspect.isfunction(inspect.unwrap(value))
+    }
+
+
+def _record(op: str, generator: Callable[..., Any]) -> dict[str, Any]:
+    doc = (inspect.getdoc(generator) or "").strip()
+    return {
+        "op": op,
+        "generator": generators.where(generator),
+        "parameters": list(_parameters(generator)),
+        "doc": doc.splitlines()[0].strip() if doc else "",
+    }
+
+
+def _parameters(generator: Callable[..., Any]) -> Iterator[dict[str, Any]]:
+    hints = parameters._hints(generator)
+    named = {
+        name: one
+        for name, one in inspect.signature(generator).parameters.items()
+        if not one.kind.name.startswith("VAR_")
+    }
+    assumed = parameters._defaults({"dtype_q": FOLLOWS}, named, hints)
+    for name, one in named.items():
+        default = assumed.get(name) if one.default is one.empty else one.default
+        yield {
+            "name": name,
+            "required": one.default is one.empty and name not in assumed,
+            "default": parameters._plain(default),
+            "type": _type(name, hints.get(name)),
+            "accepted": accepted_values(generator, name),
+        }
+
+
+def _type(name: str, hint: Any) -> str:
+    import torch
+
+    hint = parameters._without_none(hint)
+    if hint is torch.dtype or (hint is None and name.startswith("dtype")):
+        return "dtype"
+    if typing.get_origin(hint) in parameters._COLLECTIONS or hint in parameters._COLLECTIONS:
+        return "list"
+    return hint.__name__ if hint in parameters._SCALARS else ""
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,1 @@
+"""What a server asked FlashInfer for, and kernels.yaml entries for it."""

@@ -1,0 +1,83 @@
+"""A request → what kernels.yaml would say for it: generator back to op, arguments without what goes without saying.
+
+Candidates only. Which one is right is decided by planning them (resolve.py): a rule here that is wrong for some
+version of FlashInfer costs a refusal, never a wrong kernel.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from fitasks.plan.offers import FOLLOWS
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from fitasks.config.model import Scalar
+    from fitasks.plan.offers import Op
+    from fitasks.trace.model import Requested
+
+# `_gen_batch_prefill_primary_module` is what the planner resolves op batch_prefill to (serving/plan_generators.py).
+_PRIMARY = re.compile(r"_gen_(\w+)_primary_module")
+_DIMS = ("head_dim_qk", "head_dim_vo")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One kernel as kernels.yaml would say it."""
+
+    op: str
+    params: dict[str, Scalar]
+
+    def __str__(self) -> str:
+        said = ", ".join(f"{name}={value}" for name, value in self.params.items())
+        return f"{self.op}({said})"
+
+
+def unsayable(one: Requested) -> str:
+    """Why a request cannot be an entry whatever its op, "" where it may."""
+    if one.unsaid:
+        return one.unsaid
+    if one.kind != "nvcc":
+        return "FlashInfer doesn't build this module with nvcc, so nothing can be compiled beforehand"
+    lists = [name for name, value in one.arguments.items() if isinstance(value, (list, dict))]
+    return f"{', '.join(lists)}: kernels.yaml has no way to say a list as one value" if lists else ""
+
+
+def entries_of(one: Requested, known: Sequence[Op]) -> Iterator[Entry]:
+    """What might give this module, likeliest first: its generator's op, then the generator by its place."""
+    by_name = {op.name: op for op in known}
+    by_place = {op.generator: op for op in known}
+    primary = _PRIMARY.fullmatch(one.generator.partition(":")[2])
+    op = by_name.get(primary[1]) if primary else by_place.get(one.generator)
+    if op:
+        yield Entry(op.name, brief(one.arguments, op))
+    yield Entry(one.generator, brief(one.arguments, op))
+
+
+def brief(arguments: Mapping[str, Any], op: Op | None) -> dict[str, Scalar]:
+    """The arguments without those that are what the planner fills in anyway; `head_dim` for two equal ones."""
+    defaults = {one.name: one.default for one in op.parameters if not one.required} if op else {}
+    said: dict[str, Scalar] = {
+        name: value
+        for name, value in arguments.items()
+        if name not in defaults or not _same(value, _meant(defaults[name], arguments))
+    }
+    return _one_head_dim(said)
+
+
+def _meant(default: Any, arguments: Mapping[str, Any]) -> Any:
+    return arguments.get("dtype_q") if default == FOLLOWS else default
+
+
+def _same(value: Any, other: Any) -> bool:
+    """Equal as YAML sees it: 1, 1.0 and true are three values."""
+    return type(value) is type(other) and bool(value == other)
+
+
+def _one_head_dim(said: dict[str, Scalar]) -> dict[str, Scalar]:
+    if "head_dim" in said or not all(name in said for name in _DIMS) or said[_DIMS[0]] != said[_DIMS[1]]:
+        return said
+    return {("head_dim" if name == _DIMS[0] else name): said[name] for name in said if name != _DIMS[1]}

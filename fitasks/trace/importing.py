@@ -1,0 +1,124 @@
+"""Traces into kernels.yaml: what would be written, proven by planning it, and what can't be said."""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from fitasks.config.model import KernelConfig, Place
+from fitasks.errors import ConfigError, EnvironmentProblem
+from fitasks.files import write_atomic
+from fitasks.plan import planner
+from fitasks.plan.offers import offers
+from fitasks.trace.document import added, difference
+from fitasks.trace.merge import merge
+from fitasks.trace.resolve import Refused, Resolved, resolve
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from fitasks.plan.plan import Plan
+    from fitasks.trace.entries import Entry
+    from fitasks.trace.model import Requested
+    from fitasks.trace.resolve import Record
+
+_NOWHERE = Place("", 0, 0)
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """What importing comes to. Nothing is written yet."""
+
+    file: Path
+    old: str
+    new: str
+    resolved: tuple[Resolved, ...]  # what the new entries are for
+    refused: tuple[Refused, ...]
+    present: tuple[Requested, ...]  # in kernels.yaml already
+    uncompiled: tuple[Requested, ...]  # CuTe-DSL and other modules that precompilation doesn't cover
+    unused: tuple[Requested, ...]  # generated, but never loaded
+
+    @property
+    def diff(self) -> str:
+        """A unified diff of kernels.yaml, "" where nothing is to be added."""
+        return difference(self.old, self.new, self.file.name)
+
+
+def propose(plan: Plan, file: Path, requested: Sequence[Requested]) -> Proposal:
+    """The entries for everything requested that `file` doesn't give. Raises EnvironmentProblem, ConfigError."""
+    unused = tuple(one for one in requested if not one.loaded)
+    uncompiled = tuple(one for one in requested if one.loaded and one.kind != "nvcc")
+    wanted = [one for one in requested if one.loaded and one.kind == "nvcc"]
+    present = tuple(one for one in wanted if _planned(plan, one))
+    missing = [one for one in wanted if one not in present]
+    resolved, refused = _resolve(plan, missing) if missing else ((), ())
+    old = _text(file)
+    new = added(old, merge((one.entry for one in resolved), {kernel.entry for kernel in plan.config.kernels}))
+    _prove(plan, new, resolved)
+    return Proposal(file, old, new, resolved, refused, present, uncompiled, unused)
+
+
+def write(proposal: Proposal) -> None:
+    """Write kernels.yaml, if it is still what the proposal was made for. Raises EnvironmentProblem."""
+    if _text(proposal.file) != proposal.old:
+        raise EnvironmentProblem(f"{proposal.file.name} has been edited meanwhile", remedy="import again")
+    write_atomic(proposal.file, proposal.new, mode=proposal.file.stat().st_mode & 0o777)
+
+
+def _text(file: Path) -> str:
+    """As it is, line ends included."""
+    return file.read_bytes().decode()
+
+
+def _planned(plan: Plan, one: Requested) -> bool:
+    return any(one.name == kernel.name and _fits(plan, one, kernel.target) for kernel in plan.kernels)
+
+
+def _fits(plan: Plan, one: Requested, target: str) -> bool:
+    return one.architectures in {"", plan.facts[target]["arch"]}
+
+
+def _resolve(plan: Plan, missing: Sequence[Requested]) -> tuple[tuple[Resolved, ...], tuple[Refused, ...]]:
+    known = offers(plan.server, plan.toolkit.home, next(iter(plan.facts)), plan.state)
+    return resolve(missing, known, lambda entries: ask(plan, [kernel_of(entry) for entry in entries]))
+
+
+def ask(plan: Plan, kernels: Sequence[KernelConfig]) -> Mapping[str, list[Record]]:
+    """The planner's records for each architecture set of the plan ("90a"). Raises EnvironmentProblem."""
+    answers = planner.ask(plan.server, plan.toolkit.home, tuple(plan.facts), kernels, sm90=plan.config.sm90)
+    return {answer["arch"]: answer["kernels"] for answer in answers.values()}
+
+
+def kernel_of(entry: Entry) -> KernelConfig:
+    """An entry as something to ask the planner about."""
+    return KernelConfig(entry.op, entry.op, entry.op, dict(entry.params), _NOWHERE, {})
+
+
+def _prove(plan: Plan, text: str, resolved: Sequence[Resolved]) -> None:
+    """Plan the new entries as written: they must give exactly the modules that were asked for."""
+    if not resolved:
+        return
+    before = {kernel.entry for kernel in plan.config.kernels}
+    kernels = [kernel for kernel in kernels_in(text) if kernel.entry not in before]
+    for arch, records in ask(plan, kernels).items():
+        given = {str(record.get("name")) for record in records}
+        wanted = {one.requested.name for one in resolved if one.requested.architectures in {"", arch}}
+        if len(records) > len(resolved) or not wanted <= given:
+            lost = ", ".join(sorted(wanted - given)) or "others than were asked for"
+            raise EnvironmentProblem(f"the entries made from the trace would give {lost}; nothing was written")
+
+
+def kernels_in(text: str) -> tuple[KernelConfig, ...]:
+    """The kernels of a kernels.yaml that isn't written yet. Raises EnvironmentProblem where it has mistakes."""
+    from fitasks.config.load import load_config
+
+    with tempfile.TemporaryDirectory(prefix="fitasks-import-") as directory:
+        file = Path(directory, "kernels.yaml")
+        file.write_text(text, encoding="utf-8")
+        try:
+            return load_config(file).kernels
+        except ConfigError as error:
+            shown = str(error).replace(str(file), "kernels.yaml with the trace")
+            raise EnvironmentProblem(f"the trace doesn't fit into kernels.yaml:\n{shown}") from None

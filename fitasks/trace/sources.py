@@ -1,0 +1,118 @@
+"""Where requests are read from: trace files, a server's log, a cache that exists.
+
+Of logs and caches only names are known. FlashInfer's own message for a module that it may not compile
+(MissingJITCacheError, 0.6.7 to 0.7.2) says that one is missing, but not which; what does name modules are `Building
+JIT module N` (since 0.7.0), `Loading JIT ops: N` (0.2.5), and any path into cached_ops, as ninja's failures print it.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from fitasks.errors import EnvironmentProblem
+from fitasks.trace.model import Requested, identity, parse, together
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+
+_NAMED = re.compile(
+    r"Building JIT module (?P<built>[\w.+-]+);|(?:Loading|loading) JIT ops?: (?P<loaded>[\w.+-]+)"
+    r"|/cached_ops/(?P<cached>[\w.+-]+)/"
+)
+_MISSING = "MissingJITCacheError"
+_NOT_MODULES = frozenset({"tmp"})  # FlashInfer's locks
+
+
+@dataclass(frozen=True)
+class Sources:
+    """What all files ask for, and what of them couldn't be understood."""
+
+    requested: tuple[Requested, ...]
+    notes: tuple[str, ...]
+
+
+def read_sources(paths: Sequence[Path]) -> Sources:
+    """Everything that the files and directories ask for, merged. Raises EnvironmentProblem where one says nothing."""
+    if not paths:
+        raise EnvironmentProblem("nothing to import", remedy="doit import_trace trace.jsonl")
+    merged: dict[str, Requested] = {}
+    notes: list[str] = []
+    for path in paths:
+        found, said = _directory(path) if path.is_dir() else _file(path)
+        notes += said
+        for one in found:
+            key = identity(one)
+            merged[key] = together(merged[key], one) if key in merged else one
+    return Sources(_without_bare(tuple(merged.values())), tuple(notes))
+
+
+def _without_bare(requested: tuple[Requested, ...]) -> tuple[Requested, ...]:
+    """A bare name says nothing beside a trace of the same module."""
+    told = {one.name for one in requested if one.generator}
+    return tuple(one for one in requested if one.generator or one.name not in told)
+
+
+def _directory(path: Path) -> tuple[list[Requested], list[str]]:
+    """Modules of a `cached_ops` directory, or of the directory that it is in."""
+    ops = path if path.name == "cached_ops" or not (path / "cached_ops").is_dir() else path / "cached_ops"
+    names = sorted(entry.name for entry in ops.iterdir() if _is_module(entry))
+    if not names:
+        raise EnvironmentProblem(
+            f"{path} holds no FlashInfer modules",
+            remedy="name a cached_ops directory, e.g. ~/.cache/flashinfer/<version>/<arch>/cached_ops",
+        )
+    version, arch = _version_and_architectures(ops)
+    return [Requested(name, flashinfer=version, architectures=arch) for name in names], []
+
+
+def _is_module(directory: Path) -> bool:
+    if directory.name in _NOT_MODULES or not directory.is_dir():
+        return False
+    return (directory / "build.ninja").exists() or (directory / f"{directory.name}.so").exists()
+
+
+def _version_and_architectures(ops: Path) -> tuple[str, str]:
+    """From `…/flashinfer/<version>/<arch>/cached_ops`; nothing from a directory that lies elsewhere."""
+    arch, version = ops.absolute().parent, ops.absolute().parent.parent
+    fits = ops.name == "cached_ops" and version.parent.name == "flashinfer" and re.match(r"\d", version.name)
+    return (version.name, arch.name) if fits else ("", "")
+
+
+def _file(path: Path) -> tuple[list[Requested], list[str]]:
+    found: list[Requested] = []
+    unnamed = torn = 0
+    for line in _lines(path):
+        request = parse(line)
+        named = [request] if request else list(_of_log(line))
+        found += named
+        torn += not named and line.startswith("{")
+        unnamed += not named and _MISSING in line
+    notes = [f"{path}: {torn} lines that are no whole trace lines were left out"] if torn else []
+    if unnamed:
+        notes.append(
+            f"{path}: {_MISSING} {unnamed} times; FlashInfer's message doesn't say of which module, a trace does"
+        )
+    if not found:
+        raise EnvironmentProblem(
+            "\n".join([f"{path} names no FlashInfer module", *notes]),
+            remedy="record the server: python -m fitasks.record -o trace.jsonl -- <its command>",
+        )
+    return found, notes
+
+
+def _lines(path: Path) -> Iterator[str]:
+    try:
+        with path.open(encoding="utf-8", errors="replace") as stream:
+            yield from map(str.strip, stream)
+    except OSError as error:
+        raise EnvironmentProblem(f"{path}: {error.strerror}") from None
+
+
+def _of_log(line: str) -> Iterator[Requested]:
+    for match in _NAMED.finditer(line):
+        name = next(filter(None, match.groups()))
+        if name not in _NOT_MODULES:
+            yield replace(Requested(name), how=frozenset({"compiled"}))

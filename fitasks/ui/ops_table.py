@@ -1,0 +1,107 @@
+"""`doit ops`: all ops as a list, or those that some words name, with every parameter."""
+
+from __future__ import annotations
+
+import difflib
+import json
+from typing import TYPE_CHECKING
+
+from fitasks.errors import EnvironmentProblem
+from fitasks.plan.offers import FOLLOWS, offers
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from fitasks.config.model import Scalar
+    from fitasks.plan.offers import Op, Parameter
+    from fitasks.session import Session
+
+_MOST_VALUES = 14
+_TYPES = {
+    "dtype": "a dtype",
+    "bool": "true or false",
+    "int": "an integer",
+    "float": "a number",
+    "str": "a text",
+    "list": "a list",
+}
+_DIMS = ("head_dim_qk", "head_dim_vo")
+
+_print = print
+
+
+def show_ops(session: Session, words: list[str]) -> None:
+    """The ops that have all `words` in their name, else in generator or description. Raises where none has."""
+    plan = session.plan
+    known = offers(plan.server, plan.toolkit.home, next(iter(plan.facts)), plan.state)
+    chosen = chosen_ops(known, words)
+    for line in described(chosen) if words else listed(chosen):
+        _print(line)
+    if not words:
+        version = plan.server.version("flashinfer-python")
+        _print(f"{len(known)} ops of FlashInfer {version}; `doit ops WORD …` shows their parameters")
+
+
+def chosen_ops(known: Sequence[Op], words: Sequence[str]) -> list[Op]:
+    """An exact name alone; else those of which the names match; else wider. Raises EnvironmentProblem for none."""
+    exact = [op for op in known if list(words) == [op.name]]
+    named = exact or [op for op in known if all(word.lower() in op.name.lower() for word in words)]
+    wider = named or [op for op in known if all(word.lower() in f"{op.generator} {op.doc}".lower() for word in words)]
+    if not wider:
+        near = difflib.get_close_matches(" ".join(words), [op.name for op in known], n=3)
+        hint = f" (did you mean {' or '.join(near)}?)" if near else ""
+        raise EnvironmentProblem(f"no op of this FlashInfer matches {' '.join(words)}{hint}", remedy="doit ops")
+    return wider
+
+
+def listed(ops: Sequence[Op]) -> Iterator[str]:
+    """One line each: the op and the names of its parameters, those that may be left out in brackets."""
+    width = min(max(len(op.name) for op in ops), 44)
+    for op in ops:
+        names = (one.name if one.required else f"[{one.name}]" for one in _shown(op))
+        yield f"{op.name:{width}}  {' '.join(names)}".rstrip()
+
+
+def described(ops: Sequence[Op]) -> Iterator[str]:
+    """Everything about each op."""
+    for op in ops:
+        yield f"{op.name}  {op.doc or op.generator}".rstrip()
+        if op.unsayable:
+            yield f"  cannot be said in kernels.yaml: it needs {', '.join(op.unsayable)}"
+        shown = list(_shown(op))
+        width = max((len(one.name) for one in shown), default=0)
+        for one in shown:
+            yield f"  {one.name:{width}}  {_takes(one)}{_default(one)}"
+        if not shown:
+            yield "  takes no parameters"
+
+
+def _shown(op: Op) -> Iterator[Parameter]:
+    """The parameters as users write them: `head_dim` stands for both head dimensions."""
+    from dataclasses import replace
+
+    names = [one.name for one in op.parameters]
+    both = "head_dim" not in names and all(name in names for name in _DIMS)
+    for one in op.parameters:
+        if both and one.name == _DIMS[0]:
+            yield replace(one, name="head_dim", type="int, or head_dim_qk and head_dim_vo")
+        elif not both or one.name != _DIMS[1]:
+            yield one
+
+
+def _takes(one: Parameter) -> str:
+    if not one.accepted or one.type == "bool":
+        return _TYPES.get(one.type, one.type.replace("int,", "an integer,") or "any value")
+    values = [_yaml(value) for value in one.accepted[:_MOST_VALUES]]
+    more = len(one.accepted) - len(values)
+    return ", ".join(values) + (f", … ({more} more)" if more else "")
+
+
+def _default(one: Parameter) -> str:
+    if one.required:
+        return ""
+    return f" (default: {'dtype_q' if one.default == FOLLOWS else _yaml(one.default)})"
+
+
+def _yaml(value: Scalar) -> str:
+    return value if isinstance(value, str) else json.dumps(value)

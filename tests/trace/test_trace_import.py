@@ -1,0 +1,93 @@
+"""A trace into a project's kernels.yaml, planned by the real FlashInfer."""
+
+import importlib.util
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.doit_project import Project
+
+pytestmark = pytest.mark.skipif(importlib.util.find_spec("torch") is None, reason="planning needs torch")
+
+MODULES = "flashinfer.jit.attention.modules"
+ACT = "batch_prefill_with_kv_cache_dtype_q_bf16_dtype_kv_bf16_dtype_o_bf16_dtype_idx_i32"
+DIMS = "head_dim_qk_{0}_head_dim_vo_{0}_posenc_0_use_swa_False_use_logits_cap_False_f16qk_False_kv_stride_equal"
+HEAD = {"version": 1, "kind": "nvcc", "how": "compiled", "seconds": 2.5, "pid": 1, "architectures": "90a"}
+RUN = """
+import sys
+from pathlib import Path
+from fitasks.errors import FitasksError
+from fitasks.session import current
+from fitasks.ui.trace_table import import_files, show_coverage
+if sys.argv[1] == "check":
+    sys.exit(0 if show_coverage(current(), Path(sys.argv[2])) else 1)
+import_files(current(), [Path(sys.argv[2])], to_write=sys.argv[1] == "write")
+"""
+KERNELS = """\
+# my kernels
+targets: ["9.0a"]   # one
+kernels:
+  page:             # of the KV cache
+"""
+
+
+def prefill(dim):
+    same = dict.fromkeys(("dtype_q", "dtype_kv", "dtype_o"), "bfloat16") | {"dtype_idx": "int32"}
+    flags = dict.fromkeys(("use_sliding_window", "use_logits_soft_cap", "use_fp16_qk_reduction"), False)
+    dims = {"head_dim_qk": dim, "head_dim_vo": dim, "pos_encoding_mode": 0}
+    arguments = {"backend": "fa2"} | same | dims | flags
+    generator = f"{MODULES}:_gen_batch_prefill_primary_module"
+    return {"name": f"{ACT}_{DIMS.format(dim)}", "generator": generator, "arguments": arguments}
+
+
+REQUESTS = [
+    {"name": "page", "generator": "flashinfer.jit.page:gen_page_module"},
+    prefill(64),
+    prefill(128),
+    {
+        "name": "silu_and_mul",
+        "generator": "flashinfer.jit.activation:gen_act_and_mul_module",
+        "arguments": {"act_func_name": "silu"},
+    },
+    {"name": "rmsnorm_dsl", "kind": "cute-dsl", "seconds": 7.5},
+]
+
+
+@pytest.fixture
+def project(tmp_path):
+    project = Project.make(tmp_path, KERNELS)
+    (project.root / "trace.jsonl").write_text("".join(json.dumps(HEAD | one) + "\n" for one in REQUESTS))
+    return project
+
+
+def run(project: Project, how: str, status: int = 0) -> str:
+    command = [sys.executable, "-c", RUN, how, "trace.jsonl"]
+    done = subprocess.run(command, cwd=project.root, env=project.env, capture_output=True, text=True, check=False)
+    assert done.returncode == status, done.stderr
+    return done.stdout
+
+
+ADDED = """\
+  prefill: {op: batch_prefill, backend: fa2, dtype_q: bfloat16, head_dim: [64, 128]}
+  act_and_mul: {act_func_name: silu}
+"""
+OUTSIDE = "not covered by precompilation: 1 modules, 7.5 s in the server\n  rmsnorm_dsl (cute-dsl), 7.5 s\n"
+
+
+def test_shown_written_and_then_nothing_more(project):
+    file: Path = project.root / "kernels.yaml"
+    diff = "--- kernels.yaml\n+++ kernels.yaml (with the trace)\n@@ -2,3 +2,5 @@\n"
+    context = "".join(f" {line}\n" for line in KERNELS.splitlines()[1:])
+    plus = "".join(f"+{line}\n" for line in ADDED.splitlines())
+    counts = "3 modules to add, 1 in kernels.yaml already, 0 not expressible\n"
+    shown = diff + context + plus + counts + OUTSIDE
+    assert run(project, "show") == shown + "nothing written yet: kernels.yaml gets this with --write\n"
+    assert file.read_text() == KERNELS
+    assert run(project, "check", status=1).startswith("3 of 4 requested modules are not covered by kernels.yaml\n")
+    assert run(project, "write") == shown + "kernels.yaml written; `doit` compiles\n"
+    assert file.read_text() == KERNELS + ADDED
+    assert run(project, "check") == "0 of 4 requested modules are not covered by kernels.yaml\n" + OUTSIDE
+    assert run(project, "write") == "0 modules to add, 4 in kernels.yaml already, 0 not expressible\n" + OUTSIDE

@@ -1,0 +1,95 @@
+"""Kernels → matrices: exactly the kernels, whatever they are."""
+
+import itertools
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fitasks.trace.entries import Entry
+from fitasks.trace.merge import Matrix, merge
+
+BF16, F16, FP8 = "bfloat16", "float16", "float8_e4m3fn"
+
+
+def entry(**params):
+    return Entry("batch_prefill", params)
+
+
+def matrices(*entries, taken=()):
+    return merge(entries, taken)
+
+
+def test_a_whole_product_is_one_entry():
+    points = [entry(backend=b, dtype_q=BF16, head_dim=d) for b in ("fa2", "fa3") for d in (128, 64)]
+    want = Matrix("prefill", "batch_prefill", {"backend": ("fa2", "fa3"), "dtype_q": (BF16,), "head_dim": (64, 128)})
+    assert matrices(*points) == (want,)
+
+
+def test_a_product_with_a_hole_is_two():
+    points = [entry(dtype_q=BF16, head_dim=64), entry(dtype_q=BF16, head_dim=128), entry(dtype_q=F16, head_dim=64)]
+    first, second = matrices(*points)
+    assert (first.name, second.name) == ("prefill", "prefill-2")
+    assert expanded((first, second)) == {frozenset(point.params.items()) for point in points}
+
+
+def test_what_follows_dtype_q_is_spelled_out_only_among_others():
+    mixed = matrices(entry(dtype_q=BF16, head_dim=64), entry(dtype_q=BF16, dtype_kv=FP8, head_dim=64))
+    assert [one.params for one in mixed] == [{"dtype_q": (BF16,), "dtype_kv": (BF16, FP8), "head_dim": (64,)}]
+    plain = matrices(entry(dtype_q=BF16, head_dim=64), entry(dtype_q=F16, head_dim=64))
+    assert [one.params for one in plain] == [{"dtype_q": (BF16, F16), "head_dim": (64,)}]
+    both = [entry(dtype_q=q, head_dim=64, **kv) for q in (BF16, F16) for kv in ({}, {"dtype_kv": FP8})]
+    assert [one.params for one in matrices(*both)] == [
+        {"dtype_q": (BF16, F16), "head_dim": (64,)},
+        {"dtype_q": (BF16, F16), "dtype_kv": (FP8,), "head_dim": (64,)},
+    ]
+
+
+def test_true_and_one_are_two_values():
+    (one,) = merge([Entry("x", {"a": 1}), Entry("x", {"a": True}), Entry("x", {"a": 1})], ())
+    assert sorted(map(repr, one.params["a"])) == ["1", "True"]
+
+
+def test_names_are_free_and_short_enough():
+    assert [one.name for one in matrices(entry(), taken={"prefill", "prefill-2"})] == ["prefill-3"]
+    (one,) = merge([Entry("flashinfer.jit.page:gen_page_module", {})], ())
+    assert one.name == "page"
+    long = {f"the_{word}_dtype": BF16 for word in ("state", "input", "weight", "matrix", "index", "scale", "output")}
+    (one,) = merge([Entry("selective_state_update_sm90", long | {"a_long_number_of_things": 12345678901234})], ())
+    assert one.name == "ssusm90"
+
+
+def expanded(found):
+    """The parameters of every kernel, what follows dtype_q filled in as the entry leaves it."""
+    return {
+        frozenset(zip(matrix.params, values, strict=True))
+        for matrix in found
+        for values in itertools.product(*matrix.params.values())
+    }
+
+
+def whole(params):
+    follows = {name: params["dtype_q"] for name in ("dtype_kv", "dtype_o") if "dtype_q" in params}
+    return frozenset((follows | params).items())
+
+
+POINTS = st.fixed_dictionaries(
+    {"dtype_q": st.sampled_from([BF16, F16])},
+    optional={
+        "backend": st.sampled_from(["fa2", "fa3"]),
+        "dtype_kv": st.just(FP8),
+        "head_dim": st.sampled_from([64, 128, 256]),
+        "use_sliding_window": st.just(True),
+    },
+)
+
+
+@given(st.lists(POINTS, max_size=24))
+def test_exactly_the_kernels_each_once(points):
+    found = merge([Entry("batch_prefill", point) for point in points], ())
+    kernels = [
+        whole(dict(zip(matrix.params, values, strict=True)))
+        for matrix in found
+        for values in itertools.product(*matrix.params.values())
+    ]
+    assert len(kernels) == len(set(kernels))
+    assert set(kernels) == {whole(point) for point in points}

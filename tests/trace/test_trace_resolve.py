@@ -1,0 +1,126 @@
+"""Requests → entries, by a planner that is a table: what is accepted, what is refused and how that is said."""
+
+import json
+
+import pytest
+
+from fitasks.plan.offers import Op, Parameter
+from fitasks.trace.entries import Entry, brief, entries_of
+from fitasks.trace.model import Requested
+from fitasks.trace.resolve import resolve
+
+PLACE = "flashinfer.jit.attention.modules"
+
+
+def parameter(name, default=None, *, required=False, kind="int", accepted=()):
+    return Parameter(name, required, default, kind, accepted)
+
+
+PREFILL = Op(
+    "batch_prefill",
+    f"{PLACE}:gen_batch_prefill_module",
+    (
+        parameter("backend", required=True, kind="str", accepted=("fa2", "fa3")),
+        parameter("dtype_q", required=True, kind="dtype", accepted=("float16", "bfloat16")),
+        parameter("dtype_kv", "=dtype_q", kind="dtype"),
+        parameter("dtype_idx", "int32", kind="dtype"),
+        parameter("head_dim_qk", required=True),
+        parameter("head_dim_vo", required=True),
+        parameter("use_sliding_window", default=False, kind="bool", accepted=(False, True)),
+    ),
+    "",
+)
+PAGE = Op("page", "flashinfer.jit.page:gen_page_module", (), "")
+FAST = Op(
+    "fused_moe", "m:gen_fused_moe_module", (parameter("fast", default=False, kind="bool", accepted=(False, True)),), ""
+)
+KNOWN = (PREFILL, PAGE, FAST)
+SAID = {"backend": "fa2", "dtype_q": "bfloat16", "head_dim_qk": 128, "head_dim_vo": 128}
+ALL = SAID | {"dtype_kv": "bfloat16", "dtype_idx": "int32", "use_sliding_window": False}
+NAME = "batch_prefill_dtype_q_bf16_dtype_kv_bf16_dtype_idx_i32_head_dim_qk_128_head_dim_vo_128_use_swa_False"
+SHORT = {"bfloat16": "bf16", "float16": "f16", "int32": "i32"}
+
+
+def planned(entry):
+    """What a FlashInfer of three generators would plan."""
+    op = next((op for op in KNOWN if op.name == entry.op), None)
+    if op is None:
+        return {"error": {"message": f"unknown op {entry.op}"}}
+    params = {one.name: one.default for one in op.parameters} | entry.params
+    if "head_dim" in params:
+        params |= dict.fromkeys(("head_dim_qk", "head_dim_vo"), params.pop("head_dim"))
+    params = {name: params["dtype_q"] if value == "=dtype_q" else value for name, value in params.items()}
+    record = {"name": entry.op, "generator": op.generator, "params": params, "generated": [], "sources": []}
+    if op is PREFILL:
+        words = [f"{name}_{SHORT.get(value, value)}" for name, value in params.items() if name != "backend"]
+        suffix = "_sm90" if params["backend"] == "fa3" else ""
+        record["name"] = "_".join(["batch_prefill", *words]).replace("use_sliding_window", "use_swa") + suffix
+    return record | {"ninja": json.dumps(params)}
+
+
+def ask(entries):
+    return {"90a": [planned(entry) for entry in entries]}
+
+
+def entries(*requested):
+    resolved, refused = resolve(requested, KNOWN, ask)
+    return [one.entry for one in resolved], [one.reason for one in refused]
+
+
+@pytest.mark.parametrize("function", ["gen_batch_prefill_module", "_gen_batch_prefill_primary_module"])
+def test_generator_back_to_op_without_defaults(function):
+    found = entries(Requested(NAME, f"{PLACE}:{function}", ALL, architectures="90a"))
+    assert found == ([Entry("batch_prefill", {"backend": "fa2", "dtype_q": "bfloat16", "head_dim": 128})], [])
+
+
+def test_what_is_no_default_stays():
+    odd = ALL | {"dtype_kv": "float8_e4m3fn", "dtype_idx": "int64", "head_dim_qk": 192, "use_sliding_window": True}
+    assert brief(odd, PREFILL) == odd
+    assert brief({"fast": 0}, FAST) == {"fast": 0}  # 0 is not false
+
+
+def test_a_generator_that_is_no_op_goes_by_its_place():
+    one = Requested("x", "some.module:make", {"a": 1})
+    assert list(entries_of(one, KNOWN)) == [Entry("some.module:make", {"a": 1})]
+
+
+def test_refusals_say_why():
+    generator = f"{PLACE}:gen_batch_prefill_module"
+    found = entries(
+        Requested("a", "m:f", unsaid="x is a tensor"),
+        Requested("b", "m:f", {"names": ["p", "q"]}),
+        Requested("c", "m:f", kind="cute-dsl"),
+        Requested("d", "m:f"),
+        Requested("page", PAGE.generator, architectures="80"),
+        Requested("page_old", PAGE.generator, flashinfer="0.7.1"),
+        Requested(NAME + "_sm90", generator, ALL | {"backend": "fa3", "head_dim_vo": 64}),
+    )
+    assert found == (
+        [],
+        [
+            "x is a tensor",
+            "names: kernels.yaml has no way to say a list as one value",
+            "FlashInfer doesn't build this module with nvcc, so nothing can be compiled beforehand",
+            "unknown op m:f",
+            "it was for 80; the targets of kernels.yaml are 90a",
+            "page gives page; unknown op flashinfer.jit.page:gen_page_module (recorded with FlashInfer 0.7.1)",
+            f"batch_prefill gives {NAME.replace('vo_128', 'vo_64')}_sm90; unknown op {generator}",
+        ],
+    )
+
+
+def test_names_alone():
+    known = [
+        Entry("batch_prefill", {"backend": "fa2", "dtype_q": "bfloat16", "head_dim": 128}),
+        Entry("batch_prefill", {"backend": "fa3", "dtype_q": "bfloat16", "head_dim": 128}),
+        Entry("page", {}),
+    ]
+    assert entries(Requested(NAME), Requested(NAME + "_sm90"), Requested("page")) == (known, [])
+
+
+def test_a_name_is_not_guessed():
+    """Two kernels have the name fused_moe, one with fast: true; the other names are nobody's."""
+    found = entries(Requested("fused_moe"), Requested("pager"), Requested(NAME + "_more"))
+    nobody = "not without a guess: no op of this FlashInfer, with what its name says, gives this name"
+    guess = "not without a guess: it may be fused_moe() or fused_moe(fast=True)"
+    assert found == ([], [guess, nobody, nobody])

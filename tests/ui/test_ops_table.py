@@ -1,0 +1,63 @@
+"""`doit ops` as text."""
+
+import pytest
+
+from fitasks.errors import EnvironmentProblem
+from fitasks.plan.offers import Op, Parameter
+from fitasks.ui.ops_table import chosen_ops, described, listed
+
+BACKEND = Parameter("backend", True, None, "str", ("fa2", "fa3"))
+FLAG = Parameter("use_x", False, False, "bool", (False, True))
+KV = Parameter("dtype_kv", False, "=dtype_q", "dtype", ())
+DIMS = (Parameter("head_dim_qk", True, None, "int", ()), Parameter("head_dim_vo", True, None, "int", ()))
+NAMES = Parameter("names", True, None, "list", ())
+MANY = Parameter("name", True, None, "str", tuple(f"n{n}" for n in range(20)))
+
+PREFILL = Op("batch_prefill", "m:gen_batch_prefill_module", (BACKEND, KV, *DIMS, FLAG), "Prefill in batches.")
+SINGLE = Op("single_prefill", "m:gen_single_prefill_module", (NAMES, MANY), "")
+PAGE = Op("page", "m:gen_page_module", (), "Appends to the cache.")
+KNOWN = (PREFILL, PAGE, SINGLE)
+
+
+def test_list():
+    assert list(listed(KNOWN)) == [
+        "batch_prefill   backend [dtype_kv] head_dim [use_x]",
+        "page",
+        "single_prefill  names name",
+    ]
+
+
+def test_details():
+    assert list(described(KNOWN)) == [
+        "batch_prefill  Prefill in batches.",
+        "  backend   fa2, fa3",
+        "  dtype_kv  a dtype (default: dtype_q)",
+        "  head_dim  an integer, or head_dim_qk and head_dim_vo",
+        "  use_x     true or false (default: false)",
+        "page  Appends to the cache.",
+        "  takes no parameters",
+        "single_prefill  m:gen_single_prefill_module",
+        "  cannot be said in kernels.yaml: it needs names",
+        "  names  a list",
+        f"  name   {', '.join(f'n{n}' for n in range(14))}, … (6 more)",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("words", "found"),
+    [
+        (["prefill"], [PREFILL, SINGLE]),
+        (["Prefill", "batch"], [PREFILL]),
+        (["page"], [PAGE]),
+        (["cache"], [PAGE]),  # by what it says of itself
+        ([], list(KNOWN)),
+    ],
+)
+def test_words(words, found):
+    assert chosen_ops(KNOWN, words) == found
+
+
+def test_no_match_suggests():
+    with pytest.raises(EnvironmentProblem) as error:
+        chosen_ops(KNOWN, ["batch_prefil1"])
+    assert error.value.message == "no op of this FlashInfer matches batch_prefil1 (did you mean batch_prefill?)"
