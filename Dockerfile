@@ -1,0 +1,79 @@
+# An image whose server finds every kernel of kernels.yaml ahead of time, and has nothing to compile with.
+#
+#   docker build -t server .                                      no GPU needed: kernels.yaml names the targets
+#   docker build -t server --build-arg KERNELS=kernels.h100.yaml .
+#   docker build --target wheel --output dist .                   only the wheel, for an image that you have already
+#
+# A package index of your own comes in as a secret, and into no layer: --secret id=pip,src=pip.conf
+# Layers change in the order: torch, toolkit, FlashInfer, fitasks, kernels.yaml. Finished kernels are kept by content in
+# a cache mount, so whatever changed, only kernels that are really different are compiled.
+
+ARG BUILD_BASE=python:3.11-slim-bookworm
+ARG RUNTIME_BASE=python:3.11-slim-bookworm
+
+# ---- everything that kernels are compiled with
+FROM ${BUILD_BASE} AS compiler
+ENV DEBIAN_FRONTEND=noninteractive PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore
+RUN apt-get update -q \
+ && apt-get install -yq --no-install-recommends g++ make \
+      $(python3 -c 'import ensurepip, venv' 2>/dev/null || echo python3 python3-venv) \
+ && rm -rf /var/lib/apt/lists/* \
+ && python3 -m venv /opt/venv
+WORKDIR /src
+
+# A stage of its own: of pyproject.toml, only changed requirements cost the layers below.
+FROM compiler AS requirements
+COPY pyproject.toml ./
+RUN python3 -c 'import tomllib; project = tomllib.load(open("pyproject.toml", "rb"))["project"]; \
+print(*project["dependencies"], *project["optional-dependencies"]["cuda13"], sep="\n")' > /requirements.txt \
+ && touch -d @0 /requirements.txt
+
+FROM compiler AS toolchain
+ARG TORCH=torch==2.13.0
+RUN --mount=type=cache,target=/root/.cache/pip --mount=type=secret,id=pip,target=/etc/pip.conf \
+    /opt/venv/bin/pip install --quiet "${TORCH}"
+COPY --from=requirements /requirements.txt /opt/
+RUN --mount=type=cache,target=/root/.cache/pip --mount=type=secret,id=pip,target=/etc/pip.conf \
+    /opt/venv/bin/pip install --quiet "${TORCH}" -r /opt/requirements.txt
+ARG FLASHINFER_VERSION=0.7.2.post1
+RUN --mount=type=cache,target=/root/.cache/pip --mount=type=secret,id=pip,target=/etc/pip.conf \
+    /opt/venv/bin/pip install --quiet "${TORCH}" -r /opt/requirements.txt "flashinfer-python==${FLASHINFER_VERSION}"
+COPY dodo.py Makefile ./
+COPY fitasks fitasks
+ENV PATH=/opt/venv/bin:$PATH
+
+# ---- the kernels, and the wheel that provides them
+FROM toolchain AS builder
+ARG KERNELS=kernels.yaml
+COPY ${KERNELS} kernels.yaml
+RUN --mount=type=cache,target=/root/.cache/fitasks \
+    make kernels PYTHON=/opt/venv/bin/python && mkdir dist && doit check --json dist/kernels.json && doit wheel
+
+FROM scratch AS wheel
+COPY --from=builder /src/dist/*.whl /
+
+# ---- the server: no compiler, no nvcc, no ninja, not root
+FROM ${RUNTIME_BASE} AS runtime
+ENV DEBIAN_FRONTEND=noninteractive PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore
+RUN if ! python3 -c 'import ensurepip, venv' 2>/dev/null; then \
+      apt-get update -q && apt-get install -yq --no-install-recommends python3 python3-venv \
+      && rm -rf /var/lib/apt/lists/*; fi \
+ && python3 -m venv /opt/venv \
+ && useradd --create-home --uid 1000 server
+ENV PATH=/opt/venv/bin:$PATH
+ARG TORCH=torch==2.13.0
+RUN --mount=type=cache,target=/root/.cache/pip --mount=type=secret,id=pip,target=/etc/pip.conf \
+    pip install --quiet "${TORCH}"
+ARG FLASHINFER_VERSION=0.7.2.post1
+# FlashInfer requires ninja, for compiling; what isn't there cannot be used by mistake.
+RUN --mount=type=cache,target=/root/.cache/pip --mount=type=secret,id=pip,target=/etc/pip.conf \
+    pip install --quiet "${TORCH}" "flashinfer-python==${FLASHINFER_VERSION}" && pip uninstall --quiet --yes ninja
+COPY --from=builder /src/fitasks/serving/ahead_of_time.py /src/dist/ /opt/fitasks/
+RUN pip install --quiet --no-index --no-deps /opt/fitasks/*.whl && rm /opt/fitasks/*.whl
+
+USER server
+WORKDIR /home/server
+# Refused at once is better than compiled in a live server.
+ENV FLASHINFER_DISABLE_JIT=1
+# The gate: FlashInfer's own lookup finds every module that the builder compiled, as this user, with what is here.
+RUN python /opt/fitasks/ahead_of_time.py /opt/fitasks/kernels.json

@@ -1,0 +1,234 @@
+"""Builds the real Dockerfile with buildah, twice, on a base made with debootstrap, and looks into the result.
+
+    python tests/image/build_images.py [directory]        needs root, buildah and debootstrap; about 10 GB
+
+`make test-image`; not part of `make test`. Storage and logs stay in the directory (default /var/tmp/fitasks-image). A
+later run takes the base and the layers of dependencies from there, and compiles its kernels again; remove it to begin
+anew. This machine's pip configuration goes into the build as a secret, local directories that it names as read-only
+mounts. CPU wheels of torch will do.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+ROOT = Path(__file__).parents[2]
+BASE, IMAGE, TOOLCHAIN = "localhost/fitasks-base", "localhost/fitasks-server", "localhost/fitasks-toolchain"
+FIRST, MORE = ("page", "quantization"), ("cascade",)  # small ones, two files each
+_FILES = ("Dockerfile", ".dockerignore", "dodo.py", "Makefile", "pyproject.toml")
+_TOOLS = ("gcc", "g++", "cc", "c++", "cc1plus", "clang", "nvcc", "cicc", "ninja", "make")
+_GATE = ("python", "/opt/fitasks/ahead_of_time.py")
+
+
+class WrongError(Exception):
+    """What was expected and isn't so."""
+
+
+def say(line: str) -> None:
+    """Print, at once."""
+    print(line, flush=True)  # noqa: T201
+
+
+@dataclass
+class Workshop:
+    """buildah with everything of its own below one directory."""
+
+    root: Path
+    begun: float = field(default_factory=time.time)
+
+    def __post_init__(self) -> None:
+        shutil.rmtree(self.root / "tmp", ignore_errors=True)  # cache mounts lie there: no kernel of an earlier run
+        (self.root / "tmp").mkdir(parents=True)
+        self.mounts, self.secret = _pip(self.root)
+
+    def buildah(self, *words: str | Path, status: int | None = 0, log: str = "") -> str:
+        """Run it; standard output and errors, which also go into a log. The exit status must be `status`."""
+        command = ["buildah", "--root", self.root / "storage", "--runroot", self.root / "run", *words]
+        env = os.environ | {"TMPDIR": str(self.root / "tmp"), "BUILDAH_ISOLATION": "chroot"}
+        done = subprocess.run(
+            command, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
+        )
+        if log:
+            (self.root / f"{log}.log").write_text(done.stdout)
+        if status is not None and done.returncode != status:
+            tail = "\n".join(done.stdout.splitlines()[-40:])
+            raise WrongError(f"exit status {done.returncode} of {' '.join(map(str, words[:2]))}:\n{tail}")
+        return done.stdout
+
+    @contextmanager
+    def timed(self, what: str) -> Iterator[None]:
+        """Measure, and say so."""
+        say(f"{what} …")
+        begun = time.monotonic()
+        yield
+        say(f"  {time.monotonic() - begun:.1f} s")
+
+    def build(self, context: Path, log: str, *words: str) -> str:
+        """The real Dockerfile; its output."""
+        arguments = [f"--build-arg={name}_BASE={BASE}" for name in ("BUILD", "RUNTIME")]
+        pip = ["--secret", f"id=pip,src={self.secret}", *self.mounts]
+        return self.buildah("build", "--layers", "--pull-never", *arguments, *pip, *words, context, log=log)
+
+    @contextmanager
+    def container(self, image: str) -> Iterator[str]:
+        """A container of an image, for `buildah run`."""
+        name = self.buildah("from", "--pull-never", image).split()[-1]
+        try:
+            yield name
+        finally:
+            self.buildah("rm", name)
+
+
+def _pip(root: Path) -> tuple[list[str], Path]:
+    """Mounts of the local places that pip's configuration names, and that configuration as one file."""
+    listed = subprocess.run([sys.executable, "-m", "pip", "config", "list"], capture_output=True, text=True, check=True)
+    options: dict[str, str] = {}
+    for section, name, value in re.findall(r"^(.+?)\.([\w-]+)=(.*)$", listed.stdout, re.MULTILINE):
+        if section == ":env:" or name not in options:  # it comes first in this list, but wins
+            options[name] = ast.literal_eval(value)
+    secret = root / "pip.conf"
+    secret.write_text("[global]\n" + "".join(f"{name} = {value}\n" for name, value in options.items()))
+    secret.chmod(0o600)
+    words = (word.removeprefix("file://") for value in options.values() for word in value.split())
+    # The pages of an index lead to files beside it.
+    words = (word.removesuffix("/simple") for word in words if word.startswith("/"))
+    places = dict.fromkeys(word for word in words if Path(word).exists())
+    return [f"--volume={place}:{place}:ro" for place in places], secret
+
+
+def make_base(shop: Workshop) -> None:
+    """Debian, minimal, as an image; debootstrap takes its default mirror."""
+    if BASE in shop.buildah("images", "--format", "{{.Name}}").split():
+        return
+    tree = shop.root / "debian"
+    with shop.timed("base image by debootstrap"):
+        shutil.rmtree(tree, ignore_errors=True)
+        command = ["debootstrap", "--variant=minbase", "--include=ca-certificates", "bookworm", str(tree)]
+        subprocess.run(command, check=True, stdout=(shop.root / "debootstrap.log").open("w"))
+        archive = shop.root / "debian.tar"
+        subprocess.run(["tar", "-C", str(tree), "-cf", str(archive), "."], check=True)
+        name = shop.buildah("from", "scratch").split()[-1]
+        shop.buildah("add", name, archive, "/")
+        shop.buildah("commit", "--rm", name, BASE)
+        archive.unlink()
+        shutil.rmtree(tree)
+
+
+def make_context(shop: Workshop, kernels: tuple[str, ...]) -> Path:
+    """The build context with a kernels.yaml of its own; fitasks itself as it is in the working tree."""
+    context = shop.root / "context"
+    shutil.rmtree(context, ignore_errors=True)
+    shutil.copytree(ROOT / "fitasks", context / "fitasks", ignore=shutil.ignore_patterns("__pycache__"))
+    for name in _FILES:
+        shutil.copy2(ROOT / name, context / name)
+    lines = [
+        f"# {shop.begun}: no layer of an earlier run",
+        'targets: ["9.0a"]',
+        "kernels:",
+        *(f"  {k}:" for k in kernels),
+    ]
+    (context / "kernels.yaml").write_text("\n".join(lines) + "\n")
+    return context
+
+
+def outcomes(log: str) -> dict[str, str]:
+    """What became of each kernel: {"page": "compiled", "quantization": "adopted"}, of a build's output."""
+    found = re.findall(r"^kernel:(\S+): (compiled|adopted|timestamps)\b", log, re.MULTILINE)
+    return dict(found)
+
+
+def expect(what: str, found: object, wanted: object) -> None:
+    """Raises WrongError unless they are equal."""
+    if found != wanted:
+        raise WrongError(f"{what}: expected {wanted!r}, found {found!r}")
+    say(f"  {what}: {found}")
+
+
+def look_inside(shop: Workshop, kernels: tuple[str, ...]) -> None:
+    """As the image's own user: no toolchain anywhere, the gate passes, and can fail."""
+    with shop.container(IMAGE) as name:
+
+        def run(*words: str, status: int = 0) -> str:
+            return shop.buildah("run", name, "--", *words, status=status).strip()
+
+        expect("user", run("id", "-un"), "server")
+        named = [word for tool in _TOOLS for word in ("-o", "-name", tool)][1:]
+        shell = f"find / -xdev \\( {' '.join(named)} \\) \\( -type f -o -type l \\) -perm /111 2>/dev/null; true"
+        expect("compilers, nvcc, ninja, make on the disk", run("sh", "-c", shell), "")
+        said = run(*_GATE, "/opt/fitasks/kernels.json").splitlines()[-1]
+        expect("the gate", said.partition(" module(s)")[0].rpartition(" ")[2], str(len(kernels)))
+        absent = json.dumps({"kernels": [{"name": "rope", "target": "9.0a"}, {"name": "page", "target": "8.0"}]})
+        run("sh", "-c", f"echo '{absent}' > absent.json")
+        said = run(*_GATE, "absent.json", status=1)
+        wanted = ["rope: not found ahead of time for 9.0a", "page: not found ahead of time for 8.0"]
+        expect("the gate on what isn't there", [line for line in said.splitlines() if "not found" in line], wanted)
+
+
+def volume_variant(shop: Workshop) -> None:
+    """compose.yaml's way: doit at container start, over volumes that lost their timestamps."""
+    volumes, moved = shop.root / "volumes", shop.root / "moved"
+    shutil.rmtree(volumes, ignore_errors=True)
+    context = make_context(shop, FIRST[:1])
+    shop.build(context, "toolchain", "--target=toolchain", f"--tag={TOOLCHAIN}")
+    places = {context / "kernels.yaml": "/src/kernels.yaml:ro"}
+    places |= {volumes / "kernels": "/root/.cache", volumes / "plan": "/src/.fitasks"}
+    mounts = [f"--volume={here}:{there}" for here, there in places.items()]
+
+    def start(what: str) -> dict[str, str]:
+        with shop.container(TOOLCHAIN) as name, shop.timed(f"container start, {what} volume"):
+            log = shop.buildah("run", *mounts, name, "--", "sh", "-c", "doit && doit check", log=what)
+        return outcomes(log)
+
+    for name in ("kernels", "plan"):
+        (volumes / name).mkdir(parents=True)
+    expect("kernels", start("empty"), {"page": "compiled"})
+    expect("kernels", start("filled"), {})
+    shutil.copytree(volumes, moved, symlinks=True, copy_function=shutil.copyfile)  # no timestamps, no modes
+    shutil.rmtree(volumes)
+    moved.rename(volumes)
+    expect("kernels", start("copied"), {"page": "timestamps"})
+
+
+def main(arguments: list[str]) -> int:
+    """Build, look, say; the exit status."""
+    absent = [tool for tool in ("buildah", "debootstrap") if not shutil.which(tool)]
+    if absent or os.geteuid() != 0:
+        say(f"make test-image needs root, buildah and debootstrap; apt-get install {' '.join(absent)}")
+        return 2
+    shop = Workshop(Path(*arguments or ["/var/tmp/fitasks-image"]).resolve())
+    try:
+        make_base(shop)
+        with shop.timed("first build: " + ", ".join(FIRST)):
+            log = shop.build(make_context(shop, FIRST), "first", f"--tag={IMAGE}")
+        expect("kernels", outcomes(log), dict.fromkeys(FIRST, "compiled"))
+        look_inside(shop, FIRST)
+        context = make_context(shop, FIRST + MORE)
+        with shop.timed("second build: one kernel more"):
+            log = shop.build(context, "second", f"--tag={IMAGE}")
+        expect("kernels", outcomes(log), dict.fromkeys(FIRST, "adopted") | dict.fromkeys(MORE, "compiled"))
+        look_inside(shop, FIRST + MORE)
+        with shop.timed("third build: nothing changed"):
+            shop.build(context, "third", f"--tag={IMAGE}")
+        volume_variant(shop)
+    except (WrongError, subprocess.CalledProcessError) as error:
+        say(f"{error}\nlogs: {shop.root}/*.log")
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
