@@ -33,7 +33,8 @@ def load_config(path: Path) -> Config:
     model, problems = validate(document)
     kernels, mistakes = expand(model.kernels, document, _unsound_entries(problems))
     problems = problems + mistakes + [*_duplicate_targets(document)]
-    if problems or not model.kernels:
+    unsaid = not isinstance(document.data, dict) or "kernels" not in document.data  # `kernels: {}` says: none yet
+    if problems or unsaid:
         raise ConfigError(in_file_order(problems or [_no_kernels(document)]))
     serving = _serving(model.serving, path)
     targets, limits = tuple(model.targets), (model.jobs, model.timeout, model.split_compile)
@@ -79,7 +80,7 @@ def _decode(data: bytes, file: str) -> str:
 
 def _no_kernels(document: Document) -> Problem:
     place = document.spot(("kernels",)).key
-    return Problem(place, ("kernels",), "no kernels; add at least one entry, for example `sampling: {}`")
+    return Problem(place, ("kernels",), "no kernels; add at least one entry, for example `sampling: {}`; `{}` is none yet")
 
 
 def _unsound_entries(problems: list[Problem]) -> set[str]:
