@@ -24,8 +24,7 @@ def task_libcudart() -> Iterator[TaskDict]:
     """the CUDA runtime library that kernels are linked against, and the one that they will meet"""
     yield tasks.after_kernels(actions.apply_cudart_policy, name="_cudart")
     yield tasks.speaking(actions.cudart)
-    yield tasks.speaking(actions.patch_cudart, tasks.DRY_RUN)
-    yield tasks.speaking(actions.restore_cudart, tasks.DRY_RUN)
+    yield from (tasks.speaking(action, tasks.DRY_RUN) for action in (actions.patch_cudart, actions.restore_cudart))
 
 
 def task_server() -> Iterator[TaskDict]:
@@ -33,9 +32,8 @@ def task_server() -> Iterator[TaskDict]:
     yield tasks.speaking(actions.check, tasks.JSON, tasks.TRACE)
     yield tasks.speaking(actions.why, words="names")
     yield tasks.over_libraries(actions.verify, tasks.FORCE)
-    yield tasks.speaking(actions.env)
-    yield tasks.speaking(actions.install_sm90_switch)
-    yield tasks.speaking(actions.uninstall_sm90_switch)
+    yield tasks.speaking(actions.jitlog, words="files")
+    yield from map(tasks.speaking, (actions.env, actions.install_sm90_switch, actions.uninstall_sm90_switch))
     yield tasks.speaking(actions.doctor, tasks.JSON)
 
 
@@ -50,8 +48,7 @@ def task_delivery() -> Iterator[TaskDict]:
     yield tasks.after_kernels(actions.wheel, tasks.JSON)
     yield tasks.after_kernels(actions.install)
     yield tasks.speaking(actions.uninstall)
-    yield tasks.speaking(actions.bundle, tasks.FILE, words="names")
-    yield tasks.speaking(actions.unbundle, tasks.FILE, words="names")
+    yield from (tasks.speaking(action, tasks.FILE, words="names") for action in (actions.bundle, actions.unbundle))
 
 
 def task_clearing() -> Iterator[TaskDict]:

@@ -98,6 +98,14 @@ def uninstall_sm90_switch() -> None:
         _print(f"removed {path}")
 
 
+def jitlog(files: list[str]) -> None:
+    """what servers compiled or loaded at run time, by FlashInfer's own log, and whether kernels.yaml covers it"""
+    from fitasks.ui.jitlog_table import show_jitlog
+
+    if not show_jitlog(current(), files):
+        raise Silent
+
+
 def doctor(json: str) -> None:
     """versions side by side, what is missing and how to get it; compiles ten lines as FlashInfer would (--json FILE)"""
     from fitasks.runtime.doctor.examine import examine

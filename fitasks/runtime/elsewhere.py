@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 def elsewhere(session: Session, kernel: Kernel) -> str:
     """Where the same module lies and why the server won't find it there; "" if it lies nowhere."""
     ours = kernel.build_dir.parent.parent
-    for base in _bases(session):
+    for base in bases(session):
         for found in sorted(base.glob(f"*/*/cached_ops/{kernel.name}/{kernel.name}.so")):
             place = found.parents[2]
             if place != ours:
@@ -32,7 +32,7 @@ def _difference(place: Path, ours: Path) -> str:
     return f"its architecture set is {ours.name}, not {place.name}"
 
 
-def _bases(session: Session) -> Iterator[Path]:
+def bases(session: Session) -> Iterator[Path]:
     """FlashInfer's own cache directory, SGLang's, and the one in use."""
     home = Path(session.plan.server.env.get("HOME") or Path.home())
     in_use = [Path(facts["workspace"]).parent.parent for facts in session.plan.facts.values()]

@@ -1,0 +1,60 @@
+"""What `doit jitlog` says."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from fitasks.errors import EnvironmentProblem
+from fitasks.runtime.elsewhere import bases
+from fitasks.runtime.jitlog import Covered, coverage, find_logs, read_log
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from fitasks.session import Session
+
+_print = print
+
+
+def show_jitlog(session: Session, files: Sequence[str]) -> bool:
+    """Each module that a log names, and whether kernels.yaml covers it; whether all are. Raises EnvironmentProblem."""
+    logs = tuple(map(Path, files)) or find_logs(bases(session))
+    try:
+        found = [one for log in logs for one in coverage(read_log(log), session.kernels)]
+    except OSError as error:
+        raise EnvironmentProblem(f"{error.filename}: {error.strerror}") from None
+    for line in lines(found, logs):
+        _print(line)
+    return all(one.state == "covered" for one in found)
+
+
+def lines(found: Sequence[Covered], logs: Sequence[Path]) -> Iterator[str]:
+    """One log after the other, then the counts."""
+    for log in logs:
+        of_log = [one for one in found if one.logged.log == log]
+        if of_log:
+            yield f"{log}:"
+            yield from (f"  {_line(one)}" for one in of_log)
+    if not found:
+        yield f"{len(logs)} logs; none names a module"
+        return
+    counts = {state: sum(one.state == state for one in found) for state in ("covered", "another name", "not covered")}
+    yield ", ".join(f"{count} {state}" for state, count in counts.items() if count)
+    if counts["not covered"]:
+        yield "`doit import_trace` of such a log adds what its names tell; a recorded trace tells everything"
+
+
+def _line(one: Covered) -> str:
+    logged = one.logged
+    times = f" {logged.times} times" if logged.times > 1 else ""
+    when = f", last {logged.last}" if logged.last else ""
+    end = ""
+    if logged.unended:
+        end = ", and left no library" if logged.kind == "built" else f", {logged.unended} of them without an end"
+    told = {
+        "covered": f"covered by kernel:{one.label}",
+        "another name": f"kernel:{one.label} is another variant of it: see `targets` and the FlashInfer version",
+        "not covered": "not covered by kernels.yaml",
+    }
+    return f"{logged.name}: {logged.kind}{times} by a server{when}{end}; {told[one.state]}"
