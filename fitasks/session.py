@@ -153,7 +153,7 @@ class Session:
         stale = [kernel for kernel in self.plan.buildable() if self.judge(kernel).verdict == "stale"]
         peak = max((self.costs.of(kernel).peak_rss for kernel in stale), default=1 << 30)
         chosen = slots(self.jobs, peak_bytes=peak)
-        pool = Jobserver(chosen.count, parent_fifo(os.environ))
+        pool = Jobserver(chosen.count, parent_fifo(os.environ), _busy)
         pool.__enter__()
         atexit.register(pool.__exit__, None, None, None)
         config = self.plan.config
@@ -206,6 +206,15 @@ def current() -> Session:
             print(error, file=sys.stderr)  # noqa: T201
             raise SystemExit(error.exit_status) from None
     return _CURRENT[0]
+
+
+def _busy() -> tuple[int, int]:
+    """The ninjas that run, and the slots that they need now."""
+    from fitasks.build.process import sessions
+    from fitasks.build.usage import usage
+
+    running = sessions()
+    return len(running), usage(running).busy
 
 
 def _expected(kernel: Kernel, costs: Costs) -> dict[str, Any]:

@@ -6,16 +6,23 @@ tokens from the fifo. ninja is a client from 1.13 on, if MAKEFLAGS names the fif
 Who waits to start a ninja is served by weight, heaviest first, and after the ninjas that run already: a token is taken
 only if it has lain there for a moment, in which a running ninja with files left would have taken it. So the longest
 kernels get all the slots that they can use, and the build doesn't end with one of their files on one core.
+
+A ninja whose last command runs on a token from the fifo keeps its implicit slot, idle, to its end (measured: seconds of
+one core of two). With `busy`, which counts what ninjas really run, such a slot is lent to the next ninja in the queue;
+whatever token comes back first pays it.
 """
 
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import re
 import select
 import shutil
+import sys
 import tempfile
+import termios
 import threading
 import time
 from pathlib import Path
@@ -32,11 +39,19 @@ _FIFO = re.compile(r"--jobserver-auth=fifo:(\S+)")
 
 
 class Jobserver:
-    """A context manager that holds `slots` tokens, at least one, or that joins the fifo of a `make` above us."""
+    """A context manager that holds `slots` tokens, at least one, or that joins the fifo of a `make` above us.
 
-    def __init__(self, slots: int, parent: Path | None = None) -> None:
+    `busy` gives the number of ninjas that run and the slots that they need now; without it no slot is lent.
+    """
+
+    def __init__(
+        self, slots: int, parent: Path | None = None, busy: Callable[[], tuple[int, int]] | None = None
+    ) -> None:
         self.slots = max(1, slots)
         self._parent = parent
+        self._busy = None if parent else busy
+        self._ninjas = 0  # that hold a slot of ours, or are about to be started with one
+        self._lent = 0  # of the tokens that we hold for them, those that don't exist
         self._turn = threading.Condition()
         self._waiting: list[tuple[float, int]] = []  # (-weight, arrival), the first is served next
         self._arrivals = 0
@@ -81,6 +96,8 @@ class Jobserver:
         try:
             yield taken > 0
         finally:
+            with self._turn:
+                self._ninjas -= taken > 0
             self._give_back(taken)
 
     @contextlib.contextmanager
@@ -104,9 +121,15 @@ class Jobserver:
                     first = min(self._waiting) == ticket
                 if first and self._lies_there():
                     taken += self._take()
+                elif first and count == 1 and self._is_idle():
+                    taken += self._borrow()
                 elif not first:
                     time.sleep(_MOMENT / 2)
-            return taken if taken == count else self._give_back(taken)
+            if taken < count:
+                return self._give_back(taken)
+            with self._turn:
+                self._ninjas += 1
+            return taken
         finally:
             with self._turn:
                 self._waiting.remove(ticket)
@@ -119,6 +142,29 @@ class Jobserver:
             return False
         time.sleep(_MOMENT)
         return bool(select.select([self._descriptor], [], [], 0)[0])
+
+    def _is_idle(self) -> bool:
+        """Whether fewer commands run than there are slots, for a moment, and with no token in the fifo."""
+        if self._slack() < 1:
+            return False
+        time.sleep(2 * _MOMENT)  # commands follow each other in milliseconds
+        return self._slack() > 0
+
+    def _slack(self) -> int:
+        """Slots that nobody uses: all, less what ninjas need, those just being started, and what is set aside."""
+        if self._busy is None:
+            return 0
+        free = int.from_bytes(fcntl.ioctl(self._descriptor, termios.FIONREAD, b"\0" * 4), sys.byteorder)
+        ninjas, needed = self._busy()
+        with self._turn:
+            starting, aside = max(0, self._ninjas - ninjas), self._held - self._ninjas
+        return self.slots - free - needed - starting - max(0, aside)
+
+    def _borrow(self) -> int:
+        with self._turn:
+            self._held += 1
+            self._lent += 1
+        return 1
 
     def _take(self) -> int:
         with self._turn, contextlib.suppress(BlockingIOError):
@@ -136,6 +182,9 @@ class Jobserver:
             return 0
         with self._turn:
             self._held -= count
+            paid = min(self._lent, count)
+            self._lent -= paid
+            count -= paid
             own = 1 if self._parent and not self._held else 0  # the last one to go back is make's implicit slot
             self._spare += own
             os.write(self._descriptor, _TOKEN * (count - own))

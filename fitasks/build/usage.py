@@ -15,21 +15,27 @@ _PAGE = os.sysconf("SC_PAGE_SIZE")
 
 @dataclass(frozen=True)
 class Usage:
-    """Commands that ninjas run at this moment, and the resident memory (bytes) of all processes below them."""
+    """Commands that ninjas run at this moment, and the resident memory (bytes) of all processes below them.
+
+    `busy` are the slots that they need now: a ninja that is just starting, or between two commands, needs one.
+    """
 
     compilers: int = 0
     memory: int = 0
+    busy: int = 0
 
 
 def usage(sessions: Collection[int]) -> Usage:
     """Of sessions that are each led by a ninja; what ends meanwhile isn't counted."""
-    compilers = memory = 0
+    memory = 0
+    children = dict.fromkeys(sessions, 0)
     for name in os.listdir("/proc") if sessions else ():  # noqa: PTH208 - names only
         if name.isdigit():
             with contextlib.suppress(OSError, ValueError, IndexError):
                 with open(f"/proc/{name}/stat", "rb") as stream:  # noqa: PTH123 - hundreds of tiny files
                     fields = stream.read().rpartition(b")")[2].split()
                 if int(fields[3]) in sessions:
-                    compilers += int(fields[1]) in sessions and fields[0] != b"Z"
+                    if fields[0] != b"Z" and (parent := int(fields[1])) in children:
+                        children[parent] += 1
                     memory += int(fields[21]) * _PAGE
-    return Usage(compilers, memory)
+    return Usage(sum(children.values()), memory, sum(max(1, count) for count in children.values()))

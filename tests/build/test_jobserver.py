@@ -203,3 +203,59 @@ def test_what_a_killed_process_left_is_swept(tmp_path: Path, monkeypatch: pytest
         os.utime(mine, (1, 1))
         with Jobserver(1):
             assert mine.exists()
+
+
+SLOW = (
+    "rule job\n  command = sh -c 'date +%s.%N >> {log}; sleep $seconds; date +%s.%N >> {log}'\n"
+    "build one: job\n  seconds = 0.6\nbuild two: job\n  seconds = 2.5\nbuild linked: job one two\n  seconds = 0.1\n"
+)
+
+
+def test_an_idle_implicit_slot_is_lent(tmp_path: Path, ninja: str) -> None:
+    """Two commands on two slots; the first to end leaves its slot to a ninja that waits, not idle until the other."""
+    from fitasks.build.usage import usage
+
+    live: dict[int, subprocess.Popen[bytes]] = {}
+
+    def busy() -> tuple[int, int]:
+        return len(live), usage(frozenset(live)).busy
+
+    with Jobserver(2, busy=busy) as pool:
+        times = {}
+
+        def one(name: str, after: float) -> None:
+            time.sleep(after)
+            with pool.slot():
+                directory = tmp_path / name
+                directory.mkdir()
+                (directory / "build.ninja").write_text(SLOW.format(log=directory / "log"))
+                env = os.environ | {"MAKEFLAGS": pool.makeflags}
+                times[name] = time.monotonic()
+                process = subprocess.Popen(
+                    [ninja, "-C", str(directory)], env=env, stdout=subprocess.DEVNULL, start_new_session=True
+                )
+                live[process.pid] = process
+                assert process.wait() == 0
+                del live[process.pid]
+                times[f"{name} ended"] = time.monotonic()
+
+        threads = [threading.Thread(target=one, args=pair) for pair in (("first", 0), ("second", 0.3), ("third", 0.4))]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert times["second"] < times["first ended"] - 0.5, "begun in the idle slot"
+        assert times["third"] > times["first ended"] - 0.5, "and no third one"
+        assert tokens(pool) == 2
+        assert pool._lent == 0
+
+
+def test_what_was_lent_is_paid_by_what_comes_back() -> None:
+    with Jobserver(2, busy=lambda: (0, 0)) as pool:
+        assert pool._borrow() == 1
+        pool._take()
+        pool._give_back(1)
+        assert (pool._held, pool._lent) == (1, 0)
+        assert tokens(pool) == 1
+        pool._give_back(1)
+        assert tokens(pool) == 2
