@@ -98,6 +98,14 @@ def uninstall_sm90_switch() -> None:
         _print(f"removed {path}")
 
 
+def report() -> None:
+    """the last run as a page and as a trace for Chrome: what was compiled when, by which slot, and why"""
+    from fitasks.ui.report import report_last_run
+
+    for path in report_last_run(current()):
+        _print(str(path))
+
+
 def jitlog(files: list[str]) -> None:
     """what servers compiled or loaded at run time, by FlashInfer's own log, and whether kernels.yaml covers it"""
     from fitasks.ui.jitlog_table import show_jitlog

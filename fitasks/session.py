@@ -148,6 +148,7 @@ class Session:
         from fitasks.build.compile import Builder
         from fitasks.build.jobserver import Jobserver, parent_fifo
         from fitasks.build.journal import Journal
+        from fitasks.build.running import Runner
         from fitasks.build.schedule import schedule
 
         stale = [kernel for kernel in self.plan.buildable() if self.judge(kernel).verdict == "stale"]
@@ -162,18 +163,8 @@ class Session:
         works = [_expected(kernel, self.costs) for kernel in stale]
         bound = round(planned.bound, 1)
         journal.write("run", version=1, slots=chosen.count, reason=chosen.reason, bound=bound, kernels=works)
-        return Builder(
-            self.plan,
-            self.judges,
-            self.ninja,
-            pool,
-            journal,
-            self.store,
-            self.costs,
-            planned,
-            timeout=config.timeout,
-            say=self.say,
-        )
+        runner = Runner(self.plan, self.ninja, pool, journal, self.costs, planned, config.timeout, self.say)
+        return Builder(runner, self.judges, self.store)
 
     @property
     def jobs(self) -> int | None:

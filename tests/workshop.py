@@ -10,11 +10,14 @@ from typing import TYPE_CHECKING
 
 from fitasks.build.compile import Builder, Done
 from fitasks.build.contents import Contents
+from fitasks.build.costs import Costs
 from fitasks.build.freshness import Judge
 from fitasks.build.jobserver import Jobserver
 from fitasks.build.journal import Journal
 from fitasks.build.ninja import Ninja
 from fitasks.build.roots import Roots
+from fitasks.build.running import Runner
+from fitasks.build.schedule import Schedule
 from fitasks.build.store import Store
 from fitasks.config.model import Config, Serving
 from fitasks.cuda.toolkit import Toolkit
@@ -113,7 +116,10 @@ class Workshop:
 
     def builder(self) -> Builder:
         journal = Journal(self.root / "journal.jsonl")
-        return Builder(self.plan(), {TARGET: self.judge()}, self.ninja, self.jobserver, journal, self.store)
+        costs = Costs(Path(os.devnull))
+        schedule = Schedule((), {}, 0.0)
+        runner = Runner(self.plan(), self.ninja, self.jobserver, journal, costs, schedule, None, lambda text: None)
+        return Builder(runner, {TARGET: self.judge()}, self.store)
 
     def build(self, kernel: Kernel, **options: bool) -> Done:
         return self.builder().build(kernel, **options)

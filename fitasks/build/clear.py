@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fitasks.build.compile import BEGUN
+from fitasks.build.begun import NAME as BEGUN
 from fitasks.build.lock import is_locked
 from fitasks.cuda.elf import is_shared_object
 from fitasks.errors import EnvironmentProblem

@@ -80,7 +80,8 @@ def _decode(data: bytes, file: str) -> str:
 
 def _no_kernels(document: Document) -> Problem:
     place = document.spot(("kernels",)).key
-    return Problem(place, ("kernels",), "no kernels; add at least one entry, for example `sampling: {}`; `{}` is none yet")
+    text = "no kernels; add at least one entry, for example `sampling: {}`; `{}` is none yet"
+    return Problem(place, ("kernels",), text)
 
 
 def _unsound_entries(problems: list[Problem]) -> set[str]:

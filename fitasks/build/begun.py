@@ -1,0 +1,73 @@
+"""What is being compiled from what: the record that makes a kill at any moment harmless.
+
+Written before the first command, removed after the receipt. Its ctime, which nobody can set, is the moment after which
+no input may change.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from typing import TYPE_CHECKING
+
+from fitasks.build import ninja as ninjas
+from fitasks.build import receipt as receipts
+from fitasks.files import write_atomic, write_if_changed
+
+if TYPE_CHECKING:
+    from fitasks.build.freshness import Judge
+    from fitasks.build.ninja import Ninja
+    from fitasks.build.receipt import Receipt
+    from fitasks.plan.kernel import Kernel
+
+NAME = "fitasks-begun.json"
+
+
+def begin(kernel: Kernel, judge: Judge, ninja: Ninja, damaged: tuple[str, ...]) -> int:
+    """Take the receipt away and say what is being built; the moment from which inputs must not change (ns).
+
+    Objects are kept where only the `damaged` files of a proven build are wrong, or where an interrupted build
+    compiled them from the very same things.
+    """
+    kernel.build_dir.mkdir(parents=True, exist_ok=True)
+    receipts.path_of(kernel).unlink(missing_ok=True)
+    kernel.library.unlink(missing_ok=True)
+    record: dict[str, object] = {
+        "commands": judge.commands(kernel),
+        "toolchain": judge.toolchain,
+        "ninja": ninja.version,
+    }
+    begun = kernel.build_dir / NAME
+    resumed = _resumable(kernel, record)
+    write_if_changed(kernel.ninja_file, kernel.ninja)
+    if resumed:
+        return resumed
+    for name in damaged or (ninjas.LOG,):
+        (kernel.build_dir / name).unlink(missing_ok=True)
+    write_atomic(begun, json.dumps(record))
+    return begun.stat().st_ctime_ns
+
+
+def _resumable(kernel: Kernel, record: dict[str, object]) -> int:
+    """When the interrupted build began (ns) whose objects may be kept; 0 if none may."""
+    begun = kernel.build_dir / NAME
+    try:
+        if json.loads(begun.read_bytes()) != record:
+            return 0
+        began_ns = begun.stat().st_ctime_ns
+        read = {path for paths in ninjas.read_deps(kernel.build_dir).values() for path in paths}
+        sources = {str(source) for source in kernel.sources}
+        newest = max((os.stat(path).st_ctime_ns for path in read | sources), default=0)  # noqa: PTH116
+    except (OSError, ValueError):
+        return 0
+    return began_ns if newest < began_ns else 0
+
+
+def edited(receipt: Receipt, judge: Judge, began_ns: int) -> str:
+    """An input that was written, replaced or renamed since the build began. Its ctime tells, nobody can set that."""
+    for relative, _ in receipts.parse_inputs(receipt.inputs):
+        with contextlib.suppress(OSError):
+            if os.stat(judge.roots.absolute(relative)).st_ctime_ns >= began_ns:  # noqa: PTH116
+                return relative
+    return ""

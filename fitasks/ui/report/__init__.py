@@ -1,0 +1,20 @@
+"""`doit report`: the last run as one HTML page, and as a trace for Chrome's viewer.
+
+journal.jsonl ──model, lanes──▶ Run ─┬─page, timeline, tables──▶ report.html
+receipts ──kernels──▶ KernelInfo ────┴─chrome_trace──▶ report.trace.json
+"""
+
+from fitasks.ui.report.kernels import KernelInfo, kernels_on_disk
+from fitasks.ui.report.model import FileSpan, KernelRun, Run, last_run
+from fitasks.ui.report.write import report_last_run, write_report
+
+__all__ = [
+    "FileSpan",
+    "KernelInfo",
+    "KernelRun",
+    "Run",
+    "kernels_on_disk",
+    "last_run",
+    "report_last_run",
+    "write_report",
+]

@@ -1,0 +1,47 @@
+"""What is known of kernels apart from the run: what lies on disk, from their receipts."""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from fitasks.build import receipt as receipts
+from fitasks.errors import FitasksError
+
+if TYPE_CHECKING:
+    from fitasks.plan.kernel import Kernel
+    from fitasks.session import Session
+
+
+@dataclass(frozen=True)
+class KernelInfo:
+    """A planned kernel as it is now. `bytes` is 0 where nothing vouches for it."""
+
+    label: str
+    op: str
+    target: str
+    fresh: bool
+    bytes: int = 0  # of the .so
+    threads: int = 1  # of nvcc's optimiser, when it was compiled (`--split-compile`)
+
+
+def kernels_on_disk(session: Session) -> tuple[KernelInfo, ...]:
+    """All planned kernels that have a module of their own; none where there is no plan."""
+    return tuple(_info(session, kernel) for kernel in session.kernels if not kernel.problem and not kernel.twin)
+
+
+def _info(session: Session, kernel: Kernel) -> KernelInfo:
+    receipt = receipts.read(kernel)
+    if receipt is None:
+        return KernelInfo(kernel.label, kernel.op, kernel.target, fresh=False)
+    size = receipt.outputs[f"{kernel.name}.so"].size
+    threads = receipt.notes.get("split_compile", 1)
+    return KernelInfo(kernel.label, kernel.op, kernel.target, _usable(session, kernel), size, threads)
+
+
+def _usable(session: Session, kernel: Kernel) -> bool:
+    """Whether nothing is to be compiled for it."""
+    with contextlib.suppress(FitasksError, OSError):
+        return session.judge(kernel).verdict != "stale"
+    return False

@@ -1,0 +1,35 @@
+"""The two files of a report."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+from fitasks.build import journal as journals
+from fitasks.files import write_atomic
+from fitasks.ui.report.chrome_trace import chrome_trace
+from fitasks.ui.report.kernels import kernels_on_disk
+from fitasks.ui.report.model import last_run
+from fitasks.ui.report.page import page
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from pathlib import Path
+
+    from fitasks.session import Session
+    from fitasks.ui.report.kernels import KernelInfo
+    from fitasks.ui.report.model import Run
+
+
+def report_last_run(session: Session) -> tuple[Path, Path]:
+    """Write report.html and report.trace.json into the project's .fitasks. Raises FitasksError where nothing ran."""
+    state = session.root / ".fitasks"
+    html_path, trace_path = state / "report.html", state / "report.trace.json"
+    write_report(last_run(state / journals.NAME), kernels_on_disk(session), html_path, trace_path)
+    return html_path, trace_path
+
+
+def write_report(run: Run, kernels_info: Iterable[KernelInfo], html_path: Path, trace_path: Path) -> None:
+    """Write the page and the trace, each atomically. Raises OSError."""
+    write_atomic(trace_path, json.dumps(chrome_trace(run)) + "\n")
+    write_atomic(html_path, page(run, tuple(kernels_info), trace_path.name))
