@@ -146,7 +146,7 @@ def json_schema() -> str:
     schema["required"] = ["kernels"]
     # What pydantic leaves out: keys that fit no pattern are mistakes, and names that decide about values.
     kernels = schema["properties"]["kernels"]
-    kernels |= {"additionalProperties": False, "minProperties": 1}
+    kernels |= {"additionalProperties": False}
     del kernels["default"]
     serving["properties"]["env"]["anyOf"][0]["additionalProperties"] = False
     entry |= {"patternProperties": {"^dtype": _DTYPES}, "propertyNames": {"pattern": PARAMETER}}

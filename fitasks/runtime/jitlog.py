@@ -3,8 +3,10 @@
 The file lies in `<version>/<arch>/` since 0.4.1 and in `<arch>/` before. What FlashInfer writes into it (read in the
 sources of 0.2.5 to 0.7.2, jit/core.py): up to 0.2.5 `Loading JIT ops: N` and `Finished loading JIT ops: N`; from 0.2.6
 to 0.6.18 nothing about single modules; since 0.7.0 `Building JIT module N; …` where there is no `.so` yet, and nothing
-at its end. So a module that is compiled *again* leaves no line; `doit check` predicts those. fitasks itself runs ninja
-without FlashInfer, and leaves none either: every line is a server's, or somebody's script.
+at its end. So a module that is compiled *again* leaves no line; `doit check` predicts those. Nor is there one where
+FLASHINFER_LOGGING_LEVEL is above info. fitasks itself runs ninja without FlashInfer, and its planning leaves only
+`Generated … JIT spec: N`, which isn't counted: a line is a server's, or somebody's script that calls `spec.build()`,
+and the two look alike.
 """
 
 from __future__ import annotations
@@ -20,12 +22,17 @@ if TYPE_CHECKING:
     from fitasks.plan.kernel import Kernel
 
 NAME = "flashinfer_jit.log"
+# A name counts only with what follows it in a whole line: a torn one would be the name of another module, or of none.
 _LINE = re.compile(
-    r"(?P<when>\d{4}-\d\d-\d\d \d\d:\d\d:\d\d)?.*?flashinfer\.jit: "
-    r"(?:(?P<what>Building JIT module|Loading JIT ops:|Finished loading JIT ops:) (?P<name>[\w.+-]+))"
+    r"(?:(?P<when>\d{4}-\d\d-\d\d \d\d:\d\d:\d\d)[,.]\d+ - \w+ - (?:[\w.]+:\d+ - )?)?flashinfer\.jit: "
+    r"(?P<what>Building JIT module|Loading JIT ops:|Finished loading JIT ops:) (?P<name>[\w.+-]+)(?:;|\r?\n)"
 )
-_LONGEST = 4096  # bytes of a line that are looked at; garbage may have none for megabytes
-_VARIANT = re.compile(r"(_kv_stride_equal|_sm\d+[af]?)+$")
+_LONGEST = 4096  # bytes at a line's end that are looked at; garbage may have no end of line for megabytes
+_ROTATED = re.compile(rf"{re.escape(NAME)}([.-]\d+)*")
+_ARCHITECTURES = re.compile(r"\d+[af]?(_\d+[af]?)*")
+# jit/attention/modules.py of 0.7.2.post1: what stands behind one and the same list of parameters
+_STRIDES = re.compile(r"(_paged)?_kv_stride_(equal|independent)$")
+_HOPPER = "_sm90"
 
 
 @dataclass(frozen=True)
@@ -41,19 +48,34 @@ class Logged:
     unended: int = 0
 
 
+State = Literal["covered", "another name", "another target", "not covered"]
+
+
 @dataclass(frozen=True)
 class Covered:
     """Whether kernels.yaml would have spared the server this: `label` is the kernel that it names, or one like it."""
 
     logged: Logged
-    state: Literal["covered", "another name", "not covered"]
+    state: State
     label: str = ""
+
+    @property
+    def accuses(self) -> bool:
+        """Whether a server compiled, or began to, what kernels.yaml doesn't give: 0.2.5 logs every load, cached too."""
+        return self.state != "covered" and (self.logged.kind == "built" or self.logged.unended > 0)
 
 
 def find_logs(bases: Iterable[Path]) -> tuple[Path, ...]:
-    """The logs below directories like `~/.cache/flashinfer`, of every layout; those that say nothing left out."""
-    found = (path for base in bases for pattern in ("*", "*/*") for path in sorted(base.glob(f"{pattern}/{NAME}")))
-    return tuple(dict.fromkeys(path for path in found if path.is_file() and path.stat().st_size))
+    """The logs below directories like `~/.cache/flashinfer`, of every layout; empty and compressed ones left out.
+
+    FlashInfer never rotates its log, but logrotate may: `flashinfer_jit.log.1`, `flashinfer_jit.log-20261101`.
+    """
+    found = (path for base in bases for pattern in ("*", "*/*") for path in sorted(base.glob(f"{pattern}/{NAME}*")))
+    return tuple(dict.fromkeys(path for path in found if _ROTATED.fullmatch(path.name) and _says_something(path)))
+
+
+def _says_something(path: Path) -> bool:
+    return path.is_file() and path.stat().st_size > 0
 
 
 def read_log(path: Path) -> tuple[Logged, ...]:
@@ -63,24 +85,50 @@ def read_log(path: Path) -> tuple[Logged, ...]:
     """
     found: dict[tuple[str, str], Logged] = {}
     for line in _lines(path):
-        if match := _LINE.match(line):
+        if match := _LINE.search(line):
             _add(found, path, match["what"], match["name"], match["when"] or "")
     return tuple(_without_library(logged) for logged in found.values())
 
 
 def coverage(logged: Iterable[Logged], kernels: Sequence[Kernel]) -> tuple[Covered, ...]:
-    """Each compared with the plan by module name; a variant of the same module is named, because only one is right."""
-    planned = {kernel.name: kernel.label for kernel in kernels if kernel.name and not kernel.twin}
-    alike = {_VARIANT.sub("", name): label for name, label in planned.items()}
-    return tuple(_covered(one, planned, alike) for one in logged)
+    """Each compared with the plan by module name; a variant of the same module is named, because only one is right.
+
+    A cache is for exactly its architecture set, which the log's directory tells; a log that lies elsewhere doesn't say.
+    """
+    planned = [kernel for kernel in kernels if kernel.name and not kernel.twin and not kernel.problem]
+    return tuple(_covered(one, planned) for one in logged)
 
 
-def _covered(logged: Logged, planned: dict[str, str], alike: dict[str, str]) -> Covered:
-    if label := planned.get(logged.name):
-        return Covered(logged, "covered", label)
-    if label := alike.get(_VARIANT.sub("", logged.name)):
-        return Covered(logged, "another name", label)
-    return Covered(logged, "not covered")
+def _covered(logged: Logged, planned: Sequence[Kernel]) -> Covered:
+    here = [kernel for kernel in planned if _same_architectures(logged.log, kernel)]
+    states: tuple[tuple[State, Iterable[Kernel]], ...] = (
+        ("covered", (kernel for kernel in here if kernel.name == logged.name)),
+        ("another name", _variants(logged.name, here)),
+        ("another target", (kernel for kernel in planned if kernel.name == logged.name)),
+    )
+    found = (Covered(logged, state, kernel.label) for state, kernels in states for kernel in kernels)
+    return next(found, Covered(logged, "not covered"))
+
+
+def _variants(name: str, kernels: Iterable[Kernel]) -> list[Kernel]:
+    """Those with the same parameters in their names, of the same backend (fa2, fa3) first."""
+    base, hopper = _without_variant(name)
+    alike = [(_without_variant(kernel.name), kernel) for kernel in kernels]
+    same = [(other, kernel) for (parameters, other), kernel in alike if parameters == base]
+    return [kernel for _, kernel in sorted(same, key=lambda pair: pair[0] != hopper)]
+
+
+def _without_variant(name: str) -> tuple[str, bool]:
+    base = _STRIDES.sub("", name)
+    return base.removesuffix(_HOPPER), base.endswith(_HOPPER)
+
+
+def _same_architectures(log: Path, kernel: Kernel) -> bool:
+    """Versions before 0.6.7 say `90` where later ones say `90a`."""
+    logged, planned = log.parent.name, kernel.build_dir.parent.parent.name
+    if not _ARCHITECTURES.fullmatch(logged) or not _ARCHITECTURES.fullmatch(planned):
+        return True
+    return logged in {planned, re.sub("[af]", "", planned)}
 
 
 def _add(found: dict[tuple[str, str], Logged], path: Path, what: str, name: str, when: str) -> None:
@@ -93,7 +141,7 @@ def _add(found: dict[tuple[str, str], Logged], path: Path, what: str, name: str,
     unended = int(kind == "loaded")
     if known:
         times, unended = known.times + 1, known.unended + unended
-        found[kind, name] = replace(known, last=when, times=times, unended=unended)
+        found[kind, name] = replace(known, last=when or known.last, times=times, unended=unended)
     else:
         found[kind, name] = Logged(path, name, kind, when, when, 1, unended)
 
@@ -107,6 +155,13 @@ def _without_library(logged: Logged) -> Logged:
 
 
 def _lines(path: Path) -> Iterator[str]:
+    """The end of each line, so that one behind a block of zeros, as a crash leaves it, is whole."""
     with path.open("rb") as stream:
-        while line := stream.readline(_LONGEST):
-            yield line.decode(errors="replace")
+        before = b""
+        while part := stream.readline(_LONGEST):
+            if part.endswith(b"\n"):
+                yield (before + part).decode(errors="replace")
+                before = b""
+            else:
+                before = (before + part)[-_LONGEST:]
+        yield before.decode(errors="replace")

@@ -58,6 +58,33 @@ def test_garbage_is_passed_over(tmp_path: Path) -> None:
     assert [one.name for one in read_log(path)] == ["sampling"]
 
 
+def test_a_torn_line_names_no_module(tmp_path: Path) -> None:
+    torn = NEW[: NEW.index("sampling") + 4]
+    later = NEW.replace("14:43:10", "15:00:00").replace("sampling", "page")
+    path = log(tmp_path, OLD[: OLD.index("page") + 3] + later + torn + later + torn)
+    assert read_log(path) == (
+        Logged(path, "page", "built", "2026-11-23 15:00:00", "2026-11-23 15:00:00", times=2, unended=1),
+    )
+
+
+def test_a_line_behind_what_a_crash_left_is_whole(tmp_path: Path) -> None:
+    for size in range(3900, 4200):
+        assert [one.name for one in read_log(log(tmp_path, b"\0" * size + NEW.encode()))] == ["sampling"], size
+
+
+def test_a_line_without_a_time_takes_none_away(tmp_path: Path) -> None:
+    path = log(tmp_path, NEW + "flashinfer.jit: Building JIT module sampling; this can take\n")
+    assert [(one.last, one.times) for one in read_log(path)] == [("2026-11-23 14:43:10", 2)]
+
+
+def test_rotated_logs_but_no_compressed_ones(tmp_path: Path) -> None:
+    directory = tmp_path / "0.7.2" / "90a"
+    log(directory, NEW)
+    for suffix in (".1", "-20261101", ".2.gz", ".lock"):
+        (directory / f"{NAME}{suffix}").write_text(NEW)
+    assert [path.name for path in find_logs([tmp_path])] == [NAME, f"{NAME}-20261101", f"{NAME}.1"]
+
+
 def test_every_layout_and_no_empty_ones(tmp_path: Path) -> None:
     expected = [log(tmp_path / "90", OLD), log(tmp_path / "0.7.2" / "90a", NEW)]
     log(tmp_path / "0.7.1" / "90a", "")
@@ -79,6 +106,35 @@ def test_covered_by_name_by_another_or_not() -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("place", "state"),
+    [("0.7.2/90a", "covered"), ("90", "covered"), ("0.7.2/80", "another target"), ("elsewhere", "covered")],
+)
+def test_a_cache_is_for_its_architecture_set(place: str, state: str) -> None:
+    hopper = Kernel("page", "page", "page", "9.0a", "", {}, name="page", build_dir=Path("0.7.2/90a/cached_ops/page"))
+    logged = Logged(Path(place, NAME), "page", "built", "", "")
+    assert coverage([logged], [hopper]) == (Covered(logged, state, "page"),)  # type: ignore[arg-type]
+
+
+def test_the_nearest_variant_and_only_a_variant() -> None:
+    def nearest(name: str, *planned: str) -> str:
+        kernels = [Kernel(one, "x", "x", "9.0a", "", {}, name=one) for one in planned]
+        return coverage([Logged(Path(), name, "built", "", "")], kernels)[0].label
+
+    assert nearest("uri", "uri_sm90", "uri_kv_stride_equal") == "uri_kv_stride_equal"
+    assert nearest("uri_paged_kv_stride_independent", "uri_sm90", "uri") == "uri"
+    assert nearest("uri_sm90", "uri_kv_stride_equal") == "uri_kv_stride_equal"
+    assert nearest("gemm_sm90", "gemm_sm100") == "", "other generators, not variants"
+    assert nearest("uri_head_dim_128", "uri_head_dim_64") == ""
+
+
+def test_only_what_was_compiled_accuses(tmp_path: Path) -> None:
+    page, norm = read_log(log(tmp_path, OLD))
+    (sampling,) = read_log(log(tmp_path / "new", NEW))
+    assert [Covered(one, "not covered").accuses for one in (page, norm, sampling)] == [True, False, True]
+    assert not any(Covered(one, "covered").accuses for one in (page, norm, sampling))
+
+
 def test_what_is_said(tmp_path: Path) -> None:
     path = log(tmp_path, OLD)
     page, norm = read_log(path)
@@ -90,14 +146,17 @@ def test_what_is_said(tmp_path: Path) -> None:
         "1 covered, 1 not covered",
         "`doit import_trace` of such a log adds what its names tell; a recorded trace tells everything",
     ]
-    assert list(lines([], [path])) == ["1 logs; none names a module"]
+    silent = (
+        "1 logs; none names a module (FlashInfer 0.2.6 to 0.6.18 never does, nor any at a logging level above info)"
+    )
+    assert list(lines([], [path])) == [silent]
 
 
 def test_as_a_task(tmp_path: Path) -> None:
     project = Project.make(tmp_path, 'targets: ["9.0a"]\nkernels:\n  page:\n')
     project.doit()
     workspace = project.cached_ops.parent
-    assert project.doit("jitlog").endswith("none names a module\n"), "what fitasks builds is no server's work"
+    assert "; none names a module (" in project.doit("jitlog"), "what fitasks builds is no server's work"
     log(workspace, NEW.replace("sampling", "page"))
     assert project.doit("jitlog").endswith("covered by kernel:page\n1 covered\n")
     log(workspace, NEW)
