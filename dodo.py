@@ -41,6 +41,7 @@ def task_server() -> Iterator[TaskDict]:
 def task_knowledge() -> Iterator[TaskDict]:
     """what may be written into kernels.yaml, and what should be"""
     yield tasks.speaking(actions.ops, words="words")
+    yield tasks.speaking(actions.explain_models)
     yield tasks.speaking(actions.import_trace, tasks.WRITE, words="files")
 
 

@@ -209,6 +209,13 @@ def ops(words: list[str]) -> None:
     show_ops(current(), words)
 
 
+def explain_models() -> None:
+    """what each model of kernels.yaml needs, by which field and which rule of which engine, and what isn't known"""
+    from fitasks.ui.models_table import show_models
+
+    show_models(current())
+
+
 def import_trace(files: list[str], write: bool) -> None:
     """add what a trace, log or cache asks for to kernels.yaml: shows the diff (--write writes it)"""
     from fitasks.ui.trace_table import files_of, import_files

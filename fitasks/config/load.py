@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from fitasks.config.compose import place_at, unreadable
 from fitasks.config.expand import expand
-from fitasks.config.model import Config, Serving
+from fitasks.config.model import Config, ModelRequest, Serving
 from fitasks.config.problem import Problem, in_file_order, shorten
 from fitasks.config.schema import TARGET
 from fitasks.config.source import read_document
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from fitasks.config.schema import ServingModel
+    from fitasks.config.schema import FileModel, ModelModel, ServingModel
     from fitasks.config.source import Document
 
 _MOST_BYTES = 256 * 1024  # some seconds of PyYAML; a real file has a few KiB
@@ -33,12 +33,29 @@ def load_config(path: Path) -> Config:
     model, problems = validate(document)
     kernels, mistakes = expand(model.kernels, document, _unsound_entries(problems))
     problems = problems + mistakes + [*_duplicate_targets(document)]
-    unsaid = not isinstance(document.data, dict) or "kernels" not in document.data  # `kernels: {}` says: none yet
-    if problems or unsaid:
+    said = set(document.data) if isinstance(document.data, dict) else set()
+    problems += [*_engines_unsaid(model, document)]
+    if problems or not said & {"kernels", "models"}:  # `kernels: {}` says: none yet
         raise ConfigError(in_file_order(problems or [_no_kernels(document)]))
     serving = _serving(model.serving, path)
     targets, limits = tuple(model.targets), (model.jobs, model.timeout, model.split_compile)
-    return Config(file, serving, targets, model.sm90, model.cudart, kernels, *limits)
+    models = tuple(_request(name, one, serving, path, document) for name, one in model.models.items())
+    return Config(file, serving, targets, model.sm90, model.cudart, kernels, *limits, models)
+
+
+def _engines_unsaid(model: FileModel, document: Document) -> Iterator[Problem]:
+    if model.serving.engine == "none":
+        for name, one in model.models.items():
+            if one.engine is None:
+                path = ("models", name)
+                text = "no engine; add `engine: sglang` or `engine: vllm`, or set serving.engine"
+                yield Problem(document.spot(path).key, path, text)
+
+
+def _request(name: str, model: ModelModel, serving: Serving, path: Path, document: Document) -> ModelRequest:
+    engine = model.engine or ("vllm" if serving.engine == "vllm" else "sglang")
+    said = model.model_dump() | {"config": str(path.absolute().parent / model.config), "engine": engine}
+    return ModelRequest(name=name, place=document.spot(("models", name)).key, **said)
 
 
 def _shown_path(path: Path) -> str:

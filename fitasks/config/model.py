@@ -34,6 +34,21 @@ class Serving:
 
 
 @dataclass(frozen=True)
+class ModelRequest:
+    """One entry of `models:`: a model and how it is served; what kernels that needs is derived (fitasks/models)."""
+
+    name: str
+    config: str  # path of config.json, or of the directory that it is in
+    engine: Literal["sglang", "vllm"]
+    place: Place
+    version: str = ""  # of the engine, "" for the one that the rules were read in
+    tensor_parallel: int = 1
+    kv_cache_dtype: str = "auto"  # as the engines say it: auto, fp8_e4m3, fp8_e5m2
+    attention_backend: str = "auto"
+    speculative: bool = False
+
+
+@dataclass(frozen=True)
 class KernelConfig:
     """One point of an entry's matrix: an op and its parameters, as written (nothing defaulted yet)."""
 
@@ -43,6 +58,7 @@ class KernelConfig:
     params: dict[str, Scalar]
     place: Place  # of the entry's key
     param_places: dict[str, Place]  # of each parameter's key
+    targets: tuple[str, ...] = ()  # that it is for; () for all
 
 
 @dataclass(frozen=True)
@@ -58,3 +74,4 @@ class Config:
     jobs: int | None = None  # compilers at once; None: as cores and memory allow
     timeout: int = DEFAULT_TIMEOUT  # seconds per kernel, 0 is none
     split_compile: bool = True
+    models: tuple[ModelRequest, ...] = ()

@@ -9,7 +9,7 @@ import json
 import re
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import (
     AfterValidator,
@@ -116,6 +116,22 @@ class EntryModel(BaseModel):
     )
 
 
+class ModelModel(BaseModel):
+    """A model that the server is to serve; its kernels are derived from its config.json and the engine's ways."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    config: StrictStr = Field(description="Path of its config.json, or of the directory of a downloaded model.")
+    engine: Literal["sglang", "vllm"] | None = Field(default=None, description="By default serving.engine.")
+    version: StrictStr = Field(default="", description="The engine's version, such as 0.5.23.")
+    tensor_parallel: Annotated[StrictInt, Field(ge=1, le=1024)] = Field(default=1, description="GPUs per model.")
+    kv_cache_dtype: Literal["auto", "fp8_e4m3", "fp8_e5m2"] = Field(default="auto", description="As the engine's flag.")
+    attention_backend: Literal["auto", "flashinfer", "fa3", "triton", "other"] = Field(
+        default="auto", description="As the engine's flag; auto is the engine's own choice."
+    )
+    speculative: StrictBool = Field(default=False, description="Whether speculative decoding is on.")
+
+
 class FileModel(BaseModel):
     """The kernels that fitasks compiles before a server needs them."""
 
@@ -134,6 +150,9 @@ class FileModel(BaseModel):
     split_compile: StrictBool = Field(
         default=True, description="Let nvcc optimise the longest files with several threads, where cores would idle."
     )
+    models: dict[Annotated[str, Field(pattern=ENTRY_NAME)], ModelModel] = Field(
+        default={}, description="Models whose kernels are derived; doit explain_models says how."
+    )
     kernels: dict[Annotated[str, Field(pattern=ENTRY_NAME)], Annotated[EntryModel, _MayBeBlank()]] = Field(
         default={}, description="Entry name → parameters of its generator; lists make a matrix."
     )
@@ -143,7 +162,7 @@ def json_schema() -> str:
     """The JSON Schema (2020-12) of kernels.yaml, as the text of kernels.schema.json."""
     schema = FileModel.model_json_schema()
     serving, entry = schema["$defs"]["ServingModel"], schema["$defs"]["EntryModel"]
-    schema["required"] = ["kernels"]
+    schema["anyOf"] = [{"required": ["kernels"]}, {"required": ["models"]}]
     # What pydantic leaves out: keys that fit no pattern are mistakes, and names that decide about values.
     kernels = schema["properties"]["kernels"]
     kernels |= {"additionalProperties": False}

@@ -13,13 +13,14 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fitasks.config.model import Config, KernelConfig, Place, Serving
+from fitasks.config.model import Config, KernelConfig, ModelRequest, Place, Serving
 from fitasks.cuda.gpus import architectures
 from fitasks.cuda.needs import IncludeMemo, include_dirs, needed_headers
 from fitasks.cuda.probe import ProbeMemo
 from fitasks.cuda.toolkit import choose_toolkit
 from fitasks.errors import EnvironmentProblem
 from fitasks.files import sha256_file, write_atomic
+from fitasks.models.kernels import digests, kernels_of_models
 from fitasks.plan import planner
 from fitasks.plan.expand import kernels_of
 from fitasks.plan.kernel import Kernel
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     from fitasks.cuda.toolkit import Choice, Toolkit
 
 # Of plan.json: raised whenever its meaning changes; a changed shape is noticed by itself.
-VERSION = [1, *(field.name for record in (Kernel, Config, KernelConfig) for field in fields(record))]
+VERSION = [1, *(field.name for record in (Kernel, Config, KernelConfig, ModelRequest) for field in fields(record))]
 _PATHS = ("build_dir", "library", "ninja_file", "lock")
 _PATH_LISTS = ("sources", "aot")
 
@@ -83,20 +84,31 @@ def make_plan(root: Path, *, file: str = "kernels.yaml") -> Plan:
     cache = _read_cache(state / "plan.json")
     digest = _digest(root / file)
     written = _config(root / file, digest, cache)
-    config = replace(written, sm90=written.sm90 and os.environ.get("FITASKS_SM90") != "0")  # doit --no-sm90
     probe = ProbeMemo(state / "probe.json")
-    server = find_server(config, probe)
-    targets = targets_of(config, server)
+    server = find_server(written, probe)
+    targets = targets_of(written, server)
+    config = _effective(written, targets)
     choice = toolkit_of(server, cache.get("needs", ()), probe)
-    key = _key(digest, targets, server, choice.toolkit) | {"sm90": config.sm90}
+    key = _key(digest, targets, server, choice.toolkit) | _derived(config)
     if cache.get("key") != key:
         cache, choice = _plan_anew(config, targets, server, choice, probe)
-        key = _key(digest, targets, server, choice.toolkit) | {"sm90": config.sm90}
+        key = _key(digest, targets, server, choice.toolkit) | _derived(config)
         cache |= {"key": key, "config": asdict(written)}
         write_atomic(state / "plan.json", json.dumps(cache))
     probe.save()
     kernels = tuple(_kernel(record) for record in cache["kernels"])
     return Plan(config, server, choice.toolkit, choice.notes, kernels, cache["facts"], state)
+
+
+def _effective(written: Config, targets: tuple[str, ...]) -> Config:
+    """With what the environment (doit --no-sm90) and the models' config.json say."""
+    derived = kernels_of_models(written.models, targets)
+    sm90 = written.sm90 and os.environ.get("FITASKS_SM90") != "0"
+    return replace(written, sm90=sm90, kernels=(*written.kernels, *derived))
+
+
+def _derived(config: Config) -> dict[str, Any]:
+    return {"sm90": config.sm90, "models": digests(config.models)}
 
 
 def _plan_anew(
@@ -208,6 +220,7 @@ def _restore_config(data: dict[str, Any]) -> Config:
         KernelConfig(
             **entry
             | {
+                "targets": tuple(entry["targets"]),
                 "place": Place(**entry["place"]),
                 "param_places": {name: Place(**place) for name, place in entry["param_places"].items()},
             }
@@ -215,7 +228,9 @@ def _restore_config(data: dict[str, Any]) -> Config:
         for entry in data["kernels"]
     )
     targets = tuple(data["targets"])
-    return Config(**data | {"serving": Serving(**data["serving"]), "targets": targets, "kernels": kernels})
+    models = tuple(ModelRequest(**model | {"place": Place(**model["place"])}) for model in data["models"])
+    restored = {"serving": Serving(**data["serving"]), "targets": targets, "kernels": kernels, "models": models}
+    return Config(**data | restored)
 
 
 def _record(kernel: Kernel) -> dict[str, Any]:

@@ -31,13 +31,17 @@ def ask(
     server: Server, cuda_home: Path, targets: Sequence[str], kernels: Sequence[KernelConfig], *, sm90: bool
 ) -> dict[str, Answer]:
     """FlashInfer's answer for each target. Raises EnvironmentProblem where it cannot be asked at all."""
-    request = {
-        "version": 1,
-        "sm90": sm90,
-        "kernels": [{"id": index, "op": kernel.op, "params": kernel.params} for index, kernel in enumerate(kernels)],
-    }
+
+    def request(target: str) -> dict[str, object]:
+        wanted = [
+            {"id": index, "op": kernel.op, "params": kernel.params}
+            for index, kernel in enumerate(kernels)
+            if not kernel.targets or target in kernel.targets
+        ]
+        return {"version": 1, "sm90": sm90, "kernels": wanted}
+
     with ThreadPoolExecutor(max_workers=2) as pool:
-        answers = pool.map(lambda target: _ask_one(server, cuda_home, target, request), targets)
+        answers = pool.map(lambda target: _ask_one(server, cuda_home, target, request(target)), targets)
         return dict(zip(targets, answers, strict=True))
 
 

@@ -35,7 +35,7 @@ def mistakes(text: str | bytes) -> list[str]:
 CASES = {
     "unknown key, top": (
         OK + "target: [auto]\n",
-        "2:1: target: unknown key; the file takes serving, targets, sm90, cudart, jobs, timeout, split_compile, kernels (did you mean targets?)",
+        "2:1: target: unknown key; the file takes serving, targets, sm90, cudart, jobs, timeout, split_compile, models, kernels (did you mean targets?)",
     ),
     "unknown key, serving": (
         OK + "serving:\n  pyton: x\n",
@@ -204,7 +204,7 @@ def test_all_at_once_in_file_order():
         '6:18: targets: "9.0a" means the same architectures as "9.0" at kernels.yaml:6:11; keep one of them',
         f"6:24: targets: found the number 8; {TARGETS}",
         "7:9: cudart: found 'ptch'; accepted: patch, check, ignore (did you mean patch?)",
-        "8:1: colour: unknown key; the file takes serving, targets, sm90, cudart, jobs, timeout, split_compile, kernels",
+        "8:1: colour: unknown key; the file takes serving, targets, sm90, cudart, jobs, timeout, split_compile, models, kernels",
     ]
 
 

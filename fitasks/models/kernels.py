@@ -1,0 +1,64 @@
+"""`models:` of kernels.yaml → KernelConfigs for the targets of this plan."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from fitasks.config.labels import label
+from fitasks.config.model import KernelConfig
+from fitasks.errors import ConfigError
+from fitasks.models.derive import Answer, derive
+from fitasks.models.facts import Facts, UnusableError, read_facts
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from fitasks.config.model import ModelRequest
+
+
+def digests(requests: Iterable[ModelRequest]) -> list[str]:
+    """Of every config.json, for the plan's key; "" for one that can't be read, which reading it then says."""
+    found = []
+    for request in requests:
+        path = Path(request.config)
+        try:
+            data = (path / "config.json" if path.is_dir() else path).read_bytes()
+        except OSError:
+            data = b""
+        found.append(hashlib.sha256(data).hexdigest()[:16])
+    return found
+
+
+def facts_of(request: ModelRequest) -> Facts:
+    """What a model's config.json says. Raises ConfigError with the place in kernels.yaml."""
+    try:
+        return read_facts(Path(request.config))
+    except (OSError, UnusableError) as error:
+        reason = f"{request.config}: {error.strerror}" if isinstance(error, OSError) else str(error)
+        raise ConfigError((f"{request.place}: models.{request.name}.config: {reason}",)) from None
+
+
+def answers(request: ModelRequest, targets: Sequence[str]) -> dict[str, list[Answer]]:
+    """For each target, the answers for its architectures. Raises ConfigError."""
+    facts = facts_of(request)
+    return {
+        target: [derive(facts, request, word.rstrip("af")) for word in target.split()]
+        for target in dict.fromkeys(targets)
+    }
+
+
+def kernels_of_models(requests: Iterable[ModelRequest], targets: Sequence[str]) -> tuple[KernelConfig, ...]:
+    """What the models need, each entry once, with the targets that it is for. Raises ConfigError."""
+    found: dict[str, KernelConfig] = {}
+    for request in requests:
+        for target, told in answers(request, targets).items():
+            for derived in (entry for answer in told for entry in answer.entries):
+                entry = f"{request.name}.{derived.hint}"
+                name = label(entry, derived.params)
+                kernel = KernelConfig(entry, derived.op, name, derived.params, request.place, {}, (target,))
+                known = found.get(name)
+                found[name] = replace(known, targets=(*dict.fromkeys((*known.targets, target)),)) if known else kernel
+    return tuple(found.values())

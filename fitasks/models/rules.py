@@ -1,0 +1,214 @@
+"""What the engines do, as data: read in the sources of the versions named, each rule with its place there.
+
+`when` maps facts of a situation (see derive.py) to the values under which a rule applies. Of BACKENDS the first that
+applies decides; of MODULES and UNKNOWN all that apply count. What isn't here isn't known: recording tells.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+SGLANG, VLLM = "0.5.23", "0.33.0"
+VERSIONS = {"sglang": SGLANG, "vllm": VLLM}
+ALIKE = {"sglang": r"0\.5\.2\d", "vllm": r"0\.3\d"}  # versions for which they are given, with a warning
+
+# What these rules were read for; anything else is said to be unknown.
+ARCHITECTURES = ("8.0", "8.9", "9.0")
+FAMILIES = (
+    "llama",
+    "qwen2",
+    "qwen3",
+    "qwen3_moe",
+    "mistral",
+    "gemma2",
+    "gemma3_text",
+    "gpt_oss",
+    "deepseek_v3",
+)
+
+_SGLANG_DEFAULT = "sglang/srt/arg_groups/model_override_base.py: get_default_attn_backend"
+_SGLANG_BACKEND = "sglang/srt/layers/attention/flashinfer_backend.py: FlashInferAttnBackend"
+_VLLM_PRIORITIES = "vllm/platforms/cuda.py: _get_backend_priorities"
+_VLLM_BACKEND = "vllm/v1/attention/backends/flashinfer.py"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One module: `params` as kernels.yaml says them, `$name` standing for a fact."""
+
+    hint: str
+    op: str
+    params: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Rule:
+    """Under `when`, the engine chooses `backend`, or loads `entries`; `source` is where its source says so."""
+
+    engine: str
+    when: Mapping[str, tuple[Any, ...]]
+    says: str
+    source: str
+    backend: str = ""
+    entries: tuple[Entry, ...] = ()
+
+
+BACKENDS = (
+    Rule(
+        "sglang",
+        {"mla": (True,), "architecture": ("9.0",)},
+        "MLA on Hopper: fa3, of SGLang's own kernels",
+        _SGLANG_DEFAULT,
+        "fa3",
+    ),
+    Rule("sglang", {"mla": (True,)}, "MLA elsewhere below Blackwell: Triton", _SGLANG_DEFAULT, "triton"),
+    Rule(
+        "sglang",
+        {"architecture": ("9.0",), "speculative": (False,)},
+        "Hopper: fa3, of SGLang's own kernels, because FlashInfer 0.6.1 was slower there",
+        _SGLANG_DEFAULT,
+        "fa3",
+    ),
+    Rule("sglang", {"sinks": (True,)}, "attention sinks: Triton, FlashInfer has none there", _SGLANG_DEFAULT, "triton"),
+    Rule("sglang", {}, "otherwise FlashInfer", _SGLANG_DEFAULT, "flashinfer"),
+    Rule(
+        "vllm",
+        {"mla": (True,)},
+        "MLA below Blackwell: FlashAttention or FlashMLA on Hopper, Triton elsewhere",
+        f"{_VLLM_PRIORITIES}; FlashInfer's MLA backend wants compute capability 10",
+        "other",
+    ),
+    Rule(
+        "vllm",
+        {"fp8_kv": (True,), "architecture": ("8.0", "8.9"), "sinks": (False,)},
+        "an fp8 KV cache needs FlashAttention 3, which is Hopper's: FlashInfer is next",
+        f"{_VLLM_PRIORITIES}; vllm/v1/attention/backends/fa_utils.py: flash_attn_supports_kv_cache_dtype",
+        "flashinfer",
+    ),
+    Rule(
+        "vllm",
+        {"fp8_e5m2": (True,), "sinks": (False,)},
+        "FlashAttention takes no fp8_e5m2 KV cache: FlashInfer is next",
+        f"{_VLLM_PRIORITIES}; vllm/v1/attention/backends/fa_utils.py: flash_attn_supports_kv_cache_dtype",
+        "flashinfer",
+    ),
+    Rule(
+        "vllm",
+        {"head_dim_over_256": (True,)},
+        "a head dimension over 256 is beyond FlashAttention: FlashInfer is next",
+        f"{_VLLM_PRIORITIES}; vllm/v1/attention/backends/flash_attn.py: supports_head_size",
+        "flashinfer",
+    ),
+    Rule("vllm", {}, "FlashAttention, of vLLM's own kernels", _VLLM_PRIORITIES, "other"),
+)
+
+MODULES = (
+    Rule(
+        "sglang",
+        {},
+        "samples with FlashInfer, unless --sampling-backend says otherwise",
+        "sglang/srt/arg_groups/overrides.py: _sampling_backend_default; sglang/srt/layers/sampler.py",
+        entries=(Entry("sampling", "sampling"),),
+    ),
+    Rule(
+        "sglang",
+        {"backend": ("flashinfer",), "mla": (False,), "architecture": ("8.0", "8.9")},
+        "prefill of new tokens: ragged, in the model's type; FlashInfer chooses fa2 here",
+        f"{_SGLANG_BACKEND}, prefill_wrapper_ragged",
+        entries=(Entry("ragged", "batch_prefill", {"backend": "fa2", "dtype_q": "$dtype", "head_dim": "$head_dim"}),),
+    ),
+    Rule(
+        "sglang",
+        {"backend": ("flashinfer",), "mla": (False,), "architecture": ("9.0",)},
+        "prefill of new tokens: ragged, in the model's type; FlashInfer chooses fa3 on Hopper",
+        f"{_SGLANG_BACKEND}, prefill_wrapper_ragged (backend auto)",
+        entries=(Entry("ragged", "batch_prefill", {"backend": "fa3", "dtype_q": "$dtype", "head_dim": "$head_dim"}),),
+    ),
+    Rule(
+        "sglang",
+        {"backend": ("flashinfer",), "mla": (False,)},
+        "prefill over cached tokens, and decode with tensor cores: paged, always fa2; window and soft cap are given "
+        "when it runs, so that the module is the plain one",
+        f"{_SGLANG_BACKEND}, prefill_wrappers_paged",
+        entries=(
+            Entry(
+                "paged",
+                "batch_prefill",
+                {"backend": "fa2", "dtype_q": "$dtype", "dtype_kv": "$kv_dtype", "head_dim": "$head_dim"},
+            ),
+        ),
+    ),
+    Rule(
+        "sglang",
+        {"backend": ("flashinfer",), "mla": (False,), "tensor_cores": (False,)},
+        "fewer than 4 query heads per key-value head, and no fp8: decode without tensor cores",
+        "sglang/srt/layers/attention/flashinfer_backend.py: should_use_tensor_core",
+        entries=(
+            Entry("decode", "batch_decode", {"dtype_q": "$dtype", "dtype_kv": "$kv_dtype", "head_dim": "$head_dim"}),
+        ),
+    ),
+    Rule(
+        "sglang",
+        {"backend": ("flashinfer",), "mla": (False,)},
+        "a cached prefix and new tokens are merged",
+        "sglang/srt/layers/attention/flashinfer_backend.py: _safe_merge_state",
+        entries=(Entry("cascade", "cascade"),),
+    ),
+    Rule(
+        "vllm",
+        {},
+        "samples with FlashInfer where a request sets top-k or top-p (VLLM_USE_FLASHINFER_SAMPLER is on by default)",
+        "vllm/v1/sample/ops/topk_topp_sampler.py: flashinfer_sample; vllm/envs.py",
+        entries=(Entry("sampling", "sampling"),),
+    ),
+    Rule(
+        "vllm",
+        {"backend": ("flashinfer",), "mla": (False,), "architecture": ("8.0", "8.9"), "window": ("none", "all")},
+        "prefill, and decode, which always uses tensor cores: paged; FlashInfer chooses fa2 here",
+        f"{_VLLM_BACKEND}: FlashInferMetadataBuilder.build, _get_decode_wrapper (use_tensor_cores=True)",
+        entries=(
+            Entry(
+                "paged",
+                "batch_prefill",
+                {
+                    "backend": "fa2",
+                    "dtype_q": "$dtype",
+                    "dtype_kv": "$kv_dtype",
+                    "head_dim": "$head_dim",
+                    "use_sliding_window": "$windowed",
+                    "use_logits_soft_cap": "$soft_cap",
+                },
+            ),
+        ),
+    ),
+)
+
+UNKNOWN = (
+    Rule("sglang", {"mla": (True,), "backend": ("flashinfer",)}, "which modules FlashInfer's MLA backend loads", ""),
+    Rule("vllm", {"mla": (True,), "backend": ("flashinfer",)}, "which modules FlashInfer's MLA backend loads", ""),
+    Rule(
+        "vllm",
+        {"backend": ("flashinfer",), "architecture": ("9.0",)},
+        "on Hopper, decode takes one of two paths (XQA, fa2), and fp8 changes the type of queries",
+        f"{_VLLM_BACKEND}: get_q_data_type",
+    ),
+    Rule(
+        "vllm",
+        {"backend": ("flashinfer",), "window": ("some",)},
+        "its FlashInfer backend wants one window for all layers",
+        f"{_VLLM_BACKEND}: has_same_window_lefts",
+    ),
+    Rule("vllm", {"sinks": (True,), "architecture": ("8.0", "8.9")}, "which backend takes attention sinks here", ""),
+    Rule("sglang", {"speculative": (True,)}, "which modules drafting and verification load", ""),
+    Rule("vllm", {"speculative": (True,)}, "which modules drafting and verification load", ""),
+    Rule("sglang", {"moe": (True,)}, "whether its experts' kernels come from FlashInfer", ""),
+    Rule("vllm", {"moe": (True,)}, "whether its experts' kernels come from FlashInfer", ""),
+    Rule("sglang", {"quantized": (True,)}, "whether its quantized matrix products come from FlashInfer", ""),
+    Rule("vllm", {"quantized": (True,)}, "whether its quantized matrix products come from FlashInfer", ""),
+    Rule("sglang", {"several_gpus": (True,)}, "whether GPUs communicate through FlashInfer", ""),
+    Rule("vllm", {"several_gpus": (True,)}, "whether GPUs communicate through FlashInfer", ""),
+)

@@ -1,0 +1,44 @@
+"""What `doit explain_models` says: the choice of the engine, the entries, and what is not known, for each model."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from fitasks.models.kernels import answers
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from fitasks.config.model import ModelRequest
+    from fitasks.models.derive import Answer
+    from fitasks.session import Session
+
+_print = print
+
+
+def show_models(session: Session) -> None:
+    """Every model of kernels.yaml."""
+    plan = session.plan
+    if not plan.config.models:
+        _print("kernels.yaml names no models; e.g. models: {llama: {config: path/to/config.json, engine: sglang}}")
+    for request in plan.config.models:
+        for target, told in answers(request, tuple(plan.facts)).items():
+            for answer in told:
+                for line in lines(request, target, answer):
+                    _print(line)
+
+
+def lines(request: ModelRequest, target: str, answer: Answer) -> Iterator[str]:
+    """One model on one architecture."""
+    version = f" {request.version}" if request.version else ""
+    yield f"{request.name} on {request.engine}{version}, {answer.architecture} (targets: {target})"
+    yield f"  attention: {answer.backend}; {answer.because} [{answer.source}]"
+    for entry in answer.entries:
+        params = "".join(f", {name}: {value}" for name, value in entry.params.items())
+        yield f"  {{op: {entry.op}{params}}}"
+        fields = f"; by {', '.join(entry.fields)}" if entry.fields else ""
+        yield f"      {entry.rule.says}{fields} [{entry.rule.source}]"
+    if not answer.entries:
+        yield "  no kernels of FlashInfer, as far as is known"
+    for unknown in answer.unknown:
+        yield f"  not known: {unknown}; record the server (python -m fitasks.record)"

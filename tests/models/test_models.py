@@ -1,0 +1,322 @@
+"""From a published model's config.json to entries, and from these to the names that FlashInfer's own functions give."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fitasks.config.model import ModelRequest, Place
+from fitasks.models.derive import Answer, derive
+from fitasks.models.facts import Facts, UnusableError, read_facts
+from tests.doit_project import Project
+
+CONFIGS = Path(__file__).parent / "configs"
+DENSE = ["llama-3.1-8b", "llama-3.2-1b", "qwen2.5-7b", "qwen3-8b", "mistral-7b-v0.1", "gemma-2-9b", "gemma-3-4b"]
+MODELS = [*DENSE, "qwen3-30b-a3b", "gpt-oss-20b", "deepseek-v3"]
+
+
+def request(name: str, engine: Any = "sglang", **more: Any) -> ModelRequest:
+    return ModelRequest(name, str(CONFIGS / f"{name}.json"), engine, Place("kernels.yaml", 3, 3), **more)
+
+
+def answer(name: str, architecture: str, engine: Any = "sglang", **more: Any) -> Answer:
+    return derive(read_facts(CONFIGS / f"{name}.json"), request(name, engine, **more), architecture)
+
+
+def entries(told: Answer) -> list[str]:
+    """`batch_prefill fa2 bfloat16 d128 kv=float8_e4m3fn`, short enough to compare."""
+    found = []
+    for entry in told.entries:
+        words = dict(entry.params)
+        values = [words.pop(name, "") for name in ("backend", "dtype_q")]
+        dim = words.pop("head_dim", None)
+        parts = [entry.op, *map(str, filter(None, values)), f"d{dim}" if dim else ""]
+        found.append(" ".join([*filter(None, parts), *(f"{name}={value}" for name, value in words.items())]))
+    return found
+
+
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("engine", ["sglang", "vllm"])
+def test_on_hopper_with_default_flags_only_sampling_is_flashinfers(name: str, engine: str) -> None:
+    told = answer(name, "9.0", engine)
+    assert entries(told) == ["sampling"]
+    assert told.backend != "flashinfer"
+
+
+DIMS = {
+    "llama-3.1-8b": 128,
+    "llama-3.2-1b": 64,
+    "qwen2.5-7b": 128,
+    "qwen3-8b": 128,
+    "qwen3-30b-a3b": 128,
+    "mistral-7b-v0.1": 128,
+}
+
+
+@pytest.mark.parametrize("name", DIMS)
+@pytest.mark.parametrize("architecture", ["8.0", "8.9"])
+def test_sglang_below_hopper(name: str, architecture: str) -> None:
+    """Four query heads or more for each key-value head: decode uses prefill's module."""
+    prefill = f"batch_prefill fa2 bfloat16 d{DIMS[name]}"
+    assert entries(answer(name, architecture)) == ["sampling", prefill, prefill, "cascade"]
+
+
+@pytest.mark.parametrize("name", ["gemma-2-9b", "gemma-3-4b"])
+def test_few_query_heads_decode_without_tensor_cores(name: str) -> None:
+    """Two for each; the soft cap and the window are given when it runs, so that the modules are the plain ones."""
+    prefill = "batch_prefill fa2 bfloat16 d256"
+    assert entries(answer(name, "8.0")) == ["sampling", prefill, prefill, "batch_decode bfloat16 d256", "cascade"]
+
+
+def test_an_fp8_cache_decodes_with_tensor_cores() -> None:
+    told = answer("gemma-2-9b", "8.9", kv_cache_dtype="fp8_e4m3")
+    assert entries(told) == [
+        "sampling",
+        "batch_prefill fa2 bfloat16 d256",
+        "batch_prefill fa2 bfloat16 d256 dtype_kv=float8_e4m3fn",
+        "cascade",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "architecture", "backend"),
+    [
+        ("gpt-oss-20b", "8.0", "triton"),
+        ("gpt-oss-20b", "9.0", "fa3"),
+        ("deepseek-v3", "8.0", "triton"),
+        ("deepseek-v3", "9.0", "fa3"),
+    ],
+)
+def test_sinks_and_mla_on_sglang(name: str, architecture: str, backend: str) -> None:
+    told = answer(name, architecture)
+    assert (told.backend, entries(told)) == (backend, ["sampling"])
+    assert "whether its experts' kernels come from FlashInfer" in told.unknown
+
+
+def test_flashinfer_asked_for_on_hopper() -> None:
+    told = answer("llama-3.1-8b", "9.0", attention_backend="flashinfer")
+    assert entries(told) == [
+        "sampling",
+        "batch_prefill fa3 bfloat16 d128",
+        "batch_prefill fa2 bfloat16 d128",
+        "cascade",
+    ]
+    assert told.source == "kernels.yaml"
+    mla = answer("deepseek-v3", "9.0", attention_backend="flashinfer")
+    assert entries(mla) == ["sampling"]
+    assert "which modules FlashInfer's MLA backend loads" in mla.unknown
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_vllm_below_hopper(name: str) -> None:
+    told = answer(name, "8.0", "vllm")
+    assert entries(told) == ["sampling"]
+    assert ("which backend takes attention sinks here" in told.unknown) == (name == "gpt-oss-20b")
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("llama-3.1-8b", "batch_prefill fa2 bfloat16 d128 dtype_kv=float8_e4m3fn"),
+        ("mistral-7b-v0.1", "batch_prefill fa2 bfloat16 d128 dtype_kv=float8_e4m3fn use_sliding_window=True"),
+    ],
+)
+def test_an_fp8_cache_makes_vllm_take_flashinfer(name: str, expected: str) -> None:
+    assert entries(answer(name, "8.9", "vllm", kv_cache_dtype="fp8_e4m3")) == ["sampling", expected]
+
+
+def test_windows_on_some_layers_are_not_vllms_flashinfer() -> None:
+    told = answer("gemma-2-9b", "8.9", "vllm", kv_cache_dtype="fp8_e4m3")
+    assert entries(told) == ["sampling"]
+    assert "its FlashInfer backend wants one window for all layers" in told.unknown
+
+
+def test_more_gpus_than_key_value_heads() -> None:
+    facts = read_facts(CONFIGS / "qwen2.5-7b.json")
+    assert [facts.group(gpus) for gpus in (1, 2, 4, 7, 14)] == [7, 7, 7, 4, 2]
+    told = answer("qwen2.5-7b", "8.0", tensor_parallel=14)
+    assert "batch_decode bfloat16 d128" in entries(told)
+    assert "whether GPUs communicate through FlashInfer" in told.unknown
+
+
+def test_speculative_decoding_on_hopper() -> None:
+    told = answer("llama-3.1-8b", "9.0", speculative=True)
+    assert told.backend == "flashinfer"
+    assert "which modules drafting and verification load" in told.unknown
+
+
+@pytest.mark.parametrize(
+    ("more", "architecture", "said"),
+    [
+        ({}, "10.0", "architecture 10.0: the rules are for 8.0, 8.9, 9.0"),
+        ({"version": "0.4.9"}, "8.0", "sglang 0.4.9: the rules were read in 0.5.23"),
+    ],
+)
+def test_beyond_what_was_read_nothing_is_guessed(more: dict[str, Any], architecture: str, said: str) -> None:
+    told = answer("llama-3.1-8b", architecture, **more)
+    assert entries(told) == []
+    assert said in told.unknown
+
+
+def test_another_version_of_the_same_line_gets_a_warning() -> None:
+    told = answer("llama-3.1-8b", "8.0", version="0.5.20")
+    assert len(entries(told)) == 4
+    assert told.unknown == ("whether sglang 0.5.20 does as 0.5.23, in which the rules were read",)
+
+
+def test_an_unknown_family(tmp_path: Path) -> None:
+    config = json.loads((CONFIGS / "llama-3.1-8b.json").read_text()) | {"model_type": "brandnew"}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    told = derive(read_facts(tmp_path), request("llama-3.1-8b"), "8.0")
+    assert entries(told) == []
+    assert told.unknown[0].startswith("model_type brandnew: the rules are for llama, ")
+
+
+def test_facts_and_the_fields_that_said_them() -> None:
+    facts = read_facts(CONFIGS / "gemma-3-4b.json")
+    assert (facts.heads, facts.kv_heads, facts.head_dim, facts.window) == (8, 4, 256, "some")
+    assert facts.fields["head_dim"] == "gemma3_text's default head_dim"
+    assert facts.fields["dtype"] == "torch_dtype"
+    assert facts.fields["window"] == "text_config.sliding_window"
+    llama = read_facts(CONFIGS / "llama-3.1-8b.json")
+    assert llama.fields["head_dim"] == "hidden_size / num_attention_heads"
+
+
+def test_no_dtype_no_attention_modules(tmp_path: Path) -> None:
+    config = json.loads((CONFIGS / "llama-3.1-8b.json").read_text())
+    del config["torch_dtype"]
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    told = derive(read_facts(tmp_path), request("llama-3.1-8b"), "8.0")
+    assert entries(told) == ["sampling", "cascade"]
+    assert told.unknown == ("config.json tells no torch_dtype, so attention's modules",)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("{", "is no JSON"),
+        ("[]", "is no model's config.json"),
+        ("{}", "num_attention_heads is None, not a number of at least 1"),
+        ('{"num_attention_heads": 0}', "num_attention_heads is 0, not a number"),
+        ('{"num_attention_heads": 8}', "hidden_size is None, not a number"),
+    ],
+)
+def test_files_that_are_no_models(tmp_path: Path, text: str, said: str) -> None:
+    (tmp_path / "config.json").write_text(text)
+    with pytest.raises(UnusableError, match=said):
+        read_facts(tmp_path)
+
+
+def test_every_rule_can_apply() -> None:
+    """A rule that no model, flag or GPU ever meets would be a mistake in its conditions."""
+    from fitasks.models import rules
+
+    fired = set()
+    flags: list[dict[str, Any]] = [
+        {},
+        {"kv_cache_dtype": "fp8_e4m3"},
+        {"kv_cache_dtype": "fp8_e5m2"},
+        {"attention_backend": "flashinfer"},
+        {"speculative": True, "tensor_parallel": 2},
+    ]
+    for name in MODELS:
+        facts = read_facts(CONFIGS / f"{name}.json")
+        for one in (facts, replace(facts, head_dim=512)):
+            fired |= _fired(one, flags)
+    known = {rule.says for rule in (*rules.BACKENDS, *rules.MODULES, *rules.UNKNOWN)}
+    assert known - fired == set()
+
+
+def _fired(facts: Facts, flags: list[dict[str, Any]]) -> set[str]:
+    found: set[str] = set()
+    for engine in ("sglang", "vllm"):
+        for architecture in ("8.0", "9.0"):
+            for more in flags:
+                told = derive(facts, request("llama-3.1-8b", engine, **more), architecture)
+                found |= {told.because, *told.unknown, *(entry.rule.says for entry in told.entries)}
+    return found
+
+
+KERNELS = """\
+serving: {engine: sglang}
+targets: ["8.0", "9.0a"]
+models:
+  llama: {config: llama}
+  gemma: {config: gemma/config.json, kv_cache_dtype: fp8_e4m3}
+kernels: {}
+"""
+
+# What FlashInfer's own functions call these modules.
+NAMES = """
+import json, torch
+from flashinfer.jit.attention import modules
+half, fp8, i32 = torch.bfloat16, torch.float8_e4m3fn, torch.int32
+prefill = lambda kv, dim: modules.get_batch_prefill_uri("fa2", half, kv, half, i32, dim, dim, 0, False, False, False)
+print(json.dumps([prefill(half, 128), prefill(half, 256), prefill(fp8, 256)]))
+"""
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Project:
+    made = Project.make(tmp_path, KERNELS)
+    for name, config in (("llama", "llama-3.1-8b"), ("gemma", "gemma-2-9b")):
+        (made.root / name).mkdir()
+        shutil.copy(CONFIGS / f"{config}.json", made.root / name / "config.json")
+    return made
+
+
+def test_planned_under_the_names_that_flashinfer_gives(project: Project) -> None:
+    pytest.importorskip("flashinfer", exc_type=Exception)
+    listed = project.doit("list", "--all")
+    for label in ("llama.sampling@80", "llama.sampling@90a", "gemma.paged-fa2-bf16-kv_e4m3-d256@80"):
+        assert f"kernel:{label} " in listed
+    assert "llama.ragged" not in listed.replace("llama.ragged-fa2-bf16-d128@80", ""), "not on Hopper"
+    told = subprocess.run(
+        [sys.executable, "-c", NAMES],
+        env=project.env | {"FLASHINFER_CUDA_ARCH_LIST": "8.0"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    expected = {f"{name}_kv_stride_equal" for name in json.loads(told.stdout.splitlines()[-1])}
+    plan = json.loads((project.root / ".fitasks" / "plan.json").read_text())
+    planned = {kernel["name"] for kernel in plan["kernels"] if kernel["op"] == "batch_prefill"}
+    assert planned == expected
+
+
+def test_a_changed_config_json_is_planned_anew(project: Project) -> None:
+    project.doit("list")
+    assert "planning" not in project.doit("list") + project.stderr
+    config = project.root / "llama" / "config.json"
+    config.write_text(config.read_text().replace('"num_attention_heads": 32', '"num_attention_heads": 64'))
+    assert "llama.ragged-fa2-bf16-d64@80" in project.doit("list", "--all")
+    assert "planning" in project.stderr
+
+
+def test_explained(project: Project) -> None:
+    out = project.doit("explain_models")
+    assert "llama on sglang, 8.0 (targets: 8.0)\n  attention: flashinfer; otherwise FlashInfer [sglang/srt/" in out
+    assert "{op: batch_prefill, backend: fa2, dtype_q: bfloat16, dtype_kv: float8_e4m3fn, head_dim: 256}" in out
+    assert "; by torch_dtype, head_dim" in out
+    assert "llama on sglang, 9.0 (targets: 9.0a)\n  attention: fa3; Hopper: fa3, of SGLang's own kernels" in out
+
+
+def test_mistakes_name_their_place(project: Project) -> None:
+    (project.root / "llama" / "config.json").unlink()
+    project.doit("list", status=2)
+    assert "kernels.yaml:4:3: models.llama.config: " in project.stderr
+    assert "No such file or directory" in project.stderr
+    (project.root / "kernels.yaml").write_text("models: {llama: {config: llama, enigne: vllm}}\n")
+    project.doit("list", status=2)
+    assert "models.llama.enigne" in project.stderr
+    assert "did you mean engine?" in project.stderr
+    (project.root / "kernels.yaml").write_text("models: {llama: {config: llama}}\n")
+    project.doit("list", status=2)
+    assert "kernels.yaml:1:10: models.llama: no engine; add `engine: sglang` or `engine: vllm`" in project.stderr
