@@ -11,10 +11,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fitasks.errors import EnvironmentProblem
 from fitasks.files import sha256_file, write_atomic
 from fitasks.plan.planner import SCRIPT as PLAN_SCRIPT
-from fitasks.plan.planner import environment, run, tail
+from fitasks.plan.planner import asked, environment
 
 if TYPE_CHECKING:
     from fitasks.config.model import Scalar
@@ -81,17 +80,8 @@ def _remembered(file: Path, key: dict[str, Any]) -> list[dict[str, Any]] | None:
 def _ask(server: Server, cuda_home: Path, target: str) -> list[dict[str, Any]]:
     with tempfile.TemporaryDirectory(prefix="fitasks-ops-") as directory:
         answer = Path(directory, "ops.json")
-        output = run([str(server.python), str(SCRIPT), str(answer)], environment(server, cuda_home, target))
-        try:
-            reply = json.loads(answer.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            raise EnvironmentProblem(
-                f"{server.python} ended without saying which ops its FlashInfer has:\n{tail(output)}",
-                remedy=f"try `{server.python} -c 'import flashinfer'`",
-            ) from None
-    if fatal := reply.get("fatal"):
-        raise EnvironmentProblem(f"{server.python}: {fatal['message']}", remedy=fatal.get("remedy", ""))
-    return list(reply["ops"])
+        env, what = environment(server, cuda_home, target), "saying which ops its FlashInfer has"
+        return list(asked(server, [SCRIPT, answer], env, what)["ops"])
 
 
 def _op(record: dict[str, Any]) -> Op:

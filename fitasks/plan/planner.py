@@ -54,21 +54,29 @@ def _ask_one(server: Server, cuda_home: Path, target: str, request: Mapping[str,
     with tempfile.TemporaryDirectory(prefix="fitasks-plan-") as directory:
         question, answer = Path(directory, "request.json"), Path(directory, "response.json")
         question.write_text(json.dumps(request), encoding="utf-8")
-        command = [str(server.python), str(SCRIPT), str(question), str(answer)]
-        output = run(command, environment(server, cuda_home, target))
-        try:
-            reply: Answer = json.loads(answer.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            raise EnvironmentProblem(
-                f"{server.python} ended without an answer while planning for {target}:\n{tail(output)}",
-                remedy=f"try `{server.python} -c 'import flashinfer'`",
-            ) from None
+        words = [SCRIPT, question, answer]
+        return asked(server, words, environment(server, cuda_home, target), f"an answer while planning for {target}")
+
+
+def asked(server: Server, words: Sequence[Path], env: Mapping[str, str], what: str) -> Answer:
+    """What one of our scripts, run by the serving interpreter, wrote into the last of `words`.
+
+    Raises EnvironmentProblem where it wrote nothing, or that it can't go on; `what` is what was hoped for.
+    """
+    output = _run([str(server.python), *map(str, words)], env)
+    try:
+        reply: Answer = json.loads(words[-1].read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        raise EnvironmentProblem(
+            f"{server.python} ended without {what}:\n{_tail(output)}",
+            remedy=f"try `{server.python} -c 'import flashinfer'`",
+        ) from None
     if fatal := reply.get("fatal"):
         raise EnvironmentProblem(f"{server.python}: {fatal['message']}", remedy=fatal.get("remedy", ""))
     return reply
 
 
-def run(command: list[str], env: Mapping[str, str]) -> str:
+def _run(command: list[str], env: Mapping[str, str]) -> str:
     try:
         done = subprocess.run(
             command,
@@ -86,5 +94,5 @@ def run(command: list[str], env: Mapping[str, str]) -> str:
     return done.stdout.decode(errors="replace")
 
 
-def tail(text: str, lines: int = 12) -> str:
+def _tail(text: str, lines: int = 12) -> str:
     return "\n".join(f"  {line}" for line in text.strip().splitlines()[-lines:])

@@ -5,7 +5,8 @@ receipts ──kernels──▶ KernelInfo ────┴─chrome_trace──�
 """
 
 from fitasks.ui.report.kernels import KernelInfo, kernels_on_disk
-from fitasks.ui.report.model import FileSpan, KernelRun, Run, last_run
+from fitasks.ui.report.lanes import FileSpan
+from fitasks.ui.report.model import KernelRun, Run, last_run
 from fitasks.ui.report.write import report_last_run, write_report
 
 __all__ = [

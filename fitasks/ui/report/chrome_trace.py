@@ -9,7 +9,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from fitasks.ui.report.model import FileSpan, KernelRun, Run
+    from fitasks.ui.report.lanes import FileSpan
+    from fitasks.ui.report.model import KernelRun, Run
 
 _PROCESS = 1
 

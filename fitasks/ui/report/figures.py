@@ -10,7 +10,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from fitasks.ui.report.kernels import KernelInfo
-    from fitasks.ui.report.model import FileSpan, KernelRun, Run
+    from fitasks.ui.report.lanes import FileSpan
+    from fitasks.ui.report.model import KernelRun, Run
 
 
 @dataclass(frozen=True)

@@ -6,17 +6,34 @@ as another. This one takes as few lanes as there were compilers at once, and kee
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
-
-    from fitasks.ui.report.model import FileSpan
-
 # Seconds. A file's times are counted from when its ninja was started, which takes a few milliseconds, more under load:
 # where one ninja hands its token to another, the two may seem to overlap by that.
 SLACK = 0.1
+
+
+@dataclass(frozen=True)
+class FileSpan:
+    """One compiler or linker process; seconds since the run began. `lane` is its slot, from 0."""
+
+    label: str
+    output: str  # "csrc_page.cuda.o"
+    begin: float
+    end: float
+    lane: int = 0
+
+    @property
+    def seconds(self) -> float:
+        return self.end - self.begin
+
+    @property
+    def links(self) -> bool:
+        """Whether this is the link, not a compile."""
+        return self.output.endswith(".so")
 
 
 def assign_lanes(spans: Iterable[FileSpan], slots: int) -> tuple[FileSpan, ...]:

@@ -8,33 +8,13 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from fitasks.errors import FitasksError
-from fitasks.ui.report.lanes import assign_lanes
+from fitasks.ui.report.lanes import FileSpan, assign_lanes
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 _SLACK = 1.0  # seconds by which a file may be outside its run before it is taken for another run's
 _LATEST = 253_402_300_799  # the last second that a calendar has
-
-
-@dataclass(frozen=True)
-class FileSpan:
-    """One compiler or linker process; seconds since the run began. `lane` is its slot, from 0."""
-
-    label: str
-    output: str  # "csrc_page.cuda.o"
-    begin: float
-    end: float
-    lane: int = 0
-
-    @property
-    def seconds(self) -> float:
-        return self.end - self.begin
-
-    @property
-    def links(self) -> bool:
-        """Whether this is the link, not a compile."""
-        return self.output.endswith(".so")
 
 
 @dataclass(frozen=True)

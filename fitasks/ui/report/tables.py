@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from fitasks.ui.report.figures import Sized, Utilisation
     from fitasks.ui.report.html import Cell
     from fitasks.ui.report.kernels import KernelInfo
-    from fitasks.ui.report.model import FileSpan, KernelRun, Run
+    from fitasks.ui.report.lanes import FileSpan
+    from fitasks.ui.report.model import KernelRun, Run
 
 _UNKNOWN = "&ndash;"
 _MEANING = {

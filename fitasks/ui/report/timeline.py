@@ -13,7 +13,8 @@ from fitasks.ui.report.html import clock, percent, seconds, text
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from fitasks.ui.report.model import FileSpan, KernelRun, Run
+    from fitasks.ui.report.lanes import FileSpan
+    from fitasks.ui.report.model import KernelRun, Run
 
 _AXIS = 22  # pixels under the lanes
 _LETTER = 7  # pixels, on average, of a wide font
