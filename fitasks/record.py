@@ -15,7 +15,7 @@ import shlex
 import shutil
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -51,8 +51,13 @@ def main(words: Sequence[str]) -> int:
     return _become(wanted.command, os.environ | more)
 
 
-def _become(command: Sequence[str], env: Mapping[str, str]) -> NoReturn:
-    os.execvpe(command[0], list(command), dict(env))  # noqa: S606 - the user's own command
+def _become(command: Sequence[str], env: Mapping[str, str]) -> int:
+    """Returns only where it cannot be: 126, as shells say."""
+    try:
+        os.execvpe(command[0], list(command), dict(env))  # noqa: S606 - the user's own command
+    except OSError as error:
+        print(f"fitasks.record: {command[0]}: {error.strerror}", file=sys.stderr)  # noqa: T201
+        return 126
 
 
 class _Formatter(argparse.RawDescriptionHelpFormatter):

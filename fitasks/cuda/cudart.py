@@ -8,6 +8,7 @@ agree: the package's metadata, the file's name, and cudaRuntimeGetVersion.
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import tempfile
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 SCRIPT = Path(__file__).parent.parent / "serving" / "libcudart.py"
 _VERSION = 1
+_CACHED = re.compile(rb"(/[^\0]+/libcudart\.so\.[\d.]+)\0")
 
 
 @dataclass(frozen=True)
@@ -137,12 +139,21 @@ def _chosen(
 
 
 def _candidates(site_packages: Iterable[Path], env: Mapping[str, str]) -> list[Path]:
-    """Every libcudart of the environment, newest major version first, then those of LD_LIBRARY_PATH."""
+    """Every libcudart of the environment, newest major version first; then LD_LIBRARY_PATH's and the loader's."""
     patterns = ("nvidia/cu*/lib/libcudart.so.*", "nvidia/cuda_runtime/lib/libcudart.so.*", "torch/lib/libcudart*.so*")
     packages = [path for site in site_packages for pattern in patterns for path in sorted(site.glob(pattern))]
     extra = [Path(name) for name in env.get("LD_LIBRARY_PATH", "").split(":") if name]
     others = [path for directory in extra for path in sorted(directory.glob("libcudart.so.*"))]
-    return [path for path in dict.fromkeys([*packages, *others]) if "fitasks" not in path.name]
+    return [path for path in dict.fromkeys([*packages, *others, *cached()]) if "fitasks" not in path.name]
+
+
+def cached(cache: Path = Path("/etc/ld.so.cache")) -> list[Path]:
+    """The libcudarts that the dynamic loader's cache knows: its strings are paths, each ended by a zero byte."""
+    try:
+        found = _CACHED.findall(cache.read_bytes())
+    except OSError:
+        return []
+    return [Path(os.fsdecode(path)) for path in dict.fromkeys(found)]
 
 
 def _package(path: Path) -> str:

@@ -34,7 +34,7 @@ Action = Literal["none", "patch", "refuse"]
 
 # Minor-version compatibility: any 12.x needs this driver at least, any 13.x that one (CUDA release notes, table
 # "CUDA Toolkit and Minimum Required Driver Version for CUDA Minor Version Compatibility").
-_DRIVERS = {12: "525.60.13", 13: "580"}
+DRIVERS = {12: "525.60.13", 13: "580"}
 
 
 @dataclass(frozen=True)
@@ -108,7 +108,7 @@ def is_patched(target: Path) -> bool:
 
 def driver_sentence(runtime: Cudart, driver: str) -> str:
     """Whether the driver ("535.104.05", "" if unknown) is new enough for this runtime."""
-    wanted = _DRIVERS.get(runtime.major, "")
+    wanted = DRIVERS.get(runtime.major, "")
     if not wanted:
         return ""
     if not driver:

@@ -354,3 +354,13 @@ def test_versions_are_compared_as_far_as_they_are_known(serving: Serving) -> Non
     assert patches.decide(system, toolkit, [serving.prefix], []).reason == (
         f"the server's libcudart is as new as the toolkit's, {NEW}"
     )
+
+
+def test_the_loaders_cache_is_looked_into(tmp_path: Path) -> None:
+    from fitasks.cuda.cudart import cached
+
+    cache = tmp_path / "ld.so.cache"
+    paths = b"libcudart.so.13\0/usr/local/cuda/lib/libcudart.so.13\0/lib/libc.so.6\0/opt/x/libcudart.so.12.4.127\0"
+    cache.write_bytes(b"glibc-ld.so.cache1.1\x03\0\0\0" + paths)
+    assert cached(cache) == [Path("/usr/local/cuda/lib/libcudart.so.13"), Path("/opt/x/libcudart.so.12.4.127")]
+    assert cached(tmp_path / "none") == []

@@ -7,10 +7,13 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from packaging.version import Version
+
 from fitasks.build.capacity import slots
 from fitasks.build.jobserver import is_client
 from fitasks.build.ninja import find_ninja
 from fitasks.cuda.gpus import all_gpus, driver_version, visible
+from fitasks.cuda.patch import DRIVERS
 from fitasks.cuda.survey import Linker
 from fitasks.errors import EnvironmentProblem
 from fitasks.runtime.doctor.finding import Finding
@@ -24,10 +27,6 @@ if TYPE_CHECKING:
 
 _SECTION = "machine"
 _PEAK = 4 << 30  # bytes; fa3 prefill's largest compiler takes 3.6 GB (measured)
-
-# The least driver for each toolkit major release (CUDA release notes, "CUDA Toolkit and Minimum Required Driver
-# Version for CUDA Minor Version Compatibility").
-MINIMUM_DRIVER = {"12": 525, "13": 580}
 
 
 def examine(server: Server, toolkit: Toolkit | None, probe: ProbeMemo) -> Iterator[Finding]:
@@ -87,8 +86,8 @@ def _gpus(env: dict[str, str], toolkit: Toolkit | None) -> Iterator[Finding]:
     if not driver:
         yield Finding(_SECTION, "GPU", "no NVIDIA driver", "note", "fine for building: name targets in kernels.yaml")
         return
-    least = MINIMUM_DRIVER.get(toolkit.release.split(".")[0], 0) if toolkit else 0
-    if driver.split(".")[0].isdigit() and int(driver.split(".")[0]) < least and toolkit:
+    least = DRIVERS.get(int(toolkit.release.partition(".")[0]), "0") if toolkit else "0"
+    if toolkit and Version(driver) < Version(least):
         value = f"{driver}, CUDA {toolkit.release} needs {least} or newer"
         yield Finding(_SECTION, "driver", value, "problem", "upgrade the driver, or use an older toolkit")
     else:

@@ -1,207 +1,70 @@
-"""Notes each FlashInfer module that a process generates or loads, one JSON line each (format: fitasks/trace/model.py).
+"""Waits for FlashInfer to be imported, then has its modules noted (fitasks_notes.py).
 
-Standard library only; runs in the server's processes. Once flashinfer.jit.core is imported, two methods are wrapped:
-JitSpecRegistry.register, which every nvcc module passes (also where modules imported gen_jit_spec by name), and
-JitSpec.build_and_load. Which generator was called with what is read from the call stack, outermost `gen_…_module`
-first: nothing of FlashInfer's generators, which are cached functions, is replaced. Whatever fails here is dropped.
+Standard library only, and little of it: this runs in every process of a recorded server. Whatever fails of ours is
+dropped, with one line on stderr.
 """
 
-import os
-import sys
-import time
+from __future__ import annotations
 
-# json, inspect and re are imported when FlashInfer is: together they would cost each Python process 14 ms (measured).
+import sys
+
+TYPE_CHECKING = False  # typing itself would cost 5 ms
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
 
 _CORE = "flashinfer.jit.core"
-_GENERATOR = r"_?gen_\w+_module"
-_LONGEST = 4000  # bytes of a line: one write of less than a page isn't torn by another process's
-_RANKS = ("RANK", "SGLANG_TP_RANK", "VLLM_DP_RANK", "LOCAL_RANK")
-_trace = ""
+trace = ""
+_complained = False
 
 
-def install(trace: str) -> None:
-    """Record into `trace`, an absolute path, from the moment that FlashInfer is imported."""
-    global _trace
-    _trace = trace
-    sys.meta_path.insert(0, _Finder())
+def install(path: str) -> None:
+    """Record into `path`, which is absolute, from the moment that FlashInfer is imported. Once per process."""
+    global trace
+    if not trace:
+        trace = path
+        sys.meta_path.insert(0, _Finder())
 
 
 class _Finder:
-    """Stands first in sys.meta_path until flashinfer.jit.core is imported; then goes."""
+    """Stands first in sys.meta_path until flashinfer.jit.core has been executed (finding it isn't importing it)."""
 
-    def find_spec(self, name, path=None, target=None):
+    def find_spec(self, name: str, path: Any = None, target: Any = None) -> Any:
         if name != _CORE:
             return None
-        sys.meta_path.remove(self)
         for finder in list(sys.meta_path):
-            spec = finder.find_spec(name, path, target) if hasattr(finder, "find_spec") else None
+            spec = finder.find_spec(name, path, target) if finder is not self and hasattr(finder, "find_spec") else None
             if spec is not None:
-                _wrap_after(spec.loader)
+                quietly(self._wrap_after, spec.loader)
                 return spec
         return None
 
+    def _wrap_after(self, loader: Any) -> None:
+        original = loader.exec_module
 
-def _wrap_after(loader) -> None:
-    original = loader.exec_module
+        def exec_module(module: Any) -> None:
+            original(module)
+            quietly(_wrap, module)
+            quietly(sys.meta_path.remove, self)
 
-    def exec_module(module) -> None:
-        original(module)
-        try:
-            _wrap(module)
-        except Exception as error:
-            print(f"fitasks: this FlashInfer can't be recorded: {error!r}", file=sys.stderr)
-
-    loader.exec_module = exec_module
+        loader.exec_module = exec_module
 
 
-def _wrap(core) -> None:
-    import functools
+def _wrap(core: Any) -> None:
+    import fitasks_notes
 
-    register, load = core.JitSpecRegistry.register, core.JitSpec.build_and_load
-
-    @functools.wraps(register)
-    def registered(self, spec, *args, **kwargs):
-        result = register(self, spec, *args, **kwargs)
-        _quietly(_generated, spec, sys._getframe(1))
-        return result
-
-    @functools.wraps(load)
-    def loaded(self, *args, **kwargs):
-        before, begin = _quietly(_state, self), time.perf_counter()
-        failed = True
-        try:
-            module = load(self, *args, **kwargs)
-            failed = False
-            return module
-        finally:
-            seconds = time.perf_counter() - begin
-            _quietly(_loaded, self, before, failed=failed, seconds=seconds)
-
-    core.JitSpecRegistry.register, core.JitSpec.build_and_load = registered, loaded
+    fitasks_notes.wrap(core)
 
 
-def _quietly(function, *args, **kwargs):
+def quietly(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """What the function gives; None, and one line on stderr per process, where it fails."""
+    global _complained
     try:
         return function(*args, **kwargs)
-    except Exception:
-        return None
-
-
-def _generated(spec, frame) -> None:
-    origin = _origin(frame)
-    try:
-        spec._fitasks_origin = origin
-    except AttributeError:
-        pass
-    _note(spec, origin, "generated", 0.0)
-
-
-def _loaded(spec, before, *, failed, seconds) -> None:
-    origin = getattr(spec, "_fitasks_origin", ("", {}, "it was not generated by a function named gen_…_module"))
-    if failed:
-        how = "failed"
-    elif before == "ahead-of-time":
-        how = before
-    else:
-        how = "cached" if before is not None and before == _state(spec) else "compiled"
-    _note(spec, origin, how, seconds)
-
-
-def _state(spec):
-    """What tells whether a module was compiled: where it comes from ahead of time, else its file's identity."""
-    if getattr(spec, "is_aot", False):
-        return "ahead-of-time"
-    path = getattr(spec, "jit_library_path", None) or getattr(spec, "object_path", None)
-    try:
-        stat = os.stat(path)
-    except (OSError, TypeError):
-        return None
-    return stat.st_mtime_ns, stat.st_ino, stat.st_size
-
-
-def _origin(frame):
-    """(generator, arguments, why they can't be said) of the outermost generator in the call stack."""
-    import re
-
-    found = None
-    while frame is not None:
-        module = frame.f_globals.get("__name__", "")
-        if module.startswith("flashinfer.") and re.fullmatch(_GENERATOR, frame.f_code.co_name):
-            found = frame
-        frame = frame.f_back
-    if found is None:
-        return "", {}, "it was not generated by a function named gen_…_module"
-    arguments, unsaid = _arguments(found)
-    return f"{found.f_globals['__name__']}:{found.f_code.co_name}", arguments, unsaid
-
-
-def _arguments(frame):
-    import inspect
-
-    names, varargs, keywords, values = inspect.getargvalues(frame)
-    arguments = {name: values[name] for name in names}
-    if keywords:
-        arguments.update(values[keywords])
-    unsaid = "it takes positional arguments without names" if varargs and values[varargs] else ""
-    said = {}
-    for name, value in arguments.items():
-        if value is None:
-            continue  # a default; one that isn't comes to light when the entry is planned
-        told = _told(value)
-        if told is None:
-            unsaid = unsaid or f"{name} is a {type(value).__name__}"
-        else:
-            said[name] = told
-    return said, unsaid
-
-
-def _told(value):
-    """As kernels.yaml says it; None where it can't."""
-    import enum
-
-    value = getattr(value, "value", value) if isinstance(value, enum.Enum) else value
-    if isinstance(value, (bool, int, float, str)):
-        return value
-    if type(value).__module__ == "torch" and type(value).__name__ == "dtype":
-        return str(value).replace("torch.", "", 1)
-    if isinstance(value, (list, tuple)):
-        items = [_told(item) for item in value]
-        return None if any(item is None or isinstance(item, list) for item in items) else items
-    return None
-
-
-def _kind(spec):
-    if hasattr(spec, "jit_library_path"):
-        return "nvcc"
-    return "cute-dsl" if "CuteDsl" in type(spec).__name__ else "other"
-
-
-def _note(spec, origin, how, seconds) -> None:
-    import json
-
-    generator, arguments, unsaid = origin
-    env = sys.modules["flashinfer.jit.env"]
-    version = sys.modules.get("flashinfer.version")
-    record = {
-        "version": 1,
-        "name": str(spec.name),
-        "generator": generator,
-        "arguments": arguments,
-        "unsaid": unsaid,
-        "kind": _kind(spec),
-        "how": how,
-        "seconds": round(seconds, 3),
-        "time": round(time.time(), 3),
-        "pid": os.getpid(),
-        "rank": next((os.environ[name] for name in _RANKS if os.environ.get(name)), ""),
-        "flashinfer": getattr(version, "__version__", ""),
-        "architectures": env.FLASHINFER_WORKSPACE_DIR.name,
-    }
-    line = json.dumps(record)
-    if len(line) >= _LONGEST:
-        line = json.dumps(dict(record, arguments={}, unsaid="its arguments are too long to be noted"))
-    descriptor = os.open(_trace, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
-    try:
-        os.write(descriptor, line.encode() + b"\n")
-    finally:
-        os.close(descriptor)
+    except Exception as error:
+        first, _complained = not _complained, True
+        try:
+            if first:
+                print(f"fitasks: not everything is recorded: {error!r}"[:300], file=sys.stderr)
+        except Exception:
+            return None

@@ -7,8 +7,6 @@ wrong here may reach the server.
 import os
 import sys
 
-_HERE = os.path.dirname(os.path.abspath(__file__))
-
 if os.environ.get("FITASKS_RECORD"):
     try:
         import fitasks_record
@@ -17,9 +15,10 @@ if os.environ.get("FITASKS_RECORD"):
     except Exception as error:
         print(f"fitasks: not recording: {error!r}", file=sys.stderr)
 
-# What the environment would have run without us; its own mistakes are its own.
-_finder = next(finder for finder in sys.meta_path if getattr(finder, "__name__", "") == "PathFinder")
-_spec = _finder.find_spec("sitecustomize", [entry for entry in sys.path if os.path.abspath(entry or ".") != _HERE])
+# What the environment would have run without us; its own mistakes are its own. Another copy of us is passed over, too.
+_elsewhere = [entry for entry in sys.path if not os.path.exists(os.path.join(entry, "fitasks_record.py"))]
+_finder = next((finder for finder in sys.meta_path if getattr(finder, "__name__", "") == "PathFinder"), None)
+_spec = _finder.find_spec("sitecustomize", _elsewhere) if _finder is not None else None
 if _spec is not None and _spec.loader is not None:
     import importlib.util
 
