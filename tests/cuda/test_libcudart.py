@@ -15,7 +15,7 @@ import pytest
 
 from fitasks.cuda import patch as patches
 from fitasks.cuda.audit import audit
-from fitasks.cuda.cudart import Cudart, describe, discover
+from fitasks.cuda.cudart import Cudart, cached, describe, discover
 from fitasks.cuda.elf import inspect_library
 from fitasks.errors import EnvironmentProblem
 from fitasks.files import sha256_file
@@ -128,7 +128,8 @@ def test_discovery_asks_a_process_of_the_serving_interpreter(serving: Serving, t
     env = {name: value for name, value in os.environ.items() if name != "LD_LIBRARY_PATH"}
     memo = tmp_path / "memo.json"
     runtime = discover(Path(sys.executable), env, [serving.site], library_of(NEW), memo)
-    (found,) = runtime.found
+    found, *of_the_machine = runtime.found
+    assert [Path(one.path) for one in of_the_machine] == cached()
     assert (found.path, found.runtime, found.package) == (str(serving.library), "12.4", OLD)
     assert "torch" in runtime.how
     memo.write_text(memo.read_text().replace("torch", "remembered"))
@@ -357,8 +358,6 @@ def test_versions_are_compared_as_far_as_they_are_known(serving: Serving) -> Non
 
 
 def test_the_loaders_cache_is_looked_into(tmp_path: Path) -> None:
-    from fitasks.cuda.cudart import cached
-
     cache = tmp_path / "ld.so.cache"
     paths = b"libcudart.so.13\0/usr/local/cuda/lib/libcudart.so.13\0/lib/libc.so.6\0/opt/x/libcudart.so.12.4.127\0"
     cache.write_bytes(b"glibc-ld.so.cache1.1\x03\0\0\0" + paths)

@@ -279,13 +279,13 @@ xqa.gen_xqa_module_mla(torch.float8_e4m3fn, torch.float8_e4m3fn, 64, 576, 128, F
     usual = {"n": 3, "mode": "FAST", "number": 1, "flags": [True, 1.5], "none": 1}
     own = "flashinfer.own:gen_own_module"
     assert server.told("name", "generator", "arguments", "unsaid")[:-1] == [
-        ("own", own, usual, ""),
+        ("own", own, {"what": None, **usual}, ""),
         ("inside", "flashinfer.own:gen_own_with_module_inside", {}, "what is a object"),
         (
             "own",
             own,
-            {"what": "x", "n": 3, "mode": "FAST", "number": 5, "flags": [True, 1.5]},
-            "none is None",
+            {"what": "x", **usual, "number": 5, "none": None},
+            "",
         ),
         (
             "own",

@@ -57,11 +57,12 @@ def _arguments(frame: FrameType) -> tuple[dict[str, Any], str]:
     generator = _function(frame)
     said = {}
     for name, value in given.items():
-        if value is None and _default(generator, name) is None:
-            continue  # goes without saying
+        if value is None:
+            said |= {} if _default(generator, name) is None else {name: None}
+            continue
         told = _told(value, generator.__annotations__.get(name, "") if generator else "")
         if told is None:
-            reasons.append(f"{name} is a {type(value).__name__}" if value is not None else f"{name} is None")
+            reasons.append(f"{name} is a {type(value).__name__}")
         else:
             said[name] = told
     return said, reasons[0] if reasons else ""
@@ -74,9 +75,9 @@ def _function(frame: FrameType) -> Callable[..., Any] | None:
 
 
 def _default(generator: Callable[..., Any] | None, name: str) -> Any:
-    """None also where there is no default: the planner then says what is missing."""
+    """None where it is that or isn't known: then None as an argument goes without saying."""
     parameter = inspect.signature(generator).parameters.get(name) if generator else None
-    return None if parameter is None or parameter.default is parameter.empty else parameter.default
+    return None if parameter is None else parameter.default
 
 
 def _told(value: Any, annotation: Any) -> Any:
