@@ -450,14 +450,21 @@ def test_the_launchers_errors(tmp_path: Path, words: list[str], status: int, sai
 def test_from_a_server_to_kernels_yaml_and_back(tmp_path: Path) -> None:
     """Recorded, imported into a file without kernels, compiled (by a stand-in for nvcc): nothing asked for is missing."""
     (tmp_path / "server").mkdir()
-    server = Server(tmp_path / "server", "0.7.2.post1")
-    server.run()
+    server = Server(tmp_path / "server")
+    # Its state_scale_dtype has no default, and None is what it is given: kernels.yaml says null.
+    server.run("""
+ask()
+from flashinfer.jit.mamba import gen_selective_state_update_sm90_module
+half, long = torch.bfloat16, torch.int64
+gen_selective_state_update_sm90_module(half, half, half, torch.float32, long, None, 64, 128, 1, long, long).build_and_load()
+""")
+    state = server.lines()[-1]["name"]
     project = Project.make(tmp_path, 'targets: ["9.0a"]\nkernels: {}\n')
-    assert "2 of 2 requested modules are not covered" in project.doit("check", "--trace", str(server.trace), status=1)
+    assert "3 of 3 requested modules are not covered" in project.doit("check", "--trace", str(server.trace), status=1)
     assert "nothing written yet" in project.doit("import_trace", str(server.trace))
     project.doit("import_trace", "--write", str(server.trace))
     project.doit()
     out = project.doit("check", "--trace", str(server.trace))
-    assert "0 of 2 requested modules are not covered" in out
-    assert "Found 2 compiled kernel(s) of 2" in out
-    assert project.library(NAME).exists()
+    assert "0 of 3 requested modules are not covered" in out
+    assert "Found 3 compiled kernel(s) of 3" in out
+    assert [project.library(name).exists() for name in ("page", NAME, state)] == [True] * 3
