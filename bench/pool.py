@@ -1,10 +1,10 @@
 """The same kernels cold, three ways: `spec.build()` one after another, FlashInfer's `build_jit_specs`, fitasks.
 
-    python bench/pool.py [--ways sequential,specs,fitasks] [--modules page,cascade,…] [--fitasks-options "-n 8"]
+    python bench/pool.py [--ways sequential,specs,unsplit,fitasks] [--modules page,cascade,…] [--fitasks-options "-n 8"]
 
 Real FlashInfer and nvcc; each way has an empty cache of its own, in one run, one after the other. Prints wall and CPU
 seconds, the peak memory of the whole process tree, how many compilers ran at once, and the two bounds that no schedule
-can beat: CPU seconds / cores, and the longest file.
+can beat: CPU seconds / cores, and the longest file. `unsplit` is fitasks with `split_compile: false`.
 """
 
 from __future__ import annotations
@@ -112,17 +112,18 @@ def main() -> None:
 
 
 def _one(way: str, root: Path, modules: list[str], options: list[str], cores: int, *, learn: bool) -> None:
-    project = _project(root / way, modules)
+    project = _project(root / way, modules, split=way != "unsplit")
+    ours = way in {"unsplit", "fitasks"}
     env = os.environ | {
         "FLASHINFER_WORKSPACE_BASE": str(root / way / "base"),
         "XDG_CACHE_HOME": str(root / way / "xdg"),
         "PYTHONPATH": os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]),
     }
-    if learn and way == "fitasks":
+    if learn and ours:
         _remember(root / way / "xdg")
     # The plan, and the assembled toolkit, are made first for every way: they aren't what is measured.
     subprocess.run([sys.executable, "-m", "doit", "list"], cwd=project, env=env, check=True, capture_output=True)
-    if way == "fitasks":
+    if ours:
         command = [sys.executable, "-m", "doit", *options]
     else:
         lines = subprocess.run(
@@ -153,18 +154,18 @@ def _one(way: str, root: Path, modules: list[str], options: list[str], cores: in
     )
     if process.returncode:
         print(output[-3000:])
-    elif way == "fitasks":
+    elif ours:
         longest = json.loads((root / way / "xdg" / "fitasks" / "costs.json").read_text())["modules"]
         worst = max(longest.values(), key=lambda cost: cost["longest"])
         print(f"\nlongest file: {worst['longest_file']} {worst['longest']:.1f} s\n\n{output}")
 
 
-def _project(directory: Path, modules: list[str]) -> Path:
+def _project(directory: Path, modules: list[str], *, split: bool) -> Path:
     project = directory / "project"
     project.mkdir(parents=True)
     shutil.copy(ROOT / "dodo.py", project)
     lines = "".join(f"  {module}: {ENTRIES[module]}\n" for module in modules)
-    (project / "kernels.yaml").write_text(f'targets: ["9.0a"]\nkernels:\n{lines}')
+    (project / "kernels.yaml").write_text(f'targets: ["9.0a"]\nsplit_compile: {str(split).lower()}\nkernels:\n{lines}')
     import yaml
 
     entries = yaml.safe_load(lines)

@@ -158,13 +158,21 @@ class Session:
         pool.__enter__()
         atexit.register(pool.__exit__, None, None, None)
         config = self.plan.config
-        planned = schedule(stale, self.costs, chosen.count, split=config.split_compile)
+        planned = schedule(stale, self.costs, chosen.count, nvcc=self._nvcc_options())
         journal = Journal(self.plan.state / journals.NAME, self.observers)
         works = [_expected(kernel, self.costs) for kernel in stale]
         bound = round(planned.bound, 1)
         journal.write("run", version=1, slots=chosen.count, reason=chosen.reason, bound=bound, kernels=works)
         runner = Runner(self.plan, self.ninja, pool, journal, self.costs, planned, config.timeout, self.say)
         return Builder(runner, self.judges, self.store)
+
+    def _nvcc_options(self) -> frozenset[str]:
+        """Those that may be used; none where kernels.yaml forbids it, or the user splits files already."""
+        env = self.plan.server.env
+        own = env.get("NVCC_PREPEND_FLAGS", "") + env.get("NVCC_APPEND_FLAGS", "")
+        if not self.plan.config.split_compile or "-split-compile" in own:
+            return frozenset()
+        return self.probe.options(Path(env.get("FLASHINFER_NVCC") or self.plan.toolkit.home / "bin" / "nvcc"))
 
     @property
     def jobs(self) -> int | None:

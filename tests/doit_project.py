@@ -31,10 +31,14 @@ words = sys.argv[1:]
 if "--version" in words:
     print("nvcc: NVIDIA (R) Cuda compiler driver\\nCuda compilation tools, release 13.0, V13.0.88\\nBuild stand-in")
     sys.exit()
+if "--help" in words:
+    print("--split-compile <number>  (-split-compile)\\n--jobserver  (-jobserver)")
+    sys.exit()
 source, output = words[words.index("-c") + 1], words[words.index("-o") + 1]
 depfile = words[words.index("-MF") + 1]
 with open(here + "/calls", "a") as log:
-    log.write(f"{{time.time()}} start {{os.getpid()}} {{os.path.basename(source)}}\\n")
+    flags = os.environ.get("NVCC_APPEND_FLAGS", "")
+    log.write(f"{{time.time()}} start {{os.getpid()}} {{os.path.basename(source)}} {{flags}}\\n")
 deadline = time.time() + 60
 while os.path.exists(here + "/hold") and time.time() < deadline:
     time.sleep(0.02)

@@ -121,7 +121,7 @@ class Jobserver:
                     first = min(self._waiting) == ticket
                 if first and self._lies_there():
                     taken += self._take()
-                elif first and count == 1 and self._is_idle():
+                elif first and (count == 1 or not self._ninjas) and self._is_idle():
                     taken += self._borrow()
                 elif not first:
                     time.sleep(_MOMENT / 2)

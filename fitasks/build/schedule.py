@@ -1,39 +1,56 @@
 """Which kernel first, and which files to shorten: no build that waits for one file, or one kernel, alone.
 
-With C cores a build takes at least (CPU seconds / C), and at least as long as its longest file. Where the second is
-the larger, nvcc is told to optimise that kernel's files with several threads (`--split-compile`, nvcc 12.8 and later),
-through NVCC_APPEND_FLAGS, which is no part of ninja's commands. Only the optimiser is split, so that threads are
-scarcely more than half busy (sampling.cu: 122 s alone, 76 s with 4 threads, 65 s with 16, for the same CPU seconds):
-each kernel so treated takes one further slot.
+With C cores a build takes at least (CPU seconds / C), and at least as long as its longest file. nvcc can optimise one
+file with several threads (`--split-compile`), for the same CPU seconds, and is told so through NVCC_APPEND_FLAGS, which
+is no part of ninja's commands.
 
-Kernels with such a file begin first. After them what counts is a kernel's CPU seconds: ninja looks for a free slot of
-the pool only when one of its own commands has ended (measured), so that a kernel of many short files that begins late
-works through them one after another, with other slots idle.
+- An nvcc that is a client of the jobserver itself (`--jobserver`; 13.0 is, measured) takes a token for each further
+  thread while it optimises, and works with one thread where none is to be had. So every file may be split: a slot that
+  no kernel can use, at the end of the build or while ninja doesn't look for it, shortens whatever still compiles.
+- With an older nvcc, the kernels of files that would outlast an even spread are split, and each takes one further slot
+  for itself: threads are scarcely more than half busy, because only the optimiser is split (sampling.cu: 122 s alone,
+  76 s with 4 threads, 65 s with 16).
+
+Kernels with a file that outlasts an even spread begin first. After them what counts is a kernel's CPU seconds: ninja
+looks for a free slot of the pool only when one of its own commands has ended (measured), so that a kernel of many short
+files that begins late works through them one after another, with other slots idle.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Collection, Iterable, Mapping, Sequence
 
     from fitasks.build.costs import Cost, Costs
     from fitasks.plan.kernel import Kernel
 
-SPLIT_THREADS = 4  # more shorten little: 76 s with 4, 65 s with 16
+SPLIT = "--split-compile"
+CLIENT = "--jobserver"
 SPLIT_GAIN = 0.62  # of its time is what a file takes with 4 threads
-_PAYS = 1.15  # a file must outlast an even spread by this: split files keep two slots, not quite busy
+_THREADS = 4  # with a slot set aside; more shorten little
+_SHARED_THREADS = 8  # where each is paid for with a token
+_PAYS = 1.15  # a file must outlast an even spread by this: with a slot set aside, two aren't quite busy
+
+
+@dataclass(frozen=True)
+class Split:
+    """How a kernel's files are compiled: threads of nvcc's optimiser, at most, and the slots that its ninja takes."""
+
+    threads: int = 1
+    slots: int = 1
+    flags: str = ""  # of nvcc
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """For one run: kernels in the order in which to begin them, and the threads of those that are split."""
+    """For one run: kernels in the order in which to begin them, and how those are split that are."""
 
-    order: tuple[str, ...]  # labels
-    split: Mapping[str, int]  # label → threads
-    bound: float  # seconds that the run takes at least, as far as is known
+    order: tuple[str, ...] = ()  # labels
+    split: Mapping[str, Split] = field(default_factory=dict)  # by label
+    bound: float = 0.0  # seconds that the run takes at least, as far as is known
 
 
 def heaviest_first(kernels: Iterable[Kernel], costs: Costs) -> list[Kernel]:
@@ -41,18 +58,26 @@ def heaviest_first(kernels: Iterable[Kernel], costs: Costs) -> list[Kernel]:
     return sorted(kernels, key=lambda kernel: costs.of(kernel).cpu_seconds, reverse=True)
 
 
-def schedule(kernels: Iterable[Kernel], costs: Costs, slots: int, *, split: bool) -> Schedule:
-    """Of the kernels that are to be compiled."""
+def schedule(kernels: Iterable[Kernel], costs: Costs, slots: int, *, nvcc: Collection[str]) -> Schedule:
+    """Of the kernels that are to be compiled; `nvcc` are the options that it knows and that may be used."""
     heavy = heaviest_first(kernels, costs)
     even = sum(costs.of(kernel).cpu_seconds for kernel in heavy) / max(1, slots)
     late = [kernel for kernel in heavy if costs.of(kernel).longest > _PAYS * even]
     late.sort(key=lambda kernel: costs.of(kernel).longest, reverse=True)
-    threads = {}
-    if split and slots > 2:  # with two cores a thread more only takes from another file
-        threads = {kernel.label: min(SPLIT_THREADS, slots) for kernel in late}
     order = (*late, *(kernel for kernel in heavy if kernel not in late))
-    longest = max((_shortened(costs.of(kernel), kernel.label in threads) for kernel in order), default=0.0)
-    return Schedule(tuple(kernel.label for kernel in order), threads, max(even, longest))
+    split = _splits(late, order, slots, nvcc)
+    longest = max((_shortened(costs.of(kernel), kernel.label in split) for kernel in order), default=0.0)
+    return Schedule(tuple(kernel.label for kernel in order), split, max(even, longest))
+
+
+def _splits(late: Sequence[Kernel], every: Sequence[Kernel], slots: int, nvcc: Collection[str]) -> dict[str, Split]:
+    if SPLIT in nvcc and CLIENT in nvcc and slots > 1:
+        threads = min(_SHARED_THREADS, slots)
+        return {kernel.label: Split(threads, 1, f"{SPLIT}={threads} {CLIENT}") for kernel in every}
+    if SPLIT in nvcc and slots > 2:  # with two cores a thread more only takes from another file
+        threads = min(_THREADS, slots)
+        return {kernel.label: Split(threads, 2, f"{SPLIT}={threads}") for kernel in late}
+    return {}
 
 
 def _shortened(cost: Cost, is_split: bool) -> float:

@@ -111,6 +111,12 @@ class ProbeMemo:
         self._changed = True
         return output
 
+    def options(self, executable: Path) -> frozenset[str]:
+        """The long options that its `--help` lists; none where it has no such list."""
+        with contextlib.suppress(EnvironmentProblem):
+            return frozenset(re.findall(r"^(--[a-z-]+)", self.output(executable, "--help"), re.MULTILINE))
+        return frozenset()
+
     def save(self) -> None:
         """Write the file if an answer was added, leaving out those whose executables are gone or changed."""
         if not self._changed:

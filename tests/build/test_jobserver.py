@@ -88,6 +88,16 @@ def test_the_tokens_of_a_killed_ninja_come_back(tmp_path: Path, ninja: str) -> N
         assert tokens(pool) == 3
 
 
+def test_alone_does_not_wait_for_tokens_that_were_lost() -> None:
+    """An nvcc that was killed while it optimised with three threads took two of them along."""
+    with Jobserver(4, busy=lambda: (0, 0)) as pool:
+        os.read(pool._descriptor, 2)
+        begin = time.monotonic()
+        with pool.alone(stopping=lambda: time.monotonic() > begin + 10) as alone:
+            assert alone
+        assert tokens(pool) == 4
+
+
 def test_a_slot_is_not_waited_for_once_all_is_to_stop() -> None:
     with Jobserver(1) as pool, pool.slot() as first, pool.slot(stopping=lambda: True) as second:
         assert (first, second) == (True, False)

@@ -1,0 +1,33 @@
+"""Every reference that `doit verify` has meets the real kernels, with the variants that a wrapper can be asked for.
+
+Compiles for some minutes; the shipped kernels.yaml, which `doit verify` proves in the project, isn't repeated here.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tests.doit_project import Project
+
+pytestmark = pytest.mark.real
+
+KERNELS = """\
+  norm:
+  rope:
+  topk:
+  act: {op: act_and_mul, act_func_name: [silu, gelu, gelu_tanh]}
+  mla: {op: batch_mla, backend: [fa2, fa3], dtype_q: bfloat16, head_dim_ckv: 512, head_dim_kpe: 64}
+  window: {op: batch_decode, dtype_q: float16, head_dim: 64, use_sliding_window: true, use_logits_soft_cap: true}
+  fp8: {op: batch_decode, dtype_q: bfloat16, dtype_kv: float8_e4m3fn, head_dim: 128}
+  capped: {op: batch_prefill, backend: fa2, dtype_q: float16, head_dim: 64, use_logits_soft_cap: true}
+"""
+
+
+def test_every_reference_holds(hopper: Callable[[str], Project]) -> None:
+    out = hopper(KERNELS).doit("verify")
+    assert "\n11 proven numerically\n" in out, out
