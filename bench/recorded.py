@@ -2,11 +2,12 @@
 
     python bench/recorded.py            on a GPU, in a project whose serving interpreter may be installed into
 
-A stand-in for a server, with FlashInfer's own wrappers: the parent imports FlashInfer and forks one worker (attention
-decode, page append, rmsnorm), spawns another (ragged prefill with fa2, cascade merge), and works itself (activation,
-packbits). It runs with an empty cache under `python -m fitasks.record`; its trace goes into an empty kernels.yaml with
-`doit import_trace --write`; `doit` compiles, `doit install` delivers, `doit check --trace` counts what isn't covered.
-Then the same server runs with FLASHINFER_DISABLE_JIT=1, an empty cache and no nvcc and no ninja on PATH.
+A stand-in for a server, with FlashInfer's own wrappers: the parent forks one worker (attention decode, page append,
+rmsnorm) before it imports FlashInfer, which brings CUDA up (measured; a forked process can't use it then), spawns
+another (ragged prefill with fa2, cascade merge), and works itself (activation, packbits). It runs with an empty cache
+under `python -m fitasks.record`; its trace goes into an empty kernels.yaml with `doit import_trace --write`; `doit`
+compiles, `doit install` delivers, `doit check --trace` counts what isn't covered. Then the same server runs with
+FLASHINFER_DISABLE_JIT=1, an empty cache and no nvcc and no ninja on PATH.
 """
 
 from __future__ import annotations
@@ -65,12 +66,11 @@ def itself():
 
 if __name__ == "__main__":
     begin = time.perf_counter()
-    import flashinfer, torch
-    assert not torch.cuda.is_initialized(), "CUDA is up: a forked worker could not use it"
-    workers = [multiprocessing.get_context("fork").Process(target=decoding)]
-    workers += [multiprocessing.get_context("spawn").Process(target=prefilling)]
+    workers = [multiprocessing.get_context(way).Process(target=work) for way, work in
+               (("fork", decoding), ("spawn", prefilling))]
     for worker in workers:
         worker.start()
+    import torch
     itself()
     for worker in workers:
         worker.join()
