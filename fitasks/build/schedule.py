@@ -1,19 +1,17 @@
 """Which kernel first, and which files to shorten: no build that waits for one file, or one kernel, alone.
 
-With C cores a build takes at least (CPU seconds / C), and at least as long as its longest file. nvcc can optimise one
-file with several threads (`--split-compile`), for the same CPU seconds, and is told so through NVCC_APPEND_FLAGS, which
-is no part of ninja's commands.
+With C cores a build takes at least (CPU seconds / C), and at least as long as its longest file. Where the second is
+the larger, nvcc is told to optimise that kernel's files with several threads (`--split-compile`), through
+NVCC_APPEND_FLAGS, which is no part of ninja's commands. Only the optimiser is split, so that threads are scarcely more
+than half busy (sampling.cu: 122 s alone, 76 s with 4 threads, 65 s with 16, for the same CPU seconds): each kernel so
+treated takes one further slot. With two slots that would be all; there the second thread is paid for with a token of
+the pool whenever one is free, which an nvcc can do that is a client of the jobserver itself (`--jobserver`; 13.0 is,
+measured). To let every file of a build take tokens like that was no gain: they keep them from ninjas that have further
+files (16 cores, eight modules: 105 s, and 100 s without; 2 cores, six modules: 128 s and 126 s).
 
-- An nvcc that is a client of the jobserver itself (`--jobserver`; 13.0 is, measured) takes a token for each further
-  thread while it optimises, and works with one thread where none is to be had. So every file may be split: a slot that
-  no kernel can use, at the end of the build or while ninja doesn't look for it, shortens whatever still compiles.
-- With an older nvcc, the kernels of files that would outlast an even spread are split, and each takes one further slot
-  for itself: threads are scarcely more than half busy, because only the optimiser is split (sampling.cu: 122 s alone,
-  76 s with 4 threads, 65 s with 16).
-
-Kernels with a file that outlasts an even spread begin first. After them what counts is a kernel's CPU seconds: ninja
-looks for a free slot of the pool only when one of its own commands has ended (measured), so that a kernel of many short
-files that begins late works through them one after another, with other slots idle.
+Kernels with such a file begin first. After them what counts is a kernel's CPU seconds: ninja looks for a free slot of
+the pool only when one of its own commands has ended (measured), so that a kernel of many short files that begins late
+works through them one after another, with other slots idle.
 """
 
 from __future__ import annotations
@@ -22,7 +20,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Mapping, Sequence
+    from collections.abc import Collection, Iterable, Mapping
 
     from fitasks.build.costs import Cost, Costs
     from fitasks.plan.kernel import Kernel
@@ -30,8 +28,7 @@ if TYPE_CHECKING:
 SPLIT = "--split-compile"
 CLIENT = "--jobserver"
 SPLIT_GAIN = 0.62  # of its time is what a file takes with 4 threads
-_THREADS = 4  # with a slot set aside; more shorten little
-_SHARED_THREADS = 8  # where each is paid for with a token
+_THREADS = 4  # more shorten little
 _PAYS = 1.15  # a file must outlast an even spread by this: with a slot set aside, two aren't quite busy
 
 
@@ -65,19 +62,19 @@ def schedule(kernels: Iterable[Kernel], costs: Costs, slots: int, *, nvcc: Colle
     late = [kernel for kernel in heavy if costs.of(kernel).longest > _PAYS * even]
     late.sort(key=lambda kernel: costs.of(kernel).longest, reverse=True)
     order = (*late, *(kernel for kernel in heavy if kernel not in late))
-    split = _splits(late, order, slots, nvcc)
+    how = _split(slots, nvcc)
+    split = {kernel.label: how for kernel in late if how.threads > 1}
     longest = max((_shortened(costs.of(kernel), kernel.label in split) for kernel in order), default=0.0)
     return Schedule(tuple(kernel.label for kernel in order), split, max(even, longest))
 
 
-def _splits(late: Sequence[Kernel], every: Sequence[Kernel], slots: int, nvcc: Collection[str]) -> dict[str, Split]:
-    if SPLIT in nvcc and CLIENT in nvcc and slots > 1:
-        threads = min(_SHARED_THREADS, slots)
-        return {kernel.label: Split(threads, 1, f"{SPLIT}={threads} {CLIENT}") for kernel in every}
-    if SPLIT in nvcc and slots > 2:  # with two cores a thread more only takes from another file
-        threads = min(_THREADS, slots)
-        return {kernel.label: Split(threads, 2, f"{SPLIT}={threads}") for kernel in late}
-    return {}
+def _split(slots: int, nvcc: Collection[str]) -> Split:
+    threads = min(_THREADS, slots)
+    if SPLIT not in nvcc or slots < 2 or (slots == 2 and CLIENT not in nvcc):
+        return Split()
+    if slots == 2:
+        return Split(threads, 1, f"{SPLIT}={threads} {CLIENT}")
+    return Split(threads, 2, f"{SPLIT}={threads}")
 
 
 def _shortened(cost: Cost, is_split: bool) -> float:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from fitasks.build.costs import Cost, Costs, guess
 from fitasks.build.schedule import Schedule, Split, heaviest_first, schedule
 from fitasks.plan.kernel import Kernel
@@ -40,26 +42,37 @@ def of_all(tmp_path: Path, slots: int, nvcc: frozenset[str]) -> Schedule:
     return schedule(map(kernel, MEASURED), costs(tmp_path), slots, nvcc=nvcc)
 
 
-def test_an_nvcc_that_is_a_client_splits_every_file_with_what_is_free(tmp_path: Path) -> None:
-    found = of_all(tmp_path, 16, CLIENT)
-    assert set(found.split) == set(MEASURED)
-    assert set(found.split.values()) == {Split(8, 1, "--split-compile=8 --jobserver")}
-    assert of_all(tmp_path, 2, CLIENT).split["page"].flags == "--split-compile=2 --jobserver"
-    assert of_all(tmp_path, 1, CLIENT).split == {}, "one slot has nothing to give"
-
-
-def test_what_would_end_last_begins_first_and_an_older_nvcc_splits_that_alone(tmp_path: Path) -> None:
-    found = of_all(tmp_path, 16, OLDER)
+@pytest.mark.parametrize("nvcc", [OLDER, CLIENT])
+def test_what_would_end_last_begins_first_and_is_split(tmp_path: Path, nvcc: frozenset[str]) -> None:
+    found = of_all(tmp_path, 16, nvcc)
     assert found.order == ("sampling", "fa3", "fa2", "rope", "decode", "page", "quantization", "cascade")
     assert found.split == {"sampling": Split(4, 2, "--split-compile=4")}
     assert round(found.bound, 1) == 96.0, "fa3's longest file, a little over an even spread of 92.1 s"
 
 
-def test_with_two_cores_an_older_nvcc_splits_nothing(tmp_path: Path) -> None:
-    found = of_all(tmp_path, 2, OLDER)
+def test_with_two_cores_nothing_of_these_would_end_last(tmp_path: Path) -> None:
+    found = of_all(tmp_path, 2, CLIENT)
     assert found.order[:3] == ("fa3", "sampling", "fa2")
     assert found.split == {}
     assert found.bound == sum(cpu for cpu, _ in MEASURED.values()) / 2
+
+
+@pytest.mark.parametrize(
+    ("slots", "nvcc", "split"),
+    [
+        (8, OLDER, Split(4, 2, "--split-compile=4")),
+        (3, CLIENT, Split(3, 2, "--split-compile=3")),
+        (2, CLIENT, Split(2, 1, "--split-compile=2 --jobserver")),
+        (2, OLDER, Split()),
+        (1, CLIENT, Split()),
+        (8, frozenset(), Split()),
+    ],
+)
+def test_one_kernel_alone_is_split_as_slots_and_nvcc_allow(
+    tmp_path: Path, slots: int, nvcc: frozenset[str], split: Split
+) -> None:
+    found = schedule([kernel("sampling")], costs(tmp_path), slots, nvcc=nvcc)
+    assert found.split.get("sampling", Split()) == split
 
 
 def test_split_compile_false_or_an_nvcc_that_cannot(tmp_path: Path) -> None:
@@ -67,10 +80,6 @@ def test_split_compile_false_or_an_nvcc_that_cannot(tmp_path: Path) -> None:
     assert found.split == {}
     assert found.order[0] == "sampling", "it still begins first"
     assert found.bound == 140
-
-
-def test_one_kernel_alone_is_split(tmp_path: Path) -> None:
-    assert list(schedule([kernel("page")], costs(tmp_path), 8, nvcc=OLDER).split) == ["page"]
 
 
 def test_nothing_to_do() -> None:

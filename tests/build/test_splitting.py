@@ -24,18 +24,19 @@ KERNELS = 'targets: ["9.0a"]\nkernels:\n  page:\n'
 def told(tmp_path: Path, kernels: str = KERNELS, **env: str) -> tuple[set[str], object]:
     """The flags of every call of nvcc, and the threads of which the receipt tells."""
     project = Project.make(tmp_path, kernels)
-    project.doit(MAX_JOBS="3", **env)
+    project.doit(**{"MAX_JOBS": "3"} | env)
     lines = (project.tools / "calls").read_text().splitlines()
     receipt = json.loads((project.library("page").parent / "fitasks-receipt.json").read_text())
     return {" ".join(line.split()[4:]) for line in lines if " start " in line}, receipt["notes"].get("split_compile")
 
 
-def test_every_file_may_be_split_and_the_receipt_says_so(tmp_path: Path) -> None:
-    assert told(tmp_path, NVCC_APPEND_FLAGS="") == ({"--split-compile=3 --jobserver"}, 3)
+@pytest.mark.parametrize(("jobs", "flags"), [("3", "--split-compile=3"), ("2", "--split-compile=2 --jobserver")])
+def test_one_kernel_alone_is_split_and_the_receipt_says_so(tmp_path: Path, jobs: str, flags: str) -> None:
+    assert told(tmp_path, MAX_JOBS=jobs, NVCC_APPEND_FLAGS="") == ({flags}, int(jobs))
 
 
 def test_what_the_user_appends_stays(tmp_path: Path) -> None:
-    assert told(tmp_path, NVCC_APPEND_FLAGS="-lineinfo")[0] == {"-lineinfo --split-compile=3 --jobserver"}
+    assert told(tmp_path, NVCC_APPEND_FLAGS="-lineinfo")[0] == {"-lineinfo --split-compile=3"}
 
 
 def test_a_user_who_splits_is_left_alone(tmp_path: Path) -> None:
