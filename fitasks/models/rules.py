@@ -189,6 +189,13 @@ MODULES = (
 
 UNKNOWN = (
     Rule("sglang", {"mla": (True,), "backend": ("flashinfer",)}, "which modules FlashInfer's MLA backend loads", ""),
+    Rule(
+        "sglang",
+        {"backend": ("flashinfer",), "window": ("some",)},
+        "which module layers with a window load where prefill is paged only: with --enable-multimodal, "
+        "--enable-deterministic-inference, full CUDA graphs of prefill or SGLANG_FLASHINFER_USE_PAGED",
+        f"{_SGLANG_BACKEND}.init_forward_metadata (use_ragged)",
+    ),
     Rule("vllm", {"mla": (True,), "backend": ("flashinfer",)}, "which modules FlashInfer's MLA backend loads", ""),
     Rule(
         "vllm",

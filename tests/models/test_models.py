@@ -72,7 +72,9 @@ def test_sglang_below_hopper(name: str, architecture: str) -> None:
 def test_few_query_heads_decode_without_tensor_cores(name: str) -> None:
     """Two for each; the soft cap and the window are given when it runs, so that the modules are the plain ones."""
     prefill = "batch_prefill fa2 bfloat16 d256"
-    assert entries(answer(name, "8.0")) == ["sampling", prefill, prefill, "batch_decode bfloat16 d256", "cascade"]
+    told = answer(name, "8.0")
+    assert entries(told) == ["sampling", prefill, prefill, "batch_decode bfloat16 d256", "cascade"]
+    assert any("where prefill is paged only" in one for one in told.unknown)
 
 
 def test_an_fp8_cache_decodes_with_tensor_cores() -> None:
