@@ -158,7 +158,7 @@ class Session:
         pool.__enter__()
         atexit.register(pool.__exit__, None, None, None)
         config = self.plan.config
-        planned = schedule(stale, self.costs, chosen.count, nvcc=self._nvcc_options())
+        planned = schedule(stale, self.costs, chosen.count, split=self._may_split())
         journal = Journal(self.plan.state / journals.NAME, self.observers)
         works = [_expected(kernel, self.costs) for kernel in stale]
         bound = round(planned.bound, 1)
@@ -166,13 +166,14 @@ class Session:
         runner = Runner(self.plan, self.ninja, pool, journal, self.costs, planned, config.timeout, self.say)
         return Builder(runner, self.judges, self.store)
 
-    def _nvcc_options(self) -> frozenset[str]:
-        """Those that may be used; none where kernels.yaml forbids it, or the user splits files already."""
+    def _may_split(self) -> bool:
+        """Whether nvcc lists the option, kernels.yaml doesn't forbid it, and the user doesn't set it already."""
         env = self.plan.server.env
         own = env.get("NVCC_PREPEND_FLAGS", "") + env.get("NVCC_APPEND_FLAGS", "")
         if not self.plan.config.split_compile or "-split-compile" in own:
-            return frozenset()
-        return self.probe.options(Path(env.get("FLASHINFER_NVCC") or self.plan.toolkit.home / "bin" / "nvcc"))
+            return False
+        nvcc = env.get("FLASHINFER_NVCC") or self.plan.toolkit.home / "bin" / "nvcc"
+        return "--split-compile" in self.probe.options(Path(nvcc))
 
     @property
     def jobs(self) -> int | None:

@@ -32,7 +32,7 @@ if "--version" in words:
     print("nvcc: NVIDIA (R) Cuda compiler driver\\nCuda compilation tools, release 13.0, V13.0.88\\nBuild stand-in")
     sys.exit()
 if "--help" in words:
-    print("--split-compile <number>  (-split-compile)\\n--jobserver  (-jobserver)")
+    print("--split-compile <number>  (-split-compile)")
     sys.exit()
 source, output = words[words.index("-c") + 1], words[words.index("-o") + 1]
 depfile = words[words.index("-MF") + 1]

@@ -13,7 +13,7 @@ from fitasks.build.capacity import memory
 from fitasks.build.costs import Cost
 from fitasks.build.diagnose import diagnose
 from fitasks.build.jobserver import is_client
-from fitasks.build.schedule import SPLIT_GAIN, Split
+from fitasks.build.schedule import SPLIT_GAIN
 from fitasks.errors import KernelFailure
 
 if TYPE_CHECKING:
@@ -47,26 +47,26 @@ class Runner:
 
         What was killed for want of memory is compiled once more, alone.
         """
-        split, order = self.split(kernel), self.schedule.order
+        threads, order = self.threads(kernel), self.schedule.order
         weight = -float(order.index(kernel.label) if kernel.label in order else len(order))
-        with self.jobserver.slot(weight, count=split.slots, stopping=process.stopping):
+        with self.jobserver.slot(weight, count=1 + (threads > 1), stopping=process.stopping):
             announce()
-            finished = self._one_ninja(kernel, split.flags, [])
+            finished = self._one_ninja(kernel, threads, [])
         if _was_killed(finished, self._log(kernel)):
             self.say(f"kernel:{kernel.label}: a compiler was killed for want of memory; again, alone")
             with self.jobserver.alone(process.stopping):
-                finished = self._one_ninja(kernel, "", ["-j", "1"])
+                finished = self._one_ninja(kernel, 1, ["-j", "1"])
         if finished.stopped:
             raise KernelFailure(f"{kernel.label}: stopped; what was finished stays, run doit again to go on")
         if finished.status or finished.timed_out:
             raise _failure(kernel, finished, self._log(kernel))
         return finished
 
-    def _one_ninja(self, kernel: Kernel, flags: str, jobs: list[str]) -> process.Finished:
+    def _one_ninja(self, kernel: Kernel, threads: int, jobs: list[str]) -> process.Finished:
         if not is_client(self.ninja.version):
             jobs = ["-j", "1"]  # one slot each: doit starts as many ninjas as there are slots
         env = self.plan.environment(kernel.target)
-        env |= {"MAKEFLAGS": self.jobserver.makeflags} | _appended(env, flags)
+        env |= {"MAKEFLAGS": self.jobserver.makeflags} | split_variables(env, threads)
         before, begin = ninjas.read_times(kernel.build_dir), time.time()
         # An interrupted nvcc leaves three to seven temporary files (measured): they go with their directory.
         with tempfile.TemporaryDirectory(prefix="fitasks-nvcc-", ignore_cleanup_errors=True) as scratch:
@@ -87,20 +87,22 @@ class Runner:
         times = {output: last - first for output, (first, last) in ninjas.read_times(kernel.build_dir).items()}
         if finished.cpu_seconds > 1 and len(times) > len(kernel.sources):
             longest = max(times, key=lambda output: times[output])
-            seconds = times[longest] / (SPLIT_GAIN if self.split(kernel).threads > 1 else 1.0)  # as if it weren't split
+            seconds = times[longest] / (SPLIT_GAIN if self.threads(kernel) > 1 else 1.0)  # as if it weren't split
             self.costs.learn(kernel, Cost(finished.cpu_seconds, seconds, finished.peak_rss, longest))
 
-    def split(self, kernel: Kernel) -> Split:
-        """How its files are compiled in this run."""
-        return self.schedule.split.get(kernel.label, Split())
+    def threads(self, kernel: Kernel) -> int:
+        """Of nvcc's optimiser."""
+        return self.schedule.split.get(kernel.label, 1)
 
     def _log(self, kernel: Kernel) -> Path:
         return self.plan.state / "logs" / f"{kernel.label}.log"
 
 
-def _appended(env: Mapping[str, str], flags: str) -> dict[str, str]:
-    """What nvcc is told beside ninja's commands, and beside what the user appends already."""
-    return {"NVCC_APPEND_FLAGS": f"{env.get('NVCC_APPEND_FLAGS', '')} {flags}".strip()} if flags else {}
+def split_variables(env: Mapping[str, str], threads: int) -> dict[str, str]:
+    """What makes nvcc optimise one file with several threads, beside what the user appends already."""
+    if threads < 2:
+        return {}
+    return {"NVCC_APPEND_FLAGS": f"{env.get('NVCC_APPEND_FLAGS', '')} --split-compile={threads}".strip()}
 
 
 def _was_killed(finished: process.Finished, log: Path) -> bool:

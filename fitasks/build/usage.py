@@ -17,8 +17,7 @@ _PAGE = os.sysconf("SC_PAGE_SIZE")
 class Usage:
     """Commands that ninjas run at this moment, and the resident memory (bytes) of all processes below them.
 
-    `busy` are the slots that they need now: a ninja that is just starting, or between two commands, needs one, and a
-    compiler that runs several threads (`--split-compile`) as many as run at this moment.
+    `busy` are the slots that they need now: a ninja that is just starting, or between two commands, needs one.
     """
 
     compilers: int = 0
@@ -28,7 +27,7 @@ class Usage:
 
 def usage(sessions: Collection[int]) -> Usage:
     """Of sessions that are each led by a ninja; what ends meanwhile isn't counted."""
-    memory = further = 0
+    memory = 0
     children = dict.fromkeys(sessions, 0)
     for name in os.listdir("/proc") if sessions else ():  # noqa: PTH208 - names only
         if name.isdigit():
@@ -38,15 +37,5 @@ def usage(sessions: Collection[int]) -> Usage:
                 if int(fields[3]) in sessions:
                     if fields[0] != b"Z" and (parent := int(fields[1])) in children:
                         children[parent] += 1
-                    if int(fields[17]) > 1:
-                        further += max(0, _running_threads(name) - 1)
                     memory += int(fields[21]) * _PAGE
-    return Usage(sum(children.values()), memory, sum(max(1, count) for count in children.values()) + further)
-
-
-def _running_threads(process: str) -> int:
-    count = 0
-    for thread in os.listdir(f"/proc/{process}/task"):  # noqa: PTH208 - names only
-        with open(f"/proc/{process}/task/{thread}/stat", "rb") as stream:  # noqa: PTH123 - as above
-            count += stream.read().rpartition(b")")[2].split()[0] == b"R"
-    return count
+    return Usage(sum(children.values()), memory, sum(max(1, count) for count in children.values()))

@@ -89,7 +89,7 @@ def test_the_tokens_of_a_killed_ninja_come_back(tmp_path: Path, ninja: str) -> N
 
 
 def test_alone_does_not_wait_for_tokens_that_were_lost() -> None:
-    """An nvcc that was killed while it optimised with three threads took two of them along."""
+    """A ninja that was killed took them along, and the pool is filled up again only when nobody holds a slot."""
     with Jobserver(4, busy=lambda: (0, 0)) as pool:
         os.read(pool._descriptor, 2)
         begin = time.monotonic()

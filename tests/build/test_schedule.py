@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import pytest
-
 from fitasks.build.costs import Cost, Costs, guess
-from fitasks.build.schedule import Schedule, Split, heaviest_first, schedule
+from fitasks.build.schedule import Schedule, heaviest_first, schedule
 from fitasks.plan.kernel import Kernel
 
 # CPU seconds and longest file as measured on 16 cores of an H100 machine with FlashInfer 0.7.2.post1.
@@ -34,56 +32,37 @@ def costs(tmp_path: Path) -> Costs:
     return Costs.load(tmp_path / "costs.json")
 
 
-OLDER = frozenset({"--split-compile"})  # an nvcc that is no client of the jobserver
-CLIENT = frozenset({"--split-compile", "--jobserver"})
+def of_all(tmp_path: Path, slots: int, *, split: bool = True) -> Schedule:
+    return schedule(map(kernel, MEASURED), costs(tmp_path), slots, split=split)
 
 
-def of_all(tmp_path: Path, slots: int, nvcc: frozenset[str]) -> Schedule:
-    return schedule(map(kernel, MEASURED), costs(tmp_path), slots, nvcc=nvcc)
-
-
-@pytest.mark.parametrize("nvcc", [OLDER, CLIENT])
-def test_what_would_end_last_begins_first_and_is_split(tmp_path: Path, nvcc: frozenset[str]) -> None:
-    found = of_all(tmp_path, 16, nvcc)
+def test_what_would_end_last_begins_first_and_is_split(tmp_path: Path) -> None:
+    found = of_all(tmp_path, 16)
     assert found.order == ("sampling", "fa3", "fa2", "rope", "decode", "page", "quantization", "cascade")
-    assert found.split == {"sampling": Split(4, 2, "--split-compile=4")}
+    assert found.split == {"sampling": 4}
     assert round(found.bound, 1) == 96.0, "fa3's longest file, a little over an even spread of 92.1 s"
 
 
-def test_with_two_cores_nothing_of_these_would_end_last(tmp_path: Path) -> None:
-    found = of_all(tmp_path, 2, CLIENT)
+def test_with_two_cores_nothing_is_split(tmp_path: Path) -> None:
+    found = of_all(tmp_path, 2)
     assert found.order[:3] == ("fa3", "sampling", "fa2")
     assert found.split == {}
     assert found.bound == sum(cpu for cpu, _ in MEASURED.values()) / 2
 
 
-@pytest.mark.parametrize(
-    ("slots", "nvcc", "split"),
-    [
-        (8, OLDER, Split(4, 2, "--split-compile=4")),
-        (3, CLIENT, Split(3, 2, "--split-compile=3")),
-        (2, CLIENT, Split(2, 1, "--split-compile=2 --jobserver")),
-        (2, OLDER, Split()),
-        (1, CLIENT, Split()),
-        (8, frozenset(), Split()),
-    ],
-)
-def test_one_kernel_alone_is_split_as_slots_and_nvcc_allow(
-    tmp_path: Path, slots: int, nvcc: frozenset[str], split: Split
-) -> None:
-    found = schedule([kernel("sampling")], costs(tmp_path), slots, nvcc=nvcc)
-    assert found.split.get("sampling", Split()) == split
-
-
-def test_split_compile_false_or_an_nvcc_that_cannot(tmp_path: Path) -> None:
-    found = of_all(tmp_path, 16, frozenset())
+def test_split_compile_false(tmp_path: Path) -> None:
+    found = of_all(tmp_path, 16, split=False)
     assert found.split == {}
     assert found.order[0] == "sampling", "it still begins first"
     assert found.bound == 140
 
 
+def test_one_kernel_alone_is_split(tmp_path: Path) -> None:
+    assert schedule([kernel("page")], costs(tmp_path), 8, split=True).split == {"page": 4}
+
+
 def test_nothing_to_do() -> None:
-    assert schedule([], Costs(Path("/dev/null")), 2, nvcc=CLIENT) == Schedule()
+    assert schedule([], Costs(Path("/dev/null")), 2, split=True) == Schedule((), {}, 0.0)
 
 
 def test_doit_begins_with_the_heaviest(tmp_path: Path) -> None:
@@ -98,7 +77,7 @@ def test_first_guesses_put_the_known_long_ones_first() -> None:
         Kernel(name, name, name, "9.0a", "", {}, name=name, sources=tuple(Path(f"{n}.cu") for n in range(count)))
         for name, count in sources.items()
     ]
-    found = schedule(kernels, Costs(Path("/dev/null")), 16, nvcc=OLDER)
+    found = schedule(kernels, Costs(Path("/dev/null")), 16, split=True)
     assert found.order == ("sampling", "x_sm90", "fa2", "rope", "page")
     assert list(found.split) == ["sampling"]
     assert not guess(kernels[0]).learnt
