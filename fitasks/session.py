@@ -161,8 +161,8 @@ class Session:
         planned = schedule(stale, self.costs, chosen.count, split=self._may_split())
         journal = Journal(self.plan.state / journals.NAME, self.observers)
         works = [_expected(kernel, self.costs) for kernel in stale]
-        bound = round(planned.bound, 1)
-        journal.write("run", version=1, slots=chosen.count, reason=chosen.reason, bound=bound, kernels=works)
+        times = {"bound": round(planned.bound, 1), "expected": round(planned.expected, 1)}
+        journal.write("run", version=1, slots=chosen.count, reason=chosen.reason, kernels=works, **times)
         runner = Runner(self.plan, self.ninja, pool, journal, self.costs, planned, config.timeout, self.say)
         return Builder(runner, self.judges, self.store)
 

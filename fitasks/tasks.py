@@ -41,6 +41,8 @@ TRACE = {"name": "trace", "long": "trace", "type": str, "default": "", "help": "
 WRITE = {"name": "write", "long": "write", "type": bool, "default": False, "help": "write kernels.yaml"}
 YES = {"name": "yes", "short": "y", "long": "yes", "type": bool, "default": False, "help": "don't ask"}
 
+_WAITING = 16  # kernels that may wait for a slot: the schedule chooses from them
+
 
 def configuration() -> dict[str, Any]:
     """DOIT_CONFIG. Ends the program with status 2 where kernels.yaml is unusable."""
@@ -52,7 +54,7 @@ def configuration() -> dict[str, Any]:
         "default_tasks": ["_cudart"],  # and so all kernels
         "continue": True,
         "par_type": "thread",
-        "num_process": session.jobs or len(os.sched_getaffinity(0)),
+        "num_process": max(_WAITING, session.jobs or 0, len(os.sched_getaffinity(0))),
         "reporter": _Reporter,
         "backend": "sqlite3",
         "dep_file": str(database),

@@ -117,7 +117,7 @@ class Workshop:
     def builder(self) -> Builder:
         journal = Journal(self.root / "journal.jsonl")
         costs = Costs(Path(os.devnull))
-        schedule = Schedule((), {}, 0.0)
+        schedule = Schedule()
         runner = Runner(self.plan(), self.ninja, self.jobserver, journal, costs, schedule, None, lambda text: None)
         return Builder(runner, {TARGET: self.judge()}, self.store)
 

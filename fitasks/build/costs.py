@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from filelock import FileLock
@@ -22,15 +22,16 @@ if TYPE_CHECKING:
 
 _VERSION = 1
 
-# By family: seconds of the longest file, seconds of a mean one, bytes of one compiler. Measured with FlashInfer 0.7.2
-# for sm_90a (page 20 s and 0.46 GB, fa3 85 s and 3.6 GB, sampling.cu 122 s, rope.cu 77 s); MoE as others report it.
-# The first family whose word is in the module's name or sources counts.
+# By family: seconds of the longest file, seconds of a mean one, bytes of one compiler, and what a file takes of its
+# time where nvcc's optimiser has 4 threads. Measured with FlashInfer 0.7.2 for sm_90a (page 20 s and 0.46 GB, fa3 85 s
+# and 3.6 GB, sampling.cu 122 s, rope.cu 77 s; split: sampling.cu 76 s, an fa3 file 81 instead of 87 s, page.cu 0.96 of
+# its time with 2 threads); MoE as others report it. The first family counts whose word is in the name or a source.
 _FAMILIES = (
-    (("moe", "cutlass", "gemm"), 200.0, 150.0, 5 << 30),
-    (("sm90", "sm100"), 90.0, 85.0, 4 << 30),
-    (("sampling", "topk"), 122.0, 65.0, 1 << 30),
-    (("rope", "norm"), 77.0, 35.0, 1 << 30),
-    ((), 20.0, 15.0, 1 << 30),
+    (("moe", "cutlass", "gemm"), 200.0, 150.0, 5 << 30, 0.93),
+    (("sm90", "sm100"), 90.0, 85.0, 4 << 30, 0.93),
+    (("sampling", "topk"), 122.0, 65.0, 1 << 30, 0.62),
+    (("rope", "norm"), 77.0, 35.0, 1 << 30, 0.8),
+    ((), 20.0, 15.0, 1 << 30, 0.93),
 )
 
 
@@ -43,6 +44,8 @@ class Cost:
     peak_rss: int
     longest_file: str = ""
     learnt: bool = True
+    files: tuple[float, ...] = ()  # CPU seconds of each, in ninja's order
+    gain: float = 1.0  # what a file takes of its time where nvcc's optimiser has several threads
 
 
 @dataclass
@@ -61,7 +64,11 @@ class Costs:
 
     def of(self, kernel: Kernel) -> Cost:
         """What compiling this kernel will cost; the same module of another target or version is a good guess."""
-        return self._known.get(_key(kernel)) or self._known.get(kernel.name) or guess(kernel)
+        first = guess(kernel)
+        known = self._known.get(_key(kernel)) or self._known.get(kernel.name) or first
+        count = max(1, len(kernel.sources))
+        files = known.files if len(known.files) == count else _spread(known, count)
+        return replace(known, files=files, gain=first.gain)
 
     def learn(self, kernel: Kernel, cost: Cost) -> None:
         """Remember; merged with what other processes have learnt meanwhile. Trouble with the file is ignored."""
@@ -77,10 +84,16 @@ class Costs:
 def guess(kernel: Kernel) -> Cost:
     """From number and family of the sources."""
     words = kernel.name.lower() + " ".join(source.name for source in kernel.sources).lower()
-    for family, longest, mean, peak in _FAMILIES:
+    for family, longest, mean, peak, gain in _FAMILIES:
         if not family or any(word in words for word in family):
-            return Cost(mean * len(kernel.sources), longest, peak, learnt=False)
+            return Cost(mean * len(kernel.sources), longest, peak, learnt=False, gain=gain)
     raise AssertionError("the last family takes everything")
+
+
+def _spread(cost: Cost, count: int) -> tuple[float, ...]:
+    """Files that are as long as is known: the longest, and the rest alike."""
+    rest = max(0.0, cost.cpu_seconds - cost.longest) / max(1, count - 1)
+    return (min(cost.longest, cost.cpu_seconds), *[rest] * (count - 1))
 
 
 def _key(kernel: Kernel) -> str:
@@ -90,6 +103,8 @@ def _key(kernel: Kernel) -> str:
 def _read(file: Path) -> dict[str, Cost]:
     try:
         data = json.loads(file.read_bytes())
-        return {name: Cost(**cost) for name, cost in data["modules"].items()} if data["version"] == _VERSION else {}
+        if data["version"] != _VERSION:
+            return {}
+        return {name: Cost(**cost | {"files": tuple(cost.get("files", ()))}) for name, cost in data["modules"].items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return {}

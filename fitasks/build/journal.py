@@ -3,6 +3,7 @@
 `.fitasks/journal.jsonl` begins with a `run` line. Times are Unix seconds. A reader stops at a torn line.
 
     {"event": "run", "t": …, "version": 1, "slots": 2, "reason": "2 compilers: …", "bound": seconds it takes at least,
+     "expected": seconds it takes as far as is known,
      "kernels": [{"label": "page", "files": 2, "cpu_seconds": as it took before, "learnt": true}, …]}    that are stale
     {"event": "begin", "t": …, "label": "page", "op": "page", "target": "9.0a", "files": 2, "why": ["new: …", …]}
     {"event": "file", "begin": …, "end": …, "label": "page", "output": "csrc_page.cuda.o"}     one per compiler, linker

@@ -13,7 +13,6 @@ from fitasks.build.capacity import memory
 from fitasks.build.costs import Cost
 from fitasks.build.diagnose import diagnose
 from fitasks.build.jobserver import is_client
-from fitasks.build.schedule import SPLIT_GAIN
 from fitasks.errors import KernelFailure
 
 if TYPE_CHECKING:
@@ -84,11 +83,17 @@ class Runner:
 
     def learn(self, kernel: Kernel, finished: process.Finished) -> None:
         """For the order and the pool of later runs; nothing where only some files were compiled."""
-        times = {output: last - first for output, (first, last) in ninjas.read_times(kernel.build_dir).items()}
-        if finished.cpu_seconds > 1 and len(times) > len(kernel.sources):
+        times = {
+            output: last - first
+            for output, (first, last) in sorted(ninjas.read_times(kernel.build_dir).items(), key=lambda item: item[1])
+            if not output.endswith(".so")
+        }
+        if finished.cpu_seconds > 1 and len(times) == len(kernel.sources):
+            # Of CPU, not of the clock: files wait for each other's core, and split ones use several.
+            share = finished.cpu_seconds / max(0.001, sum(times.values()))
             longest = max(times, key=lambda output: times[output])
-            seconds = times[longest] / (SPLIT_GAIN if self.threads(kernel) > 1 else 1.0)  # as if it weren't split
-            self.costs.learn(kernel, Cost(finished.cpu_seconds, seconds, finished.peak_rss, longest))
+            files = tuple(round(seconds * share, 3) for seconds in times.values())
+            self.costs.learn(kernel, Cost(finished.cpu_seconds, max(files), finished.peak_rss, longest, files=files))
 
     def threads(self, kernel: Kernel) -> int:
         """Of nvcc's optimiser."""

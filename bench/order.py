@@ -1,0 +1,113 @@
+"""Does the pool take as long as fitasks foretells? Real doit, planner and ninjas, and a compiler that only sleeps.
+
+    python bench/order.py [--slots 4,8,12,16] [--scale 20] [--first]
+
+Eight modules of FlashInfer, with the seconds that their files took on 16 cores of an H100 machine (0.7.2.post1, 9.0a),
+divided by `scale`. As nothing is computed, any number of slots can be tried on any machine. Prints, in seconds of the
+real compiler, the bound that no order can beat, what was foretold when the run began, and what it took. With --first
+nothing has been learnt, and the order rests on guesses.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT))
+
+from tests.doit_project import Project  # noqa: E402
+
+ATTENTION = "dtype_q: bfloat16, head_dim: 128"
+KERNELS = f"""\
+targets: ["9.0a"]
+split_compile: false
+kernels:
+  page:
+  cascade:
+  quantization:
+  sampling:
+  rope:
+  decode: {{op: batch_decode, {ATTENTION}}}
+  fa2: {{op: batch_prefill, backend: fa2, {ATTENTION}}}
+  fa3: {{op: batch_prefill, backend: fa3, {ATTENTION}}}
+"""
+# In the order in which ninja began them; sampling.cu, which was split then, as it takes alone.
+SECONDS = {
+    "sampling": (14.7, 37.1, 122.0),
+    "fa3-fa3-bf16-d128": (57.9, 65.1, 80.3, 85.3, 85.9, 86.7, 88.5, 88.6, 90.9, 92.7),
+    "fa2-fa2-bf16-d128": (16.7, 18.4, 19.5, 23.3, 19.9, 19.1, 20.2, 19.1, 11.9, 21.1),
+    "rope": (59.1, 17.4),
+    "decode-bf16-d128": (12.5, 10.7, 13.0),
+    "page": (24.1, 10.1),
+    "cascade": (9.1, 5.4),
+    "quantization": (19.5, 4.5),
+}
+SLEEPER = """\
+#!{python} -S
+import json, os, subprocess, sys, time
+words = sys.argv[1:]
+if "--version" in words:
+    print("nvcc: NVIDIA (R) Cuda compiler driver\\nCuda compilation tools, release 13.0, V13.0.88\\nBuild stand-in")
+    sys.exit()
+source, output = words[words.index("-c") + 1], words[words.index("-o") + 1]
+open(words[words.index("-MF") + 1], "w").write(output + " : " + source)
+begun = os.path.join(os.getcwd(), "begun")
+with open(begun, "a") as log:
+    log.write("x")
+    index = log.tell() - 1
+time.sleep(json.load(open({table!r}))[os.path.basename(os.getcwd())][index])
+os.link({object!r}, output)
+"""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--slots", default="4,8,12,16")
+    parser.add_argument("--scale", type=float, default=20)
+    parser.add_argument("--first", action="store_true", help="as for a first build: nothing is known")
+    wanted = parser.parse_args()
+    print("| slots | bound | foretold | took | took / bound |\n|--:|--:|--:|--:|--:|")
+    for slots in map(int, wanted.slots.split(",")):
+        with tempfile.TemporaryDirectory() as name:
+            bound, foretold, took = _run(Path(name), slots, wanted.scale, learnt=not wanted.first)
+        print(f"| {slots} | {bound:.0f} s | {foretold:.0f} s | {took:.0f} s | {took / bound:.2f} |", flush=True)
+
+
+def _run(base: Path, slots: int, scale: float, *, learnt: bool) -> tuple[float, float, float]:
+    """(bound, foretold, took), in seconds of the real compiler."""
+    project = Project.make(base, KERNELS)
+    project.doit("check", "--json", str(base / "plan.json"), status=1)
+    names = {one["label"]: one["name"] for one in json.loads((base / "plan.json").read_text())["kernels"]}
+    table = {names[label]: [each / scale for each in seconds] for label, seconds in SECONDS.items()}
+    (base / "table.json").write_text(json.dumps(table))
+    subprocess.run(["cc", "-c", "-x", "c", "/dev/null", "-fPIC", "-o", str(base / "empty.o")], check=True)
+    sleeper = SLEEPER.format(python=sys.executable, table=str(base / "table.json"), object=str(base / "empty.o"))
+    (project.tools / "nvcc").write_text(sleeper)
+    if learnt:
+        _remember(base / "xdg" / "fitasks" / "costs.json", table)
+    begin = time.perf_counter()
+    project.doit(MAX_JOBS=str(slots))
+    took = time.perf_counter() - begin
+    run = json.loads((project.root / ".fitasks" / "journal.jsonl").read_text().splitlines()[0])
+    bound = max(*map(max, SECONDS.values()), sum(map(sum, SECONDS.values())) / slots)
+    return bound, run["expected"] * (scale if learnt else 1), took * scale
+
+
+def _remember(costs: Path, table: dict[str, list[float]]) -> None:
+    """As if an earlier build had learnt them."""
+    known = {
+        name: {"cpu_seconds": sum(seconds), "longest": max(seconds), "peak_rss": 1 << 20, "files": seconds}
+        for name, seconds in table.items()
+    }
+    costs.parent.mkdir(parents=True, exist_ok=True)
+    costs.write_text(json.dumps({"version": 1, "modules": known}))
+
+
+if __name__ == "__main__":
+    main()
