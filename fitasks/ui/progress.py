@@ -41,6 +41,7 @@ class Progress:
     usage: Callable[[], Usage]
     slots: int = 0
     begun: float = 0.0
+    foretold: float = 0.0  # seconds that the run takes, by the schedule; 0 where that isn't known
     works: dict[str, Work] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -49,6 +50,7 @@ class Progress:
         with self._lock:
             if event["event"] == "run":
                 self.slots, self.begun = event["slots"], event["t"]
+                self.foretold = event.get("expected", 0.0)
                 self.works = {one["label"]: Work(**one) for one in event["kernels"]}
             elif event["event"] == "begin":
                 unknown = Work(event["label"], event["files"], 0.0, learnt=False)
@@ -81,11 +83,12 @@ class Progress:
         return ", ".join([*parts, *self._remaining(works)])
 
     def _remaining(self, works: list[Work]) -> list[str]:
-        """From what earlier builds took; nothing where some kernel was never built here."""
+        """From what earlier builds took, and the schedule; nothing where some kernel was never built here."""
         pending = [work for work in works if not work.ended]
         if not pending or not all(work.learnt for work in pending):
             return []
-        return [f"about {duration(sum(work.left for work in pending) / max(1, self.slots))} left"]
+        even = sum(work.left for work in pending) / max(1, self.slots)
+        return [f"about {duration(max(even, self.begun + self.foretold - time.time()))} left"]
 
     def heartbeat(self) -> str:
         """One line for a log: the summary, and what is being compiled for how long."""

@@ -52,6 +52,13 @@ def test_where_a_run_stands() -> None:
     assert running().heartbeat() == f"still compiling: fa3 4/10 (1 m 10 s); {expected}"
 
 
+def test_an_end_that_one_kernel_alone_decides_is_foretold() -> None:
+    """130 s of the 700 s are over, although the slots, evenly busy, would need only 300 s more."""
+    progress = running()
+    progress.foretold = 700.0
+    assert progress.summary().endswith("about 9 m 30 s left")
+
+
 def test_no_guess_where_a_kernel_was_never_built() -> None:
     progress = running()
     progress.works["rope"].learnt = False

@@ -66,7 +66,8 @@ class Run:
     begun: float
     slots: int
     reason: str  # "2 compilers: 2 cores; memory, …"
-    bound: float  # seconds that it was expected to take at least
+    bound: float  # seconds that it would take at least, as far as was known
+    expected: float  # seconds that it would take; 0 where that wasn't said
     seconds: float
     kernels: tuple[KernelRun, ...]  # as they began, then the others
 
@@ -130,7 +131,8 @@ class _Draft:
 
     def _run(self, event: dict[str, Any]) -> None:
         planned = {_text(one["label"]): {"files": _count(one, "files")} for one in event["kernels"]}
-        head = {"slots": _count(event, "slots"), "reason": _text(event["reason"]), "bound": _number(event, "bound")}
+        foretold = {"bound": _number(event, "bound"), "expected": _number(event, "expected", 0.0)}
+        head = {"slots": _count(event, "slots"), "reason": _text(event["reason"])} | foretold
         if (begun := _number(event, "t")) > _LATEST:
             raise ValueError
         self.begun, self.head, self.kernels = begun, head, planned

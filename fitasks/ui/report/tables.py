@@ -143,7 +143,7 @@ def utilisation_table(used: Utilisation, run: Run) -> str:
     heads = [("", "time"), ("num", "seconds"), ("bars", "")]
     ratio = f"Compiling took {used.wall / used.bound:.2f} times the larger of its two bounds" if used.bound else ""
     busy = f"{used.mean:.3g} of {used.slots} slots were busy on average, {used.most} at most"
-    told = f"; {seconds(run.bound)} at least were expected when it began" if run.bound else ""
+    told = f"; {seconds(run.expected or run.bound)} were foretold when it began" if run.bound else ""
     said = f"<p>{'. '.join(part for part in (busy, ratio) if part)}{told}.</p>"
     return section("Utilisation", said, table(heads, rows))
 
