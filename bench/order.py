@@ -22,6 +22,7 @@ ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
 from tests.doit_project import Project  # noqa: E402
+from tests.measured import SECONDS  # noqa: E402
 
 ATTENTION = "dtype_q: bfloat16, head_dim: 128"
 KERNELS = f"""\
@@ -37,17 +38,6 @@ kernels:
   fa2: {{op: batch_prefill, backend: fa2, {ATTENTION}}}
   fa3: {{op: batch_prefill, backend: fa3, {ATTENTION}}}
 """
-# In the order in which ninja began them; sampling.cu, which was split then, as it takes alone.
-SECONDS = {
-    "sampling": (14.7, 37.1, 122.0),
-    "fa3-fa3-bf16-d128": (57.9, 65.1, 80.3, 85.3, 85.9, 86.7, 88.5, 88.6, 90.9, 92.7),
-    "fa2-fa2-bf16-d128": (16.7, 18.4, 19.5, 23.3, 19.9, 19.1, 20.2, 19.1, 11.9, 21.1),
-    "rope": (59.1, 17.4),
-    "decode-bf16-d128": (12.5, 10.7, 13.0),
-    "page": (24.1, 10.1),
-    "cascade": (9.1, 5.4),
-    "quantization": (19.5, 4.5),
-}
 SLEEPER = """\
 #!{python} -S
 import json, os, subprocess, sys, time
@@ -84,7 +74,7 @@ def _run(base: Path, slots: int, scale: float, *, learnt: bool) -> tuple[float, 
     project = Project.make(base, KERNELS)
     project.doit("check", "--json", str(base / "plan.json"), status=1)
     names = {one["label"]: one["name"] for one in json.loads((base / "plan.json").read_text())["kernels"]}
-    table = {names[label]: [each / scale for each in seconds] for label, seconds in SECONDS.items()}
+    table = {name: [each / scale for each in SECONDS[label.partition("-")[0]]] for label, name in names.items()}
     (base / "table.json").write_text(json.dumps(table))
     subprocess.run(["cc", "-c", "-x", "c", "/dev/null", "-fPIC", "-o", str(base / "empty.o")], check=True)
     sleeper = SLEEPER.format(python=sys.executable, table=str(base / "table.json"), object=str(base / "empty.o"))

@@ -16,8 +16,7 @@ import time
 from _thread import get_ident
 
 import fitasks_origin
-import fitasks_record
-from fitasks_record import quietly
+from fitasks_quietly import quietly
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -25,11 +24,14 @@ if TYPE_CHECKING:
 
 _LONGEST = 4000  # bytes of a line: one write of less than a page isn't torn by another process's
 _RANKS = ("LOCAL_RANK", "OMPI_COMM_WORLD_RANK", "SGLANG_TP_RANK", "VLLM_DP_RANK")
+_trace = ""
 _loading: dict[tuple[int, int], str] = {}  # (thread, spec) inside build_and_load → what its build did, "" before one
 
 
-def wrap(core: Any) -> None:
-    """Wrap what all modules pass."""
+def wrap(core: Any, trace: str) -> None:
+    """Wrap what all modules pass; lines go to `trace`, an absolute path."""
+    global _trace
+    _trace = trace
     register, load = core.JitSpecRegistry.register, core.JitSpec.build_and_load
 
     @functools.wraps(register)
@@ -139,7 +141,7 @@ def _note(spec: Any, origin: Any, how: str, seconds: float) -> None:
     line = json.dumps(record)
     if len(line) >= _LONGEST:
         line = json.dumps(dict(record, arguments={}, unsaid="its arguments are too long to be noted"))
-    descriptor = os.open(fitasks_record.trace, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    descriptor = os.open(_trace, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:
         os.write(descriptor, line.encode() + b"\n")
     finally:

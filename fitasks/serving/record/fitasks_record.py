@@ -1,28 +1,27 @@
 """Waits for FlashInfer to be imported, then has its modules noted (fitasks_notes.py).
 
-Standard library only, and little of it: this runs in every process of a recorded server. Whatever fails of ours is
-dropped, with one line on stderr.
+Standard library only, and little of it: this runs in every process of a recorded server.
 """
 
 from __future__ import annotations
 
 import sys
 
+from fitasks_quietly import quietly
+
 TYPE_CHECKING = False  # typing itself would cost 5 ms
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from typing import Any
 
 _CORE = "flashinfer.jit.core"
-trace = ""
-_complained = False
+_trace = ""
 
 
 def install(path: str) -> None:
     """Record into `path`, which is absolute, from the moment that FlashInfer is imported. Once per process."""
-    global trace
-    if not trace:
-        trace = path
+    global _trace
+    if not _trace:
+        _trace = path
         sys.meta_path.insert(0, _Finder())
 
 
@@ -53,18 +52,4 @@ class _Finder:
 def _wrap(core: Any) -> None:
     import fitasks_notes
 
-    fitasks_notes.wrap(core)
-
-
-def quietly(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-    """What the function gives; None, and one line on stderr per process, where it fails."""
-    global _complained
-    try:
-        return function(*args, **kwargs)
-    except Exception as error:
-        first, _complained = not _complained, True
-        try:
-            if first:
-                print(f"fitasks: not everything is recorded: {error!r}"[:300], file=sys.stderr)
-        except Exception:
-            return None
+    fitasks_notes.wrap(core, _trace)
