@@ -8,6 +8,7 @@ import json
 import os
 import pty
 import re
+import select
 import struct
 import subprocess
 import sys
@@ -136,16 +137,16 @@ def on_terminal(project: Project, columns: int, **env: str) -> str:
         stdout=follower,
         stderr=follower,
     )
-    os.close(follower)
     received = b""
-    while True:
-        try:
-            chunk = os.read(leader, 65536)
-        except OSError:
+    while True:  # with our end of the terminal open, so that its last words aren't lost when the process has gone
+        ended = process.poll() is not None
+        if select.select([leader], [], [], 0.2)[0]:
+            received += os.read(leader, 65536)
+        elif ended:
             break
-        received += chunk
     os.close(leader)
-    assert process.wait(timeout=60) == 0, received.decode()
+    os.close(follower)
+    assert process.returncode == 0, received.decode()
     return received.decode()
 
 
