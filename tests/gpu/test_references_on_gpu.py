@@ -19,7 +19,6 @@ pytestmark = pytest.mark.real
 KERNELS = """\
   norm:
   rope:
-  topk:
   act: {op: act_and_mul, act_func_name: [silu, gelu, gelu_tanh]}
   mla: {op: batch_mla, backend: [fa2, fa3], dtype_q: bfloat16, head_dim_ckv: 512, head_dim_kpe: 64}
   window: {op: batch_decode, dtype_q: float16, head_dim: 64, use_sliding_window: true, use_logits_soft_cap: true}
@@ -30,4 +29,10 @@ KERNELS = """\
 
 def test_every_reference_holds(hopper: Callable[[str], Project]) -> None:
     out = hopper(KERNELS).doit("verify")
-    assert "\n11 proven numerically\n" in out, out
+    assert "\n10 proven numerically\n" in out, out
+
+
+def test_top_k(hopper: Callable[[str], Project]) -> None:
+    """By itself: its longest file takes over four minutes, also on 16 cores."""
+    out = hopper("  topk:\n").doit("verify")
+    assert "\n1 proven numerically\n" in out, out
