@@ -3,11 +3,12 @@
     python bench/recorded.py            on a GPU, in a project whose serving interpreter may be installed into
 
 A stand-in for a server, with FlashInfer's own wrappers: the parent forks one worker (attention decode, page append,
-rmsnorm) before it imports FlashInfer, which brings CUDA up (measured; a forked process can't use it then), spawns
-another (ragged prefill with fa2, cascade merge), and works itself (activation, packbits). It runs with an empty cache
-under `python -m fitasks.record`; its trace goes into an empty kernels.yaml with `doit import_trace --write`; `doit`
-compiles, `doit install` delivers, `doit check --trace` counts what isn't covered. Then the same server runs with
-FLASHINFER_DISABLE_JIT=1, an empty cache and no nvcc and no ninja on PATH.
+rmsnorm) before it imports FlashInfer, which brings CUDA up (0.7.2.post1: flashinfer/kda_kernels asks for the GPU's
+capability; a forked process can't use CUDA then), spawns another (ragged prefill with fa2, cascade merge), and works
+itself (activation, packbits). It runs with an empty cache under `python -m fitasks.record`; its trace goes into an
+empty kernels.yaml with `doit import_trace --write`; `doit` compiles, `doit install` delivers, `doit check --trace`
+counts what isn't covered. Then the same server runs with FLASHINFER_DISABLE_JIT=1, an empty cache and no nvcc and no
+ninja on PATH.
 """
 
 from __future__ import annotations
