@@ -35,6 +35,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
 ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from bench.environment import exports  # noqa: E402
+
 PROMPT, MORE, ROOM = 512, 128, 4096  # tokens: first prompt, the one over a prefix, the KV cache
 COMPILED = {"compiled", "failed"}
 LOADED = {"cached", "ahead-of-time", *COMPILED}
@@ -94,7 +98,7 @@ def _compare(wanted: argparse.Namespace, root: Path) -> int:
     _doit(project, env, "explain_models")
     if wanted.first:
         _doit(project, env)
-    needed = env | _exports(_doit(project, env, "env", shown=False))
+    needed = env | exports(_doit(project, env, "env", shown=False), env)
     needed.pop("FLASHINFER_WORKSPACE_BASE", None)  # SGLang says itself where FlashInfer's cache is
     trace = root / "trace.jsonl"
     trace.unlink(missing_ok=True)
@@ -152,11 +156,6 @@ def _doit(project: Path, env: dict[str, str], *words: str, shown: bool = True) -
         took = f"{time.perf_counter() - begin:.1f} s, exit status {done.returncode}"
         print(f"$ doit {' '.join(words)}    # {took}\n{done.stdout}", flush=True)
     return done.stdout
-
-
-def _exports(lines: str) -> dict[str, str]:
-    words = [word for line in lines.splitlines() if line.startswith("export ") for word in shlex.split(line)[1:]]
-    return {name: value for name, _, value in (word.partition("=") for word in words)}
 
 
 def _record(wanted: argparse.Namespace, project: Path, trace: Path, env: dict[str, str]) -> bool:

@@ -11,11 +11,14 @@ errors, and the files of the modules that were loaded.
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+from bench.environment import bare_path
 
 _SERVER = """
 import os, shutil, sys, time
@@ -72,12 +75,8 @@ print(*sorted({line.split()[-1] for line in maps if "fitasks_kernels" in line}),
 
 def main() -> int:
     with tempfile.TemporaryDirectory() as directory:
-        home, bare = Path(directory, "home"), Path(directory, "bin")
+        home, bare = Path(directory, "home"), bare_path(Path(directory, "bin"))
         home.mkdir()
-        bare.mkdir()
-        for name in ("sh", "uname", "which", "env", "ldconfig"):
-            if found := shutil.which(name, path=f"{os.environ['PATH']}:/sbin:/usr/sbin"):
-                (bare / name).symlink_to(found)
         home.chmod(0o555)
         Path(directory).chmod(0o755)
         kept = ("LD_LIBRARY_PATH", "PYTHONPATH", "CUDA_VISIBLE_DEVICES", "NVIDIA_VISIBLE_DEVICES")
@@ -88,7 +87,7 @@ def main() -> int:
         env |= {
             "HOME": str(home),
             "FLASHINFER_WORKSPACE_BASE": str(cache),
-            "PATH": str(bare),
+            "PATH": bare,
             "FLASHINFER_DISABLE_JIT": "1",
             "TMPDIR": "/tmp",  # noqa: S108
         }

@@ -24,6 +24,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT))
+
+from bench.environment import exports  # noqa: E402
+
 ATTENTION = "dtype_q: bfloat16, head_dim: 128"
 ENTRIES = {
     "page": "{}",
@@ -129,10 +133,7 @@ def _one(way: str, root: Path, modules: list[str], options: list[str], cores: in
         lines = subprocess.run(
             [sys.executable, "-m", "doit", "env"], cwd=project, env=env, check=True, capture_output=True, text=True
         )
-        for line in lines.stdout.splitlines():
-            variable, _, value = line.removeprefix("export ").partition("=")
-            env |= {variable: value.replace("$PATH", env["PATH"])}
-        env |= {"FLASHINFER_CUDA_ARCH_LIST": "9.0a"}
+        env |= exports(lines.stdout, env) | {"FLASHINFER_CUDA_ARCH_LIST": "9.0a"}
         command = [sys.executable, "-c", _SPECS, str(ROOT / "fitasks" / "serving"), way, str(project / "modules.json")]
     begin, before = time.perf_counter(), os.times()
     process = subprocess.Popen(

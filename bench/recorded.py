@@ -26,6 +26,8 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
+from bench.environment import bare_path  # noqa: E402
+
 SERVER = """
 import multiprocessing, sys, time
 
@@ -97,7 +99,7 @@ def main() -> int:
         for words in ("import_trace --write", "", "install", "check --trace"):
             told = [*words.split(), *([str(trace)] if "trace" in words else [])]
             status += _run(f"doit {words}".strip(), base, [sys.executable, "-m", "doit", *told], ours) != 0
-        bare = _env(base, "bare", FLASHINFER_DISABLE_JIT="1", PATH=str(_no_compiler(base)))
+        bare = _env(base, "bare", FLASHINFER_DISABLE_JIT="1", PATH=bare_path(base / "bin"))
         status += _run("delivered, JIT forbidden", base, [sys.executable, "server.py"], bare) != 0
         _run("doit uninstall", base, [sys.executable, "-m", "doit", "uninstall"], ours)
         return status
@@ -124,16 +126,6 @@ def _tell(trace: Path) -> None:
             asked[line["pid"]].append(f"{line['name'][:60]} ({line['how']}, {line.get('seconds') or 0:.1f} s)")
     for pid, modules in asked.items():
         print(f"process {pid}:", *modules, sep="\n  ")
-
-
-def _no_compiler(base: Path) -> Path:
-    """A directory for PATH with what Python itself needs."""
-    bare = base / "bin"
-    bare.mkdir()
-    for name in ("sh", "uname", "which", "ldconfig", "env"):
-        if found := shutil.which(name, path=f"{os.environ['PATH']}:/sbin:/usr/sbin"):
-            (bare / name).symlink_to(found)
-    return bare
 
 
 if __name__ == "__main__":

@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import os
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -22,6 +21,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT))
+
+from bench.environment import bare_path, exports  # noqa: E402
+
 KERNELS = ("kernel:decode*", "kernel:prefill*")
 
 _PROBE = """
@@ -96,7 +99,9 @@ class Bench:
         if not cache.startswith("plain"):
             told = [sys.executable, "-m", "doit", "env"]
             lines = subprocess.run(told, cwd=ROOT, env=self.env(cache), capture_output=True, text=True, check=True)
-            more |= dict(_exports(lines.stdout))
+            # CUDA_HOME alone: the rest is this process's own environment.
+            told_home = exports(lines.stdout, self.env(cache)).get("CUDA_HOME")
+            more |= {"CUDA_HOME": told_home} if told_home else {}
         done = subprocess.run(
             [sys.executable, "-c", _PROBE], env=self.env(cache, **more), capture_output=True, text=True, check=False
         )
@@ -107,12 +112,6 @@ class Bench:
         else:
             self.rows.append(f"| {what} | {float(found[1]):.2f} s | {float(found[2]):.2f} s | {found[3]} |")
         print(self.rows[-1], flush=True)
-
-
-def _exports(text: str) -> list[tuple[str, str]]:
-    """CUDA_HOME alone: the rest is this process's own environment."""
-    lines = [line.removeprefix("export ").partition("=") for line in text.splitlines() if "CUDA_HOME=" in line]
-    return [(name, value.strip("'\"")) for name, _, value in lines]
 
 
 def reinstall() -> None:
@@ -154,12 +153,8 @@ def main() -> None:
 def ahead_of_time(bench: Bench) -> None:
     """The wheel, in an empty cache, no compiler on PATH, JIT forbidden."""
     bench.doit("ours", "install")
-    bare = bench.base / "bin"
-    bare.mkdir()
-    for name in ("sh", "uname", "which", "ldconfig", "env"):
-        if found := shutil.which(name, path=f"{os.environ['PATH']}:/sbin:/usr/sbin"):
-            (bare / name).symlink_to(found)
-    bench.server("delivered ahead of time (`doit install`)", "plain-empty", FLASHINFER_DISABLE_JIT="1", PATH=str(bare))
+    bare = bare_path(bench.base / "bin")
+    bench.server("delivered ahead of time (`doit install`)", "plain-empty", FLASHINFER_DISABLE_JIT="1", PATH=bare)
     bench.doit("ours", "uninstall")
 
 
