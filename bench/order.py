@@ -47,11 +47,7 @@ if "--version" in words:
     sys.exit()
 source, output = words[words.index("-c") + 1], words[words.index("-o") + 1]
 open(words[words.index("-MF") + 1], "w").write(output + " : " + source)
-begun = os.path.join(os.getcwd(), "begun")
-with open(begun, "a") as log:
-    log.write("x")
-    index = log.tell() - 1
-time.sleep(json.load(open({table!r}))[os.path.basename(os.getcwd())][index])
+time.sleep(json.load(open({table!r}))[os.path.basename(os.getcwd())][os.path.basename(source)])
 os.link({object!r}, output)
 """
 
@@ -72,9 +68,9 @@ def main() -> None:
 def _run(base: Path, slots: int, scale: float, *, learnt: bool) -> tuple[float, float, float]:
     """(bound, foretold, took), in seconds of the real compiler."""
     project = Project.make(base, KERNELS)
-    project.doit("check", "--json", str(base / "plan.json"), status=1)
-    names = {one["label"]: one["name"] for one in json.loads((base / "plan.json").read_text())["kernels"]}
-    table = {name: [each / scale for each in SECONDS[label.partition("-")[0]]] for label, name in names.items()}
+    project.doit("list")
+    planned = json.loads((project.root / ".fitasks" / "plan.json").read_text())["kernels"]
+    table = {one["name"]: _seconds(one["label"], one["sources"], scale) for one in planned}
     (base / "table.json").write_text(json.dumps(table))
     subprocess.run(["cc", "-c", "-x", "c", "/dev/null", "-fPIC", "-o", str(base / "empty.o")], check=True)
     sleeper = SLEEPER.format(python=sys.executable, table=str(base / "table.json"), object=str(base / "empty.o"))
@@ -89,11 +85,22 @@ def _run(base: Path, slots: int, scale: float, *, learnt: bool) -> tuple[float, 
     return bound, run["expected"] * (scale if learnt else 1), took * scale
 
 
-def _remember(costs: Path, table: dict[str, list[float]]) -> None:
+def _seconds(label: str, sources: list[str], scale: float) -> dict[str, float]:
+    """Of each source file, by name."""
+    seconds = SECONDS[label.partition("-")[0]]
+    return {Path(source).name: each / scale for source, each in zip(sources, seconds, strict=True)}
+
+
+def _remember(costs: Path, table: dict[str, dict[str, float]]) -> None:
     """As if an earlier build had learnt them."""
     known = {
-        name: {"cpu_seconds": sum(seconds), "longest": max(seconds), "peak_rss": 1 << 20, "files": seconds}
-        for name, seconds in table.items()
+        name: {
+            "cpu_seconds": sum(files.values()),
+            "longest": max(files.values()),
+            "peak_rss": 1 << 20,
+            "files": files,
+        }
+        for name, files in table.items()
     }
     costs.parent.mkdir(parents=True, exist_ok=True)
     costs.write_text(json.dumps({"version": 1, "modules": known}))

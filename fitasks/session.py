@@ -146,24 +146,28 @@ class Session:
         from fitasks.build import journal as journals
         from fitasks.build.capacity import slots
         from fitasks.build.compile import Builder
-        from fitasks.build.jobserver import Jobserver, parent_fifo
+        from fitasks.build.jobserver import MakeTokens, parent_fifo
         from fitasks.build.journal import Journal
+        from fitasks.build.pool import Pool
         from fitasks.build.running import Runner
         from fitasks.build.schedule import schedule
 
         stale = [kernel for kernel in self.plan.buildable() if self.judge(kernel).verdict == "stale"]
         peak = max((self.costs.of(kernel).peak_rss for kernel in stale), default=1 << 30)
         chosen = slots(self.jobs, peak_bytes=peak)
-        pool = Jobserver(chosen.count, parent_fifo(os.environ), _busy)
-        pool.__enter__()
-        atexit.register(pool.__exit__, None, None, None)
+        fifo = parent_fifo(os.environ)
+        make = MakeTokens(fifo) if fifo else None
+        if make:
+            atexit.register(make.close)
         config = self.plan.config
         planned = schedule(stale, self.costs, chosen.count, split=self._may_split())
         journal = Journal(self.plan.state / journals.NAME, self.observers)
         works = [_expected(kernel, self.costs) for kernel in stale]
         times = {"bound": round(planned.bound, 1), "expected": round(planned.expected, 1)}
         journal.write("run", version=1, slots=chosen.count, reason=chosen.reason, kernels=works, **times)
-        runner = Runner(self.plan, self.ninja, pool, journal, self.costs, planned, config.timeout, self.say)
+        runner = Runner(
+            self.plan, self.ninja, Pool(chosen.count, make), journal, self.costs, planned, config.timeout, self.say
+        )
         return Builder(runner, self.judges, self.store)
 
     def _may_split(self) -> bool:
@@ -206,15 +210,6 @@ def current() -> Session:
             print(error, file=sys.stderr)  # noqa: T201
             raise SystemExit(error.exit_status) from None
     return _CURRENT[0]
-
-
-def _busy() -> tuple[int, int]:
-    """The ninjas that run, and the slots that they need now."""
-    from fitasks.build.process import sessions
-    from fitasks.build.usage import usage
-
-    running = sessions()
-    return len(running), usage(running).busy
 
 
 def _expected(kernel: Kernel, costs: Costs) -> dict[str, Any]:

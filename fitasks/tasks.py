@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from doit.exceptions import TaskError, TaskFailed
 
 from fitasks.build import process
-from fitasks.build.ninja import read_times
-from fitasks.build.schedule import heaviest_first
+from fitasks.build.ninja import read_log
+from fitasks.build.schedule import longest_first
 from fitasks.build.usage import usage
 from fitasks.errors import FitasksError, Silent
 from fitasks.session import current
@@ -41,7 +41,7 @@ TRACE = {"name": "trace", "long": "trace", "type": str, "default": "", "help": "
 WRITE = {"name": "write", "long": "write", "type": bool, "default": False, "help": "write kernels.yaml"}
 YES = {"name": "yes", "short": "y", "long": "yes", "type": bool, "default": False, "help": "don't ask"}
 
-_WAITING = 16  # kernels that may wait for a slot: the schedule chooses from them
+_WAITING = 16  # kernels whose files may wait for a slot: the longest of all of them is next
 
 
 def configuration() -> dict[str, Any]:
@@ -75,18 +75,21 @@ class _Reporter(Reporter):
 
 def _files_done(session: Session, label: str) -> int:
     kernel = next(kernel for kernel in session.kernels if kernel.label == label)
-    return len(read_times(kernel.build_dir))
+    try:
+        return len(read_log(kernel.build_dir))
+    except OSError:
+        return 0
 
 
 def kernels() -> Iterator[TaskDict]:
-    """One subtask per kernel and target, heaviest first: doit begins them in this order."""
+    """One subtask per kernel and target, that of the longest file first: doit begins them in this order."""
     session = current()
     if session.problem:
         yield _task("kernel", "compile what is stale or incomplete (default)", _raise(session.problem))
         return
     yield {"name": None, "doc": "compile what is stale or incomplete (default)"}
     twins = [kernel for kernel in session.kernels if kernel.twin]
-    for kernel in heaviest_first((kernel for kernel in session.kernels if not kernel.twin), session.costs):
+    for kernel in longest_first((kernel for kernel in session.kernels if not kernel.twin), session.costs):
         yield _kernel(session, kernel)
     yield from map(_twin, twins)
 

@@ -7,24 +7,19 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 
-from fitasks.build.jobserver import Jobserver
 from fitasks.build.ninja import Ninja, find_ninja
+from fitasks.build.pool import Pool
 from fitasks.cuda.probe import ProbeMemo
 from tests.workshop import Workshop
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
 
 @pytest.fixture
-def workshop(tmp_path: Path) -> Iterator[Workshop]:
+def workshop(tmp_path: Path) -> Workshop:
     probe = ProbeMemo(tmp_path / "probe.json")
-    with Jobserver(2) as jobserver:
-        yield Workshop(tmp_path, find_ninja(_environment(), probe), jobserver)
+    return Workshop(tmp_path, find_ninja(_environment(), probe), Pool(2))
 
 
 @pytest.fixture

@@ -12,9 +12,9 @@ from fitasks.build.compile import Builder, Done
 from fitasks.build.contents import Contents
 from fitasks.build.costs import Costs
 from fitasks.build.freshness import Judge
-from fitasks.build.jobserver import Jobserver
 from fitasks.build.journal import Journal
 from fitasks.build.ninja import Ninja
+from fitasks.build.pool import Pool
 from fitasks.build.roots import Roots
 from fitasks.build.running import Runner
 from fitasks.build.schedule import Schedule
@@ -57,7 +57,7 @@ class Workshop:
 
     root: Path
     ninja: Ninja
-    jobserver: Jobserver
+    pool: Pool
     stamp: str = "stamp-1"
     cxx: str = "c++"
     site: str = "site"
@@ -118,7 +118,7 @@ class Workshop:
         journal = Journal(self.root / "journal.jsonl")
         costs = Costs(Path(os.devnull))
         schedule = Schedule()
-        runner = Runner(self.plan(), self.ninja, self.jobserver, journal, costs, schedule, None, lambda text: None)
+        runner = Runner(self.plan(), self.ninja, self.pool, journal, costs, schedule, None, lambda text: None)
         return Builder(runner, {TARGET: self.judge()}, self.store)
 
     def build(self, kernel: Kernel, **options: bool) -> Done:

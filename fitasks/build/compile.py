@@ -128,7 +128,6 @@ class Builder:
             receipt = receipt_of(self.runner, kernel, judge.anew(), finished)
             if not (changed := begun.edited(receipt, judge, began_ns)):
                 receipts.write(kernel, self._accepted(kernel, receipt, judge))
-                self.runner.learn(kernel, finished)
                 (kernel.build_dir / begun.NAME).unlink()
                 if self.store:
                     self.store.put(kernel, receipt)

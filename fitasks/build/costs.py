@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import contextlib
 import json
-from dataclasses import asdict, dataclass, field, replace
-from typing import TYPE_CHECKING
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock
 
 from fitasks.files import write_atomic
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
     from fitasks.plan.kernel import Kernel
@@ -46,8 +47,8 @@ class Cost:
     peak_rss: int
     longest_file: str = ""
     learnt: bool = True
-    files: tuple[float, ...] = ()  # CPU seconds of each, in ninja's order
-    gain: float = 1.0  # what a file takes of its time where nvcc's optimiser has several threads
+    files: Mapping[str, float] = field(default_factory=dict)  # CPU seconds of each, by the source file's name
+    gain: float = 1.0  # what a file takes of its time where nvcc's optimiser has several threads; only of a guess
 
 
 @dataclass
@@ -66,11 +67,17 @@ class Costs:
 
     def of(self, kernel: Kernel) -> Cost:
         """What compiling this kernel will cost; the same module of another target or version is a good guess."""
-        first = guess(kernel)
-        known = self._known.get(_key(kernel)) or self._known.get(kernel.name) or first
-        count = max(1, len(kernel.sources))
-        files = known.files if len(known.files) == count else _spread(known, count)
-        return replace(known, files=files, gain=first.gain)
+        return self._known.get(_key(kernel)) or self._known.get(kernel.name) or guess(kernel)
+
+    def files(self, kernel: Kernel) -> dict[str, float]:
+        """CPU seconds of each of its files, by the source's name; not learnt, the largest source takes longest."""
+        cost, sources = self.of(kernel), kernel.sources
+        if {source.name for source in sources} == set(cost.files):
+            return dict(cost.files)
+        rest = max(0.0, cost.cpu_seconds - cost.longest) / max(1, len(sources) - 1)
+        largest = max(sources, key=_size, default=None)
+        longest = min(cost.longest, cost.cpu_seconds)
+        return {source.name: longest if source == largest else rest for source in sources}
 
     def learn(self, kernel: Kernel, cost: Cost) -> None:
         """Remember; merged with what other processes have learnt meanwhile. Trouble with the file is ignored."""
@@ -92,10 +99,12 @@ def guess(kernel: Kernel) -> Cost:
     raise AssertionError("the last family takes everything")
 
 
-def _spread(cost: Cost, count: int) -> tuple[float, ...]:
-    """Files that are as long as is known: the longest, and the rest alike."""
-    rest = max(0.0, cost.cpu_seconds - cost.longest) / max(1, count - 1)
-    return (min(cost.longest, cost.cpu_seconds), *[rest] * (count - 1))
+def _size(source: Path) -> int:
+    """In bytes; what FlashInfer generates when asked may not be there yet."""
+    try:
+        return source.stat().st_size
+    except OSError:
+        return 0
 
 
 def _key(kernel: Kernel) -> str:
@@ -107,6 +116,12 @@ def _read(file: Path) -> dict[str, Cost]:
         data = json.loads(file.read_bytes())
         if data["version"] != _VERSION:
             return {}
-        return {name: Cost(**cost | {"files": tuple(cost.get("files", ()))}) for name, cost in data["modules"].items()}
+        return {name: Cost(**cost | {"files": _by_name(cost)}) for name, cost in data["modules"].items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return {}
+
+
+def _by_name(cost: dict[str, Any]) -> dict[str, float]:
+    """Earlier versions knew the files' seconds without their names."""
+    files = cost.get("files")
+    return files if isinstance(files, dict) else {}

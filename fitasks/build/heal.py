@@ -9,7 +9,6 @@ Called under the module's lock, for kernels whose inputs, commands and outputs w
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import tempfile
@@ -78,12 +77,10 @@ def outputs_of(kernel: Kernel, commands: dict[str, str]) -> dict[str, Output]:
 
 def commands_of(kernel: Kernel, ninja: Ninja) -> dict[str, str]:
     """Output path → command, as ninja evaluates the build file."""
-    call = [str(ninja.executable), "-C", str(kernel.build_dir), "-f", str(kernel.ninja_file), "-t", "compdb"]
-    done = subprocess.run(call, capture_output=True, text=True, check=False)
     try:
-        return {edge["output"]: edge["command"] for edge in json.loads(done.stdout)}
-    except (ValueError, KeyError, TypeError):
-        raise NotHealed(f"ninja can't read {kernel.ninja_file}: {done.stderr.strip()}") from None
+        return {edge.output: edge.command for edge in ninjas.edges(ninja, kernel.build_dir, kernel.ninja_file)}
+    except ValueError as error:
+        raise NotHealed(str(error)) from None
 
 
 def _deps(kernel: Kernel, receipt: Receipt, roots: Roots, commands: dict[str, str]) -> dict[str, tuple[str, ...]]:

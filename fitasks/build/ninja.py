@@ -7,6 +7,8 @@ each throws the other's log away, even under `-n`, which is why questions are as
 
 from __future__ import annotations
 
+import json
+import os
 import shutil
 import struct
 import subprocess
@@ -40,6 +42,15 @@ class Ninja:
         return [str(self.executable), "-v", "-C", str(build_dir.resolve()), "-f", str(ninja_file.resolve())]
 
 
+@dataclass(frozen=True)
+class Edge:
+    """One command of a build file: what it makes (absolute), from which file first, and the whole command."""
+
+    output: str
+    source: str
+    command: str
+
+
 def find_ninja(env: Mapping[str, str], probe: ProbeMemo) -> Ninja:
     """The ninja a server with this environment will run. Raises EnvironmentProblem where there is none."""
     found = shutil.which("ninja", path=env.get("PATH"))
@@ -53,26 +64,39 @@ def find_ninja(env: Mapping[str, str], probe: ProbeMemo) -> Ninja:
 
 def explain(ninja: Ninja, build_dir: Path, ninja_file: Path) -> tuple[str, ...]:
     """Why ninja would do something, in its own words; empty where it has no work to do. Changes nothing."""
-    with tempfile.TemporaryDirectory(prefix="fitasks-ninja-") as scratch:
-        for name in (LOG, DEPS):
-            if (build_dir / name).exists():
-                shutil.copy2(build_dir / name, scratch)
-        command = [
-            str(ninja.executable),
-            "-n",
-            "-d",
-            "explain",
-            "-C",
-            scratch,
-            "-f",
-            str(ninja_file.resolve()),
-        ]
-        done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
+    done = _dry_run(ninja, build_dir, ninja_file, "-d", "explain")
     if _NOTHING in done.stdout:
         return ()
     lines = (done.stdout + done.stderr).splitlines()
     reasons = [line.removeprefix("ninja explain: ") for line in lines if line.startswith("ninja explain: ")]
     return tuple(reasons or [line for line in lines if line.strip()][-3:] or ["ninja gave no reason"])
+
+
+def unfinished(ninja: Ninja, build_dir: Path, ninja_file: Path) -> list[Edge]:
+    """What ninja would run now. Changes nothing. Raises ValueError where it can't read the build file."""
+    commands = set(_dry_run(ninja, build_dir, ninja_file, "-v").stdout.splitlines())
+    return [edge for edge in edges(ninja, build_dir, ninja_file) if edge.command in commands]
+
+
+def edges(ninja: Ninja, build_dir: Path, ninja_file: Path) -> list[Edge]:
+    """What the build file says, as ninja evaluates it. Raises ValueError where it can't."""
+    call = [str(ninja.executable), "-C", str(build_dir), "-f", str(ninja_file), "-t", "compdb"]
+    done = subprocess.run(call, capture_output=True, text=True, check=False)
+    try:
+        return [Edge(edge["output"], edge["file"], edge["command"]) for edge in json.loads(done.stdout)]
+    except (ValueError, KeyError, TypeError):
+        raise ValueError(f"ninja can't read {ninja_file}: {done.stderr.strip()}") from None
+
+
+def _dry_run(ninja: Ninja, build_dir: Path, ninja_file: Path, *flags: str) -> subprocess.CompletedProcess[str]:
+    """Over a copy of the logs, as even -n throws away what another version wrote; each command on a line of its own."""
+    with tempfile.TemporaryDirectory(prefix="fitasks-ninja-") as scratch:
+        for name in (LOG, DEPS):
+            if (build_dir / name).exists():
+                shutil.copy2(build_dir / name, scratch)
+        command = [str(ninja.executable), "-n", *flags, "-C", scratch, "-f", str(ninja_file.resolve())]
+        env = os.environ | {"NINJA_STATUS": ""}
+        return subprocess.run(command, env=env, capture_output=True, text=True, errors="replace", check=False)
 
 
 def read_log(build_dir: Path) -> dict[str, int]:
@@ -83,20 +107,6 @@ def read_log(build_dir: Path) -> dict[str, int]:
         if len(fields) == 5:
             recorded[fields[3]] = int(fields[2])
     return recorded
-
-
-def read_times(build_dir: Path) -> dict[str, tuple[float, float]]:
-    """Output file name → when its command began and ended, in seconds since its ninja was started."""
-    times = {}
-    try:
-        lines = (build_dir / LOG).read_text(errors="replace").splitlines()
-    except OSError:
-        return {}
-    for line in lines:
-        fields = line.split("\t")
-        if len(fields) == 5:
-            times[fields[3].rpartition("/")[2]] = (int(fields[0]) / 1000, int(fields[1]) / 1000)
-    return times
 
 
 def read_deps(build_dir: Path) -> dict[str, tuple[str, ...]]:

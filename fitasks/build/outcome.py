@@ -62,7 +62,7 @@ def receipt_of(runner: Runner, kernel: Kernel, judge: Judge, finished: Finished)
         needed=library.needed,
         undefined=tuple(map(str, library.cuda_symbols())),
         architectures=machine_code_architectures(kernel.library),
-        notes={"split_compile": threads} if (threads := runner.threads(kernel)) > 1 else {},
+        notes={"split_compile": threads} if (threads := runner.schedule.threads(kernel.label)) > 1 else {},
     )
 
 

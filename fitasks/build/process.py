@@ -74,7 +74,6 @@ class _Sessions:
                 stdout=stream,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
-                pass_fds=job.pass_fds,
             )
             self.live.add(process.pid)
             self._tell(b"+ %d\n" % process.pid)
@@ -116,10 +115,8 @@ _sessions = _Sessions()
 class _Job:
     """One run, worked on in a thread of its own; `over` is set when nothing of it is left."""
 
-    def __init__(
-        self, command: Sequence[str], cwd: Path, env: Mapping[str, str], log: Path, pass_fds: Sequence[int]
-    ) -> None:
-        self.command, self.cwd, self.env, self.log, self.pass_fds = command, cwd, dict(env), log, pass_fds
+    def __init__(self, command: Sequence[str], cwd: Path, env: Mapping[str, str], log: Path) -> None:
+        self.command, self.cwd, self.env, self.log = command, cwd, dict(env), log
         self.pid = 0
         self.error: Exception | None = None
         self.finished: Finished | None = None
@@ -155,17 +152,16 @@ def run(
     env: Mapping[str, str],
     log: Path,
     timeout: float | None = None,
-    pass_fds: Sequence[int] = (),
     on_start: Callable[[int], None] | None = None,
 ) -> Finished:
     """Run `command`, its output going to `log`; safe to call from many threads at once.
 
-    `timeout` is in seconds, None or 0 is none. `pass_fds` are descriptors that it inherits, `on_start` is told its
-    pid. After `stop_all` it returns at once, with `stopped`. If an exception is raised in the caller meanwhile
-    (KeyboardInterrupt), the run is ended first. Raises EnvironmentProblem where `command` can't be started.
+    `timeout` is in seconds, None or 0 is none. `on_start` is told its pid. After `stop_all` it returns at once, with
+    `stopped`. If an exception is raised in the caller meanwhile (KeyboardInterrupt), the run is ended first. Raises
+    EnvironmentProblem where `command` can't be started.
     """
     log.parent.mkdir(parents=True, exist_ok=True)
-    job = _Job(command, cwd, env, log, pass_fds)
+    job = _Job(command, cwd, env, log)
     threading.Thread(target=job.work, name=f"run {log.stem}", daemon=True).start()
     try:
         job.begun.wait()

@@ -1,28 +1,27 @@
-"""Running a kernel's ninja in the pool: slots, threads of the optimiser, time limit, and what became of it."""
+"""Compiling kernels in one pool, and what became of each: its log, its costs, or why it failed."""
 
 from __future__ import annotations
 
 import tempfile
-import time
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fitasks.build import ninja as ninjas
-from fitasks.build import process
+from fitasks.build import parts
 from fitasks.build.capacity import memory
+from fitasks.build.compiling import Compiling
 from fitasks.build.costs import Cost
 from fitasks.build.diagnose import diagnose
-from fitasks.build.jobserver import is_client
 from fitasks.errors import KernelFailure
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
-    from pathlib import Path
+    from collections.abc import Callable
 
     from fitasks.build.costs import Costs
-    from fitasks.build.jobserver import Jobserver
     from fitasks.build.journal import Journal
     from fitasks.build.ninja import Ninja
+    from fitasks.build.pool import Pool
+    from fitasks.build.process import Finished
     from fitasks.build.schedule import Schedule
     from fitasks.plan.kernel import Kernel
     from fitasks.plan.plan import Plan
@@ -30,93 +29,50 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Runner:
-    """Runs ninjas for one plan; `timeout` in seconds for one kernel, None or 0 is none."""
+    """Compiles for one plan; `timeout` in seconds for one kernel, None or 0 is none."""
 
     plan: Plan
     ninja: Ninja
-    jobserver: Jobserver
+    pool: Pool
     journal: Journal
     costs: Costs
     schedule: Schedule
     timeout: float | None
     say: Callable[[str], None]
 
-    def run(self, kernel: Kernel, announce: Callable[[], None]) -> process.Finished:
-        """Compile in the pool; `announce` is called once there is a slot. Raises KernelFailure.
-
-        What was killed for want of memory is compiled once more, alone.
-        """
-        threads, order = self.threads(kernel), self.schedule.order
-        weight = -float(order.index(kernel.label) if kernel.label in order else len(order))
-        with self.jobserver.slot(weight, count=1 + (threads > 1), stopping=process.stopping):
-            announce()
-            finished = self._one_ninja(kernel, threads, [])
-        if _was_killed(finished, self._log(kernel)):
-            self.say(f"kernel:{kernel.label}: a compiler was killed for want of memory; again, alone")
-            with self.jobserver.alone(process.stopping):
-                finished = self._one_ninja(kernel, 1, ["-j", "1"])
+    def run(self, kernel: Kernel, announce: Callable[[], None]) -> Finished:
+        """Compile; `announce` is called once there is a slot. Raises KernelFailure, OSError."""
+        log = self.log(kernel)
+        log.parent.mkdir(parents=True, exist_ok=True)
+        log.write_bytes(b"")
+        try:
+            # An interrupted nvcc leaves three to seven temporary files (measured): they go with their directory.
+            with tempfile.TemporaryDirectory(prefix="fitasks-nvcc-", ignore_cleanup_errors=True) as scratch:
+                compiling = Compiling(self, kernel, announce, Path(scratch), parts.begin(kernel))
+                finished = compiling.run()
+        finally:
+            parts.end(kernel)
         if finished.stopped:
             raise KernelFailure(f"{kernel.label}: stopped; what was finished stays, run doit again to go on")
         if finished.status or finished.timed_out:
-            raise _failure(kernel, finished, self._log(kernel))
+            raise _failure(kernel, finished, log)
+        self._learn(kernel, compiling.seconds, finished)
         return finished
 
-    def _one_ninja(self, kernel: Kernel, threads: int, jobs: list[str]) -> process.Finished:
-        if not is_client(self.ninja.version):
-            jobs = ["-j", "1"]  # one slot each: doit starts as many ninjas as there are slots
-        env = self.plan.environment(kernel.target)
-        env |= {"MAKEFLAGS": self.jobserver.makeflags} | split_variables(env, threads)
-        before, begin = ninjas.read_times(kernel.build_dir), time.time()
-        # An interrupted nvcc leaves three to seven temporary files (measured): they go with their directory.
-        with tempfile.TemporaryDirectory(prefix="fitasks-nvcc-", ignore_cleanup_errors=True) as scratch:
-            finished = process.run(
-                [*self.ninja.command(kernel.build_dir, kernel.ninja_file), *jobs],
-                cwd=kernel.build_dir,
-                env=env | {"TMPDIR": scratch},
-                log=self._log(kernel),
-                timeout=self.timeout,
-            )
-        for output, (first, last) in ninjas.read_times(kernel.build_dir).items():
-            if before.get(output) != (first, last):  # of this ninja, not of an interrupted one before it
-                self.journal.write("file", begin=begin + first, end=begin + last, label=kernel.label, output=output)
-        return finished
-
-    def learn(self, kernel: Kernel, finished: process.Finished) -> None:
+    def _learn(self, kernel: Kernel, seconds: dict[str, float], finished: Finished) -> None:
         """For the order and the pool of later runs; nothing where only some files were compiled."""
-        times = {
-            output: last - first
-            for output, (first, last) in sorted(ninjas.read_times(kernel.build_dir).items(), key=lambda item: item[1])
-            if not output.endswith(".so")
-        }
-        if finished.cpu_seconds > 1 and len(times) == len(kernel.sources):
-            # Of CPU, not of the clock: files wait for each other's core, and split ones use several.
-            share = finished.cpu_seconds / max(0.001, sum(times.values()))
-            longest = max(times, key=lambda output: times[output])
-            files = tuple(round(seconds * share, 3) for seconds in times.values())
-            self.costs.learn(kernel, Cost(finished.cpu_seconds, max(files), finished.peak_rss, longest, files=files))
+        files = {name: round(each, 3) for name, each in seconds.items()}
+        if finished.cpu_seconds > 1 and set(files) == {source.name for source in kernel.sources}:
+            longest = max(files, key=lambda name: files[name])
+            cost = Cost(finished.cpu_seconds, files[longest], finished.peak_rss, longest, files=files)
+            self.costs.learn(kernel, cost)
 
-    def threads(self, kernel: Kernel) -> int:
-        """Of nvcc's optimiser."""
-        return self.schedule.split.get(kernel.label, 1)
-
-    def _log(self, kernel: Kernel) -> Path:
+    def log(self, kernel: Kernel) -> Path:
+        """What its compilers said the last time."""
         return self.plan.state / "logs" / f"{kernel.label}.log"
 
 
-def split_variables(env: Mapping[str, str], threads: int) -> dict[str, str]:
-    """What makes nvcc optimise one file with several threads, beside what the user appends already."""
-    if threads < 2:
-        return {}
-    return {"NVCC_APPEND_FLAGS": f"{env.get('NVCC_APPEND_FLAGS', '')} --split-compile={threads}".strip()}
-
-
-def _was_killed(finished: process.Finished, log: Path) -> bool:
-    if not finished.status or finished.timed_out or finished.stopped:
-        return False
-    return diagnose(log.read_text(errors="replace"), finished.status).out_of_memory
-
-
-def _failure(kernel: Kernel, finished: process.Finished, log: Path) -> KernelFailure:
+def _failure(kernel: Kernel, finished: Finished, log: Path) -> KernelFailure:
     if finished.timed_out:
         return KernelFailure(
             f"{kernel.label}: not finished after {finished.seconds:.0f} s, and stopped\n  log: {log}",

@@ -1,17 +1,14 @@
-"""Which kernel first, and which files to shorten: no build that waits for one file, or one kernel, alone.
+"""Which files first, and which to shorten: no build that waits for one file alone.
 
-With C cores a build takes at least (CPU seconds / C), and at least as long as its longest file. Where the second is
-the larger, nvcc is told to optimise that kernel's files with several threads (`--split-compile`), through
+With C cores a build takes at least (CPU seconds / C), and at least as long as its longest file. Files of all kernels
+wait in one queue, the longest first, which keeps every core busy until only short ones are left. Where a file would
+outlast everything else all the same, nvcc is told to optimise it with several threads (`--split-compile`), through
 NVCC_APPEND_FLAGS, which is no part of ninja's commands. Only the optimiser is split, so that threads are scarcely more
-than half busy (sampling.cu: 122 s alone, 76 s with 4 threads, 65 s with 16, for the same CPU seconds): each kernel so
-treated takes one further slot. nvcc 13.0 could also pay for each thread with a token of the pool (`--jobserver`), but
-it takes them before ninjas that have further files, so that nothing is won (every file split like that: 16 cores, eight
-modules, 105 s instead of 100 s; 2 cores, six modules, 128 s instead of 126 s; sampling alone 71.5 s instead of 72.2 s).
+than half busy (sampling.cu: 122 s alone, 76 s with 4 threads, 65 s with 16, for the same CPU seconds): it takes as many
+slots as it keeps busy. nvcc 13.0 could also pay for each thread with a token of a jobserver (`--jobserver`); with every
+file split like that nothing was won (16 cores, eight modules, 105 s instead of 100 s).
 
-In which order, and with which files split, is tried out: ninja looks for a free slot only when one of its own commands
-has ended, so that neither "longest file first" nor "most CPU seconds first" is right for every number of cores (for
-eight modules on 12 cores these take 1.3 and 1.9 times the bound). The pool is simulated (forecast.py) for a few such
-orders, and for the best of them with single kernels moved, within a fraction of a second.
+How many of the longest are split is tried out: the pool is simulated (forecast.py).
 """
 
 from __future__ import annotations
@@ -19,115 +16,103 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from fitasks.build.costs import guess
 from fitasks.build.forecast import Work, makespan
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from collections.abc import Iterable, Mapping
 
-    from fitasks.build.costs import Cost, Costs
+    from fitasks.build.costs import Costs
     from fitasks.plan.kernel import Kernel
 
-    Order = tuple[str, ...]  # of labels
-
 SPLIT_THREADS = 4  # more shorten little
-_MOST_SPLIT = 3  # kernels
-_WORTH = 0.98  # of the time is what it must take with one more kernel split
-_EVENTS = 50_000  # files that may be simulated for each number of split kernels: about 0.1 s
+_WORTH = 0.98  # of the time is what it must take with further files split
+_EVENTS = 20_000  # files that may be simulated: about 0.2 s
 
-_ORDERS: tuple[Callable[[Cost, int], float], ...] = (
-    lambda cost, _: cost.cpu_seconds,
-    lambda cost, _: cost.longest,
-    lambda cost, slots: max(cost.longest, cost.cpu_seconds / slots),
-    lambda cost, slots: cost.longest + cost.cpu_seconds / slots / 2,
-)
+
+@dataclass(frozen=True)
+class Turn:
+    """How one file is compiled: what takes most seconds begins first; `threads` are those of nvcc's optimiser."""
+
+    seconds: float
+    threads: int = 1
+    slots: int = 1
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """For one run: kernels in the order in which to begin them, and the threads of those that are split."""
+    """For one run: each kernel's files by name; what isn't known takes no time."""
 
-    order: tuple[str, ...] = ()  # labels
-    split: Mapping[str, int] = field(default_factory=dict)  # label → threads
+    turns: Mapping[str, Mapping[str, Turn]] = field(default_factory=dict)  # by label and source file
     bound: float = 0.0  # seconds that the run takes at least, as far as is known
     expected: float = 0.0  # seconds that it takes, by the same knowledge
 
+    def turn(self, label: str, source: str) -> Turn:
+        """Of one file."""
+        return self.turns.get(label, {}).get(source, Turn(0.0))
 
-def heaviest_first(kernels: Iterable[Kernel], costs: Costs) -> list[Kernel]:
-    """By CPU seconds."""
-    return sorted(kernels, key=lambda kernel: costs.of(kernel).cpu_seconds, reverse=True)
+    def threads(self, label: str) -> int:
+        """Most threads that one of a kernel's files is optimised with."""
+        return max((turn.threads for turn in self.turns.get(label, {}).values()), default=1)
+
+
+def longest_first(kernels: Iterable[Kernel], costs: Costs) -> list[Kernel]:
+    """By their longest file, then by CPU seconds."""
+
+    def key(kernel: Kernel) -> tuple[float, float]:
+        cost = costs.of(kernel)
+        return cost.longest, cost.cpu_seconds
+
+    return sorted(kernels, key=key, reverse=True)
+
+
+@dataclass(frozen=True)
+class _File:
+    label: str
+    name: str
+    seconds: float
+    gain: float  # if it is split
 
 
 def schedule(kernels: Iterable[Kernel], costs: Costs, slots: int, *, split: bool) -> Schedule:
     """Of the kernels that are to be compiled."""
-    known = {kernel.label: costs.of(kernel) for kernel in heaviest_first(kernels, costs)}
-    if not known:
+    files = [
+        _File(kernel.label, name, seconds, guess(kernel).gain)
+        for kernel in kernels
+        for name, seconds in costs.files(kernel).items()
+    ]
+    if not files:
         return Schedule()
-    tries = _Tries(known, slots)
-    best = tries.best(())
-    by_file = sorted(known, key=lambda label: known[label].longest, reverse=True)
-    for count in range(1, 1 + min(_MOST_SPLIT, len(known)) if split and slots > 2 else 1):
-        found = tries.best(tuple(by_file[:count]))
-        best = found if found.seconds < _WORTH * best.seconds else best
-    threads = dict.fromkeys(best.split, min(SPLIT_THREADS, slots))
-    return Schedule(best.order, threads, tries.bound(best.split), best.seconds)
+    files.sort(key=lambda file: (-file.seconds, file.label, file.name))
+    count, expected = _split_count(files, slots) if split and slots > 2 else (0, _makespan(files, 0, slots))
+    threads = min(SPLIT_THREADS, slots)
+    turns: dict[str, dict[str, Turn]] = {}
+    for index, file in enumerate(files):
+        turn = Turn(file.seconds, threads, _work(file, split=True).slots) if index < count else Turn(file.seconds)
+        turns.setdefault(file.label, {})[file.name] = turn
+    return Schedule(turns, _bound(files, count, slots), expected)
 
 
-@dataclass(frozen=True)
-class _Try:
-    seconds: float
-    order: Order
-    split: Order
+def _split_count(files: list[_File], slots: int) -> tuple[int, float]:
+    """How many of the longest files are split, and the seconds that all then take."""
+    best = 0, _makespan(files, 0, slots)
+    most = min(len(files), slots, max(3, _EVENTS // len(files)))
+    for count in range(1, most + 1):
+        seconds = _makespan(files, count, slots)
+        if seconds < _WORTH * best[1]:
+            best = count, seconds
+    return best
 
 
-class _Tries:
-    """Orders of one set of kernels, tried out: as many as `_EVENTS` allows, and the plain ones in any case."""
-
-    def __init__(self, known: Mapping[str, Cost], slots: int) -> None:
-        self.known, self.slots = known, slots
-        self.left = 0
-        self.files = sum(len(cost.files) for cost in known.values())
-
-    def best(self, split: Order) -> _Try:
-        """Of the plain orders the best, and then with single kernels moved."""
-        self.left = _EVENTS
-        plain = (self._try(order, split) for order in map(self._ordered, _ORDERS))
-        return self._improved(min(plain, key=lambda one: one.seconds))
-
-    def _improved(self, best: _Try) -> _Try:
-        """For as long as that helps and the tries last."""
-        moved = True
-        while moved:
-            moved = False
-            for order in _moves(best.order):
-                if self.left < self.files:
-                    return best
-                found = self._try(order, best.split)
-                if found.seconds < best.seconds - 0.01:
-                    best, moved = found, True
-                    break
-        return best
-
-    def _ordered(self, key: Callable[[Cost, int], float]) -> Order:
-        return tuple(sorted(self.known, key=lambda label: key(self.known[label], self.slots), reverse=True))
-
-    def _try(self, order: Order, split: Order) -> _Try:
-        self.left -= self.files
-        return _Try(makespan((self._work(label, label in split) for label in order), self.slots), order, split)
-
-    def bound(self, split: Order) -> float:
-        """No order is better: every core busy to the end, or the longest file."""
-        longest = max(cost.longest * (cost.gain if label in split else 1.0) for label, cost in self.known.items())
-        return max(sum(cost.cpu_seconds for cost in self.known.values()) / max(1, self.slots), longest)
-
-    def _work(self, label: str, is_split: bool) -> Work:
-        cost = self.known[label]
-        return Work(cost.files, cost.gain, 2) if is_split else Work(cost.files)
+def _makespan(files: list[_File], count: int, slots: int) -> float:
+    return makespan((_work(file, split=index < count) for index, file in enumerate(files)), slots)
 
 
-def _moves(order: Order) -> Iterator[Order]:
-    """Each order that differs by the place of one kernel."""
-    for index, label in enumerate(order):
-        rest = order[:index] + order[index + 1 :]
-        for place in range(len(order)):
-            if place not in {index, index - 1}:
-                yield (*rest[:place], label, *rest[place:])
+def _bound(files: list[_File], count: int, slots: int) -> float:
+    """No order is better: every core busy to the end, or the longest file."""
+    longest = max(file.seconds * (file.gain if index < count else 1.0) for index, file in enumerate(files))
+    return max(sum(file.seconds for file in files) / max(1, slots), longest)
+
+
+def _work(file: _File, *, split: bool) -> Work:
+    return Work(file.seconds, file.gain if split else 1.0)

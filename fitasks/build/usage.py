@@ -15,14 +15,10 @@ _PAGE = os.sysconf("SC_PAGE_SIZE")
 
 @dataclass(frozen=True)
 class Usage:
-    """Commands that ninjas run at this moment, and the resident memory (bytes) of all processes below them.
-
-    `busy` are the slots that they need now: a ninja that is just starting, or between two commands, needs one.
-    """
+    """Commands that ninjas run at this moment, and the resident memory (bytes) of all processes below them."""
 
     compilers: int = 0
     memory: int = 0
-    busy: int = 0
 
 
 def usage(sessions: Collection[int]) -> Usage:
@@ -38,4 +34,4 @@ def usage(sessions: Collection[int]) -> Usage:
                     if fields[0] != b"Z" and (parent := int(fields[1])) in children:
                         children[parent] += 1
                     memory += int(fields[21]) * _PAGE
-    return Usage(sum(children.values()), memory, sum(max(1, count) for count in children.values()))
+    return Usage(sum(children.values()), memory)

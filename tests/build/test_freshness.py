@@ -298,7 +298,7 @@ def test_the_fingerprint_does_not_depend_on_where_things_are(workshop: Workshop,
 
     kernel = workshop.kernel()
     workshop.build(kernel)
-    other = Another(tmp_path / "elsewhere" / "deeper", workshop.ninja, workshop.jobserver)
+    other = Another(tmp_path / "elsewhere" / "deeper", workshop.ninja, workshop.pool)
     twin = other.kernel()
     other.build(twin)
     first, second = receipts.read(kernel), receipts.read(twin)

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 from packaging.version import Version
 
 from fitasks.build.capacity import slots
-from fitasks.build.jobserver import is_client
 from fitasks.build.ninja import find_ninja
 from fitasks.cuda.gpus import all_gpus, driver_version, visible
 from fitasks.cuda.patch import DRIVERS
@@ -54,12 +53,7 @@ def _ninjas(env: dict[str, str], probe: ProbeMemo) -> Iterator[Finding]:
     except EnvironmentProblem as problem:
         yield Finding(_SECTION, "ninja", problem.message, "problem", problem.remedy)
         return
-    value = f"{first.version} at {first.executable}, first on PATH"
-    if is_client(first.version):
-        yield Finding(_SECTION, "ninja", value)
-    else:
-        remedy = "pip install 'ninja>=1.13' into the serving environment: older ones share no pool of compilers"
-        yield Finding(_SECTION, "ninja", value, "note", remedy)
+    yield Finding(_SECTION, "ninja", f"{first.version} at {first.executable}, first on PATH")
     for other in _others(env, first.executable):
         try:
             version = probe.output(other, "--version").strip()

@@ -1,6 +1,6 @@
 """Which slot of the pool each compiler had.
 
-The journal doesn't say, because a jobserver's tokens are all alike: any assignment in which no two overlap is as true
+The journal doesn't say, because slots are all alike: any assignment in which no two overlap is as true
 as another. This one takes as few lanes as there were compilers at once, and keeps a kernel in its lane where it can.
 """
 
@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
-# Seconds. A file's times are counted from when its ninja was started, which takes a few milliseconds, more under load:
-# where one ninja hands its token to another, the two may seem to overlap by that.
+
+# Seconds by which two in one slot may seem to overlap: begin and duration come from two clocks.
 SLACK = 0.1
 
 

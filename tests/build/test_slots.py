@@ -1,0 +1,224 @@
+"""The pool of compiler slots: never too many, the heaviest first, nothing lost."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+
+from fitasks.build.jobserver import MakeTokens, parent_fifo
+from fitasks.build.pool import Pool
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+
+def together(count: int, work: Callable[[int], None]) -> None:
+    threads = [threading.Thread(target=work, args=(index,)) for index in range(count)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+
+class Gauge:
+    """How many are inside at once."""
+
+    def __init__(self) -> None:
+        self.now = self.most = 0
+        self.lock = threading.Lock()
+
+    def stay(self, seconds: float, weight: int = 1) -> None:
+        with self.lock:
+            self.now += weight
+            self.most = max(self.most, self.now)
+        time.sleep(seconds)
+        with self.lock:
+            self.now -= weight
+
+
+def test_never_more_than_there_are_slots() -> None:
+    pool, gauge = Pool(3), Gauge()
+
+    def work(index: int) -> None:
+        count = 2 if index % 5 == 0 else 1
+        with pool.slot(float(index), count=count):
+            gauge.stay(0.01, count)
+
+    together(60, work)
+    assert gauge.most == 3
+    assert pool.free == 3
+
+
+def test_the_heaviest_waiter_is_served_first() -> None:
+    served, pool = [], Pool(1)
+
+    def work(index: int) -> None:
+        with pool.slot((1.0, 3.0, 2.0)[index]):
+            served.append(index)
+
+    with pool.slot(float("inf")):
+        threads = threading.Thread(target=together, args=(3, work))
+        threads.start()
+        time.sleep(0.5)
+    threads.join()
+    assert served == [1, 2, 0]
+
+
+def test_a_heavier_one_that_arrives_a_moment_later_is_first_all_the_same() -> None:
+    served, pool = [], Pool(1)
+
+    def work(index: int) -> None:
+        time.sleep(index * 0.1)
+        with pool.slot(float(index)):
+            served.append(index)
+            time.sleep(0.01)
+
+    together(2, work)
+    assert served == [1, 0]
+
+
+def test_nobody_overtakes_one_that_needs_several() -> None:
+    served, pool = [], Pool(2)
+
+    def work(index: int) -> None:
+        with pool.slot(2.0 - index, count=2 - index):
+            served.append(index)
+
+    with pool.slot(float("inf")):
+        threads = threading.Thread(target=together, args=(2, work))
+        threads.start()
+        time.sleep(0.5)
+        assert served == [], "one slot is free, and the first in the queue needs two"
+    threads.join()
+    assert served == [0, 1]
+
+
+def test_alone_means_that_nothing_else_runs() -> None:
+    pool = Pool(3)
+    with pool.alone() as alone, pool.slot(stopping=lambda: True) as other:
+        assert (alone, other, pool.free) == (True, False, 0)
+    assert pool.free == 3
+
+
+def test_two_who_want_to_be_alone_are_so_one_after_another() -> None:
+    pool, gauge = Pool(3), Gauge()
+
+    def work(index: int) -> None:
+        with pool.alone() if index else pool.slot(1.0):
+            gauge.stay(0.05)
+
+    together(3, work)
+    assert pool.free == 3
+
+
+def test_a_slot_is_not_waited_for_once_all_is_to_stop() -> None:
+    pool, stop = Pool(1), threading.Event()
+    given = []
+
+    def work(index: int) -> None:
+        with pool.slot(float(index), stopping=stop.is_set) as slot:
+            given.append(slot)
+
+    with pool.slot():
+        threads = threading.Thread(target=together, args=(5, work))
+        threads.start()
+        time.sleep(0.1)
+        stop.set()
+        begin = time.monotonic()
+        threads.join()
+        assert time.monotonic() - begin < 1
+    assert given == [False] * 5
+    assert pool.free == 1
+
+
+def test_an_error_gives_the_slot_back() -> None:
+    pool = Pool(1)
+    with pytest.raises(ZeroDivisionError), pool.slot():
+        _ = 1 / 0
+    assert pool.free == 1
+
+
+# ---- within a `make -jN` (fifo, GNU make 4.4 and later)
+
+
+@pytest.fixture
+def fifo(tmp_path: Path) -> Iterator[Path]:
+    """What a `make -j3` holds open: two tokens besides the implicit one."""
+    path = tmp_path / "GMfifo1"
+    os.mkfifo(path)
+    held = os.open(path, os.O_RDWR | os.O_NONBLOCK)
+    os.write(held, b"ab")
+    yield path
+    os.close(held)
+
+
+def tokens(fifo: Path) -> bytes:
+    reader = os.open(fifo, os.O_RDWR | os.O_NONBLOCK)
+    found = b""
+    with contextlib.suppress(BlockingIOError):
+        found = os.read(reader, 100)
+        os.write(reader, found)
+    os.close(reader)
+    return found
+
+
+def test_makes_tokens_and_our_implicit_one_are_used_and_given_back(fifo: Path) -> None:
+    found = parent_fifo({"MAKEFLAGS": f" -j3 --jobserver-auth=fifo:{fifo}"})
+    assert found == fifo
+    pool, gauge = Pool(16, MakeTokens(found)), Gauge()
+
+    def work(index: int) -> None:
+        with pool.slot(float(index)):
+            gauge.stay(0.02)
+
+    together(12, work)
+    assert gauge.most == 3
+    assert sorted(tokens(fifo)) == sorted(b"ab"), "each as it came"
+
+
+def test_our_own_limit_holds_within_make_as_well(fifo: Path) -> None:
+    pool, gauge = Pool(2, MakeTokens(fifo)), Gauge()
+
+    def work(index: int) -> None:
+        with pool.slot(float(index)):
+            gauge.stay(0.02)
+
+    together(8, work)
+    assert gauge.most == 2
+
+
+def test_what_make_gives_to_others_is_waited_for(fifo: Path) -> None:
+    make = MakeTokens(fifo)
+    assert make.take(5) == 3
+    pool, begin = Pool(4, MakeTokens(fifo)), time.monotonic()
+    with pool.slot(float("inf")):  # the implicit one
+        threading.Timer(0.3, make.give, [3]).start()
+        with pool.slot(float("inf")):
+            assert time.monotonic() - begin > 0.25
+    make.close()
+
+
+def test_everything_is_given_back_at_the_end(fifo: Path) -> None:
+    make = MakeTokens(fifo)
+    make.take(2)
+    make.close()
+    assert sorted(tokens(fifo)) == sorted(b"ab")
+
+
+@pytest.mark.parametrize(
+    "makeflags",
+    ["", "kn --jobserver-auth=fifo:{fifo}", " -j -- V=--jobserver-auth=fifo:{fifo}", " -j --jobserver-auth=3,4"],
+)
+def test_when_there_is_none_to_join(fifo: Path, makeflags: str) -> None:
+    assert parent_fifo({"MAKEFLAGS": makeflags.format(fifo=fifo)}) is None
+
+
+def test_a_fifo_whose_make_has_ended_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "fifo")
+    assert parent_fifo({"MAKEFLAGS": f" -j4 --jobserver-auth=fifo:{tmp_path / 'fifo'}"}) is None
