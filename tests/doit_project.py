@@ -83,6 +83,7 @@ class Project:
         project.env = kept | {
             "PYTHONPATH": str(ROOT),
             "PYTHONHASHSEED": "0",
+            "HOME": str(root / "home"),  # where FlashInfer's cache would be without FLASHINFER_WORKSPACE_BASE
             "FLASHINFER_WORKSPACE_BASE": str(root / "base"),
             "FLASHINFER_NVCC": str(nvcc),
             "XDG_CACHE_HOME": str(root / "xdg"),

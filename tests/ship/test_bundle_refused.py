@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from fitasks.build import receipt as receipts
-from fitasks.build.jobserver import Jobserver
 from fitasks.build.ninja import find_ninja
+from fitasks.build.pool import Pool
 from fitasks.cuda.probe import ProbeMemo
 from fitasks.ship.bundle import bundle
 from fitasks.ship.manifest import LIMIT, Refused
@@ -27,7 +27,7 @@ from tests.ship.conftest import Place, snapshot
 from tests.workshop import Workshop
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     Members = list[tuple[tarfile.TarInfo, bytes]]
 
@@ -36,16 +36,15 @@ RECEIPT = "90a/cached_ops/page/fitasks-receipt.json"
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
+def place(tmp_path_factory: pytest.TempPathFactory) -> Place:
     """A cache whose kernel would be replaced by the bundle's: its receipt is lost after bundling."""
     root = tmp_path_factory.mktemp("place") / "root"
     root.mkdir()
-    with Jobserver(2) as jobserver:
-        found = Place(Workshop(root, find_ninja(_environment(), ProbeMemo(root / "probe.json")), jobserver), ("page",))
-        found.build()
-        bundle(found.session, root.parent / "good")
-        receipts.path_of(found.kernels[0]).unlink()
-        yield found
+    found = Place(Workshop(root, find_ninja(_environment(), ProbeMemo(root / "probe.json")), Pool(2)), ("page",))
+    found.build()
+    bundle(found.session, root.parent / "good")
+    receipts.path_of(found.kernels[0]).unlink()
+    return found
 
 
 @pytest.fixture(scope="module")

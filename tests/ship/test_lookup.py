@@ -51,7 +51,7 @@ def test_another_version_goes_on_as_if_there_were_no_wheel(
 
 @pytest.mark.parametrize("version", ["0.6.18.post1", "0.7.2.post1"])
 def test_gpus_get_what_runs_on_them(version: str, workshop: Workshop, tmp_path: Path) -> None:
-    other = Workshop(tmp_path / "other", workshop.ninja, workshop.jobserver)
+    other = Workshop(tmp_path / "other", workshop.ninja, workshop.pool)
     shop = Shop(version)
     shop.add(workshop, module(workshop, "page", ("sm_90a",)))
     shop.add(other, module(other, "page", ("sm_80",)), module(other, "rope", ("sm_80",)), target="8.0", arch="80")
