@@ -101,9 +101,16 @@ def speaking(action: Callable[..., None], *params: dict[str, Any], words: str = 
 
 
 def over_libraries(action: Callable[..., None], *params: dict[str, Any]) -> TaskDict:
-    """A task about the compiled files: it comes after the kernels that it is to look at, and takes their names."""
-    libraries = [str(kernel.library) for kernel in current().kernels if not kernel.problem and not kernel.twin]
-    return speaking(action, *params, words="names") | {"file_dep": libraries}
+    """A task about the compiled files: it comes after the kernels that it is to look at, and takes their names.
+
+    What a server loads ahead of time needs no compile, where there may be no compiler.
+    """
+    from fitasks.runtime.check import ahead_of_time
+
+    session = current()
+    kernels = [kernel for kernel in session.kernels if not kernel.problem and not kernel.twin]
+    libraries = [next(iter(ahead_of_time(session, kernel)), kernel.library) for kernel in kernels]
+    return speaking(action, *params, words="names") | {"file_dep": [str(library) for library in libraries]}
 
 
 def after_kernels(action: Callable[..., None], *params: dict[str, Any], name: str = "") -> TaskDict:
