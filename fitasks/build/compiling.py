@@ -97,18 +97,24 @@ class Compiling:
 
     def _side_by_side(self, edges: list[Edge]) -> None:
         """Each in a thread that waits for its turn; after a failure no further one is begun."""
-        with ThreadPoolExecutor(max(1, len(edges)), self.kernel.label) as threads:
-            try:
-                list(threads.map(self._in_turn, edges))
-            except BaseException:
-                self._failure = self._failure or _STOPPED
-                raise
+        with ThreadPoolExecutor(max(1, len(edges)), self.kernel.label) as threads, self._giving_up():
+            list(threads.map(self._in_turn, edges))
 
     def _in_turn(self, edge: Edge) -> None:
         turn = self.runner.schedule.turn(self.kernel.label, Path(edge.source).name)
-        with self.runner.pool.slot(turn.seconds, count=turn.slots, stopping=self._stopping) as slot:
-            if slot:
+        slot = self.runner.pool.slot(turn.seconds, count=turn.slots, stopping=self._stopping)
+        with self._giving_up(), slot as held:
+            if held:
                 self._compile(edge, turn)
+
+    @contextlib.contextmanager
+    def _giving_up(self) -> Iterator[None]:
+        """An exception (a full disk, a signal) ends this compile for all its threads."""
+        try:
+            yield
+        except BaseException:
+            self._failure = self._failure or _STOPPED
+            raise
 
     def _compile(self, edge: Edge, turn: Turn) -> None:
         if self._stopping():

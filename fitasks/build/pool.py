@@ -51,20 +51,21 @@ class Pool:
 
     @contextlib.contextmanager
     def _held(self, weight: float, count: int, tokens: int, stopping: Callable[[], bool]) -> Iterator[bool]:
-        held = self._wait(weight, count, tokens, stopping)
+        """Of make's tokens as many as are there, at least one: a `make -j1` will never have two."""
+        paid = self._wait(weight, count, tokens, stopping)
         try:
-            yield held
+            yield paid > 0
         finally:
-            if held:
+            if paid:
                 with self._turn:
                     self.free += count
-                    self._pay_back(tokens)
+                    if self._make:
+                        self._make.give(paid)
                     self._turn.notify_all()
 
-    def _wait(self, weight: float, count: int, tokens: int, stopping: Callable[[], bool]) -> bool:
-        """Queue up, and take the slots when it is our turn; False on a stop."""
+    def _wait(self, weight: float, count: int, tokens: int, stopping: Callable[[], bool]) -> int:
+        """Queue up, and take the slots when it is our turn; the tokens that were paid, 0 on a stop."""
         ready = time.monotonic() + (_MOMENT if weight < float("inf") else 0.0)
-        paid = 0
         with self._turn:
             self._arrivals += 1
             ticket = (-weight, self._arrivals)
@@ -73,13 +74,12 @@ class Pool:
                 while not stopping():
                     first = self._first() == ticket
                     if first and self.free >= count and time.monotonic() >= ready:
-                        paid += self._pay(tokens - paid)
-                        if paid == tokens:
+                        paid = self._make.take(tokens) if self._make else tokens
+                        if paid:
                             self.free -= count
-                            return True
+                            return paid
                     self._turn.wait(_LOOK if first else _IDLE)
-                self._pay_back(paid)
-                return False
+                return 0
             finally:
                 self._gone.add(ticket)
                 self._turn.notify_all()
@@ -88,10 +88,3 @@ class Pool:
         while self._waiting[0] in self._gone:
             self._gone.remove(heapq.heappop(self._waiting))
         return self._waiting[0]
-
-    def _pay(self, tokens: int) -> int:
-        return self._make.take(tokens) if self._make else tokens
-
-    def _pay_back(self, tokens: int) -> None:
-        if self._make:
-            self._make.give(tokens)

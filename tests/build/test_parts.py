@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -34,7 +35,7 @@ def test_the_servers_ninja_has_nothing_to_do(workshop: Workshop) -> None:
 
 
 def test_another_ninja_compiles_side_by_side_as_well(workshop: Workshop, old_ninja: Ninja) -> None:
-    """1.11 is no client of any jobserver, and its logs are of another version."""
+    """1.11, whose logs are of another version."""
     workshop.ninja = old_ninja
     kernel = workshop.kernel(files=3)
     workshop.build(kernel)
@@ -76,6 +77,17 @@ def test_only_what_ninja_would_compile_is_compiled(workshop: Workshop) -> None:
     changed = {path.name for path in kernel.build_dir.glob("*.o") if path.stat().st_mtime_ns != times[path.name]}
     assert changed == {"page_1.o"}
     assert workshop.ninja_would_run(kernel) == ""
+
+
+def test_a_full_disk_ends_the_compile_at_once(workshop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(kernel: Kernel, part: Path) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", str(part))
+
+    monkeypatch.setattr(parts, "add_logs", full)
+    kernel = workshop.kernel(files=12)
+    with pytest.raises(KernelFailure, match="No space left on device"):
+        workshop.build(kernel)
+    assert len(list(kernel.build_dir.glob("*.o"))) < 6
 
 
 def test_names_as_long_as_a_file_system_takes_them(workshop: Workshop) -> None:

@@ -204,6 +204,16 @@ def test_what_make_gives_to_others_is_waited_for(fifo: Path) -> None:
     make.close()
 
 
+def test_a_split_file_does_not_wait_for_tokens_that_make_will_never_have(fifo: Path) -> None:
+    other = MakeTokens(fifo)
+    other.take(3)  # its own implicit one, and both of the fifo: a `make -j1` for us
+    pool, begin = Pool(8, MakeTokens(fifo)), time.monotonic()
+    with pool.slot(1.0, count=2, stopping=lambda: time.monotonic() > begin + 5) as slot:
+        assert slot
+    other.close()
+    assert sorted(tokens(fifo)) == sorted(b"ab")
+
+
 def test_everything_is_given_back_at_the_end(fifo: Path) -> None:
     make = MakeTokens(fifo)
     make.take(2)
