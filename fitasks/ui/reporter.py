@@ -5,6 +5,7 @@ Called from doit's worker threads (`execute_task`) as well as from the main one;
 
 from __future__ import annotations
 
+import threading
 from collections import Counter
 from typing import Any
 
@@ -33,6 +34,7 @@ class Reporter:
         self._out = outstream
         self.progress = Progress(lambda _label: 0, Usage)
         self._board: Board | None = None
+        self._lock = threading.Lock()  # kernels begin in several threads at once
         self._outcomes: Counter[str] = Counter()
         self._errors: list[str] = []
         self._saved = 0.0  # seconds that adopted kernels once took
@@ -43,10 +45,11 @@ class Reporter:
 
     @property
     def board(self) -> Board:
-        """Made when first needed, by then doit has given us its stream for good."""
-        if self._board is None:
-            self._board = board_for(self._out, self.progress)
-        return self._board
+        """Made once, when first needed: by then doit has given us its stream for good."""
+        with self._lock:
+            if self._board is None:
+                self._board = board_for(self._out, self.progress)
+            return self._board
 
     def observe(self, event: dict[str, Any]) -> None:
         """An event of the journal: the first compile brings the board."""

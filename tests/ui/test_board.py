@@ -14,13 +14,15 @@ import subprocess
 import sys
 import termios
 import time
-from typing import TYPE_CHECKING
+from concurrent.futures import ThreadPoolExecutor
+from typing import IO, TYPE_CHECKING
 
 import pytest
 
 from fitasks.build.usage import Usage, usage
-from fitasks.ui.board import PlainBoard
+from fitasks.ui.board import Board, PlainBoard
 from fitasks.ui.progress import Progress
+from fitasks.ui.reporter import Reporter
 from fitasks.ui.units import duration
 from tests.doit_project import Project
 
@@ -121,6 +123,20 @@ def test_a_log_is_never_silent(project: Project) -> None:
         beats[0],
     )
     assert out.endswith("3 kernels: 3 compiled\n")
+
+
+def test_kernels_that_begin_at_once_share_one_board(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two boards draw over each other, and the one that nobody stops hides the summary."""
+
+    def slow(stream: IO[str], progress: Progress) -> Board:
+        time.sleep(0.1)
+        return PlainBoard(stream, progress)
+
+    monkeypatch.setattr("fitasks.ui.reporter.board_for", slow)
+    reporter = Reporter(io.StringIO(), {})
+    with ThreadPoolExecutor(4) as threads:
+        boards = list(threads.map(lambda _: reporter.board, range(4)))
+    assert len(set(map(id, boards))) == 1
 
 
 def on_terminal(project: Project, columns: int, **env: str) -> str:
