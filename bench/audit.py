@@ -11,6 +11,7 @@ at the first call of what is missing.)
 
 from __future__ import annotations
 
+import argparse
 import os
 import re
 import subprocess
@@ -65,6 +66,7 @@ def compare(kernels: list[tuple[Kernel, Receipt]], cudart: Cudart, without: str)
 
 
 def main() -> int:
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     session = Session.load(Path.cwd())
     kernels = [(kernel, receipt) for kernel in session.plan.buildable() if (receipt := receipts.read(kernel))]
     symbols = sorted({name.partition("@")[0] for _, receipt in kernels for name in receipt.undefined})

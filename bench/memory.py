@@ -8,6 +8,7 @@ Wants root, and cgroups (version 1 or 2) that may be written. `fa3` takes ten mi
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import os
 import shutil
@@ -34,8 +35,10 @@ runpy.run_module("doit", alter_sys=True, run_name="__main__")
 FA3 = "{op: batch_prefill, backend: fa3, dtype_q: bfloat16, head_dim: 128}"
 
 
-def main(what: str) -> int:
-    if what == "kill":
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=("kill", "fa3"))
+    if parser.parse_args().what == "kill":
         return _run("page: {}", 700 << 20, [sys.executable, "-m", "doit", "-n", "2"])
     return _run(f"fa3: {FA3}", int(9.5e9), [sys.executable, "-c", CORES])
 
@@ -67,7 +70,7 @@ class _Group:
 
     def __init__(self, limit: int) -> None:
         self.first = FIRST.is_dir()
-        self.path = (FIRST if self.first else FIRST.parent) / "fitasks-bench"
+        self.path = (FIRST if self.first else FIRST.parent) / f"fitasks-bench-{os.getpid()}"
         self.limit = limit
 
     def __enter__(self) -> Self:
@@ -88,4 +91,4 @@ class _Group:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1] if sys.argv[1:] else "kill"))
+    sys.exit(main())

@@ -10,6 +10,7 @@ errors, and the files of the modules that were loaded.
 
 from __future__ import annotations
 
+import argparse
 import os
 import subprocess
 import sys
@@ -74,6 +75,7 @@ print(*sorted({line.split()[-1] for line in maps if "fitasks_kernels" in line}),
 
 
 def main() -> int:
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     with tempfile.TemporaryDirectory() as directory:
         home, bare = Path(directory, "home"), bare_path(Path(directory, "bin"))
         home.mkdir()

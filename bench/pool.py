@@ -126,15 +126,47 @@ def _one(way: str, root: Path, modules: list[str], options: list[str], cores: in
     if learn and ours:
         _remember(root / way / "xdg")
     # The plan, and the assembled toolkit, are made first for every way: they aren't what is measured.
-    subprocess.run([sys.executable, "-m", "doit", "list"], cwd=project, env=env, check=True, capture_output=True)
+    _doit("list", project, env)
     if ours:
         command = [sys.executable, "-m", "doit", *options]
     else:
-        lines = subprocess.run(
-            [sys.executable, "-m", "doit", "env"], cwd=project, env=env, check=True, capture_output=True, text=True
-        )
-        env |= exports(lines.stdout, env) | {"FLASHINFER_CUDA_ARCH_LIST": "9.0a"}
+        env |= exports(_doit("env", project, env), env) | {"FLASHINFER_CUDA_ARCH_LIST": "9.0a"}
         command = [sys.executable, "-c", _SPECS, str(ROOT / "fitasks" / "serving"), way, str(project / "modules.json")]
+    run = _measured(command, project, env)
+    print(run.row(way, cores), flush=True)
+    if run.returncode:
+        print(run.output[-3000:])
+    elif ours:
+        longest = json.loads((root / way / "xdg" / "fitasks" / "costs.json").read_text())["modules"]
+        worst = max(longest.values(), key=lambda cost: cost["longest"])
+        print(f"\nlongest file: {worst['longest_file']} {worst['longest']:.1f} s\n\n{run.output}")
+
+
+def _doit(task: str, project: Path, env: dict[str, str]) -> str:
+    command = [sys.executable, "-m", "doit", task]
+    return subprocess.run(command, cwd=project, env=env, check=True, capture_output=True, text=True).stdout
+
+
+@dataclass
+class Run:
+    """What one way took."""
+
+    wall: float
+    cpu: float
+    watch: Watch
+    returncode: int
+    output: str
+
+    def row(self, way: str, cores: int) -> str:
+        """Of the table."""
+        busy = sorted(count for count in self.watch.compilers if count) or [0]
+        return (
+            f"| {way} | {self.wall:.1f} | {self.cpu:.0f} | {self.cpu / cores:.1f} | {self.watch.peak / 1e9:.1f} GB "
+            f"| {busy[len(busy) // 2]}, {busy[-1]} |"
+        )
+
+
+def _measured(command: list[str], project: Path, env: dict[str, str]) -> Run:
     begin, before = time.perf_counter(), os.times()
     process = subprocess.Popen(
         command, cwd=project, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
@@ -147,18 +179,7 @@ def _one(way: str, root: Path, modules: list[str], options: list[str], cores: in
     thread.join()
     wall, after = time.perf_counter() - begin, os.times()
     cpu = after.children_user + after.children_system - before.children_user - before.children_system
-    busy = sorted(count for count in watch.compilers if count) or [0]
-    print(
-        f"| {way} | {wall:.1f} | {cpu:.0f} | {cpu / cores:.1f} | {watch.peak / 1e9:.1f} GB "
-        f"| {busy[len(busy) // 2]}, {busy[-1]} |",
-        flush=True,
-    )
-    if process.returncode:
-        print(output[-3000:])
-    elif ours:
-        longest = json.loads((root / way / "xdg" / "fitasks" / "costs.json").read_text())["modules"]
-        worst = max(longest.values(), key=lambda cost: cost["longest"])
-        print(f"\nlongest file: {worst['longest_file']} {worst['longest']:.1f} s\n\n{output}")
+    return Run(wall, cpu, watch, process.returncode, output)
 
 
 def _project(directory: Path, modules: list[str], *, split: bool) -> Path:

@@ -8,6 +8,7 @@ Runs in the project's directory. Each kernel is generated anew in the serving in
 
 from __future__ import annotations
 
+import argparse
 import json
 import subprocess
 import sys
@@ -39,6 +40,7 @@ for op, params in json.load(open(sys.argv[2])):
 
 
 def main() -> int:
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     plan = Session.load(Path.cwd()).plan
     wrong = 0
     for target in plan.facts:

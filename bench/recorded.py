@@ -13,6 +13,7 @@ ninja on PATH.
 
 from __future__ import annotations
 
+import argparse
 import collections
 import json
 import os
@@ -84,6 +85,7 @@ if __name__ == "__main__":
 
 
 def main() -> int:
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     with tempfile.TemporaryDirectory(prefix="fitasks-recorded-") as name:
         base = Path(name)
         shutil.copy(ROOT / "dodo.py", base)

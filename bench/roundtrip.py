@@ -9,6 +9,7 @@ plans these, and compares. Prints both shares, what isn't expressible, and why. 
 
 from __future__ import annotations
 
+import argparse
 import collections
 import json
 import subprocess
@@ -35,7 +36,10 @@ if TYPE_CHECKING:
     from fitasks.plan.offers import Op
 
 
-def main(target: str) -> int:
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("target", nargs="?", default="9.0a")
+    target: str = parser.parse_args().target
     with tempfile.TemporaryDirectory() as directory:
         Path(directory, "kernels.yaml").write_text(f'targets: ["{target}"]\nkernels:\n  page:\n')
         plan = make_plan(Path(directory))
@@ -81,4 +85,4 @@ def _round(how: str, plan: Plan, known: tuple[Op, ...], requested: list[Requeste
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1] if sys.argv[1:] else "9.0a"))
+    sys.exit(main())

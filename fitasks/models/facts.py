@@ -44,9 +44,14 @@ class Facts:
         return (self.heads // tensor_parallel) // max(1, self.kv_heads // tensor_parallel)
 
 
+def config_file(path: Path) -> Path:
+    """The config.json that is meant: the file itself, or that of a downloaded model's directory."""
+    return path / "config.json" if path.is_dir() else path
+
+
 def read_facts(path: Path) -> Facts:
     """From a config.json, or the directory of a downloaded model. Raises OSError, UnusableError."""
-    file = path / "config.json" if path.is_dir() else path
+    file = config_file(path)
     try:
         whole = json.loads(file.read_text(encoding="utf-8"))
     except ValueError as error:

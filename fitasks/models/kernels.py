@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,8 +9,9 @@ from typing import TYPE_CHECKING
 from fitasks.config.labels import label
 from fitasks.config.model import KernelConfig
 from fitasks.errors import ConfigError
+from fitasks.files import sha256_file
 from fitasks.models.derive import Answer, derive
-from fitasks.models.facts import Facts, UnusableError, read_facts
+from fitasks.models.facts import Facts, UnusableError, config_file, read_facts
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -20,15 +20,13 @@ if TYPE_CHECKING:
 
 
 def digests(requests: Iterable[ModelRequest]) -> list[str]:
-    """Of every config.json, for the plan's key; "" for one that can't be read, which reading it then says."""
+    """Of every model's config.json, for the plan's key; "" for one that can't be read, which reading it then says."""
     found = []
     for request in requests:
-        path = Path(request.config)
         try:
-            data = (path / "config.json" if path.is_dir() else path).read_bytes()
+            found.append(sha256_file(config_file(Path(request.config))))
         except OSError:
-            data = b""
-        found.append(hashlib.sha256(data).hexdigest()[:16])
+            found.append("")
     return found
 
 

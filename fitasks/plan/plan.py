@@ -89,10 +89,10 @@ def make_plan(root: Path, *, file: str = "kernels.yaml") -> Plan:
     targets = targets_of(written, server)
     config = _effective(written, targets)
     choice = toolkit_of(server, cache.get("needs", ()), probe)
-    key = _key(digest, targets, server, choice.toolkit) | _derived(config)
-    if cache.get("key") != key:
+    derived = {"sm90": config.sm90, "models": digests(config.models)}
+    if cache.get("key") != _key(digest, targets, server, choice.toolkit) | derived:
         cache, choice = _plan_anew(config, targets, server, choice, probe)
-        key = _key(digest, targets, server, choice.toolkit) | _derived(config)
+        key = _key(digest, targets, server, choice.toolkit) | derived
         cache |= {"key": key, "config": asdict(written)}
         write_atomic(state / "plan.json", json.dumps(cache))
     probe.save()
@@ -105,10 +105,6 @@ def _effective(written: Config, targets: tuple[str, ...]) -> Config:
     derived = kernels_of_models(written.models, targets)
     sm90 = written.sm90 and os.environ.get("FITASKS_SM90") != "0"
     return replace(written, sm90=sm90, kernels=(*written.kernels, *derived))
-
-
-def _derived(config: Config) -> dict[str, Any]:
-    return {"sm90": config.sm90, "models": digests(config.models)}
 
 
 def _plan_anew(
