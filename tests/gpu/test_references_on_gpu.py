@@ -33,6 +33,6 @@ def test_every_reference_holds(hopper: Callable[[str], Project]) -> None:
 
 
 def test_top_k(hopper: Callable[[str], Project]) -> None:
-    """By itself: its longest file takes over four minutes, also on 16 cores."""
+    """By itself: its longest file takes ten minutes, on any number of cores."""
     out = hopper("  topk:\n").doit("verify")
     assert "\n1 proven numerically\n" in out, out
