@@ -95,7 +95,7 @@ def _run(base: Path, slots: int, scale: float, *, learnt: bool) -> tuple[float, 
 def _seconds(label: str, sources: list[str], scale: float) -> dict[str, float]:
     """Of each source file, by name."""
     seconds = SECONDS[label.partition("-")[0]]
-    return {Path(source).name: each / scale for source, each in zip(sources, seconds, strict=True)}
+    return {name: seconds[name] / scale for name in (Path(source).name for source in sources)}
 
 
 def _remember(costs: Path, table: dict[str, dict[str, float]]) -> None:
@@ -110,7 +110,7 @@ def _remember(costs: Path, table: dict[str, dict[str, float]]) -> None:
         for name, files in table.items()
     }
     costs.parent.mkdir(parents=True, exist_ok=True)
-    costs.write_text(json.dumps({"version": 1, "modules": known}))
+    costs.write_text(json.dumps({"version": 2, "modules": known}))
 
 
 if __name__ == "__main__":

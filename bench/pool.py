@@ -2,9 +2,10 @@
 
     python bench/pool.py [--ways sequential,specs,unsplit,fitasks] [--modules page,cascade,…] [--fitasks-options "-n 8"]
 
-Real FlashInfer and nvcc; each way has an empty cache of its own, in one run, one after the other. Prints wall and CPU
-seconds, the peak memory of the whole process tree, how many compilers ran at once, and the two bounds that no schedule
-can beat: CPU seconds / cores, and the longest file. `unsplit` is fitasks with `split_compile: false`.
+Real FlashInfer and nvcc; each way has an empty cache of its own, in one run, one after the other. Prints wall seconds
+of the process (FlashInfer's own ways import torch and FlashInfer in it), those of building alone, CPU seconds, the peak
+memory of the whole process tree, how many compilers ran at once, and the two bounds that no schedule can beat: CPU
+seconds / cores, and the longest file. `unsplit` is fitasks with `split_compile: false`.
 """
 
 from __future__ import annotations
@@ -12,7 +13,9 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import math
 import os
+import re
 import shlex
 import shutil
 import subprocess
@@ -108,8 +111,8 @@ def main() -> None:
     modules = wanted.modules.split(",")
     cores = len(os.sched_getaffinity(0))
     print(f"{cores} cores, {', '.join(modules)}\n")
-    print("| way | wall s | CPU s | CPU s / cores | peak memory | compilers at once: median, most |")
-    print("|---|--:|--:|--:|--:|--:|")
+    print("| way | wall s | building s | CPU s | CPU s / cores | peak memory | compilers at once: median, most |")
+    print("|---|--:|--:|--:|--:|--:|--:|")
     with contextlib.nullcontext(wanted.keep) if wanted.keep else tempfile.TemporaryDirectory() as name:
         for way in wanted.ways.split(","):
             _one(way, Path(name), modules, shlex.split(wanted.fitasks_options), cores, learn=wanted.learn)
@@ -133,13 +136,23 @@ def _one(way: str, root: Path, modules: list[str], options: list[str], cores: in
         env |= exports(_doit("env", project, env), env) | {"FLASHINFER_CUDA_ARCH_LIST": "9.0a"}
         command = [sys.executable, "-c", _SPECS, str(ROOT / "fitasks" / "serving"), way, str(project / "modules.json")]
     run = _measured(command, project, env)
-    print(run.row(way, cores), flush=True)
+    print(run.row(way, _building(run.output, project), cores), flush=True)
     if run.returncode:
         print(run.output[-3000:])
     elif ours:
         longest = json.loads((root / way / "xdg" / "fitasks" / "costs.json").read_text())["modules"]
         worst = max(longest.values(), key=lambda cost: cost["longest"])
         print(f"\nlongest file: {worst['longest_file']} {worst['longest']:.1f} s\n\n{run.output}")
+
+
+def _building(output: str, project: Path) -> float:
+    """Seconds from the first kernel's begin to the last one's end."""
+    if built := re.search(r"^BUILT (\S+)$", output, re.MULTILINE):
+        return float(built[1])
+    with contextlib.suppress(OSError):
+        times = [json.loads(line)["t"] for line in (project / ".fitasks" / "journal.jsonl").read_text().splitlines()]
+        return float(times[-1] - times[0])
+    return math.nan
 
 
 def _doit(task: str, project: Path, env: dict[str, str]) -> str:
@@ -157,12 +170,12 @@ class Run:
     returncode: int
     output: str
 
-    def row(self, way: str, cores: int) -> str:
+    def row(self, way: str, building: float, cores: int) -> str:
         """Of the table."""
         busy = sorted(count for count in self.watch.compilers if count) or [0]
         return (
-            f"| {way} | {self.wall:.1f} | {self.cpu:.0f} | {self.cpu / cores:.1f} | {self.watch.peak / 1e9:.1f} GB "
-            f"| {busy[len(busy) // 2]}, {busy[-1]} |"
+            f"| {way} | {self.wall:.1f} | {building:.1f} | {self.cpu:.0f} | {self.cpu / cores:.1f} "
+            f"| {self.watch.peak / 1e9:.1f} GB | {busy[len(busy) // 2]}, {busy[-1]} |"
         )
 
 

@@ -71,12 +71,10 @@ def test_a_kernel_that_takes_too_long_is_ended(project: Project) -> None:
     file.write_text("timeout: 1\n" + text)
     hold = project.hold()
     try:
-        begin = time.monotonic()
         out = project.doit("kernel:page", status=1)
     finally:
         file.write_text(text)
         hold.unlink()
-    assert time.monotonic() - begin < 15
     assert "page: not finished after " in out
     assert "remedy: raise `timeout:` in kernels.yaml (seconds; 0 is no limit)" in out
     assert stand_ins(project) == []

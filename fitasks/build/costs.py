@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from filelock import FileLock
 
@@ -21,21 +21,38 @@ if TYPE_CHECKING:
 
     from fitasks.plan.kernel import Kernel
 
-_VERSION = 1
+_VERSION = 2
 
-# By family: seconds of the longest file, seconds of a mean one, bytes of one compiler, and what a file takes of its
-# time where nvcc's optimiser has 4 threads. Measured with FlashInfer 0.7.2 for sm_90a (page 20 s and 0.46 GB, fa3 85 s
-# and 3.6 GB, sampling.cu 122 s, rope.cu 59 to 77 s, cub_topk.cu 609 s and 5.9 GB; split: sampling.cu 76 s, an fa3 file
-# 81 instead of 87 s, page.cu 0.96 of its time with 2 threads); MoE as others report it. The first family counts whose
-# word is in the module's name or sources.
+
+@dataclass(frozen=True)
+class _Family:
+    """Modules with one of `words` in their name or sources: CPU seconds of a file by a word in its name, "" for any.
+
+    `peak` is in bytes, of one compiler; `gain` what a file takes of its time where nvcc's optimiser has 4 threads.
+    """
+
+    words: tuple[str, ...]
+    seconds: Mapping[str, float]
+    peak: int = 1 << 30
+    gain: float = 0.93
+
+    def of(self, source: Path) -> float:
+        return next(seconds for word, seconds in self.seconds.items() if word in source.name)
+
+
+# Measured with FlashInfer 0.7.2 for sm_90a, on 16 busy cores (largest compilers: page 0.46 GB, fa3 3.6 GB, cub_topk.cu
+# 5.9 GB; split: sampling.cu 76 of 122 s, an fa3 file 81 of 87 s, page.cu 0.96 of its time with 2 threads); MoE as
+# others report it. The first family counts. A file that is taken for a long one and isn't, or the other way round,
+# costs little in the middle of a build and much at its end, which is why each kind of file is named.
 _FAMILIES = (
-    (("moe", "cutlass", "gemm"), 200.0, 150.0, 5 << 30, 0.93),
-    (("sm90", "sm100"), 90.0, 85.0, 4 << 30, 0.93),
-    (("topk",), 610.0, 230.0, 6 << 30, 0.93),
-    (("sampling",), 122.0, 65.0, 1 << 30, 0.62),
-    (("rope", "norm"), 62.0, 40.0, 1 << 30, 0.8),
-    (("prefill",), 23.0, 19.0, 1 << 30, 0.93),
-    ((), 20.0, 15.0, 1 << 30, 0.93),
+    _Family(("moe", "cutlass", "gemm"), {"": 150.0}, 5 << 30),
+    _Family(("sm90", "sm100"), {"kernel": 88.0, "": 62.0}, 4 << 30),
+    _Family(("topk",), {"cub_topk": 610.0, "binding": 20.0, "": 140.0}, 6 << 30),
+    _Family(("sampling",), {"renorm": 37.0, "binding": 15.0, "": 122.0}, gain=0.62),
+    _Family(("rope", "norm"), {"binding": 17.0, "": 60.0}, gain=0.8),
+    _Family(("prefill",), {"binding": 21.0, "kernel": 19.0, "": 12.0}),
+    _Family(("decode",), {"": 12.0}),
+    _Family(("",), {"binding": 7.0, "": 18.0}),
 )
 
 
@@ -70,15 +87,10 @@ class Costs:
         """What compiling this kernel will cost; the same module of another target or version is a good guess."""
         return self._known.get(_key(kernel)) or self._known.get(kernel.name) or guess(kernel)
 
-    def files(self, kernel: Kernel) -> dict[str, float]:
-        """CPU seconds of each of its files, by the source's name; not learnt, the largest source takes longest."""
-        cost, sources = self.of(kernel), kernel.sources
-        if {source.name for source in sources} == set(cost.files):
-            return dict(cost.files)
-        rest = max(0.0, cost.cpu_seconds - cost.longest) / max(1, len(sources) - 1)
-        largest = max(sources, key=_size, default=None)
-        longest = min(cost.longest, cost.cpu_seconds)
-        return {source.name: longest if source == largest else rest for source in sources}
+    def files(self, kernel: Kernel) -> Mapping[str, float]:
+        """CPU seconds of each of its files, by the source's name; guessed where other files than these are known."""
+        known = self.of(kernel).files
+        return known if set(known) == {source.name for source in kernel.sources} else guess(kernel).files
 
     def learn(self, kernel: Kernel, cost: Cost) -> None:
         """Remember; merged with what other processes have learnt meanwhile. Trouble with the file is ignored."""
@@ -92,20 +104,13 @@ class Costs:
 
 
 def guess(kernel: Kernel) -> Cost:
-    """From number and family of the sources."""
+    """From family and names of the sources."""
     words = kernel.name.lower() + " ".join(source.name for source in kernel.sources).lower()
-    for family, longest, mean, peak, gain in _FAMILIES:
-        if not family or any(word in words for word in family):
-            return Cost(mean * len(kernel.sources), longest, peak, learnt=False, gain=gain)
-    raise AssertionError("the last family takes everything")
-
-
-def _size(source: Path) -> int:
-    """In bytes; what FlashInfer generates when asked may not be there yet."""
-    try:
-        return source.stat().st_size
-    except OSError:
-        return 0
+    family = next(family for family in _FAMILIES if any(word in words for word in family.words))
+    files = {source.name: family.of(source) for source in kernel.sources}
+    longest = max(files, key=lambda name: files[name], default="")
+    seconds = sum(files.values()), files.get(longest, 0.0)
+    return Cost(*seconds, family.peak, longest, learnt=False, files=files, gain=family.gain)
 
 
 def _key(kernel: Kernel) -> str:
@@ -117,12 +122,6 @@ def _read(file: Path) -> dict[str, Cost]:
         data = json.loads(file.read_bytes())
         if data["version"] != _VERSION:
             return {}
-        return {name: Cost(**cost | {"files": _by_name(cost)}) for name, cost in data["modules"].items()}
+        return {name: Cost(**cost) for name, cost in data["modules"].items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return {}
-
-
-def _by_name(cost: dict[str, Any]) -> dict[str, float]:
-    """Earlier versions knew the files' seconds without their names."""
-    files = cost.get("files")
-    return files if isinstance(files, dict) else {}

@@ -7,7 +7,7 @@ import pytest
 from fitasks.build.forecast import Work, makespan
 from tests.measured import SECONDS
 
-FILES = sorted((seconds for files in SECONDS.values() for seconds in files), reverse=True)
+FILES = sorted((seconds for files in SECONDS.values() for seconds in files.values()), reverse=True)
 
 
 @pytest.mark.parametrize(

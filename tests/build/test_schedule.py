@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
 
 from fitasks.build.costs import Cost, Costs, guess
+from fitasks.build.forecast import Work, makespan
 from fitasks.build.schedule import Schedule, Turn, longest_first, schedule
 from fitasks.plan.kernel import Kernel
 from tests.measured import SECONDS
 
-TOTAL = sum(map(sum, SECONDS.values()))
+TOTAL = sum(sum(files.values()) for files in SECONDS.values())
 
 
 def kernel(label: str) -> Kernel:
-    sources = tuple(Path(f"{index}.cu") for index, _ in enumerate(SECONDS[label]))
+    sources = tuple(map(Path, SECONDS[label]))
     name = "batch_prefill_sm90" if label == "fa3" else label  # its family is seen in the name
     return Kernel(label, label, label, "9.0a", "", {}, name=name, sources=sources)
 
@@ -24,8 +24,7 @@ def kernel(label: str) -> Kernel:
 def costs(tmp_path: Path) -> Costs:
     known = Costs(tmp_path / "costs.json")
     for label, files in SECONDS.items():
-        by_name = {f"{index}.cu": seconds for index, seconds in enumerate(files)}
-        known.learn(kernel(label), Cost(sum(files), max(files), 1 << 30, files=by_name))
+        known.learn(kernel(label), Cost(sum(files.values()), max(files.values()), 1 << 30, files=files))
     return Costs.load(tmp_path / "costs.json")
 
 
@@ -49,11 +48,16 @@ def test_no_number_of_cores_has_a_bad_order(tmp_path: Path, slots: int) -> None:
 
 def test_what_would_end_last_is_split(tmp_path: Path) -> None:
     found = of_all(tmp_path, 16)
-    assert split(found) == [("sampling", "0.cu"), ("fa3", "7.cu"), ("fa3", "6.cu")]
-    assert found.turn("sampling", "0.cu").slots == 2, "as many as it keeps busy"
-    assert found.turn("fa3", "7.cu").slots == 1
-    assert found.turn("sampling", "0.cu").seconds == 122.0
-    assert found.turn("sampling", "1.cu").threads == 1
+    longest = "batch_prefill_ragged_sm90_kernel_mask_3.cu"
+    assert split(found) == [
+        ("sampling", "sampling.cu"),
+        ("fa3", longest),
+        ("fa3", "batch_prefill_paged_sm90_kernel_mask_3.cu"),
+    ]
+    assert found.turn("sampling", "sampling.cu").slots == 2, "as many as it keeps busy"
+    assert found.turn("fa3", longest).slots == 1
+    assert found.turn("sampling", "sampling.cu").seconds == 122.0
+    assert found.turn("sampling", "renorm.cu").threads == 1
     assert found.threads("sampling") == 4
     assert found.threads("page") == 1
     assert found.bound == pytest.approx(88.6), "fa3's longest file that isn't split, over an even spread of 85.6 s"
@@ -74,8 +78,8 @@ def test_split_compile_false(tmp_path: Path) -> None:
 
 def test_one_kernel_alone_is_split(tmp_path: Path) -> None:
     one = schedule([kernel("sampling")], costs(tmp_path), 8, split=True)
-    assert split(one) == [("sampling", "0.cu")]
-    assert one.turn("sampling", "0.cu").threads == 4
+    assert split(one) == [("sampling", "sampling.cu")]
+    assert one.turn("sampling", "sampling.cu").threads == 4
     assert split(schedule([kernel("sampling")], costs(tmp_path), 2, split=True)) == []
 
 
@@ -110,18 +114,26 @@ def test_first_guesses_know_the_long_ones(tmp_path: Path) -> None:
     assert not guess(kernel("sampling")).learnt
 
 
-def test_the_largest_source_is_guessed_to_take_longest(tmp_path: Path) -> None:
-    for name, size in (("a.cu", 10), ("b.cu", 1000), ("c.cu", 20)):
-        (tmp_path / name).write_text("x" * size)
-    sources = tuple(tmp_path / name for name in ("a.cu", "b.cu", "c.cu"))
-    one = Kernel("page", "page", "page", "9.0a", "", {}, name="page", sources=sources)
-    assert Costs(tmp_path / "none.json").files(one) == {"a.cu": 12.5, "b.cu": 20.0, "c.cu": 12.5}
+@pytest.mark.parametrize("slots", [2, 4, 8, 12, 16])
+def test_an_order_by_first_guesses_is_nearly_as_good(tmp_path: Path, slots: int) -> None:
+    """The files' real seconds, in the order and with the threads of a first build."""
+    found = schedule(map(kernel, SECONDS), Costs(tmp_path / "none.json"), slots, split=True)
+    turns = [(turn, SECONDS[label][name]) for label, files in found.turns.items() for name, turn in files.items()]
+    turns.sort(key=lambda pair: -pair[0].seconds)
+    works = [Work(seconds, 1.0 if turn.threads == 1 else 0.62 if seconds == 122.0 else 0.93) for turn, seconds in turns]
+    assert makespan(works, slots) < 1.05 * of_all(tmp_path, slots).expected
 
 
-def test_costs_that_an_older_version_learnt_are_good_enough(tmp_path: Path) -> None:
-    old = {"cpu_seconds": 40.0, "longest": 30.0, "peak_rss": 1 << 30, "longest_file": "page.o", "learnt": True}
-    for files in ({}, {"files": [30.0, 10.0]}):
-        (tmp_path / "costs.json").write_text(json.dumps({"version": 1, "modules": {"page": old | files}}))
-        known = Costs.load(tmp_path / "costs.json")
-        assert known.files(kernel("page")) == {"0.cu": 30.0, "1.cu": 10.0}
-        assert known.of(kernel("page")).longest_file == "page.o"
+def test_what_was_learnt_of_other_files_is_not_used(tmp_path: Path) -> None:
+    """A FlashInfer whose module has other sources."""
+    known = Costs(tmp_path / "costs.json")
+    known.learn(kernel("page"), Cost(40.0, 30.0, 1 << 30, files={"page.cu": 30.0, "more.cu": 10.0}))
+    assert known.files(kernel("page")) == guess(kernel("page")).files
+
+
+@pytest.mark.parametrize(
+    "text", ["", "{", "[]", '{"version": 1, "modules": {}}', '{"version": 2, "modules": {"page": {}}}']
+)
+def test_a_damaged_or_older_file_is_an_empty_one(tmp_path: Path, text: str) -> None:
+    (tmp_path / "costs.json").write_text(text)
+    assert not Costs.load(tmp_path / "costs.json").of(kernel("page")).learnt
