@@ -20,8 +20,9 @@ DOIT = PATH="$(dir $(abspath $(PYTHON))):$$PATH" $(PYTHON) -m doit
 .DEFAULT_GOAL := kernels
 .PHONY: kernels check doctor env verify why list test test-image lint clean reset
 
+# Marked with +, so that `make -jN` of any version lends its tokens; but `make -n` shall do nothing.
 kernels: $(READY)
-	@$(DOIT) $(if $(filter 0,$(SM90)),--no-sm90) $(K)
+	+@$(if $(findstring n,$(firstword -$(MAKEFLAGS))),: )$(DOIT) $(if $(filter 0,$(SM90)),--no-sm90) $(K)
 
 check doctor env verify why: $(READY)
 	@$(DOIT) $@ $(K)

@@ -1,11 +1,14 @@
 """The jobserver of a `make -jN` above us: its tokens, each worth one compiler.
 
-GNU make 4.4 and later pass a fifo (`--jobserver-auth=fifo:PATH` in MAKEFLAGS); older ones pass pipes, which doit's way
-of starting us doesn't hand on. Besides the tokens in the fifo whoever make starts has one of its own, the implicit one.
+GNU make 4.4 and later pass a fifo (`--jobserver-auth=fifo:PATH` in MAKEFLAGS), older ones the descriptors of a pipe
+(`--jobserver-auth=3,4`), which make keeps from commands that aren't marked with `+`. A pipe is opened anew by its path
+in /proc, since O_NONBLOCK on make's own description would hold for make as well. Besides the tokens in there whoever
+make starts has one of its own, the implicit one.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 from pathlib import Path
@@ -14,7 +17,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-_FIFO = re.compile(r"--jobserver-auth=fifo:(\S+)")
+_AUTH = re.compile(r"--jobserver-(?:auth|fds)=(?:fifo:(\S+)|(\d+),\d+)")
 
 
 class MakeTokens:
@@ -52,13 +55,23 @@ class MakeTokens:
 
 
 def parent_fifo(env: Mapping[str, str]) -> Path | None:
-    """The fifo of a `make -jN` above us that is still held open; None where there is none to join."""
+    """The fifo or pipe of a `make -jN` above us that is still held open; None where there is none to join."""
     words = env.get("MAKEFLAGS", "").partition(" -- ")[0].split()  # after that: `make V=--jobserver-auth=…`
     if words and not words[0].startswith("-") and "n" in words[0]:
         return None  # a dry run
-    found = [match[1] for word in words if (match := _FIFO.fullmatch(word))]
-    path = Path(found[-1]) if found else None
+    found = [match for word in words if (match := _AUTH.fullmatch(word))]
+    if not found:
+        return None
+    path = Path(found[-1][1]) if found[-1][1] else _pipe(int(found[-1][2]))
     return path if path and path.is_fifo() and _is_held(path) else None
+
+
+def _pipe(descriptor: int) -> Path | None:
+    """Of a descriptor that we were started with; what Python opens itself isn't inheritable (PEP 446)."""
+    with contextlib.suppress(OSError):
+        if os.get_inheritable(descriptor):
+            return Path(f"/proc/self/fd/{descriptor}")
+    return None
 
 
 def _is_held(fifo: Path) -> bool:

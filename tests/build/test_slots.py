@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import os
+import subprocess
+import sys
 import threading
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -15,7 +18,6 @@ from fitasks.build.pool import Pool
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from pathlib import Path
 
 
 def together(count: int, work: Callable[[int], None]) -> None:
@@ -144,7 +146,7 @@ def test_an_error_gives_the_slot_back() -> None:
     assert pool.free == 1
 
 
-# ---- within a `make -jN` (fifo, GNU make 4.4 and later)
+# ---- within a `make -jN`
 
 
 @pytest.fixture
@@ -232,3 +234,74 @@ def test_when_there_is_none_to_join(fifo: Path, makeflags: str) -> None:
 def test_a_fifo_whose_make_has_ended_is_not_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "fifo")
     assert parent_fifo({"MAKEFLAGS": f" -j4 --jobserver-auth=fifo:{tmp_path / 'fifo'}"}) is None
+
+
+JOINS = """
+import os, sys, threading, time
+from fitasks.build.jobserver import MakeTokens, parent_fifo
+from fitasks.build.pool import Pool
+found = parent_fifo(os.environ)
+pool, lock, running, most = Pool(16, MakeTokens(found) if found else None), threading.Lock(), 0, 0
+def work():
+    global running, most
+    with pool.slot():
+        with lock:
+            running += 1
+            most = max(most, running)
+        time.sleep(0.2)
+        with lock:
+            running -= 1
+threads = [threading.Thread(target=work) for _ in range(8)]
+for thread in threads: thread.start()
+for thread in threads: thread.join()
+print("most at once:", most, flush=True)
+"""
+MAKEFILE = """\
+all: first second
+first second:
+\t+@{python} joins.py
+"""
+
+
+def test_a_real_make_lends_its_tokens_and_has_them_back(tmp_path: Path) -> None:
+    """By pipe or by fifo, whichever it speaks. Two recipes at once share them; none is lost for the second."""
+    (tmp_path / "joins.py").write_text(JOINS)
+    (tmp_path / "Makefile").write_text(MAKEFILE.format(python=sys.executable))
+    env = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS"))}
+    env |= {"PYTHONPATH": str(Path(__file__).parents[2])}
+
+    def make(*words: str) -> list[int]:
+        done = subprocess.run(["make", *words], cwd=tmp_path, env=env, capture_output=True, text=True, check=True)
+        assert "INTERNAL" not in done.stderr, "make counts its tokens in the end"
+        return [int(line.rpartition(" ")[2]) for line in done.stdout.splitlines() if line.startswith("most at once")]
+
+    assert make("-j3", "first") == [3]
+    assert make("first") == [8], "no -j: our own limit, 16, alone"
+    both = make("-j3")
+    assert len(both) == 2
+    assert max(both) <= 3
+
+
+def test_descriptors_that_make_did_not_hand_on_are_not_taken_for_its(tmp_path: Path) -> None:
+    """As in a recipe without `+`: the numbers in MAKEFLAGS are of files that Python has opened since."""
+    read, write = os.pipe()
+    try:
+        assert parent_fifo({"MAKEFLAGS": f" -j3 --jobserver-auth={read},{write}"}) is None
+        os.set_inheritable(read, True)
+        assert parent_fifo({"MAKEFLAGS": f" -j3 --jobserver-auth={read},{write}"}) == Path(f"/proc/self/fd/{read}")
+    finally:
+        os.close(read)
+        os.close(write)
+
+
+def test_makefile_does_nothing_in_a_dry_run(tmp_path: Path) -> None:
+    """Although `kernels` is marked with `+`."""
+    done = subprocess.run(
+        ["make", "-n", "kernels", "PYTHON=/no/such/python"],
+        cwd=Path(__file__).parents[2],
+        env={"PATH": os.environ["PATH"]},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "/no/such/python -m doit" in done.stdout
