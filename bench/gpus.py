@@ -4,7 +4,8 @@
 
 Compiles 72 variants of decode and three small modules in a cache of its own, then runs `doit verify --force` on the
 first GPU and on all of them in turn. Prints the medians (until the first proof is there torch and FlashInfer are
-imported and CUDA comes up, once for each GPU), how many kernels each GPU has proven, and what became of the kernels where `kill -9` ended one GPU's process while it was at work.
+imported and CUDA comes up, once for each GPU), how many kernels each GPU has proven, and what became of the kernels
+where `kill -9` ended one GPU's process while it was at work.
 """
 
 from __future__ import annotations
