@@ -77,6 +77,10 @@ def verify(names: list[str], force: bool) -> None:
 
     verdicts = prove(current(), names, force=force, say=_print, told=lambda verdict: _print(line(verdict)))
     _print(summary(verdicts))
+    if verdicts and all(verdict.outcome == "no GPU" for verdict in verdicts):
+        raise EnvironmentProblem(
+            "none of these GPUs is of an architecture that kernels.yaml names", remedy="see targets:"
+        )
     if not all(verdict.good or verdict.outcome == "no GPU" for verdict in verdicts):
         raise Silent
 

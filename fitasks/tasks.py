@@ -12,18 +12,18 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from doit.exceptions import TaskError, TaskFailed
 
-from fitasks.build import process
+from fitasks.build import sessions
 from fitasks.build.ninja import read_log
 from fitasks.build.schedule import longest_first
 from fitasks.build.usage import usage
-from fitasks.errors import FitasksError, Silent
+from fitasks.errors import EnvironmentProblem, FitasksError, Silent
 from fitasks.session import current
 from fitasks.ui.board import silence
 from fitasks.ui.reporter import Reporter
 from fitasks.uptodate import Fresh
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
     from fitasks.plan.kernel import Kernel
@@ -70,7 +70,7 @@ class _Reporter(Reporter):
         session.say = self.write
         session.observers.append(self.observe)
         self.progress.files_done = functools.partial(_files_done, session)
-        self.progress.usage = lambda: usage(process.sessions())
+        self.progress.usage = lambda: usage(sessions.live())
 
 
 def _files_done(session: Session, label: str) -> int:
@@ -108,9 +108,19 @@ def over_libraries(action: Callable[..., None], *params: dict[str, Any]) -> Task
     from fitasks.runtime.check import ahead_of_time
 
     session = current()
-    kernels = [kernel for kernel in session.kernels if not kernel.problem and not kernel.twin]
+    kernels = [kernel for kernel in _named(session, action.__name__, sys.argv) if not kernel.problem]
     libraries = [next(iter(ahead_of_time(session, kernel)), kernel.library) for kernel in kernels]
     return speaking(action, *params, words="names") | {"file_dep": [str(library) for library in libraries]}
+
+
+def _named(session: Session, task: str, argv: Sequence[str]) -> list[Kernel]:
+    """The kernels that `doit TASK page …` names: doit itself knows its words only when the tasks are made."""
+    if not session.kernels or task not in argv:
+        return [kernel for kernel in session.kernels if not kernel.twin]
+    names = [word for word in argv[argv.index(task) + 1 :] if not word.startswith("-")]
+    with contextlib.suppress(EnvironmentProblem):  # the task will say it
+        return session.plan.chosen(names)
+    return []
 
 
 def after_kernels(action: Callable[..., None], *params: dict[str, Any], name: str = "") -> TaskDict:

@@ -12,7 +12,7 @@ import threading
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal
 
-from fitasks.build import begun, process
+from fitasks.build import begun, sessions
 from fitasks.build import ninja as ninjas
 from fitasks.build import receipt as receipts
 from fitasks.build.heal import NotHealed, heal
@@ -73,7 +73,7 @@ class Builder:
     def _build(self, kernel: Kernel, *, force: bool) -> Done:
         if kernel.problem:
             raise KernelFailure(kernel.problem)
-        with module_lock(kernel.lock, timeout=self.lock_timeout, stopping=process.stopping, say=self.runner.say):
+        with module_lock(kernel.lock, timeout=self.lock_timeout, stopping=sessions.stopping, say=self.runner.say):
             if any(not source.exists() for source in kernel.sources):
                 self._regenerate(kernel)
             judge = self.judges[kernel.target].anew()  # somebody may have built it while we waited

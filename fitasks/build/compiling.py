@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fitasks.build import ninja as ninjas
-from fitasks.build import parts, process
+from fitasks.build import parts, process, sessions
 from fitasks.build.diagnose import diagnose
 from fitasks.build.process import Finished
 from fitasks.build.schedule import Turn
@@ -76,14 +76,14 @@ class Compiling:
         """To the end, or to the first failure; what was killed for want of memory is compiled once more, alone."""
         pool = self.runner.pool
         self._side_by_side(self._unfinished())
-        if self._killed and not process.stopping():
+        if self._killed and not sessions.stopping():
             self.runner.say(f"kernel:{self.kernel.label}: a compiler was killed for want of memory; again, alone")
             self._failure = None
-            with pool.alone(process.stopping) as alone:
+            with pool.alone(sessions.stopping) as alone:
                 for edge in self._unfinished() if alone else ():
                     self._compile(edge, Turn(0.0))
         if not self._stopping():
-            with pool.slot(_FIRST, stopping=process.stopping) as slot:
+            with pool.slot(_FIRST, stopping=sessions.stopping) as slot:
                 if slot:
                     self._link()
         return self._total()
@@ -170,7 +170,7 @@ class Compiling:
                 self._killed |= _was_killed(finished, said.decode(errors="replace"))
 
     def _stopping(self) -> bool:
-        return self._failure is not None or process.stopping()
+        return self._failure is not None or sessions.stopping()
 
     def _total(self) -> Finished:
         """Of all that was run; status, and why, of the first failure."""

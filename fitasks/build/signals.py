@@ -6,7 +6,7 @@ import signal
 import sys
 from typing import TYPE_CHECKING
 
-from fitasks.build import process
+from fitasks.build import sessions
 
 if TYPE_CHECKING:
     from types import FrameType
@@ -22,5 +22,5 @@ def _stop(number: int, _frame: FrameType | None) -> None:
     for one in (signal.SIGINT, signal.SIGTERM):
         signal.signal(one, signal.SIG_IGN)  # once is enough: stop_all is bounded
     print("fitasks: stopping; finished kernels stay, half-built ones go on from here next time", file=sys.stderr)  # noqa: T201
-    process.stop_all()
+    sessions.stop_all()
     raise SystemExit(128 + number)

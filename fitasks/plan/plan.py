@@ -54,12 +54,15 @@ class Plan:
         return tuple(kernel for kernel in self.kernels if not kernel.problem and not kernel.twin)
 
     def chosen(self, names: Sequence[str]) -> list[Kernel]:
-        """Kernels by label or wildcard, also as `kernel:…`; all without names. Raises for a name that fits none."""
+        """Kernels by label or wildcard, also as `kernel:…`; all without names, those with a problem too.
+
+        Raises EnvironmentProblem for a name that fits none.
+        """
         import fnmatch
 
         known = [kernel for kernel in self.kernels if not kernel.twin]
         if not names:
-            return [kernel for kernel in known if not kernel.problem]
+            return known
         chosen: list[Kernel] = []
         for name in names:
             pattern = name.removeprefix("kernel:")
@@ -67,7 +70,7 @@ class Plan:
             if not found:
                 there = ", ".join(kernel.label for kernel in known[:12])
                 raise EnvironmentProblem(f"{name} names no kernel; there are {there}", remedy="doit list --all")
-            chosen += [kernel for kernel in found if not kernel.problem and kernel not in chosen]
+            chosen += [kernel for kernel in found if kernel not in chosen]
         return chosen
 
     def environment(self, target: str) -> dict[str, str]:

@@ -2,9 +2,10 @@
 
     <serving python> verify.py
 
-One JSON request per line on standard input: {"id", "op", "name", "params", "library", "exports"}. Answers are lines on
-standard output (what FlashInfer prints goes to standard error). The first: {"ready": {"gpu", "torch", "flashinfer"}} or
-{"fatal": sentence}. Then for each request {"id", "outcome", "checks": [{"what", "error", "tolerance", "milliseconds"}],
+One JSON request per line on standard input: {"id", "op", "name", "params", "library", "ninja", "exports"}, where ninja
+is the text of the module's build file, "" for one that is loaded ahead of time. Answers are lines on standard output
+(what FlashInfer prints goes to standard error). The first: {"ready": {"gpu", "torch", "flashinfer"}} or {"fatal":
+sentence}. Then for each request {"id", "outcome", "checks": [{"what", "error", "tolerance", "milliseconds"}],
 "message"}, where outcome is
     numerical   computed through FlashInfer's public API what float32 in torch computes
     loaded      no reference for it: it loads, and exports its functions; the message says why no more
@@ -16,6 +17,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,6 +29,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 _RUNS = 5  # timed, after one that isn't
+# Of torch, of FlashInfer's own macros, and cudaGetErrorString's words, which FlashInfer's checks repeat.
+_GPU_TROUBLE = re.compile(
+    r"cuda ?error|cudart error|out of memory|illegal (memory access|instruction|address)|misaligned address"
+    r"|launch failure|device-side assert|uncorrectable|busy or unavailable",
+    re.IGNORECASE,
+)
 
 
 def main() -> int:
@@ -72,8 +80,7 @@ def prove(request: dict[str, Any]) -> dict[str, Any]:
     checks: list[dict[str, Any]] = []
     record = {"id": request["id"], "outcome": "failed", "checks": checks, "message": ""}
     try:
-        message = _numerically(request, checks)
-        return record | {"outcome": "failed" if message else "numerical", "message": message}
+        return record | _numerically(request, checks)
     except UnsupportedError as error:
         return record | _loaded(request, str(error))
     except HiddenCompileError as error:
@@ -82,38 +89,45 @@ def prove(request: dict[str, Any]) -> dict[str, Any]:
         return record | {"outcome": "gpu" if _is_the_gpu(error) else "failed", "message": _line(error)}
 
 
-def _numerically(request: dict[str, Any], checks: list[dict[str, Any]]) -> str:
-    """Fill in the checks; what is wrong, "" if nothing. Sub-checks that need a module that isn't ours are left out."""
+def _numerically(request: dict[str, Any], checks: list[dict[str, Any]]) -> dict[str, Any]:
+    """Fill in the checks. Those that need another module, which isn't there, are left out, and that is said."""
+    import verify_strict
     from verify_cases import checks_for
-    from verify_strict import LOADED, HiddenCompileError
 
-    LOADED.clear()
-    used = False
+    verify_strict.LOADED.clear()
+    verify_strict.REFUSED.clear()
+    left_out = []
     for what, compute in checks_for(request["op"], request["params"]):
         try:
             error, tolerance, run = compute()
-        except HiddenCompileError as hidden:
+        except verify_strict.HiddenCompileError as hidden:
             if hidden.name == request["name"]:
                 raise
+            left_out.append(f"{what} (needs {hidden.name})")
             continue
-        used = used or request["library"] in _mapped()
-        checks.append({"what": what, "error": error, "tolerance": tolerance, "milliseconds": _timed(run)})
-        if not error <= tolerance:
-            return f"{what}: error {error:.3g}, tolerance {tolerance:.3g}"
-    if not used:
-        others = ", ".join(dict.fromkeys(LOADED)) or "none"
-        return f"FlashInfer did not load {request['library']}; it loaded {others}"
-    return ""
+        if request["library"] in _mapped():
+            checks.append({"what": what, "error": error, "tolerance": tolerance, "milliseconds": _timed(run)})
+            if not error <= tolerance:
+                return {"message": f"{what}: error {error:.3g}, tolerance {tolerance:.3g}"}
+    if request["name"] in verify_strict.REFUSED:  # and FlashInfer went on with something else
+        return {"message": f"a server would compile: {verify_strict.REFUSED[request['name']]}"}
+    if not checks:
+        others = ", ".join(dict.fromkeys(verify_strict.LOADED)) or "none"
+        return {"message": f"FlashInfer did not load {request['library']}; it loaded {others}"}
+    return {"outcome": "numerical", "message": f"without {', '.join(left_out)}" if left_out else ""}
 
 
 def _loaded(request: dict[str, Any], why: str) -> dict[str, Any]:
-    """Load the file as FlashInfer does, and find every function that it exports."""
+    """Load the file as FlashInfer does, and find every function that its sources export."""
     import tvm_ffi
+    import verify_strict
 
-    module = tvm_ffi.load_module(request["library"])
-    missing = [name for name in request["exports"] if not _has(module, name)]
-    if missing or not request["exports"]:
-        return {"outcome": "failed", "message": f"exports nothing of {', '.join(missing) or 'what tvm-ffi calls'}"}
+    library = Path(request["library"])
+    if request["ninja"] and (work := verify_strict.work(library.parent, request["ninja"])):
+        return {"message": f"a server would compile: {work}"}
+    module = tvm_ffi.load_module(str(library))
+    if missing := [name for name in request["exports"] if not _has(module, name)]:
+        return {"message": f"doesn't export {', '.join(missing)}, as its sources do"}
     return {"outcome": "loaded", "message": f"{why}; loaded, {len(request['exports'])} functions found"}
 
 
@@ -124,10 +138,12 @@ def _has(module: Any, name: str) -> bool:
         return False
 
 
-def _timed(run: Callable[[], Any]) -> float:
-    """Median milliseconds of a run on the GPU."""
+def _timed(run: Callable[[], Any] | None) -> float | None:
+    """Median milliseconds of a run on the GPU; None where there is nothing to time."""
     import torch
 
+    if run is None:
+        return None
     times = []
     for _ in range(_RUNS + 1):
         begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
@@ -140,17 +156,22 @@ def _timed(run: Callable[[], Any]) -> float:
 
 
 def _mapped() -> set[str]:
-    """The files that this process has mapped."""
+    """The files that this process has mapped, links resolved."""
     lines = Path("/proc/self/maps").read_text(encoding="utf-8", errors="replace").splitlines()
     return {line.split(None, 5)[5] for line in lines if line.endswith(".so")}
 
 
 def _is_the_gpu(error: Exception) -> bool:
-    """Whether another GPU, or a fresh context, might do better: out of memory, or any error of CUDA itself."""
+    """Whether another GPU, or a fresh context, might do better: out of memory, an error of CUDA, a poisoned context."""
     import torch
 
-    kinds = (torch.cuda.OutOfMemoryError, getattr(torch, "AcceleratorError", torch.cuda.OutOfMemoryError))
-    return isinstance(error, kinds) or "CUDA error" in str(error) or "cudaError" in str(error)
+    if isinstance(error, torch.cuda.OutOfMemoryError) or _GPU_TROUBLE.search(str(error)):
+        return True
+    try:
+        torch.cuda.synchronize()
+    except Exception:
+        return True
+    return False
 
 
 def _line(error: Exception) -> str:

@@ -15,8 +15,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from fitasks.build import process
 from fitasks.build import receipt as receipts
+from fitasks.build import sessions
 from fitasks.build.heal import NotHealed, heal
 from fitasks.build.lock import module_lock
 from fitasks.build.ninja import DEPS, LOG
@@ -104,7 +104,7 @@ class _Arriving:
         """Under FlashInfer's lock. A kill between the two renames leaves a module that was never built."""
         target = self._target(module)
         lock = target.parent / "tmp" / f"{module.name}.lock"
-        with module_lock(lock, timeout=self.lock_timeout, stopping=process.stopping):
+        with module_lock(lock, timeout=self.lock_timeout, stopping=sessions.stopping):
             if kept := self._kept(module):
                 return kept
             for name in generated_of(module.receipt):

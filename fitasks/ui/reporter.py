@@ -75,6 +75,8 @@ class Reporter:
         """
         if isinstance(fail, UnmetDependency):
             fail.__class__ = TaskFailed
+            if not task.has_subtask and not task.name.startswith(("kernel:", "_")):
+                self.write(f"{task.name}: not done, because a kernel failed; `doit -s {task.name}` goes on without it")
             return
         self._count(task, "failed")
         if fail.report:

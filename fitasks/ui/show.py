@@ -56,6 +56,10 @@ def show_why(session: Session, names: list[str]) -> None:
     chosen = session.plan.chosen(names)
     shown = 0
     for kernel in chosen:
+        if kernel.problem:
+            shown += 1
+            _print(f"kernel:{kernel.label}: {kernel.problem}")
+            continue
         judged = session.judge(kernel)
         if judged.verdict == "fresh" and not names:
             continue
@@ -63,9 +67,6 @@ def show_why(session: Session, names: list[str]) -> None:
         _print(f"kernel:{kernel.label}: {judged.reasons[0] if judged.reasons else judged}")
         for line in [*map(str, judged.reasons[1:]), *_stored(session, kernel, judged)]:
             _print(f"{'':{len(kernel.label) + 8}} {line}")
-    for kernel in session.plan.kernels:
-        if kernel.problem and (not names or kernel in chosen):
-            _print(f"kernel:{kernel.label}: {kernel.problem}")
     if not shown and not names:
         _print(f"all {len(chosen)} kernels are fresh")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from fitasks.runtime.verify.proof import Proof
     from fitasks.runtime.verify.verify import Verdict
 
 
@@ -17,13 +18,19 @@ def line(verdict: Verdict) -> str:
 def _detail(verdict: Verdict) -> str:
     if verdict.proof is None:
         return f": {verdict.message}"
-    worst = verdict.proof.worst
+    parts = [_checks(verdict.proof), verdict.proof.note, verdict.message]
+    return f": {'; '.join(filter(None, parts))}"
+
+
+def _checks(proof: Proof) -> str:
+    worst = proof.worst
     if worst is None:
-        return f": {verdict.proof.note}"
-    count = len(verdict.proof.checks)
-    milliseconds = sum(check.milliseconds for check in verdict.proof.checks) / count
+        return ""
+    count = len(proof.checks)
+    times = [check.milliseconds for check in proof.checks if check.milliseconds is not None]
+    each = f"{sum(times) / len(times):.3f} ms each, " if times else ""
     return (
-        f": {count} check{'s'[: count != 1]}, {milliseconds:.3f} ms each, worst error {worst.error:.2g} "
+        f"{count} check{'s'[: count != 1]}, {each}worst error {worst.error:.2g} "
         f"of {worst.tolerance:.2g} allowed ({worst.what})"
     )
 
@@ -31,6 +38,7 @@ def _detail(verdict: Verdict) -> str:
 def summary(verdicts: list[Verdict]) -> str:
     """Which kernels were proven numerically, which only loaded, which neither."""
     names = {"numerical": "proven numerically", "loaded": "only loaded", "no GPU": "without a GPU for them here"}
+    names["gpu"] = "undecided, for trouble with GPUs"
     parts = []
     for outcome in dict.fromkeys(["numerical", "loaded", *(verdict.outcome for verdict in verdicts)]):
         labels = [verdict.label for verdict in verdicts if verdict.outcome == outcome]

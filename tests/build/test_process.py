@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from fitasks.build import process, watchdog
+from fitasks.build import process, sessions, watchdog
 from fitasks.errors import EnvironmentProblem
 
 ROOT = Path(process.__file__).parents[2]
@@ -73,7 +73,7 @@ def test_stop_all_ends_every_run_and_refuses_new_ones(tmp_path: Path) -> None:
     script = textwrap.dedent("""
         import os, sys, threading, time
         from pathlib import Path
-        from fitasks.build import process
+        from fitasks.build import process, sessions
         results = []
         def one(number):
             done = process.run(["sleep", "60"], cwd=Path.cwd(), env=os.environ, log=Path(f"log{number}"))
@@ -81,7 +81,7 @@ def test_stop_all_ends_every_run_and_refuses_new_ones(tmp_path: Path) -> None:
         threads = [threading.Thread(target=one, args=(number,)) for number in range(4)]
         [thread.start() for thread in threads]
         time.sleep(0.3)
-        process.stop_all()
+        sessions.stop_all()
         [thread.join(5) for thread in threads]
         one(9)
         print(results)
@@ -149,7 +149,7 @@ compiler.wait()
 THREADS = """
 import os, sys, threading, time
 from pathlib import Path
-from fitasks.build import process
+from fitasks.build import process, sessions
 def one(number):
     process.run([sys.executable, "ninja.py"], cwd=Path.cwd(), env=os.environ, log=Path(f"log{number}"))
 threads = [threading.Thread(target=one, args=(number,)) for number in range(2)]
@@ -168,7 +168,7 @@ def test_a_killed_doit_leaves_no_compiler_running(tmp_path: Path) -> None:
 def test_a_doit_killed_before_the_watchdog_was_told(tmp_path: Path) -> None:
     """The moment between ninja's start and the message, made to last for ever."""
     (tmp_path / "ninja.py").write_text(FAKE_NINJA)
-    silent = "process._sessions._tell = lambda line: None\nthreads ="
+    silent = "sessions.OWN._tell = lambda line: None\nthreads ="
     with python(THREADS.replace("threads =", silent, 1), tmp_path) as doit:
         tree = pids(tmp_path, 4)
         doit.kill()
@@ -177,7 +177,7 @@ def test_a_doit_killed_before_the_watchdog_was_told(tmp_path: Path) -> None:
 
 def test_a_watchdog_that_was_killed_is_replaced(tmp_path: Path) -> None:
     (tmp_path / "ninja.py").write_text(FAKE_NINJA)
-    kill_it = "\nprocess._sessions._watchdog.kill(); process._sessions._watchdog.wait()\none(7)\n"
+    kill_it = "\nsessions.OWN._watchdog.kill(); sessions.OWN._watchdog.wait()\none(7)\n"
     with python(THREADS.replace("range(2)", "range(1)") + "time.sleep(0.5)" + kill_it, tmp_path) as doit:
         tree = pids(tmp_path, 4)
         doit.kill()
@@ -191,9 +191,9 @@ def test_a_signal_in_the_thread_that_waits_ends_its_run_at_once(tmp_path: Path, 
     script = f"""
         import os, signal, sys
         from pathlib import Path
-        from fitasks.build import process
+        from fitasks.build import process, sessions
         def stop(number, frame):
-            process.stop_all()
+            sessions.stop_all()
             raise SystemExit(128 + number)
         signal.signal({int(number)}, stop)
         process.run([sys.executable, "ninja.py"], cwd=Path.cwd(), env=os.environ, log=Path("log"))
@@ -211,7 +211,7 @@ def test_stop_all_kills_what_ignores_sigterm_within_five_seconds(tmp_path: Path)
     script = """
         import os, threading, time
         from pathlib import Path
-        from fitasks.build import process
+        from fitasks.build import process, sessions
         results = []
         def one():
             stubborn = ["sh", "-c", "trap '' TERM; touch ready; while :; do sleep 0.05; done"]
@@ -220,7 +220,7 @@ def test_stop_all_kills_what_ignores_sigterm_within_five_seconds(tmp_path: Path)
         thread.start()
         while not Path("ready").exists(): time.sleep(0.01)
         begin = time.monotonic()
-        process.stop_all(grace=0.5)
+        sessions.stop_all(grace=0.5)
         took = time.monotonic() - begin
         thread.join()
         print(0.5 <= took < 2, results[0].status, results[0].stopped, results[0].timed_out)
@@ -239,7 +239,7 @@ def test_an_exception_while_waiting_ends_the_run(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         process.run(["sleep", "60"], cwd=tmp_path, env=os.environ, log=tmp_path / "log", on_start=on_start)
     assert not alive(seen[0])
-    assert not process._sessions.live
+    assert not sessions.OWN.live
 
 
 def test_what_is_done_within_the_grace_counts_as_done(tmp_path: Path) -> None:
@@ -265,4 +265,4 @@ def test_many_threads_at_once(tmp_path: Path) -> None:
 
     with ThreadPoolExecutor(16) as threads:
         assert list(threads.map(one, range(100))) == list(range(100))
-    assert not process._sessions.live
+    assert not sessions.OWN.live

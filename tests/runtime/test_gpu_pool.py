@@ -142,6 +142,46 @@ def test_a_gpu_without_a_worker_is_left_out_and_costs_no_kernel_a_try() -> None:
     assert "GPU 0 is left out" in host.said or host.started.count("0 for 9.0a") < 2
 
 
+def test_what_is_meant_for_a_gpu_that_does_not_start_is_tried_again_where_it_was(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """GPU 0 has had trouble and leaves the retry to GPU 1, which then doesn't start at all."""
+    host = Host(gpu(0), gpu(1), seconds=0.02)
+    host.script["a", "0"] = host.script["b", "0"] = ["gpu"]
+    troubled = threading.Event()
+
+    def start(on: Gpu, target: str) -> Fake:
+        if on.label == "1":
+            troubled.wait(30)
+            raise WorkerError("no context")
+        return Fake(host, on, target)
+
+    def say(text: str) -> None:
+        host.said.append(text)
+        if "once more" in text:
+            troubled.set()
+
+    results: list[Result] = []
+    Pool(host.gpus, start, say=say, done=results.append).run([job("a", 2), job("b", 1)])
+    assert {result.job.label: result.outcome for result in results} == {"a": "numerical", "b": "numerical"}
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_an_error_of_whoever_listens_ends_the_run_and_is_raised(count: int) -> None:
+    """As a full disk or a closed pipe: nothing hangs, nothing is silently lost."""
+    for name in ("say", "done"):
+        host = Host(*(gpu(index) for index in range(count)))
+        host.script["a", "*"] = ["gpu"]
+
+        def full(_told: Any) -> None:
+            raise OSError(28, "No space left on device")
+
+        listeners: dict[str, Any] = {"say": host.said.append, "done": lambda _result: None} | {name: full}
+        with pytest.raises(OSError, match="No space left"):
+            Pool(host.gpus, host.start, **listeners).run([job(label) for label in "abcdef"])
+        assert host.closed == len(host.started), "every process is ended"
+
+
 def test_no_gpu_left() -> None:
     host = Host(gpu(0))
     host.broken = {"0"}

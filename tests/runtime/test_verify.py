@@ -12,6 +12,7 @@ from fitasks.errors import EnvironmentProblem
 from fitasks.plan.kernel import Kernel
 from fitasks.runtime.verify import proof as proofs
 from fitasks.runtime.verify import verify as module
+from fitasks.runtime.verify.exports import expected_exports
 from fitasks.runtime.verify.proof import Check, Proof
 from fitasks.runtime.verify.verify import Verdict, capabilities, op_of
 from fitasks.ui.verify_table import line, summary
@@ -50,8 +51,26 @@ def test_a_damaged_proof_is_none(tmp_path: Path, text: str) -> None:
 
 def test_names_of_architectures_and_ops() -> None:
     assert capabilities("8.0 9.0a 10.0f") == ["8.0", "9.0", "10.0"]
-    kernel = Kernel("x", "x", "flashinfer.jit.page:gen_page_module", "9.0a", "", {})
-    assert op_of(kernel) == "page"
+    assert capabilities("8.0 9.0a 10.0f", ["sm_90a"]) == ["9.0"], "a module of Hopper's alone"
+    assert capabilities("8.0 12.0a", ["sm_80", "sm_120a"]) == ["8.0", "12.0"]
+    ops = {
+        "page": "page",
+        "gen_page_module": "page",
+        "flashinfer.jit.page:gen_page_module": "page",
+        "flashinfer.jit.attention.modules:_gen_batch_prefill_primary_module": "batch_prefill",
+    }
+    assert {op: op_of(Kernel("x", "x", op, "9.0a", "", {})) for op in ops} == ops
+
+
+def test_exports_are_expected_by_the_sources(tmp_path: Path) -> None:
+    (tmp_path / "binding.cu").write_text(
+        "TVM_FFI_DLL_EXPORT_TYPED_FUNC(run, Run);\n"
+        "TVM_FFI_DLL_EXPORT_TYPED_FUNC(\n    plan,\n    Plan);\n"
+        "#ifdef ENABLE_FP8\n  TVM_FFI_DLL_EXPORT_TYPED_FUNC(run_fp8, Run8);\n#endif\n"
+        "// TVM_FFI_DLL_EXPORT_TYPED_FUNC(old, Old);\n"
+        "TVM_FFI_DLL_EXPORT_TYPED_FUNC(last, Last);\n"
+    )
+    assert expected_exports([tmp_path / "binding.cu", tmp_path / "gone.cu"]) == ["last", "plan", "run"]
 
 
 def test_what_is_said() -> None:
@@ -88,6 +107,7 @@ class Session:
         self.plan: Any = self
         self.server: Any = self
         self.env: dict[str, str] = {}
+        self.state = base
 
     def chosen(self, names: Any) -> list[Kernel]:
         return self.kernels
@@ -99,7 +119,8 @@ def session(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Session:
     (tmp_path / "page").mkdir()
     (tmp_path / "page" / "page.so").write_text("library")
     monkeypatch.setattr(module, "ahead_of_time", lambda session, kernel: [])
-    monkeypatch.setattr(module, "exported", lambda library: [])
+    monkeypatch.setattr(module, "is_shared_object", lambda library: "")
+    monkeypatch.setattr(module, "machine_code_architectures", lambda library: ())
     monkeypatch.setattr(module, "driver_version", lambda: "580")
     monkeypatch.setattr(module, "all_gpus", lambda: (Gpu(0, "GPU-0", "H100", "9.0", 80, 80 << 30),))
     asked: list[str] = []

@@ -75,9 +75,13 @@ class Pool:
         self._queue: list[Job] = []
         self._leased = 0
         self._alive = set(gpus)
+        self._error: Exception | None = None  # of `say` or `done`: a full disk, a closed pipe
 
     def run(self, jobs: Sequence[Job]) -> None:
-        """Prove all; `done` is called once for each job, from any thread, one at a time."""
+        """Prove all; `done` is called once for each job, from any thread, one at a time.
+
+        What `done` or `say` raises ends the run, and is raised.
+        """
         self._queue = sorted(jobs, key=lambda job: job.weight, reverse=True)
         threads = [
             threading.Thread(target=self._serve, args=(gpu,), name=f"GPU {gpu.label}", daemon=True)
@@ -87,12 +91,23 @@ class Pool:
             thread.start()
         for thread in threads:
             thread.join()
+        if self._error:
+            raise self._error
         for job in self._queue:
             self._done(Result(job, None, "gpu", {}, {}, job.history or f"no GPU of {job.capability} is left"))
         self._queue = []
 
     def _serve(self, gpu: Gpu) -> None:
-        """One GPU's life: lease, prove, give back what went wrong, until nothing is left that it could do."""
+        """One GPU's life; an exception of our own callers ends that of every GPU."""
+        try:
+            self._work(gpu)
+        except Exception as error:  # noqa: BLE001 - raised again by `run`
+            with self._turn:
+                self._error = self._error or error
+                self._turn.notify_all()
+
+    def _work(self, gpu: Gpu) -> None:
+        """Lease, prove, give back what went wrong, until nothing is left that it could do."""
         worker: Workerlike | None = None
         target, failed_starts = "", 0
         try:
@@ -120,8 +135,8 @@ class Pool:
         try:
             return self._start(gpu, job.target)
         except Exception as error:  # noqa: BLE001 - whatever it is, other GPUs go on
-            self._say(f"GPU {gpu.label}: no worker starts: {error}")
             self._give_back(job)
+            self._say(f"GPU {gpu.label}: no worker starts: {error}")
             return None
 
     def _prove(self, gpu: Gpu, worker: Workerlike, job: Job) -> bool:
@@ -136,25 +151,29 @@ class Pool:
             return True
         job.troubles.append((gpu, trouble))
         if len(job.troubles) < _TRIES:
-            self._say(f"{job.label}: GPU {gpu.label}: {trouble}; once more, in a fresh process")
             self._give_back(job)
+            self._say(f"{job.label}: GPU {gpu.label}: {trouble}; once more, in a fresh process")
         else:
             self._end(Result(job, gpu, "gpu", answer, worker.ready, job.history))
         return False
 
     def _lease(self, gpu: Gpu, target: str) -> Job | None:
-        """The next job for this GPU, of the same target if there is one; waits while others might give some back."""
+        """The next job for this GPU, of the same target if there is one; waits while there might be one for it yet.
+
+        That is, while others prove what they may give back, or haven't begun what is meant for them and may fail to.
+        """
         with self._turn:
-            while True:
-                fitting = [job for job in self._queue if job.capability == gpu.capability and self._may(gpu, job)]
-                if fitting:
+            while not self._error:
+                left = [job for job in self._queue if job.capability == gpu.capability]
+                if fitting := [job for job in left if self._may(gpu, job)]:
                     job = next((job for job in fitting if job.target == target), fitting[0])
                     self._queue.remove(job)
                     self._leased += 1
                     return job
-                if not self._leased:
+                if not left and not self._leased:
                     return None
                 self._turn.wait()
+            return None
 
     def _may(self, gpu: Gpu, job: Job) -> bool:
         """A job that had trouble on this GPU is for another one, where a living one fits."""
@@ -168,13 +187,13 @@ class Pool:
             self._turn.notify_all()
 
     def _retire(self, gpu: Gpu) -> None:
-        self._say(f"GPU {gpu.label} is left out")
         with self._turn:
             self._alive.discard(gpu)
             self._turn.notify_all()
+        self._say(f"GPU {gpu.label} is left out")
 
     def _end(self, result: Result) -> None:
         with self._turn:
             self._leased -= 1
-            self._done(result)
             self._turn.notify_all()
+            self._done(result)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Literal
 from fitasks.files import write_atomic
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
 NAME = "fitasks-proof.json"
@@ -20,12 +21,12 @@ _VERSION = 1
 
 @dataclass(frozen=True)
 class Check:
-    """One computation: the largest error found and what was allowed, and a median run in milliseconds."""
+    """One computation: the largest error found and what was allowed, and a median run in milliseconds, if timed."""
 
     what: str
     error: float
     tolerance: float
-    milliseconds: float
+    milliseconds: float | None
 
 
 @dataclass(frozen=True)
@@ -62,8 +63,19 @@ def read(directory: Path, sha256: str) -> dict[str, Proof]:
 
 
 def add(directory: Path, proof: Proof) -> None:
-    """Write it beside those of other architectures; proofs of another library go."""
-    proofs = read(directory, proof.sha256) | {proof.capability: proof}
+    """Write it beside those of other architectures; proofs of another library go. Raises OSError."""
+    directory.mkdir(parents=True, exist_ok=True)
+    _write(directory, read(directory, proof.sha256) | {proof.capability: proof})
+
+
+def remove(directory: Path, sha256: str, capability: str) -> None:
+    """What was once proven of a library and is refuted now. Raises OSError."""
+    proofs = read(directory, sha256)
+    if proofs.pop(capability, None):
+        _write(directory, proofs)
+
+
+def _write(directory: Path, proofs: Mapping[str, Proof]) -> None:
     records = [asdict(one) for _, one in sorted(proofs.items())]
     write_atomic(directory / NAME, json.dumps({"version": _VERSION, "proofs": records}, indent=1))
 

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
+import re
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from fitasks.cuda.elf import exported
+from fitasks.build import receipt as receipts
+from fitasks.cuda.elf import is_shared_object, machine_code_architectures
 from fitasks.cuda.gpus import all_gpus, driver_version, usable
 from fitasks.errors import EnvironmentProblem
 from fitasks.files import sha256_file
 from fitasks.plan import planner
 from fitasks.runtime.check import ahead_of_time
 from fitasks.runtime.verify import proof as proofs
+from fitasks.runtime.verify.exports import expected_exports
 from fitasks.runtime.verify.pool import Job, Pool, Result
 from fitasks.runtime.verify.proof import Check, Proof
 from fitasks.runtime.verify.worker import Worker
@@ -26,7 +30,6 @@ if TYPE_CHECKING:
     from fitasks.session import Session
 
 _MEMORY = 4 << 30  # bytes that must be free on a GPU; a worker takes about 1.5 GB
-_TVM_FFI = "__tvm_ffi_"  # the prefix of what a module exports (tvm-ffi's TVM_FFI_DLL_EXPORT_TYPED_FUNC)
 
 
 @dataclass(frozen=True)
@@ -35,7 +38,7 @@ class Verdict:
 
     label: str
     capability: str
-    outcome: str  # "numerical", "loaded", "failed", "gpu", "missing", "no GPU"
+    outcome: str  # "numerical", "loaded", "failed", "gpu", "missing", "unplanned", "no GPU"
     proof: Proof | None = None
     message: str = ""
     gpu: str = ""  # that proved it in this run
@@ -43,6 +46,24 @@ class Verdict:
     @property
     def good(self) -> bool:
         return self.outcome in {"numerical", "loaded"}
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What is proven of a kernel: the file that a server would load, its hash, and where its proofs are kept."""
+
+    kernel: Kernel
+    library: Path
+    sha256: str
+    proofs: Path  # a directory
+    ahead: bool  # loaded ahead of time: without ninja, cache or receipt
+
+    @classmethod
+    def of(cls, session: Session, kernel: Kernel) -> Subject:
+        """Raises OSError where there is no such file."""
+        for library in ahead_of_time(session, kernel):  # somebody else's package, in which nothing may be left behind
+            return cls(kernel, library, sha256_file(library), session.plan.state / "proofs" / kernel.name, ahead=True)
+        return cls(kernel, kernel.library, sha256_file(kernel.library), kernel.build_dir, ahead=False)
 
 
 def verify(
@@ -60,22 +81,34 @@ def verify(
         told(verdict)
 
     jobs: list[Job] = []
-    hashes: dict[str, tuple[Path, str]] = {}
+    subjects: dict[str, Subject] = {}
     for kernel in session.plan.chosen(names):
-        library = next(iter(ahead_of_time(session, kernel)), kernel.library)
-        if not library.exists():
-            found(Verdict(kernel.label, kernel.target, "missing", message=f"{library.name} is missing; run doit"))
+        if verdict := _hopeless(session, kernel):
+            found(verdict)
             continue
-        hashes[kernel.label] = (kernel.build_dir, sha256_file(library))
-        jobs += _jobs(kernel, library, gpus, hashes[kernel.label], found, force=force)
+        subject = subjects[kernel.label] = Subject.of(session, kernel)
+        jobs += _jobs(subject, gpus, found, force=force)
     driver = driver_version()
 
     def ended(result: Result) -> None:
-        directory, digest = hashes[result.job.label]
-        found(_verdict(result, directory, digest, driver))
+        found(_verdict(result, subjects[result.job.label], driver))
 
+    for log in _logs(session).glob("verify-gpu*.log"):
+        log.unlink(missing_ok=True)
     Pool(gpus, lambda gpu, target: _worker(session, gpu, target), say=say, done=ended).run(jobs)
     return verdicts
+
+
+def _hopeless(session: Session, kernel: Kernel) -> Verdict | None:
+    """The verdict on a kernel that no GPU need be asked about."""
+    if kernel.problem:
+        return Verdict(kernel.label, kernel.target, "unplanned", message=kernel.problem)
+    library = next(iter(ahead_of_time(session, kernel)), kernel.library)
+    if not library.exists():
+        return Verdict(kernel.label, kernel.target, "missing", message=f"{library.name} is missing; run doit")
+    if problem := is_shared_object(library):
+        return Verdict(kernel.label, kernel.target, "failed", message=problem)
+    return None
 
 
 def _gpus(session: Session, say: Callable[[str], None]) -> tuple[Gpu, ...]:
@@ -91,52 +124,52 @@ def _gpus(session: Session, say: Callable[[str], None]) -> tuple[Gpu, ...]:
     return found
 
 
-def _jobs(
-    kernel: Kernel,
-    library: Path,
-    gpus: Sequence[Gpu],
-    identity: tuple[Path, str],
-    found: Callable[[Verdict], None],
-    *,
-    force: bool,
-) -> list[Job]:
+def _jobs(subject: Subject, gpus: Sequence[Gpu], found: Callable[[Verdict], None], *, force: bool) -> list[Job]:
     """One job for each architecture of the kernel that is here and isn't proven."""
     jobs = []
-    known = {} if force else proofs.read(*identity)
-    for capability in capabilities(kernel.target):
+    label = subject.kernel.label
+    known = {} if force else proofs.read(subject.proofs, subject.sha256)
+    for capability in capabilities(subject.kernel.target, machine_code_architectures(subject.library)):
         if capability in known:
-            found(Verdict(kernel.label, capability, known[capability].kind, known[capability]))
+            found(Verdict(label, capability, known[capability].kind, known[capability]))
         elif not any(gpu.capability == capability for gpu in gpus):
-            found(Verdict(kernel.label, capability, "no GPU", message=f"no GPU of {capability} here"))
+            found(Verdict(label, capability, "no GPU", message=f"no GPU of {capability} here"))
         else:
-            jobs.append(_job(kernel, library, capability))
+            jobs.append(_job(subject, capability))
     return jobs
 
 
-def _job(kernel: Kernel, library: Path, capability: str) -> Job:
-    names = (symbol.name for symbol in exported(library))
-    functions = sorted(name.removeprefix(_TVM_FFI) for name in names if name.startswith(_TVM_FFI))
+def _job(subject: Subject, capability: str) -> Job:
+    kernel = subject.kernel
     request = {
         "id": kernel.label,
         "op": op_of(kernel),
         "name": kernel.name,
         "params": kernel.params,
-        "library": str(library),
-        "exports": [name for name in functions if not name.startswith("_")],
+        "library": str(subject.library.resolve()),  # as it will be mapped
+        "ninja": "" if subject.ahead else kernel.ninja,
+        "exports": expected_exports(kernel.sources),
     }
-    return Job(kernel.label, kernel.target, capability, float(library.stat().st_size), request)
+    return Job(kernel.label, kernel.target, capability, float(subject.library.stat().st_size), request)
 
 
 def op_of(kernel: Kernel) -> str:
-    """`page` also for an entry that names its generator as `flashinfer.jit.page:gen_page_module`."""
-    if ":" not in kernel.op:
+    """`page` also for an entry that names its generator: `gen_page_module`, `flashinfer.jit.page:gen_page_module`."""
+    if kernel.op.isidentifier() and not kernel.op.startswith("gen_"):
         return kernel.op
-    return kernel.op.rpartition(":")[2].strip("_").removeprefix("gen_").removesuffix("_module")
+    name = kernel.op.rpartition(":")[2].strip("_").removeprefix("gen_").removesuffix("_module")
+    return name.removesuffix("_primary")  # what the runtime's wrapper loads, see plan_generators.py
 
 
-def capabilities(target: str) -> list[str]:
-    """The architectures of a target as GPUs say them: 8.0 and 9.0 for "8.0 9.0a"."""
-    return [word.rstrip("af") for word in target.split()]
+def capabilities(target: str, built: Sequence[str] = ()) -> list[str]:
+    """The architectures of a target as GPUs say them ("8.0 9.0a" → 8.0, 9.0), of those that a library is `built` for.
+
+    A module of Hopper's alone has no code for the 8.0 of such a target.
+    """
+    wanted = [word.rstrip("af") for word in target.split()]
+    numbers = [match[1] for name in built if (match := re.match(r"(?:sm|ptx)_(\d+)", name))]
+    there = {f"{number[:-1]}.{number[-1]}" for number in numbers}
+    return [one for one in wanted if one in there or not there]
 
 
 def _worker(session: Session, gpu: Gpu, target: str) -> Worker:
@@ -144,17 +177,45 @@ def _worker(session: Session, gpu: Gpu, target: str) -> Worker:
     env = planner.environment(plan.server, plan.toolkit.home, target)
     # The nvcc module of norm is what is built; without this FlashInfer might prefer CuTe-DSL's.
     env |= {"CUDA_VISIBLE_DEVICES": gpu.uuid, "FLASHINFER_USE_CUDA_NORM": "1"}
-    return Worker(plan.server.python, env, plan.state / "logs" / f"verify-gpu{gpu.label}.log")
+    return Worker(plan.server.python, env, _logs(session) / f"verify-gpu{gpu.label}.log")
 
 
-def _verdict(result: Result, directory: Path, digest: str, driver: str) -> Verdict:
-    """With the proof, written before it is told."""
-    job, gpu = result.job, result.gpu
-    if gpu is None or result.outcome not in {"numerical", "loaded"}:
-        return Verdict(job.label, job.capability, result.outcome, message=result.message, gpu=gpu.label if gpu else "")
-    proof = Proof(
-        sha256=digest,
-        capability=job.capability,
+def _logs(session: Session) -> Path:
+    return session.plan.state / "logs"
+
+
+def _verdict(result: Result, subject: Subject, driver: str) -> Verdict:
+    """With the proof, written before it is told; where it can't be written, it is told all the same."""
+    job, gpu, outcome, message = result.job, result.gpu, result.outcome, result.message
+    if outcome == "loaded" and (problem := _stranger(subject)):
+        outcome, message = "failed", problem
+    if gpu is None or outcome not in {"numerical", "loaded"}:
+        if outcome == "failed":
+            with contextlib.suppress(OSError):
+                proofs.remove(subject.proofs, subject.sha256, job.capability)
+        return Verdict(job.label, job.capability, outcome, message=message, gpu=gpu.label if gpu else "")
+    proof = _proof(result, gpu, subject.sha256, driver)
+    try:
+        proofs.add(subject.proofs, proof)
+    except OSError as error:
+        message = f"the proof can't be kept: {subject.proofs}: {error.strerror or error}"
+        return Verdict(job.label, job.capability, outcome, proof, message, gpu.label)
+    return Verdict(job.label, job.capability, outcome, proof, gpu=gpu.label)
+
+
+def _stranger(subject: Subject) -> str:
+    """Why a file that only loads isn't what was compiled; "" if it is, or nobody knows. Numbers need no witness."""
+    receipt = None if subject.ahead else receipts.read(subject.kernel)
+    output = receipt.outputs.get(subject.library.name) if receipt else None
+    if output is None or output.sha256 == subject.sha256:
+        return ""
+    return f"{subject.library.name} isn't the file that was compiled; doit builds it again"
+
+
+def _proof(result: Result, gpu: Gpu, sha256: str, driver: str) -> Proof:
+    return Proof(
+        sha256=sha256,
+        capability=result.job.capability,
         gpu=gpu.name,
         driver=driver,
         torch=result.ready["torch"],
@@ -164,6 +225,3 @@ def _verdict(result: Result, directory: Path, digest: str, driver: str) -> Verdi
         note=result.message,
         proven=datetime.now(UTC).isoformat(timespec="seconds"),
     )
-    directory.mkdir(parents=True, exist_ok=True)
-    proofs.add(directory, proof)
-    return Verdict(job.label, job.capability, result.outcome, proof, gpu=gpu.label)

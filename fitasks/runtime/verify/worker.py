@@ -12,11 +12,13 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fitasks.build.sessions import LIMIT, OWN
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
 SCRIPT = Path(__file__).parents[2] / "serving" / "verify.py"
-_START = 180.0  # seconds; a first import of torch and FlashInfer from a cold disk takes a minute
+_START = 600.0  # seconds; as generous as the planner, whose first import writes byte code for thousands of files
 
 
 class WorkerError(Exception):
@@ -24,21 +26,21 @@ class WorkerError(Exception):
 
 
 class Worker:
-    """A context of one GPU. `ready` is what it said of itself: gpu, torch, flashinfer."""
+    """A context of one GPU. `ready` is what it said of itself: gpu, torch, flashinfer.
+
+    It leads a session of its own, which ends with this process, however that ends (fitasks/build/sessions.py).
+    """
 
     def __init__(self, python: Path, env: Mapping[str, str], log: Path) -> None:
-        """Start it and wait until it is ready. Raises WorkerError."""
+        """Start it and wait until it is ready; what it says is added to `log`. Raises WorkerError, OSError."""
         log.parent.mkdir(parents=True, exist_ok=True)
         self._log = log
-        with log.open("wb") as stream:
-            self._process = subprocess.Popen(
-                [str(python), str(SCRIPT)],
-                env=dict(env),
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=stream,
-                start_new_session=True,
-            )
+        pipe = subprocess.PIPE
+        with log.open("ab") as stream:
+            begun = OWN.start([str(python), str(SCRIPT)], Path.cwd(), env, stdin=pipe, stdout=pipe, stderr=stream)
+        if begun is None:
+            raise WorkerError("all is to stop")
+        self._process = begun
         self._received = b""
         first = self._answer(_START)
         if "ready" not in first:
@@ -61,10 +63,12 @@ class Worker:
         return self._answer(seconds)
 
     def close(self) -> None:
-        """End the process and whatever it has started."""
-        with contextlib.suppress(OSError):
-            os.killpg(self._process.pid, signal.SIGKILL)
-        self._process.wait()
+        """End the process and whatever it has started. One that can't be killed (a GPU that hangs) is left behind."""
+        if self._process.returncode is not None:
+            return
+        OWN.end(self._process.pid)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(LIMIT)
         for pipe in (self._process.stdin, self._process.stdout):
             if pipe:
                 with contextlib.suppress(OSError):
@@ -90,6 +94,8 @@ class Worker:
         """What happened, with the exit status and the last words of the log."""
         self.close()
         status = self._process.returncode
+        if status is None:
+            return f"{what}, and can't be killed"
         how = f"killed by signal {-status}" if status < 0 else f"exit status {status}"
         last = self._log.read_text(errors="replace").strip().splitlines()[-1:]
         return f"{what} ({how})" + (f": {last[0][:300]}" if last and status != -signal.SIGKILL else "")
