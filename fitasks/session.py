@@ -49,6 +49,7 @@ class Session:
     problem: FitasksError | None = None
     say: Callable[[str], None] = print
     observers: list[Callable[[dict[str, Any]], None]] = field(default_factory=list)  # of the journal's events
+    wanted: frozenset[str] | None = None  # labels of the kernels that this run is about; None: all
     _plan: Plan | None = None
     _judgements: dict[str, Judgement] = field(default_factory=dict)
     _builder: Builder | None = None
@@ -149,10 +150,11 @@ class Session:
         from fitasks.build.jobserver import MakeTokens, parent_fifo
         from fitasks.build.journal import Journal
         from fitasks.build.pool import Pool
-        from fitasks.build.running import Runner
+        from fitasks.build.running import Runner, sweep
         from fitasks.build.schedule import schedule
 
-        stale = [kernel for kernel in self.plan.buildable() if self.judge(kernel).verdict == "stale"]
+        sweep()
+        stale = [kernel for kernel in self.plan.buildable() if self._will_compile(kernel)]
         peak = max((self.costs.of(kernel).peak_rss for kernel in stale), default=1 << 30)
         chosen = slots(self.jobs, peak_bytes=peak)
         fifo = parent_fifo(os.environ)
@@ -169,6 +171,12 @@ class Session:
             self.plan, self.ninja, Pool(chosen.count, make), journal, self.costs, planned, config.timeout, self.say
         )
         return Builder(runner, self.judges, self.store)
+
+    def _will_compile(self, kernel: Kernel) -> bool:
+        """As far as can be foretold: asked for, stale, and not to be had from the store."""
+        if self.wanted is not None and kernel.label not in self.wanted:
+            return False
+        return self.judge(kernel).verdict == "stale" and not self.store.find(kernel, self.judges[kernel.target])
 
     def _may_split(self) -> bool:
         """Whether nvcc lists the option, kernels.yaml doesn't forbid it, and the user doesn't set it already."""

@@ -23,7 +23,7 @@ from fitasks.ui.reporter import Reporter
 from fitasks.uptodate import Fresh
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from fitasks.plan.kernel import Kernel
@@ -67,10 +67,23 @@ class _Reporter(Reporter):
     def initialize(self, tasks: Any, selected_tasks: Any) -> None:
         super().initialize(tasks, selected_tasks)
         session = current()
+        session.wanted = _kernels_among(tasks, selected_tasks)
         session.say = self.write
         session.observers.append(self.observe)
         self.progress.files_done = functools.partial(_files_done, session)
         self.progress.usage = lambda: usage(sessions.live())
+
+
+def _kernels_among(tasks: Mapping[str, Any], names: Iterable[str]) -> frozenset[str]:
+    """The labels of the kernels that doit will come to: the tasks of these names, and what they depend on."""
+    seen: set[str] = set()
+    waiting = list(names)
+    while waiting:
+        name = waiting.pop()
+        if name not in seen and name in tasks:
+            seen.add(name)
+            waiting += tasks[name].task_dep
+    return frozenset(name.removeprefix("kernel:") for name in seen if name.startswith("kernel:"))
 
 
 def _files_done(session: Session, label: str) -> int:
