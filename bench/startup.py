@@ -4,7 +4,7 @@
 
 Each row is a process of its own that imports FlashInfer, warms the GPU up, and then times its first prefill (backend
 chosen by FlashInfer) and its first decode, bfloat16, head_dim 128. Caches are made below a temporary directory; headers
-of the installed FlashInfer are touched ("the same wheel reinstalled") and get their times back, contents aren't changed.
+of the installed FlashInfer are touched ("the same wheel reinstalled") and get their times back; no content is changed.
 `ahead` builds and installs the wheel (and removes it), `sm90 off` installs the switch (and removes it).
 """
 
