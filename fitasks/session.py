@@ -28,7 +28,8 @@ from fitasks.cuda.cudart import Runtime, discover
 from fitasks.cuda.probe import ProbeMemo
 from fitasks.errors import ConfigError, EnvironmentProblem, FitasksError
 from fitasks.files import sha256_text
-from fitasks.plan.plan import Plan, cache_home, make_plan
+from fitasks.plan.plan import Plan, cache_home, configuration, make_plan
+from fitasks.plan.server import find_server
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from fitasks.build.ninja import Ninja
     from fitasks.build.reasons import Judgement
     from fitasks.plan.kernel import Kernel
+    from fitasks.plan.server import Server
 
 _CURRENT: list[Session] = []
 
@@ -74,6 +76,11 @@ class Session:
         if self._plan is None:
             raise self.problem or EnvironmentProblem("there is no plan")
         return self._plan
+
+    @cached_property
+    def server(self) -> Server:
+        """The serving environment, also where there is no plan. Raises ConfigError, EnvironmentProblem."""
+        return self._plan.server if self._plan else find_server(configuration(self.root), self.probe)
 
     @property
     def kernels(self) -> tuple[Kernel, ...]:
