@@ -14,7 +14,7 @@ from fitasks.cuda.gpus import Gpu, all_gpus, architectures, usable, visible
 from fitasks.runtime.doctor import machine
 from tests.doit_project import Project
 
-FAKE = Path(__file__).parent / "fake_nvml"
+FAKE = Path(__file__).parents[1] / "fake_nvml"
 FUNCTIONS = ("handle", "capability", "memory", "name", "uuid")
 
 
