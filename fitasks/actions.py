@@ -190,11 +190,11 @@ def bundle(file: str, names: list[str]) -> None:
         raise Silent
 
 
-def unbundle(file: str, names: list[str]) -> None:
-    """take the kernels of a bundle, proven by hash (doit unbundle FILE)"""
-    from fitasks.ui.bundles import show_unbundled
+def unbundle(file: str, names: list[str], wheel: bool) -> None:
+    """take the kernels of a bundle, proven by hash (doit unbundle FILE), or make a package of them (--wheel)"""
+    from fitasks.ui.bundles import show_repacked, show_unbundled
 
-    if not show_unbundled(current(), _one_file(file, names, "unbundle")):
+    if not (show_repacked if wheel else show_unbundled)(current(), _one_file(file, names, "unbundle")):
         raise Silent
 
 

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
     from fitasks.session import Session
     from fitasks.ship.bundle import Bundled
+    from fitasks.ship.repack import Repacked
     from fitasks.ship.unbundle import Unbundled
 
 # The product's output: stdout, so that it can be piped.
@@ -43,6 +44,18 @@ def show_unbundled(session: Session, path: Path) -> bool:
     return not done.unusable
 
 
+def show_repacked(session: Session, path: Path) -> bool:
+    """Make a package of a bundle's kernels and say what it weighs; true."""
+    from fitasks.ship.repack import repack
+    from fitasks.ship.sizes import report
+    from fitasks.ui.size_table import show_sizes
+
+    made = repack(session, path, Path("dist"))
+    show_sizes(report(made.wheel))
+    _print("\n".join(repacked_lines(made)))
+    return True
+
+
 def bundled_lines(done: Bundled) -> Iterator[str]:
     """Which kernels were left out and why, then the file."""
     for label, why in done.left_out:
@@ -64,7 +77,18 @@ def unbundled_lines(done: Unbundled) -> Iterator[str]:
     for went, count in Counter(arrival.went for arrival in done.arrivals if arrival.usable).items():
         yield f"{_kernels(count)} {_WENT[went]}"
     if done.unusable:
-        yield f"{_kernels(len(done.unusable))} of no use here as built: doit compiles"
+        yield (
+            f"{_kernels(len(done.unusable))} of no use here as built: doit compiles, "
+            f"or doit unbundle --wheel {done.path} makes a package that needs neither compiler nor these paths"
+        )
+
+
+def repacked_lines(made: Repacked) -> Iterator[str]:
+    """The wheel, and how it gets into the serving environment: `doit install` would make another one, of the plan."""
+    yield f"{made.wheel.path} ({size(made.wheel.bytes)})"
+    if made.obstacle:
+        yield f"not for this environment: {made.obstacle}"
+    yield f"to install it: {made.python} -m pip install {made.wheel.path}"
 
 
 def _kernels(count: int) -> str:
