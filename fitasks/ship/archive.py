@@ -129,13 +129,13 @@ def _refuse_other_kinds(path: Path) -> None:
 
 
 def _lay(content: IO[bytes], into: Path, name: str, entry: Entry) -> None:
-    """One file. Raises Refused where the file system has no place for such a name."""
+    """One file. Raises Refused where the file system has no place for such a name, OSError about where it unpacks."""
     try:
         _write(content, into / name, entry)
     except OSError as error:
         if error.errno in _ODD_NAMES:
             raise Refused(f"{name!r} in it can't be a file here: {error.strerror}") from None
-        raise
+        raise OSError(error.errno, error.strerror, str(into.parent)) from None
 
 
 def _write(content: IO[bytes], path: Path, entry: Entry) -> None:

@@ -100,7 +100,9 @@ class Arriving:
         if _same(module, target):
             return self._settled(there)
         planned = self._planned(module.architecture, module.name)
-        if planned and (why := self._unlike(planned, module)) and not settle(self.session, planned):
+        if not planned or not target.exists():
+            return None
+        if (why := self._unlike(planned, module)) and not settle(self.session, planned):
             return replace(there, note=f"the one here is fresh and stays, the bundle's would not be: {why}")
         return None
 

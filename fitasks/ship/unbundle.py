@@ -55,6 +55,11 @@ def unbundle(session: Session, path: Path, *, lock_timeout: float = LOCK_TIMEOUT
 
     KernelFailure where somebody keeps a module's lock for longer than `lock_timeout` seconds; what came before stays.
     """
+    if session.problem:
+        raise EnvironmentProblem(
+            f"{session.problem.message}; so nothing is known of this machine's cache",
+            remedy=f"{session.problem.remedy}; or doit unbundle --wheel {path}, which asks for no toolkit and no GPU",
+        )
     with refusals(path):
         return _unbundle(session, path, lock_timeout)
 

@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import signal
+import struct
 import subprocess
 import sys
 import tarfile
@@ -20,8 +21,11 @@ from filelock import FileLock
 from fitasks.build import receipt as receipts
 from fitasks.build import scratch
 from fitasks.build.clear import Incomplete, clear_incomplete
+from fitasks.build.ninja import DEPS
+from fitasks.build.receipt import Output
 from fitasks.build.store import Store
 from fitasks.errors import FitasksError, KernelFailure
+from fitasks.files import sha256_file
 from fitasks.ship.arriving import Arrival
 from fitasks.ship.bundle import bundle
 from fitasks.ship.staging import staging
@@ -286,6 +290,32 @@ def test_what_is_there_already_is_healed_as_well(here: Place, packed: Path) -> N
         os.utime(header, ns=(later, later))
     assert [here.session.judge(kernel).verdict for kernel in here.kernels] == ["heal", "heal"]
     assert went(here, packed) == {"page": "kept", "rope": "kept"}
+    assert here.state() == {"page": FRESH, "rope": FRESH}
+
+
+@pytest.mark.parametrize(
+    "records",
+    [
+        struct.pack("<I", 0x80000000),
+        struct.pack("<I4s", 0x80000004, b"\0" * 4),
+        struct.pack("<Iiqi", 0x80000010, -9, 1, 0),
+        struct.pack("<I7sI", 11, b"/a\0b/c\0", 0xFFFFFFFF) + struct.pack("<Iiqi", 0x80000010, 0, 1, 0),
+    ],
+)
+def test_a_log_of_ninjas_that_is_none_ends_no_run(here: Place, tmp_path: Path, records: bytes) -> None:
+    """Consistent with its receipt, and of another time, so that it is read to be put right."""
+    page = here.kernels[0]
+    (page.build_dir / DEPS).write_bytes(b"# ninjadeps\n" + struct.pack("<i", 4) + records)
+    receipt = receipts.read(page)
+    assert receipt
+    stat = (page.build_dir / DEPS).stat()
+    output = Output(sha256_file(page.build_dir / DEPS), stat.st_size, stat.st_mtime_ns)
+    receipts.write(page, replace(receipt, outputs=receipt.outputs | {DEPS: output}))
+    bundle(here.session, tmp_path / "bundle")
+    empty(here)
+    later = time.time_ns() + 10**9
+    os.utime(here.workshop.include / "common.h", ns=(later, later))
+    assert went(here, tmp_path / "bundle") == {"page": "cache", "rope": "cache"}
     assert here.state() == {"page": FRESH, "rope": FRESH}
 
 
