@@ -47,10 +47,10 @@ def task_knowledge() -> Iterator[TaskDict]:
 
 def task_delivery() -> Iterator[TaskDict]:
     """what leaves this machine"""
-    yield tasks.after_kernels(actions.wheel, tasks.JSON)
-    yield tasks.after_kernels(actions.install)
+    yield from (tasks.after_kernels(actions.wheel, tasks.JSON), tasks.after_kernels(actions.install))
     yield tasks.speaking(actions.uninstall)
-    yield from (tasks.speaking(action, tasks.FILE, words="names") for action in (actions.bundle, actions.unbundle))
+    yield tasks.speaking(actions.bundle, tasks.FILE, words="names")
+    yield tasks.speaking(actions.unbundle, tasks.FILE, tasks.WHEEL, words="names")
 
 
 def task_clearing() -> Iterator[TaskDict]:

@@ -187,21 +187,19 @@ def uninstall() -> None:
 
 
 def bundle(file: str, names: list[str]) -> None:
-    """put the fresh kernels into one file for another machine (doit bundle FILE)"""
-    from fitasks.ship.bundle import bundle as pack
-    from fitasks.ui.bundles import bundled_lines
+    """put the fresh kernels into one file for another machine (doit bundle FILE); exit status 1 if some aren't fresh"""
+    from fitasks.ui.bundles import show_bundled
 
-    for line in bundled_lines(pack(current(), _one_file(file, names, "bundle"))):
-        _print(line)
+    if not show_bundled(current(), _one_file(file, names, "bundle")):
+        raise Silent
 
 
-def unbundle(file: str, names: list[str]) -> None:
-    """take the kernels of a bundle, proven by hash (doit unbundle FILE)"""
-    from fitasks.ship.unbundle import unbundle as unpack
-    from fitasks.ui.bundles import unbundled_lines
+def unbundle(file: str, names: list[str], wheel: bool) -> None:
+    """take the kernels of a bundle, proven by hash (doit unbundle FILE), or make a package of them (--wheel)"""
+    from fitasks.ui.bundles import show_repacked, show_unbundled
 
-    for line in unbundled_lines(unpack(current(), _one_file(file, names, "unbundle"))):
-        _print(line)
+    if not (show_repacked if wheel else show_unbundled)(current(), _one_file(file, names, "unbundle")):
+        raise Silent
 
 
 def _one_file(file: str, names: list[str], task: str) -> Path:

@@ -38,6 +38,7 @@ FORCE = {"name": "force", "long": "force", "type": bool, "default": False, "help
 JSON = {"name": "json", "long": "json", "type": str, "default": "", "help": "also write it to a file"}
 LIMIT = {"name": "limit", "long": "limit", "type": int, "default": 20, "help": "gigabytes to keep"}
 TRACE = {"name": "trace", "long": "trace", "type": str, "default": "", "help": "compare with what was recorded"}
+WHEEL = {"name": "wheel", "long": "wheel", "type": bool, "default": False, "help": "make a package of its kernels"}
 WRITE = {"name": "write", "long": "write", "type": bool, "default": False, "help": "write kernels.yaml"}
 YES = {"name": "yes", "short": "y", "long": "yes", "type": bool, "default": False, "help": "don't ask"}
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from fitasks.build.begun import NAME as BEGUN
 from fitasks.build.lock import is_locked
+from fitasks.build.scratch import abandoned
 from fitasks.cuda.elf import is_shared_object
 from fitasks.errors import EnvironmentProblem
 
@@ -44,7 +45,16 @@ def clear_incomplete(base: Path) -> list[Incomplete]:
         found.append(incomplete)
         if not incomplete.locked:
             shutil.rmtree(module, ignore_errors=True)
-    return found
+    return [*found, *_unpacked(base)]
+
+
+def _unpacked(base: Path) -> Iterator[Incomplete]:
+    """What an unbundle left that was killed; such directories lie beside those of the architecture sets."""
+    for place in (base, *sorted(base.glob("*/"))):
+        with abandoned(place) as left:
+            for path in left:
+                yield Incomplete(path, bytes_in(path), locked=False)
+                shutil.rmtree(path, ignore_errors=True)
 
 
 def reset_targets(plan: Plan) -> list[Path]:

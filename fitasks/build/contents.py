@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 from dataclasses import dataclass, field
+from stat import S_ISREG
 from typing import TYPE_CHECKING
 
 from fitasks.files import sha256_file, write_atomic
@@ -50,7 +51,7 @@ class Contents:
         return contents
 
     def state(self, path: str) -> State | None:
-        """The file's state, None where there is no such (readable) file; looked at once per run."""
+        """The file's state, None where there is no such (readable, regular) file; looked at once per run."""
         try:
             return self._seen[path]
         except KeyError:
@@ -61,6 +62,8 @@ class Contents:
         """The file's state at this moment."""
         try:
             stat = os.stat(path)  # noqa: PTH116 - called for thousands of files
+            if not S_ISREG(stat.st_mode):
+                return None  # /dev/zero would be read for ever
             identity = [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino]
             known = self._memo.get(path)
             if known and known[:4] == identity:

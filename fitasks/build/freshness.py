@@ -103,7 +103,7 @@ class Judge:
             if receipt.toolchain.get(tool) != now
         ]
         now = self.commands(kernel)
-        if now != receipt.commands:
+        if now != receipt.commands and now != self.roots.text(receipt.commands):  # it may be older than a root
             reasons.append(Reason("command", *_difference(receipt.commands, now)))
         return reasons
 

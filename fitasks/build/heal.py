@@ -10,6 +10,7 @@ Called under the module's lock, for kernels whose inputs, commands and outputs w
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import tempfile
 import time
@@ -42,6 +43,7 @@ def heal(kernel: Kernel, receipt: Receipt, roots: Roots, ninja: Ninja) -> Receip
     inputs = {roots.absolute(relative) for relative, _ in receipts.parse_inputs(receipt.inputs)}
     moment = max(time.time_ns(), *map(_mtime, inputs.union(*deps.values())))
     for output in commands:
+        _own(Path(output))
         os.utime(output, ns=(moment, moment))
     _write_log(kernel.build_dir, commands, log_version(ninja), moment)
     ninjas.write_deps(kernel.build_dir, deps, moment)
@@ -95,6 +97,14 @@ def _deps(kernel: Kernel, receipt: Receipt, roots: Roots, commands: dict[str, st
         return {path: logged[path] for path in objects}
     everything = tuple(roots.absolute(relative) for relative, _ in receipts.parse_inputs(receipt.inputs))
     return dict.fromkeys(objects, everything)
+
+
+def _own(path: Path) -> None:
+    """A file whose times may be changed: the store's, and so another cache's, would change with a hard link's."""
+    if path.stat().st_nlink > 1:
+        copy = path.with_name(f"{path.name}.fitasks")
+        shutil.copy2(path, copy)
+        copy.replace(path)
 
 
 def _mtime(path: str) -> int:

@@ -104,7 +104,7 @@ def read_log(build_dir: Path) -> dict[str, int]:
     recorded = {}
     for line in (build_dir / LOG).read_text(errors="replace").splitlines():
         fields = line.split("\t")
-        if len(fields) == 5:
+        if len(fields) == 5 and fields[2].isdecimal():
             recorded[fields[3]] = int(fields[2])
     return recorded
 
@@ -115,12 +115,12 @@ def read_deps(build_dir: Path) -> dict[str, tuple[str, ...]]:
     deps: dict[str, tuple[str, ...]] = {}
     for is_deps, body in _records((build_dir / DEPS).read_bytes()):
         if is_deps:
-            ids = struct.unpack(f"<{len(body) // 4}i", body)
-            if max(ids[0], *ids[3:], 0) >= len(paths):
+            ids = struct.unpack(f"<{len(body) // 4}i", body[: len(body) // 4 * 4])
+            if not all(0 <= index < len(paths) for index in (*ids[:1], *ids[3:])) or len(ids) < 3:
                 break
             deps[paths[ids[0]]] = tuple(paths[index] for index in ids[3:])
         else:
-            paths.append(body[:-4].rstrip(b"\0").decode(errors="surrogateescape"))
+            paths.append(body[:-4].partition(b"\0")[0].decode(errors="surrogateescape"))
     return deps
 
 

@@ -23,6 +23,21 @@ if TYPE_CHECKING:
 VERSION = 1
 NAME = "fitasks-receipt.json"
 
+_TEXTS = (
+    "flashinfer",
+    "target",
+    "generator",
+    "commands",
+    "inputs",
+    "fingerprint",
+    "ninja",
+    "build_ninja",
+    "stamp",
+    "built",
+)
+_LISTS = ("needed", "undefined", "architectures")
+_LARGEST = 1 << 62  # of sizes and of times in nanoseconds
+
 
 @dataclass(frozen=True)
 class Output:
@@ -77,17 +92,39 @@ def read(kernel: Kernel) -> Receipt | None:
 
 
 def read_file(path: Path, name: str) -> Receipt | None:
-    """The receipt of module `name` in a file; None as above."""
+    """The receipt of module `name` in a file; None as above, or where a field is not of its type."""
     try:
         data = json.loads(path.read_bytes())
-        if data["version"] != VERSION or data["name"] != name:
-            return None
         outputs = {file: Output(**output) for file, output in data["outputs"].items()}
-        tuples = {field: tuple(data[field]) for field in ("needed", "undefined", "architectures")}
-        receipt = Receipt(**data | {"outputs": outputs} | tuples)
-        return receipt if f"{name}.so" in outputs and isinstance(receipt.inputs, str) else None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        receipt = Receipt(**data | {"outputs": outputs} | {field: tuple(data[field]) for field in _LISTS})
+        known = (receipt.version, receipt.name) == (VERSION, name) and f"{name}.so" in outputs
+        return receipt if known and _typed(receipt) else None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
+
+
+def _typed(receipt: Receipt) -> bool:
+    """Whether every field is what Receipt says: a receipt may come from elsewhere. By hand, as hundreds are read."""
+    values = receipt.outputs.values()
+    texts = [getattr(receipt, field) for field in _TEXTS]
+    texts += [*receipt.needed, *receipt.undefined, *receipt.architectures, *receipt.outputs, *receipt.notes]
+    texts += [*receipt.toolchain, *receipt.toolchain.values(), *(output.sha256 for output in values)]
+    counts = [receipt.sealed_ns, receipt.peak_rss, *(n for output in values for n in (output.size, output.mtime_ns))]
+    return (
+        all(map(_is_text, texts))
+        and all(type(count) is int and 0 <= count < _LARGEST for count in counts)
+        and all(
+            type(spent) in {int, float} and 0 <= spent < _LARGEST for spent in (receipt.seconds, receipt.cpu_seconds)
+        )
+        and all(type(note) is int or _is_text(note) for note in receipt.notes.values())
+    )
+
+
+def _is_text(value: object) -> bool:
+    """Raises ValueError for half of a surrogate pair, which JSON can say and no file can hold."""
+    if not isinstance(value, str):
+        return False
+    return value.isascii() or bool(value.encode())
 
 
 def fingerprint(commands: str, toolchain: dict[str, str], inputs: str) -> str:

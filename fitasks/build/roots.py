@@ -16,6 +16,9 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from fitasks.plan.plan import Plan
 
+# FlashInfer's commands name sysconfig.get_path("include") of the serving interpreter (jit/cpp_ext.py).
+_PYTHON = re.compile(r"-isystem (/\S*/include/python3\.\d+\w*)(?=\s)")
+
 
 @dataclass(frozen=True)
 class Roots:
@@ -45,6 +48,8 @@ class Roots:
         if not relative.startswith("{"):
             return relative
         name, _, rest = relative[1:].partition("}")
+        if name not in self.directories:
+            return relative  # of an installation with other roots: there is no such file
         places = [directory.rstrip("/") + rest for directory in self.directories[name]]
         return next((place for place in places[:-1] if os.path.exists(place)), places[-1])  # noqa: PTH110 - thousands
 
@@ -65,4 +70,15 @@ def roots_of(plan: Plan, target: str) -> Roots:
             "CUDA": (str(plan.toolkit.home), str(plan.toolkit.root)),
             "SITE": tuple(dict.fromkeys((str(site), *map(str, plan.server.site_packages)))),
         }
+        | _python(plan, target)
     )
+
+
+def _python(plan: Plan, target: str) -> dict[str, tuple[str, ...]]:
+    """The directory of Python's headers, by the commands; {} where they name none.
+
+    Its name has Python's version in it, which decides nothing: what a compiler reads there is an input like any other.
+    """
+    texts = (kernel.ninja for kernel in plan.kernels if kernel.target == target)
+    found = next(filter(None, map(_PYTHON.search, texts)), None)
+    return {"PYTHON": (found[1],)} if found else {}

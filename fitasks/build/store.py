@@ -7,8 +7,8 @@ its receipt are today's, and every input, source or header, has the same content
 new header that would be found *before* one of those on the include path goes unnoticed; FlashInfer's include path is
 its own package, whose every file has one place.)
 
-Putting in is a hard link and costs nothing. Taking out copies the objects, whose timestamps are to be changed, and
-links the library. A directory appears by rename, whole or not at all.
+Putting in is a hard link and costs nothing. Taking out copies: timestamps are to be changed, and those of a
+shared file would change in every other cache too. A directory appears by rename, whole or not at all.
 """
 
 from __future__ import annotations
@@ -93,10 +93,7 @@ class Store:
         for name in set(receipt.outputs) - _LOGS:
             target = kernel.build_dir / name
             target.unlink(missing_ok=True)
-            if name.endswith(".so"):
-                _link_or_copy(place / name, target)
-            else:
-                shutil.copyfile(place / name, target)
+            shutil.copy(place / name, target)
         os.utime(place)
 
     def contents(self) -> list[Stored]:

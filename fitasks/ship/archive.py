@@ -7,6 +7,7 @@ names. So an archive can't make this process write elsewhere, fill the disk or i
 from __future__ import annotations
 
 import contextlib
+import errno
 import gzip
 import hashlib
 import os
@@ -18,13 +19,23 @@ from fitasks.ship import manifest as manifests
 from fitasks.ship.manifest import Refused
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Collection, Iterator
     from pathlib import Path
 
     from fitasks.ship.manifest import Entry, Manifest
 
 _CHUNK = 1 << 20
 _LONGEST_NAME = 4096
+_MAGIC = (  # offset, bytes, what it is, the command that makes a bundle of it
+    (0, b"\x28\xb5\x2f\xfd", "compressed with zstd", "zstd -dc {} | gzip > kernels.tar.gz"),
+    (0, b"\xfd7zXZ\0", "compressed with xz", "xz -dc {} | gzip > kernels.tar.gz"),
+    (0, b"BZh", "compressed with bzip2", "bzip2 -dc {} | gzip > kernels.tar.gz"),
+    (0, b"PK\x03\x04", "a zip file", ""),
+    (257, b"ustar", "not compressed", "gzip {}"),
+)
+_REPACKED = "take the file as doit bundle wrote it, not one that was packed again from its files"
+_OF_TAR = {tarfile.DIRTYPE, tarfile.XHDTYPE, tarfile.XGLTYPE}  # what tar itself would write of a cache
+_ODD_NAMES = {errno.ENAMETOOLONG, errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.EILSEQ, errno.EINVAL, errno.ELOOP}
 _KINDS = {
     tarfile.DIRTYPE: "a directory",
     tarfile.SYMTYPE: "a symbolic link",
@@ -45,7 +56,7 @@ class _Header(tarfile.TarInfo):
         name = header.type == tarfile.GNUTYPE_LONGNAME and 0 < header.size <= _LONGEST_NAME
         if not plain and not name:
             kind = _KINDS.get(header.type, f"a member of type {header.type.decode('latin-1')!r}")
-            raise Refused(f"{header.name!r} in it is {kind}")
+            raise Refused(f"{header.name!r} in it is {kind}", remedy=_REPACKED if header.type in _OF_TAR else "")
         return header
 
 
@@ -60,13 +71,16 @@ class Archive:
         """Read the first member. Raises Refused."""
         member = self._tar.next()
         if member is None or member.name != manifests.NAME:
-            raise Refused(f"its first member is not {manifests.NAME}")
+            raise Refused(f"its first member is not {manifests.NAME}", remedy=_REPACKED)
         if not 0 <= member.size <= manifests.LIMIT:
             raise Refused(f"its manifest has {member.size} bytes, more than {manifests.LIMIT}")
         return manifests.parse(self._content(member).read())
 
-    def unpack(self, manifest: Manifest, into: Path) -> None:
-        """Lay all files below the empty directory `into`, with their times. Raises Refused, OSError."""
+    def unpack(self, manifest: Manifest, into: Path, architectures: Collection[str]) -> None:
+        """Lay the files for `architectures` below the empty directory `into`, with their times.
+
+        Of the others only name and size are compared. Raises Refused, OSError.
+        """
         missing = dict(manifest.files)
         while (member := self._tar.next()) is not None:
             entry = missing.pop(member.name, None)
@@ -75,7 +89,8 @@ class Archive:
                 raise Refused(f"{member.name!r} is in it {'twice' if known else 'but not in its manifest'}")
             if member.size != entry.size:
                 raise Refused(f"{member.name!r} in it has {member.size} bytes, {entry.size} by its manifest")
-            _write(self._content(member), into / member.name, entry)
+            if member.name.partition("/")[0] in architectures:
+                _lay(self._content(member), into, member.name, entry)
         if missing:
             raise Refused(f"{len(missing)} files of its manifest are not in it, the first is {min(missing)!r}")
         if self._raw.read(1):  # to the end, where gzip compares its checksum
@@ -91,6 +106,7 @@ class Archive:
 @contextlib.contextmanager
 def opened(path: Path) -> Iterator[Archive]:
     """The archive in a file. Raises Refused for one that is damaged or cut short, whenever that shows."""
+    _refuse_other_kinds(path)
     try:
         with (
             gzip.open(path) as raw,
@@ -101,6 +117,25 @@ def opened(path: Path) -> Iterator[Archive]:
         raise Refused(f"it is no bundle, or damaged: {error}") from None
     except (tarfile.TarError, EOFError, zlib.error, RecursionError) as error:
         raise Refused(f"it is damaged or cut short: {error}") from None
+
+
+def _refuse_other_kinds(path: Path) -> None:
+    """Raise Refused for a file that begins as another kind of archive does."""
+    with path.open("rb") as stream:
+        start = stream.read(512)
+    for offset, magic, kind, remedy in _MAGIC:
+        if start[offset:].startswith(magic):
+            raise Refused(f"it is {kind}; a bundle is tar in gzip", remedy=remedy.format(path))
+
+
+def _lay(content: IO[bytes], into: Path, name: str, entry: Entry) -> None:
+    """One file. Raises Refused where the file system has no place for such a name, OSError about where it unpacks."""
+    try:
+        _write(content, into / name, entry)
+    except OSError as error:
+        if error.errno in _ODD_NAMES:
+            raise Refused(f"{name!r} in it can't be a file here: {error.strerror}") from None
+        raise OSError(error.errno, error.strerror, str(into.parent)) from None
 
 
 def _write(content: IO[bytes], path: Path, entry: Entry) -> None:

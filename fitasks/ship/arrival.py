@@ -9,16 +9,19 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from fitasks.build import receipt as receipts
-from fitasks.ship.bundle import version_key
+from fitasks.build.ninja import DEPS, LOG
+from fitasks.ship.bundle import NINJA_FILE, generated_of, version_key
 from fitasks.ship.manifest import Refused
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from fitasks.build.receipt import Receipt
-    from fitasks.ship.manifest import Manifest
+    from fitasks.ship.manifest import Entry, Manifest
 
-_INPUT = re.compile(r"[0-9a-f]{64} (\{(CACHE|FLASHINFER|CUDA|SITE)\})?/.*")  # the names of build/roots.py
+# The names of build/roots.py; paths are normalised when a receipt is made.
+_INPUT = re.compile(r"[0-9a-f]{64} (\{(CACHE|FLASHINFER|CUDA|SITE|PYTHON)\})?(/(?!\.{0,2}(/|$))[^/]+)+")
+_OBJECT = re.compile(r"[^/]+\.o")
 
 
 @dataclass(frozen=True)
@@ -31,23 +34,32 @@ class Module:
     receipt: Receipt
 
 
-def refuse_foreign(manifest: Manifest, here: Manifest) -> None:
-    """Raise Refused for a bundle of another FlashInfer, machine or architecture set than `here` has."""
-    if manifest.flashinfer != here.flashinfer:
+def of_use(manifest: Manifest, here: Manifest) -> Manifest:
+    """The part of a bundle that is for the architecture sets that are planned here.
+
+    Raises Refused where there is none, and for a bundle of another FlashInfer or machine.
+    """
+    refuse_foreign(manifest, here.flashinfer, here.platform)
+    if not (shared := manifest.workspaces.keys() & here.workspaces.keys()):
         raise Refused(
-            f"it is for FlashInfer {manifest.flashinfer}, the server here has {here.flashinfer}",
-            remedy=f"make it where FlashInfer {here.flashinfer} is, or install {manifest.flashinfer} here",
-        )
-    if manifest.platform != here.platform:
-        raise Refused(
-            f"it is for {manifest.platform}, this machine is {here.platform}",
-            remedy=f"make it on {here.platform}",
-        )
-    if foreign := sorted(manifest.workspaces.keys() - here.workspaces.keys()):
-        raise Refused(
-            f"it is for the architecture set {', '.join(foreign)}, kernels.yaml's targets here are "
+            f"it is for the architecture set {', '.join(sorted(manifest.workspaces))}, kernels.yaml's targets here are "
             f"{', '.join(sorted(here.workspaces))}",
             remedy="give both places the same `targets`: FlashInfer looks at one set only, and all of it",
+        )
+    return manifest.only(shared)
+
+
+def refuse_foreign(manifest: Manifest, flashinfer: str, platform: str) -> None:
+    """Raise Refused for a bundle of another FlashInfer or machine than these, or of a newer glibc than this one's."""
+    if manifest.flashinfer != flashinfer:
+        raise Refused(
+            f"it is for FlashInfer {manifest.flashinfer}, the server here has {flashinfer}",
+            remedy=f"make it where FlashInfer {flashinfer} is, or install {manifest.flashinfer} here",
+        )
+    if manifest.platform != platform:
+        raise Refused(
+            f"it is for {manifest.platform}, this machine is {platform}",
+            remedy=f"make it on {platform}",
         )
     glibc = (os.confstr("CS_GNU_LIBC_VERSION") or "").rpartition(" ")[2]
     if version_key(manifest.glibc) > version_key(glibc):
@@ -83,7 +95,7 @@ def proven(manifest: Manifest, unpacked: Path) -> list[Module]:
         receipt = receipts.read_file(unpacked / inside / receipts.NAME, name)
         if receipt is None:
             raise Refused(f"{inside} has no receipt that this fitasks can read")
-        if problem := _unfit(receipt, manifest, inside):
+        if problem := _unsound(receipt) or _unfit(receipt, manifest, architecture):
             raise Refused(f"the receipt of {inside} {problem}")
         modules.append(Module(architecture, name, unpacked / inside, receipt))
     if not modules:
@@ -91,14 +103,38 @@ def proven(manifest: Manifest, unpacked: Path) -> list[Module]:
     return modules
 
 
-def _unfit(receipt: Receipt, manifest: Manifest, inside: str) -> str:
-    """What is wrong with it. Its fingerprint and its outputs' names become paths, so they are looked at closely."""
+def _unsound(receipt: Receipt) -> str:
+    """What is wrong with what a receipt says. Its fingerprint becomes a path, its inputs are read, much is shown."""
     if receipt.fingerprint != receipts.fingerprint(receipt.commands, receipt.toolchain, receipt.inputs):
         return "has another fingerprint than what it says of commands, toolchain and inputs"
-    if line := next((line for line in receipt.inputs.split("\n") if not _INPUT.fullmatch(line)), ""):
-        return f"has an input that means nothing here: {line!r}"
-    files = manifest.below(inside)
+    for line in receipt.inputs.split("\n"):
+        if not _INPUT.fullmatch(line) or not line.isprintable():
+            return f"has an input that means nothing here: {line!r:.300}"
+    shown = [receipt.flashinfer, receipt.target, receipt.generator, receipt.ninja, receipt.built]
+    shown += [*receipt.commands.split("\n"), *receipt.toolchain, *receipt.toolchain.values()]
+    shown += [*receipt.needed, *receipt.undefined, *receipt.architectures, *map(str, receipt.notes.values())]
+    if odd := next((text for text in shown if not text.isprintable()), ""):
+        return f"says what can't be shown: {odd!r:.300}"
+    return ""
+
+
+def _unfit(receipt: Receipt, manifest: Manifest, architecture: str) -> str:
+    """What is wrong between a receipt and the files of its module: each is known, and as the receipt has it."""
+    files = manifest.below(f"{architecture}/cached_ops/{receipt.name}")
     for name, output in receipt.outputs.items():
-        if name not in files or files[name].sha256 != output.sha256:
+        if name not in files or (files[name].sha256, files[name].size) != (output.sha256, output.size):
             return f"is not about the file {name!r} that the bundle holds"
+        if name not in {f"{receipt.name}.so", LOG, DEPS} and not _OBJECT.fullmatch(name):
+            return f"has {name!r} as an output, which no build makes"
+    if not {LOG, DEPS} <= receipt.outputs.keys():
+        return "knows nothing of ninja's logs"
+    if unknown := sorted(files.keys() - receipt.outputs.keys() - {NINJA_FILE, receipts.NAME}):
+        return f"knows nothing of the file {unknown[0]!r} beside it"
+    return _unfit_sources(receipt, manifest.below(f"{architecture}/generated"))
+
+
+def _unfit_sources(receipt: Receipt, files: dict[str, Entry]) -> str:
+    for name, digest in generated_of(receipt).items():
+        if name in files and files[name].sha256 != digest:
+            return f"is not about the source {name!r} that the bundle holds"
     return ""

@@ -12,34 +12,34 @@ the same bytes.
 
 from __future__ import annotations
 
-import contextlib
-import gzip
-import hashlib
-import io
-import os
+import re
 import sysconfig
-import tarfile
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import TYPE_CHECKING
 
 from fitasks.build import receipt as receipts
-from fitasks.errors import FitasksError
+from fitasks.build import sessions
+from fitasks.build.lock import module_lock
+from fitasks.errors import EnvironmentProblem, FitasksError
 from fitasks.files import sha256_file
-from fitasks.ship import manifest as manifests
 from fitasks.ship.manifest import Entry, Manifest
+from fitasks.ship.pack import write
+from fitasks.ship.settle import settle
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable
 
     from fitasks.build.receipt import Receipt
     from fitasks.plan.kernel import Kernel
     from fitasks.session import Session
 
+NINJA_FILE = "build.ninja"  # as FlashInfer calls it
+
 _GENERATED = "{CACHE}/generated/"
-_GOOD = {"fresh", "look"}  # to look again is about this machine's libcudart
+LOCK_TIMEOUT = 1800.0  # seconds to wait for a server that is building the same module
 _AGAIN = "run doit, then doit bundle"
+_OTHER_KINDS = re.compile(r"(?i)\.(tar|zstd?|tzst|xz|txz|bz2|tbz2?|lz4|lzma|7z|zip|whl)$")
 
 
 @dataclass(frozen=True)
@@ -55,10 +55,11 @@ class Bundled:
 
 
 def bundle(session: Session, path: Path) -> Bundled:
-    """Write the planned kernels that are fresh to `path`, whole or not at all.
+    """Write the planned kernels that are fresh to `path`, whole or not at all; first wrong timestamps are put right.
 
     Raises FitasksError where none is fresh, where a file isn't what was built, and where `path` can't be written.
     """
+    _refuse_name(path)
     chosen, left_out = _chosen(session)
     sources: dict[str, Path] = {}
     for kernel, receipt in chosen:
@@ -67,7 +68,7 @@ def bundle(session: Session, path: Path) -> Bundled:
         files = {name: _entry(sources[name]) for name in sorted(sources)}
         _compare(session, chosen, files)
         manifest = manifest_of(session, files, glibc=_glibc(kernel.library for kernel, _ in chosen))
-        size = _write(path, manifest, sources)
+        size = write(path, manifest, sources)
     except OSError as error:
         raise FitasksError(f"{error.filename or path}: {error.strerror or error}; no bundle was written") from None
     labels = tuple(kernel.label for kernel, _ in chosen)
@@ -92,6 +93,17 @@ def manifest_of(session: Session, files: dict[str, Entry], *, glibc: str = "") -
     )
 
 
+def _refuse_name(path: Path) -> None:
+    """Raise EnvironmentProblem for a directory, and for a name that promises another format than the file has."""
+    if path.is_dir():
+        raise EnvironmentProblem(f"{path} is a directory", remedy=f"doit bundle {path / 'kernels.tar.gz'}")
+    if other := _OTHER_KINDS.search(path.name):
+        good = path.with_name(_OTHER_KINDS.sub("", path.name.removesuffix(other[0])) + ".tar.gz")
+        raise EnvironmentProblem(
+            f"{path}: a bundle is tar in gzip, its name says {other[0]}", remedy=f"doit bundle {good}"
+        )
+
+
 def _chosen(session: Session) -> tuple[list[tuple[Kernel, Receipt]], list[tuple[str, str]]]:
     """The fresh kernels with their receipts, and the others with their reasons. Raises FitasksError if none is."""
     chosen, left_out = [], []
@@ -100,35 +112,41 @@ def _chosen(session: Session) -> tuple[list[tuple[Kernel, Receipt]], list[tuple[
             continue
         if kernel.problem:
             left_out.append((kernel.label, kernel.problem))
-        elif (judged := session.judge(kernel)).verdict in _GOOD and (receipt := receipts.read(kernel)):
-            chosen.append((kernel, receipt))
+        elif (why := _unfit(session, kernel)) or not (receipt := receipts.read(kernel)):
+            left_out.append((kernel.label, why or "its receipt is gone"))
         else:
-            left_out.append((kernel.label, str(judged)))
+            chosen.append((kernel, receipt))
     if not chosen:
         why = f"; {left_out[0][0]}: {left_out[0][1]}" if left_out else ""
         raise FitasksError(f"no planned kernel is fresh, so there is nothing to bundle{why}", remedy=_AGAIN)
     return chosen, left_out
 
 
+def _unfit(session: Session, kernel: Kernel) -> str:
+    """Why it is not to be bundled, "" if it is; where only its timestamps are wrong, they are put right."""
+    judged = session.judge(kernel)
+    if judged.verdict != "heal":
+        return str(judged) if judged.verdict == "stale" else ""
+    try:
+        with module_lock(kernel.lock, timeout=LOCK_TIMEOUT, stopping=sessions.stopping):
+            return settle(session, kernel)
+    except OSError as error:
+        return f"{judged}, which can't be put right: {error.strerror or error}"
+
+
 def _files(session: Session, kernel: Kernel, receipt: Receipt) -> dict[str, Path]:
     """Name in the archive → file, of one kernel."""
     facts = session.plan.facts[kernel.target]
     workspace = Path(facts["workspace"])
-    paths = [kernel.build_dir / name for name in (*receipt.outputs, kernel.ninja_file.name, receipts.NAME)]
-    for name in generated_of(receipt):
-        place = workspace / "generated" / name
-        paths += [path for path in sorted(place.rglob("*")) if path.is_file()]
+    paths = [kernel.build_dir / name for name in (*receipt.outputs, NINJA_FILE, receipts.NAME)]
+    paths += [workspace / "generated" / name for name in generated_of(receipt)]
     return {f"{facts['arch']}/{path.relative_to(workspace)}": path for path in paths}
 
 
-def generated_of(receipt: Receipt) -> list[str]:
-    """The directories of `generated` that a kernel's inputs are in; mostly the one that is named like the module."""
-    inputs = (
-        path.removeprefix(_GENERATED)
-        for path, _ in receipts.parse_inputs(receipt.inputs)
-        if path.startswith(_GENERATED)
-    )
-    return sorted({path.partition("/")[0] for path in inputs})
+def generated_of(receipt: Receipt) -> dict[str, str]:
+    """The kernel's inputs below `generated`, `page/page.cu`, with their hashes."""
+    inputs = receipts.parse_inputs(receipt.inputs)
+    return {path.removeprefix(_GENERATED): digest for path, digest in inputs if path.startswith(_GENERATED)}
 
 
 def _entry(path: Path) -> Entry:
@@ -160,63 +178,3 @@ def _glibc(libraries: Iterable[Path]) -> str:
 def version_key(version: str) -> tuple[int, ...]:
     """To compare "2.4" and "2.34" by."""
     return tuple(int(word) for word in version.split(".") if word.isdecimal())
-
-
-def _write(path: Path, manifest: Manifest, sources: dict[str, Path]) -> int:
-    """The archive, complete under a temporary name before it gets its own; its size."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
-    try:
-        with os.fdopen(descriptor, "wb") as stream:
-            with _compressed(stream) as tar:
-                text = manifests.to_json(manifest)
-                tar.addfile(_member(manifests.NAME, len(text), 0), io.BytesIO(text))
-                for name, entry in manifest.files.items():
-                    _add(tar, name, sources[name], entry)
-            stream.flush()
-            os.fsync(stream.fileno())
-        Path(temporary).chmod(0o644)
-        Path(temporary).replace(path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            Path(temporary).unlink()
-        raise
-    return path.stat().st_size
-
-
-@contextlib.contextmanager
-def _compressed(stream: IO[bytes]) -> Iterator[tarfile.TarFile]:
-    """Without file name and time in gzip's header, which would make equal bundles differ."""
-    with (
-        gzip.GzipFile(filename="", mode="wb", compresslevel=6, fileobj=stream, mtime=0) as packed,
-        tarfile.open(fileobj=packed, mode="w|", format=tarfile.GNU_FORMAT) as tar,
-    ):
-        yield tar
-
-
-def _add(tar: tarfile.TarFile, name: str, source: Path, entry: Entry) -> None:
-    with source.open("rb") as stream:
-        reader = _Hashing(stream)
-        tar.addfile(_member(name, entry.size, entry.mtime_ns // 10**9), reader)
-    if reader.digest.hexdigest() != entry.sha256:
-        raise FitasksError(f"{source} changed while it was bundled; no bundle was written", remedy=_AGAIN)
-
-
-def _member(name: str, size: int, mtime: int) -> tarfile.TarInfo:
-    member = tarfile.TarInfo(name)
-    member.size, member.mtime = size, mtime
-    member.mode = 0o755 if name.endswith(".so") else 0o644
-    return member
-
-
-class _Hashing:
-    """A file that hashes what is read of it."""
-
-    def __init__(self, stream: IO[bytes]) -> None:
-        self._stream = stream
-        self.digest = hashlib.sha256()
-
-    def read(self, count: int = -1) -> bytes:
-        data = self._stream.read(count)
-        self.digest.update(data)
-        return data

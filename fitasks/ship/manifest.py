@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING
 
 from fitasks.errors import FitasksError
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
 
 NAME = "manifest.json"
 FORMAT = "fitasks bundle"
@@ -21,6 +24,10 @@ LIMIT = 16 << 20  # bytes; 655 kernels with 20 files each take 6 MB
 _TEXTS = ("flashinfer", "platform", "glibc", "ninja", "site_packages", "cuda_home")
 _ARCHITECTURE = re.compile(r"[0-9a-z_]{1,100}")
 _DIGEST = re.compile(r"[0-9a-f]{64}")
+_GLIBC = re.compile(r"([0-9]{1,4}(\.[0-9]{1,4}){0,3})?")
+_LONGEST_NAME = 255  # bytes that Linux's file systems allow a name
+_LONGEST_PATH = 1024
+_LONGEST_TEXT = 4096
 _LARGEST = 1 << 62  # of sizes and of times in nanoseconds: os.utime takes no more than 63 bits
 
 
@@ -55,6 +62,12 @@ class Manifest:
         parts = (path.split("/") for path in self.files)
         return sorted({(words[0], words[2]) for words in parts if words[1] == "cached_ops"})
 
+    def only(self, architectures: Collection[str]) -> Manifest:
+        """The part for these architecture sets."""
+        workspaces = {name: path for name, path in self.workspaces.items() if name in architectures}
+        files = {path: entry for path, entry in self.files.items() if path.partition("/")[0] in workspaces}
+        return replace(self, workspaces=workspaces, files=files)
+
     def below(self, directory: str) -> dict[str, Entry]:
         """The files below a directory, by their path in it."""
         prefix = f"{directory}/"
@@ -81,36 +94,43 @@ def parse(data: bytes) -> Manifest:
         raise Refused("its manifest is not one of a fitasks bundle")
     if said.get("version") != VERSION:
         raise Refused(
-            f"its manifest has format version {said.get('version')!r}; this fitasks reads {VERSION}",
+            f"its manifest has format version {said.get('version')!r:.40}; this fitasks reads {VERSION}",
             remedy="make the bundle and take it with the same fitasks",
         )
-    texts = {name: _text(said, name) for name in _TEXTS}
+    texts = {name: _text(said.get(name), name) for name in _TEXTS}
+    if not _GLIBC.fullmatch(texts["glibc"]):
+        raise Refused("its manifest says nothing usable of glibc")
     workspaces = _workspaces(said.get("workspaces"))
     files = said.get("files")
     if not isinstance(files, dict):
         raise Refused("its manifest says nothing usable of files")
-    return Manifest(
-        **texts, workspaces=workspaces, files={path: _entry(path, files[path], workspaces) for path in files}
-    )
+    entries = {path: _entry(path, files[path], workspaces) for path in files}
+    if clash := next((path for path in entries if any(above in entries for above in _above(path))), ""):
+        raise Refused(f"its manifest names {clash!r}, which is below a file")
+    return Manifest(**texts, workspaces=workspaces, files=entries)
 
 
-def _text(said: dict[str, Any], name: str) -> str:
-    if not isinstance(said.get(name), str):
+def _text(said: object, name: str) -> str:
+    """A text that may be shown: on one line, and without what a terminal would obey."""
+    if not isinstance(said, str) or not said.isprintable() or len(said) > _LONGEST_TEXT:
         raise Refused(f"its manifest says nothing usable of {name}")
-    return str(said[name])
+    return said
 
 
 def _workspaces(said: object) -> dict[str, str]:
-    if not isinstance(said, dict) or not all(
-        _ARCHITECTURE.fullmatch(name) and isinstance(path, str) for name, path in said.items()
-    ):
+    if not isinstance(said, dict) or not said or not all(map(_ARCHITECTURE.fullmatch, said)):
         raise Refused("its manifest says nothing usable of workspaces")
-    return said
+    return {name: _text(path, "workspaces") for name, path in said.items()}
+
+
+def _above(path: str) -> list[str]:
+    """The directories that a path is in."""
+    return [path[: match.start()] for match in re.finditer("/", path)]
 
 
 def _entry(path: str, said: object, workspaces: dict[str, str]) -> Entry:
     if problem := _misplaced(path, workspaces):
-        raise Refused(f"its manifest names {path!r}, {problem}")
+        raise Refused(f"its manifest names {path!r:.300}, {problem}")
     match said:
         case {"sha256": str(digest), "size": int(size), "mtime_ns": int(mtime_ns), **rest} if not rest:
             if _DIGEST.fullmatch(digest) and 0 <= size < _LARGEST and 0 <= mtime_ns < _LARGEST:
@@ -129,6 +149,11 @@ def _misplaced(path: str, workspaces: dict[str, str]) -> str:
         return "which has no place in a cache"
     if words[1:3] == ["cached_ops", "tmp"]:
         return "where locks are"
-    if not all(word.isprintable() and word not in {"", "."} for word in words):
+    return next(filter(None, map(_odd, [*words, path])), "")
+
+
+def _odd(name: str) -> str:
+    """What is wrong with a name in a path, or with the whole path."""
+    if not name.isprintable() or name in {"", "."}:
         return "which is no plain path"
-    return ""
+    return "which is too long a name" if len(name.encode()) > (_LONGEST_PATH if "/" in name else _LONGEST_NAME) else ""

@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
-import os
 import shutil
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from fitasks.build import scratch
 from fitasks.errors import EnvironmentProblem
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-
-_PREFIX = ".fitasks-unbundle-"
 
 
 @contextlib.contextmanager
@@ -26,36 +23,23 @@ def staging(beside: Path) -> Iterator[Path]:
     """
     made = [place for place in (beside, *beside.parents) if not place.exists()]
     beside.mkdir(parents=True, exist_ok=True)
+    scratch.sweep(beside)
     try:
-        with _alone(beside):
-            for left in beside.glob(f"{_PREFIX}*"):
-                shutil.rmtree(left, ignore_errors=True)
-            scratch = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=beside))
+        with scratch.alone(beside) as ours:
+            if not ours:
+                raise _busy(beside)
+            place = Path(tempfile.mkdtemp(prefix=scratch.UNPACKED, dir=beside))
             try:
-                yield scratch
+                yield place
             finally:
-                shutil.rmtree(scratch, ignore_errors=True)
+                shutil.rmtree(place, ignore_errors=True)
     finally:
-        for place in made:
+        for directory in made:
             with contextlib.suppress(OSError):  # not empty: the kernels have come
-                place.rmdir()
+                directory.rmdir()
 
 
-@contextlib.contextmanager
-def _alone(directory: Path) -> Iterator[None]:
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        _take(descriptor, directory)
-        yield
-    finally:
-        os.close(descriptor)
-
-
-def _take(descriptor: int, directory: Path) -> None:
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise EnvironmentProblem(
-            f"another doit unbundle is at work in {directory}; nothing was changed",
-            remedy="wait for its end",
-        ) from None
+def _busy(directory: Path) -> EnvironmentProblem:
+    return EnvironmentProblem(
+        f"another doit unbundle is at work in {directory}; nothing was changed", remedy="wait for its end"
+    )

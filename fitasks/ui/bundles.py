@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fitasks.ui.units import size
@@ -10,8 +11,13 @@ from fitasks.ui.units import size
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from fitasks.session import Session
     from fitasks.ship.bundle import Bundled
+    from fitasks.ship.repack import Repacked
     from fitasks.ship.unbundle import Unbundled
+
+# The product's output: stdout, so that it can be piped.
+_print = print
 
 _WENT = {
     "cache": "into FlashInfer's cache",
@@ -20,19 +26,70 @@ _WENT = {
 }
 
 
+def show_bundled(session: Session, path: Path) -> bool:
+    """Make a bundle and say what it holds; whether that is all that is planned."""
+    from fitasks.ship.bundle import bundle
+
+    done = bundle(session, path)
+    _print("\n".join(bundled_lines(done)))
+    return not done.left_out
+
+
+def show_unbundled(session: Session, path: Path) -> bool:
+    """Take a bundle and say where its kernels went; whether all of them are of use here."""
+    from fitasks.ship.unbundle import unbundle
+
+    done = unbundle(session, path)
+    _print("\n".join(unbundled_lines(done)))
+    return not done.unusable
+
+
+def show_repacked(session: Session, path: Path) -> bool:
+    """Make a package of a bundle's kernels and say what it weighs; true."""
+    from fitasks.ship.repack import repack
+    from fitasks.ship.sizes import report
+    from fitasks.ui.size_table import show_sizes
+
+    made = repack(session, path, Path("dist"))
+    show_sizes(report(made.wheel))
+    _print("\n".join(repacked_lines(made)))
+    return True
+
+
 def bundled_lines(done: Bundled) -> Iterator[str]:
     """Which kernels were left out and why, then the file."""
     for label, why in done.left_out:
         yield f"left out  kernel:{label}: {why}"
-    yield f"{done.path}: {len(done.kernels)} kernels, {done.files} files, {size(done.bytes)} in {size(done.size)}"
+    yield f"{done.path}: {_kernels(len(done.kernels))}, {done.files} files, {size(done.bytes)} in {size(done.size)}"
+    if done.left_out:
+        yield f"{_kernels(len(done.left_out))} left out"
 
 
 def unbundled_lines(done: Unbundled) -> Iterator[str]:
-    """Which paths differ, which kernels are of no use as they are, then how many went where."""
+    """Which paths differ, what was left in the bundle, which kernels are of no use as they are, how many went where."""
     for root in done.moved:
         yield f"path differs  {root}"
+    for architecture, count in done.left.items():
+        yield f"left in it  {_kernels(count)} for {architecture}, which is no target of kernels.yaml here"
     for arrival in done.arrivals:
         if arrival.note:
             yield f"{arrival.module}: {arrival.note}"
-    for went, count in Counter(arrival.went for arrival in done.arrivals).items():
-        yield f"{count} kernels {_WENT[went]}"
+    for went, count in Counter(arrival.went for arrival in done.arrivals if arrival.usable).items():
+        yield f"{_kernels(count)} {_WENT[went]}"
+    if done.unusable:
+        yield (
+            f"{_kernels(len(done.unusable))} of no use here as built: doit compiles, "
+            f"or doit unbundle --wheel {done.path} makes a package that needs neither compiler nor these paths"
+        )
+
+
+def repacked_lines(made: Repacked) -> Iterator[str]:
+    """The wheel, and how it gets into the serving environment: `doit install` would make another one, of the plan."""
+    yield f"{made.wheel.path} ({size(made.wheel.bytes)})"
+    if made.obstacle:
+        yield f"not for this environment: {made.obstacle}"
+    yield f"to install it: {made.python} -m pip install {made.wheel.path}"
+
+
+def _kernels(count: int) -> str:
+    return f"{count} kernel{'s'[: count != 1]}"

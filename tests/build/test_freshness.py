@@ -57,6 +57,54 @@ def test_a_fresh_kernel_says_how_many_inputs_it_compared(workshop: Workshop, pag
     assert workshop.ninja_would_run(page) == ""
 
 
+def spoil(kernel: Kernel, field: str, value: object) -> None:
+    path = receipts.path_of(kernel)
+    path.write_text(json.dumps(json.loads(path.read_text()) | {field: value}))
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("toolchain", None),
+        ("toolchain", {"nvcc": 13}),
+        ("sealed_ns", "now"),
+        ("sealed_ns", -1),
+        ("peak_rss", 1 << 62),
+        ("seconds", "long"),
+        ("seconds", float("nan")),
+        ("commands", ["c++"]),
+        ("commands", "\ud800"),
+        ("inputs", 7),
+        ("stamp", None),
+        ("needed", [1]),
+        ("needed", "\ud800"),
+        ("notes", {"adopted_from": []}),
+        ("outputs", {"page.so": {"sha256": 1, "size": 1, "mtime_ns": 1}}),
+        ("outputs", {"page.so": {"sha256": "", "size": None, "mtime_ns": 1}}),
+        ("outputs", []),
+        ("unknown", 1),
+        ("version", 2),
+    ],
+)
+def test_a_receipt_with_a_field_of_another_type_is_none(
+    workshop: Workshop, page: Kernel, field: str, value: object
+) -> None:
+    spoil(page, field, value)
+    assert receipts.read(page) is None
+    assert workshop.verdict(page).verdict == "stale"
+
+
+def test_a_receipt_that_is_nested_without_end_is_none(workshop: Workshop, page: Kernel) -> None:
+    receipts.path_of(page).write_text("[" * 100_000)
+    assert receipts.read(page) is None
+
+
+def test_only_regular_files_are_read(workshop: Workshop, page: Kernel) -> None:
+    """/dev/zero has no end."""
+    spoil(page, "inputs", f"{'0' * 64} /dev/zero")
+    assert said(workshop, page).startswith("stale: /dev/zero, which it was compiled from, is gone")
+
+
 def test_a_changed_header_is_named_with_both_hashes(workshop: Workshop, page: Kernel) -> None:
     (workshop.include / "common.h").write_text("inline int common() { return 2; }\n")
     judged = workshop.verdict(page)

@@ -90,6 +90,33 @@ def test_healing_one_cache_does_not_disturb_the_other(workshop: Workshop, store:
     assert {path.name: path.stat().st_mtime_ns for path in first.build_dir.glob("*.o")} == before
 
 
+def in_both(workshop: Workshop) -> list[str]:
+    """Build the kernel in the cache of one FlashInfer and in that of another; the outcomes."""
+    outcomes = []
+    for workshop.version in ("0.7.2.post1", "0.8.0"):
+        outcomes.append(workshop.build(workshop.kernel()).outcome)
+        assert workshop.ninja_would_run(workshop.kernel()) == ""
+    return outcomes
+
+
+def test_two_caches_over_one_store_come_to_rest(workshop: Workshop, store: Store) -> None:
+    """Healing one of them must not change what the other has proven."""
+    assert in_both(workshop) == ["compiled", "adopted"]
+    assert os.access(workshop.kernel().library, os.X_OK)
+    assert in_both(workshop) == ["fresh", "fresh"]
+
+
+def test_caches_that_share_a_file_part_when_one_is_healed(workshop: Workshop, store: Store) -> None:
+    """As an earlier fitasks left them."""
+    in_both(workshop)
+    library = workshop.kernel().library
+    library.unlink()
+    (stored,) = store.root.glob("page/*/page.so")
+    library.hardlink_to(stored)
+    assert in_both(workshop) == ["fresh", "healed"]
+    assert in_both(workshop) == ["fresh", "fresh"]
+
+
 @pytest.mark.parametrize("suffix", [".so", ".o"])
 def test_a_damaged_stored_file_is_not_adopted(workshop: Workshop, store: Store, suffix: str) -> None:
     kernel = workshop.kernel()

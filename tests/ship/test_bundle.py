@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import io
+import json
 import os
 import shutil
 import signal
+import struct
 import subprocess
 import sys
 import tarfile
@@ -16,11 +19,18 @@ import pytest
 from filelock import FileLock
 
 from fitasks.build import receipt as receipts
+from fitasks.build import scratch
+from fitasks.build.clear import Incomplete, clear_incomplete
+from fitasks.build.ninja import DEPS
+from fitasks.build.receipt import Output
 from fitasks.build.store import Store
 from fitasks.errors import FitasksError, KernelFailure
+from fitasks.files import sha256_file
+from fitasks.ship.arriving import Arrival
 from fitasks.ship.bundle import bundle
 from fitasks.ship.staging import staging
-from fitasks.ship.unbundle import Arrival, unbundle
+from fitasks.ship.unbundle import unbundle
+from fitasks.ui.bundles import unbundled_lines
 from tests.ship.conftest import Place, snapshot
 
 ROOT = str(Path(__file__).parent.parent.parent)
@@ -100,6 +110,29 @@ def test_a_changed_stamp_is_no_obstacle(here: Place, tmp_path: Path) -> None:
     assert bundle(here.session, tmp_path / "bundle").kernels == ("page", "rope")
 
 
+def test_wrong_timestamps_are_put_right_first(here: Place, tmp_path: Path) -> None:
+    later = time.time_ns() + 10**9
+    os.utime(here.workshop.include / "common.h", ns=(later, later))
+    os.utime(here.kernels[0].library, ns=(later, later))
+    assert [here.session.judge(kernel).verdict for kernel in here.kernels] == ["heal", "heal"]
+    assert bundle(here.session, tmp_path / "bundle").left_out == ()
+    assert here.state() == {"page": FRESH, "rope": FRESH}
+    empty(here)
+    assert went(here, tmp_path / "bundle") == {"page": "cache", "rope": "cache"}
+    assert here.state() == {"page": FRESH, "rope": FRESH}
+
+
+def test_a_kernel_whose_sources_are_missing_is_left_out(here: Place, tmp_path: Path) -> None:
+    session, page = here.session, here.kernels[0]
+    page.sources[0].unlink()
+    done = bundle(session, tmp_path / "bundle")
+    assert done.kernels == ("rope",)
+    assert done.left_out[0][1] == (
+        "generated source {CACHE}/generated/page/page_0.cpp is missing and will be generated again, "
+        "which can't be put right: No such file or directory"
+    )
+
+
 def test_without_a_fresh_kernel_there_is_no_bundle(here: Place, tmp_path: Path) -> None:
     for kernel in here.kernels:
         receipts.path_of(kernel).unlink()
@@ -131,6 +164,44 @@ def test_a_place_that_cannot_be_written_is_named(here: Place, tmp_path: Path) ->
     with pytest.raises(FitasksError) as caught:
         bundle(here.session, tmp_path / "file" / "bundle")
     assert str(caught.value) == f"{tmp_path / 'file'}: File exists; no bundle was written"
+
+
+def test_a_directory_is_no_name_for_a_bundle(here: Place, tmp_path: Path) -> None:
+    with pytest.raises(FitasksError) as caught:
+        bundle(here.session, tmp_path)
+    assert str(caught.value) == f"{tmp_path} is a directory\n  remedy: doit bundle {tmp_path / 'kernels.tar.gz'}"
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [("o.tar.zst", ".zst"), ("o.TAR.XZ", ".XZ"), ("o.tzst", ".tzst"), ("o.tar", ".tar"), ("o.zip", ".zip")],
+)
+def test_a_name_that_promises_another_format(here: Place, tmp_path: Path, name: str, kind: str) -> None:
+    with pytest.raises(FitasksError) as caught:
+        bundle(here.session, tmp_path / name)
+    good = tmp_path / "o.tar.gz"
+    assert str(caught.value) == (
+        f"{tmp_path / name}: a bundle is tar in gzip, its name says {kind}\n  remedy: doit bundle {good}"
+    )
+    assert not (tmp_path / name).exists()
+
+
+def test_an_error_names_the_file_that_was_asked_for(here: Place) -> None:
+    with pytest.raises(FitasksError) as caught:
+        bundle(here.session, Path("/proc/kernels.tar.gz"))
+    assert str(caught.value) == "/proc/kernels.tar.gz: No such file or directory; no bundle was written"
+
+
+def test_what_a_killed_bundle_left_is_swept(here: Place, tmp_path: Path) -> None:
+    old, new, held = (tmp_path / f".fitasks-bundle-{name}.tmp" for name in ("old", "new", "held"))
+    for path in (old, new, held):
+        path.write_text("")
+    for path in (old, held):
+        os.utime(path, (1, 1))
+    with held.open() as stream:
+        assert scratch.lock(stream.fileno())
+        bundle(here.session, tmp_path / "bundle")
+    assert [path.exists() for path in (old, new, held)] == [False, True, True]
 
 
 def test_to_the_same_path_and_ninja_has_no_work(here: Place, packed: Path) -> None:
@@ -181,6 +252,70 @@ def test_a_kernel_that_nobody_plans_here_comes_too(here: Place, packed: Path) ->
     notes = {arrival.module: arrival.note for arrival in unbundle(here.session, packed).arrivals}
     assert notes == {"page": "", "rope": "kernels.yaml here doesn't name it"}
     here.names = ("page", "rope")
+    assert here.state() == {"page": FRESH, "rope": FRESH}
+
+
+def test_a_fresh_module_is_not_replaced_by_one_that_is_stale_here(here: Place, packed: Path) -> None:
+    header = here.workshop.include / "page_1.h"
+    header.write_text("inline int own_1() { return 11; }\n")
+    assert here.build() == ["compiled", "fresh"]
+    before = here.kernels[0].library.read_bytes()
+    done = unbundle(here.session, packed)
+    page, rope = done.arrivals
+    assert (page.went, page.usable, rope.went) == ("kept", True, "kept")
+    begin = "the one here is fresh and stays, the bundle's would not be: {FLASHINFER}/include/page_1.h changed ("
+    assert page.note.startswith(begin)
+    assert done.unusable == ()
+    assert here.kernels[0].library.read_bytes() == before
+    assert here.state() == {"page": FRESH, "rope": FRESH}
+
+
+def test_where_neither_is_fresh_the_bundles_comes_and_is_said_to_be_of_no_use(here: Place, packed: Path) -> None:
+    (here.workshop.include / "page_1.h").write_text("inline int own_1() { return 11; }\n")
+    here.kernels[0].library.unlink()
+    done = unbundle(here.session, packed)
+    assert [arrival.module for arrival in done.unusable] == ["page"]
+    assert list(unbundled_lines(done))[1:] == [
+        "1 kernel there already",
+        (
+            f"1 kernel of no use here as built: doit compiles, or doit unbundle --wheel {packed} makes a package "
+            "that needs neither compiler nor these paths"
+        ),
+    ]
+
+
+def test_what_is_there_already_is_healed_as_well(here: Place, packed: Path) -> None:
+    later = time.time_ns() + 10**9
+    for header in here.workshop.include.iterdir():
+        os.utime(header, ns=(later, later))
+    assert [here.session.judge(kernel).verdict for kernel in here.kernels] == ["heal", "heal"]
+    assert went(here, packed) == {"page": "kept", "rope": "kept"}
+    assert here.state() == {"page": FRESH, "rope": FRESH}
+
+
+@pytest.mark.parametrize(
+    "records",
+    [
+        struct.pack("<I", 0x80000000),
+        struct.pack("<I4s", 0x80000004, b"\0" * 4),
+        struct.pack("<Iiqi", 0x80000010, -9, 1, 0),
+        struct.pack("<I7sI", 11, b"/a\0b/c\0", 0xFFFFFFFF) + struct.pack("<Iiqi", 0x80000010, 0, 1, 0),
+    ],
+)
+def test_a_log_of_ninjas_that_is_none_ends_no_run(here: Place, tmp_path: Path, records: bytes) -> None:
+    """Consistent with its receipt, and of another time, so that it is read to be put right."""
+    page = here.kernels[0]
+    (page.build_dir / DEPS).write_bytes(b"# ninjadeps\n" + struct.pack("<i", 4) + records)
+    receipt = receipts.read(page)
+    assert receipt
+    stat = (page.build_dir / DEPS).stat()
+    output = Output(sha256_file(page.build_dir / DEPS), stat.st_size, stat.st_mtime_ns)
+    receipts.write(page, replace(receipt, outputs=receipt.outputs | {DEPS: output}))
+    bundle(here.session, tmp_path / "bundle")
+    empty(here)
+    later = time.time_ns() + 10**9
+    os.utime(here.workshop.include / "common.h", ns=(later, later))
+    assert went(here, tmp_path / "bundle") == {"page": "cache", "rope": "cache"}
     assert here.state() == {"page": FRESH, "rope": FRESH}
 
 
@@ -269,10 +404,56 @@ def test_plain_tar_gives_a_cache_that_ninja_accepts(here: Place, tmp_path: Path)
 
 
 def test_what_a_killed_unbundle_left_is_swept(here: Place, packed: Path) -> None:
-    left = here.workshop.workspace.parent / ".fitasks-unbundle-x" / "90a"
-    left.mkdir(parents=True)
-    unbundle(here.session, packed)
-    assert not left.parent.exists()
+    """Also where this one doesn't unpack: beside the store."""
+    session = here.session
+    places = (here.workshop.workspace.parent, session.store.root.parent)
+    left = [place / ".fitasks-unbundle-x" / "90a" for place in places]
+    for path in left:
+        path.mkdir(parents=True)
+    unbundle(session, packed)
+    assert not any(path.parent.exists() for path in left)
+
+
+def test_clear_incomplete_sweeps_too_but_not_under_somebodys_hands(here: Place) -> None:
+    beside = here.workshop.workspace.parent
+    left = beside / ".fitasks-unbundle-x"
+    left.mkdir()
+    (left / "file").write_text("1234")
+    with scratch.alone(beside):
+        assert clear_incomplete(beside.parent) == []
+    assert clear_incomplete(beside.parent) == [Incomplete(left, 4, locked=False)]
+    assert not left.exists()
+
+
+def add_sets(packed: Path, *architectures: str) -> None:
+    """The same bundle as if these sets had been planned as well."""
+    with tarfile.open(packed) as archive:
+        members = [(member, archive.extractfile(member).read()) for member in archive]  # type: ignore[union-attr]
+    said, ours = json.loads(members[0][1]), members[1:]
+    for name in architectures:
+        said["workspaces"][name] = f"/elsewhere/{name}"
+        said["files"] |= {f"{name}{path[3:]}": entry for path, entry in said["files"].items() if path[:3] == "90a"}
+        members += [(member.replace(name=name + member.name[3:]), data) for member, data in ours]
+    manifest = json.dumps(said).encode()
+    members[0][0].size = len(manifest)
+    with tarfile.open(packed, "w:gz", format=tarfile.GNU_FORMAT) as archive:
+        for member, data in [(members[0][0], manifest), *members[1:]]:
+            archive.addfile(member, io.BytesIO(data))
+
+
+def test_of_several_architecture_sets_the_planned_ones_are_taken(here: Place, packed: Path) -> None:
+    add_sets(packed, "80", "80_90a")
+    empty(here)
+    done = unbundle(here.session, packed)
+    assert [(arrival.architecture, arrival.went) for arrival in done.arrivals] == [("90a", "cache"), ("90a", "cache")]
+    assert (done.left, done.moved, done.files) == ({"80": 2, "80_90a": 2}, (), 18)
+    assert list(unbundled_lines(done)) == [
+        "left in it  2 kernels for 80, which is no target of kernels.yaml here",
+        "left in it  2 kernels for 80_90a, which is no target of kernels.yaml here",
+        "2 kernels into FlashInfer's cache",
+    ]
+    assert sorted(path.name for path in here.workshop.workspace.parent.iterdir()) == ["90a"]
+    assert here.state() == {"page": FRESH, "rope": FRESH}
 
 
 KILLED = """

@@ -8,6 +8,8 @@ import hashlib
 import io
 import json
 import os
+import shutil
+import subprocess
 import tarfile
 import zlib
 from pathlib import Path
@@ -19,8 +21,9 @@ from fitasks.build import receipt as receipts
 from fitasks.build.ninja import find_ninja
 from fitasks.build.pool import Pool
 from fitasks.cuda.probe import ProbeMemo
+from fitasks.ship.archive import _lay
 from fitasks.ship.bundle import bundle
-from fitasks.ship.manifest import LIMIT, Refused
+from fitasks.ship.manifest import LIMIT, Entry, Refused
 from fitasks.ship.unbundle import unbundle
 from tests.conftest import _environment
 from tests.ship.conftest import Place, snapshot
@@ -33,6 +36,7 @@ if TYPE_CHECKING:
 
 SO = "90a/cached_ops/page/page.so"
 RECEIPT = "90a/cached_ops/page/fitasks-receipt.json"
+REPACKED = " | take the file as doit bundle wrote it, not one that was packed again from its files"
 
 
 @pytest.fixture(scope="module")
@@ -155,6 +159,14 @@ def test_the_good_one_is_taken(place: Place, good: Path, bad: Path) -> None:
         ("flashinfer", 7, "its manifest says nothing usable of flashinfer"),
         ("workspaces", {"../x": "/"}, "its manifest says nothing usable of workspaces"),
         ("workspaces", None, "its manifest says nothing usable of workspaces"),
+        ("workspaces", {}, "its manifest says nothing usable of workspaces"),
+        ("workspaces", {"90a": "/x\x1b[2J"}, "its manifest says nothing usable of workspaces"),
+        ("glibc", "2." + "9" * 5000, "its manifest says nothing usable of glibc"),
+        ("glibc", "two", "its manifest says nothing usable of glibc"),
+        ("flashinfer", "0.7\n0.8", "its manifest says nothing usable of flashinfer"),
+        ("platform", "\x1b]0;x\x07", "its manifest says nothing usable of platform"),
+        ("cuda_home", "\ud800", "its manifest says nothing usable of cuda_home"),
+        ("ninja", "1" * 5000, "its manifest says nothing usable of ninja"),
         ("files", [], "its manifest says nothing usable of files"),
         ("files", {}, f"'{SO[:20]}.ninja_deps' is in it but not in its manifest"),
     ],
@@ -227,7 +239,7 @@ def test_no_bundle_at_all(place: Place, bad: Path) -> None:
     bad.write_text("kernels\n")
     assert refused(place, bad) == "it is no bundle, or damaged: Not a gzipped file (b'ke')"
     pack(bad, [plain("page.so", b"x")])
-    assert refused(place, bad) == "its first member is not manifest.json"
+    assert refused(place, bad) == f"its first member is not manifest.json{REPACKED}"
     bad.write_bytes(gzip.compress(b"kernels\n" * 200))
     assert refused(place, bad) == "it is damaged or cut short: invalid header"
 
@@ -246,6 +258,10 @@ def test_no_bundle_at_all(place: Place, bad: Path) -> None:
         ("90a/cached_ops/page//x", "which is no plain path"),
         ("90a/cached_ops/page/x\n", "which is no plain path"),
         ("90a/cached_ops/page/\x1b[31m", "which is no plain path"),
+        ("90a/cached_ops/page/\ud800", "which is no plain path"),
+        (f"90a/cached_ops/page/{'é' * 128}", "which is too long a name"),
+        (f"90a/cached_ops/page/{'x/' * 600}x", "which is too long a name"),
+        (f"{SO}/x", "which is below a file"),
     ],
 )
 def test_a_manifest_with_a_path_that_leads_elsewhere(
@@ -253,7 +269,7 @@ def test_a_manifest_with_a_path_that_leads_elsewhere(
 ) -> None:
     entry = {"sha256": "0" * 64, "size": 1, "mtime_ns": 1}
     pack_it = with_manifest(good, bad, lambda said: said["files"].update({path: entry}))
-    assert refused(place, pack_it) == f"its manifest names {path!r}, {problem}"
+    assert refused(place, pack_it) == f"its manifest names {path!r:.300}, {problem}"
 
 
 @pytest.mark.parametrize("name", ["../../../x", "/tmp/x", "90a/cached_ops/page/more.o", "90a/cached_ops/page/../x"])
@@ -293,7 +309,7 @@ def test_links_devices_and_fifos(place: Place, good: Path, bad: Path, kind: byte
     special = tarfile.TarInfo(SO)
     special.type, special.linkname = kind, "/etc/passwd"
     pack(bad, [(special, b"") if member.name == SO else (member, data) for member, data in members_of(good)])
-    assert refused(place, bad) == f"'{SO}' in it is {called}"
+    assert refused(place, bad).removesuffix(REPACKED) == f"'{SO}' in it is {called}"
 
 
 @pytest.mark.parametrize("kind", [tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK])
@@ -310,7 +326,7 @@ def test_an_extended_header_is_not_read_into_memory(place: Place, good: Path, ba
         stream.write(bomb.tobuf(tarfile.GNU_FORMAT))
         for _ in range(200):
             stream.write(b"\0" * (1 << 20))
-    assert refused(place, bad) == f"'bomb' in it is a member of type {kind.decode()!r}"
+    assert refused(place, bad).removesuffix(REPACKED) == f"'bomb' in it is a member of type {kind.decode()!r}"
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 50 << 10  # kilobytes
 
 
@@ -392,6 +408,9 @@ def test_a_receipt_that_leads_elsewhere(place: Place, good: Path, bad: Path) -> 
     for name in ("../../x", "/etc/passwd", "page_9.o"):
         pack_it = with_receipt(good, bad, lambda said, name=name: said["outputs"].update({name: output}))
         assert refused(place, pack_it) == f"{problem} is not about the file {name!r} that the bundle holds"
+    assert refused(place, with_receipt(good, bad, lambda said: said["outputs"].pop(".ninja_log"))) == (
+        f"{problem} knows nothing of ninja's logs"
+    )
     pack_it = with_receipt(good, bad, lambda said: said.update(fingerprint="../../../x"))
     other = "has another fingerprint than what it says of commands, toolchain and inputs"
     assert refused(place, pack_it) == f"{problem} {other}"
@@ -399,15 +418,147 @@ def test_a_receipt_that_leads_elsewhere(place: Place, good: Path, bad: Path) -> 
     assert refused(place, pack_it) == f"{problem} {other}"
 
 
-def test_a_receipt_with_a_root_that_nobody_knows(place: Place, good: Path, bad: Path) -> None:
-    def edit(said: dict[str, Any]) -> None:
-        line = f"{'0' * 64} {{ELSEWHERE}}/x.h"
-        said["inputs"] += f"\n{line}"
-        said["fingerprint"] = receipts.fingerprint(said["commands"], said["toolchain"], said["inputs"])
+def sealed(said: dict[str, Any], **fields: object) -> None:
+    """Change a receipt, and its fingerprint with it."""
+    said |= fields
+    said["fingerprint"] = receipts.fingerprint(said["commands"], said["toolchain"], said["inputs"])
 
-    assert refused(place, with_receipt(good, bad, edit)) == (
-        f"the receipt of 90a/cached_ops/page has an input that means nothing here: '{'0' * 64} {{ELSEWHERE}}/x.h'"
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "{ELSEWHERE}/x.h",
+        "{CACHE}/generated/../../x.h",
+        "{CACHE}/generated/page/..",
+        "/usr//include/x.h",
+        "/usr/./x.h",
+        "/usr/include/",
+        "/",
+        "x.h",
+        "{SITE}x.h",
+        "/x\x1b[31m",
+    ],
+)
+def test_a_receipt_with_an_input_that_leads_elsewhere(place: Place, good: Path, bad: Path, path: str) -> None:
+    line = f"{'0' * 64} {path}"
+    pack_it = with_receipt(good, bad, lambda said: sealed(said, inputs=f"{said['inputs']}\n{line}"))
+    assert refused(place, pack_it) == (
+        f"the receipt of 90a/cached_ops/page has an input that means nothing here: {line!r}"
     )
+
+
+@pytest.mark.parametrize("path", ["/dev/zero", "{SITE}/nowhere.h", "{PYTHON}/Python.h", "/dev/stdin"])
+def test_an_input_that_cannot_be_read_here_is_no_obstacle(place: Place, good: Path, bad: Path, path: str) -> None:
+    """No root, no regular file: it is gone, and that is said."""
+    line = f"{'0' * 64} {path}"
+    pack_it = with_receipt(good, bad, lambda said: sealed(said, inputs=f"{said['inputs']}\n{line}"))
+    (arrival,) = unbundle(place.session, pack_it).arrivals
+    assert arrival.note == f"{path}, which it was compiled from, is gone"
+    assert not arrival.usable
+    assert place.workshop.verdict(place.kernels[0]).verdict == "stale"
+    receipts.path_of(place.kernels[0]).unlink()
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"toolchain": None},
+        {"toolchain": {"nvcc": 13}},
+        {"sealed_ns": "now"},
+        {"sealed_ns": None},
+        {"commands": 7},
+        {"commands": "\ud800"},
+        {"inputs": ["x"]},
+        {"stamp": 1.5},
+        {"notes": {"adopted_from": ["x"]}},
+    ],
+)
+def test_a_receipt_with_a_field_of_another_type(place: Place, good: Path, bad: Path, fields: dict[str, object]) -> None:
+    pack_it = with_receipt(good, bad, lambda said: said.update(fields))
+    assert refused(place, pack_it) == "90a/cached_ops/page has no receipt that this fitasks can read"
+
+
+@pytest.mark.parametrize("fields", [{"ninja": "1.13\x1b[2J"}, {"notes": {"adopted_from": "a\nb"}}, {"built": "\x9b1m"}])
+def test_a_receipt_that_would_speak_to_the_terminal(
+    place: Place, good: Path, bad: Path, fields: dict[str, Any]
+) -> None:
+    odd = next(iter(fields.values()))
+    odd = odd["adopted_from"] if isinstance(odd, dict) else odd
+    pack_it = with_receipt(good, bad, lambda said: said.update(fields))
+    assert refused(place, pack_it) == f"the receipt of 90a/cached_ops/page says what can't be shown: {odd!r}"
+    pack_it = with_receipt(good, bad, lambda said: sealed(said, toolchain={"nvcc": "\x07"}))
+    assert refused(place, pack_it) == "the receipt of 90a/cached_ops/page says what can't be shown: '\\x07'"
+
+
+def with_another_file(good: Path, bad: Path, name: str, data: bytes = b"x") -> Path:
+    members = members_of(good)
+    said = json.loads(members[0][1])
+    said["files"][name] = {"sha256": hashlib.sha256(data).hexdigest(), "size": len(data), "mtime_ns": 1}
+    return pack(bad, [plain("manifest.json", json.dumps(said).encode()), *members[1:], plain(name, data)])
+
+
+@pytest.mark.parametrize("name", ["evil.sh", "fitasks-begun.json", "page_9.o", "more/page.o"])
+def test_a_file_that_no_receipt_knows(place: Place, good: Path, bad: Path, name: str) -> None:
+    pack_it = with_another_file(good, bad, f"90a/cached_ops/page/{name}")
+    assert refused(place, pack_it) == f"the receipt of 90a/cached_ops/page knows nothing of the file {name!r} beside it"
+
+
+def test_an_output_that_no_build_makes(place: Place, good: Path, bad: Path) -> None:
+    other = with_another_file(good, bad, "90a/cached_ops/page/evil.sh")
+    output = {"sha256": hashlib.sha256(b"x").hexdigest(), "size": 1, "mtime_ns": 1}
+    pack_it = with_receipt(other, bad.with_name("worse"), lambda said: said["outputs"].update({"evil.sh": output}))
+    assert refused(place, pack_it) == (
+        "the receipt of 90a/cached_ops/page has 'evil.sh' as an output, which no build makes"
+    )
+
+
+def test_a_generated_source_that_the_kernel_was_not_made_from(place: Place, good: Path, bad: Path) -> None:
+    pack_it = with_file(good, bad, "90a/generated/page/page_0.cpp", b"int other;\n")
+    assert refused(place, pack_it) == (
+        "the receipt of 90a/cached_ops/page is not about the source 'page/page_0.cpp' that the bundle holds"
+    )
+
+
+def test_generated_files_that_no_receipt_knows_stay_in_the_bundle(place: Place, good: Path, bad: Path) -> None:
+    unbundle(place.session, with_another_file(good, bad, "90a/generated/page/more.h"))
+    assert not (place.workshop.workspace / "generated" / "page" / "more.h").exists()
+    receipts.path_of(place.kernels[0]).unlink()
+
+
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        ("zstd -q --stdout", "compressed with zstd; a bundle is tar in gzip | zstd -dc {} | gzip > kernels.tar.gz"),
+        ("xz --stdout", "compressed with xz; a bundle is tar in gzip | xz -dc {} | gzip > kernels.tar.gz"),
+        ("bzip2 --stdout", "compressed with bzip2; a bundle is tar in gzip | bzip2 -dc {} | gzip > kernels.tar.gz"),
+        ("cat", "not compressed; a bundle is tar in gzip | gzip {}"),
+    ],
+)
+def test_another_compression(place: Place, good: Path, bad: Path, command: str, said: str) -> None:
+    words = command.split()
+    plain_tar = gzip.decompress(good.read_bytes())
+    if shutil.which(words[0]):
+        bad.write_bytes(subprocess.run(words, input=plain_tar, capture_output=True, check=True).stdout)
+    else:
+        bad.write_bytes({"zstd": b"\x28\xb5\x2f\xfd", "xz": b"\xfd7zXZ\0", "bzip2": b"BZh9"}[words[0]])
+    assert refused(place, bad) == f"it is {said.format(bad)}"
+
+
+def test_packed_again_with_tar(place: Place, good: Path, bad: Path, tmp_path: Path) -> None:
+    """Its directories, and files in another order."""
+    unpacked = tmp_path / "unpacked"
+    unpacked.mkdir()
+    subprocess.run(["tar", "-xzf", good, "-C", unpacked], check=True)
+    subprocess.run(["tar", "-czf", bad, "-C", unpacked, "."], check=True)
+    assert refused(place, bad) == f"'.' in it is a directory{REPACKED}"
+
+
+def test_names_that_this_file_system_does_not_take(tmp_path: Path) -> None:
+    """Those that the manifest's own rules let pass, where one file is in the way of another."""
+    (tmp_path / "90a").write_text("")
+    with pytest.raises(Refused) as caught:
+        _lay(io.BytesIO(b""), tmp_path, "90a/x", Entry("0" * 64, 0, 1))
+    assert str(caught.value) == "'90a/x' in it can't be a file here: File exists"
 
 
 def test_a_receipt_of_another_fitasks(place: Place, good: Path, bad: Path) -> None:
@@ -432,4 +583,4 @@ def test_pax_archives_are_of_no_use(place: Place, good: Path, bad: Path) -> None
     """Somebody who packs an unpacked bundle again gets Python's default format only where a name needs it."""
     members = [(member, data) for member, data in members_of(good)]
     members[1][0].mtime = 1.5
-    assert refused(place, pack(bad, members, tarfile.PAX_FORMAT)).endswith("is a member of type 'x'")
+    assert refused(place, pack(bad, members, tarfile.PAX_FORMAT)).endswith(f"is a member of type 'x'{REPACKED}")

@@ -1,0 +1,63 @@
+"""What is unpacked or written beside its destination, and how what a killed run left is told from what is in use."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import shutil
+import time
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+UNPACKED = ".fitasks-unbundle-"  # directories, in one that is locked while they are in use
+WRITTEN = ".fitasks-bundle-"  # files, each locked while it is written
+_YOUNG = 60.0  # seconds: a file that was made just now may not be locked yet
+
+
+@contextlib.contextmanager
+def alone(directory: Path) -> Iterator[bool]:
+    """Whether nobody else unpacks in `directory` meanwhile. Raises OSError."""
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        yield lock(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def lock(descriptor: int) -> bool:
+    """Take the lock of an open file or directory, until it is closed; False where another process has it."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+@contextlib.contextmanager
+def abandoned(directory: Path) -> Iterator[list[Path]]:
+    """What killed runs unpacked in `directory`; nobody begins to meanwhile. Empty where somebody is at work."""
+    with contextlib.ExitStack() as stack:
+        ours = False
+        with contextlib.suppress(OSError):
+            ours = stack.enter_context(alone(directory))
+        yield sorted(directory.glob(f"{UNPACKED}*")) if ours else []
+
+
+def sweep(directory: Path) -> None:
+    """Remove what killed runs left in `directory`."""
+    with abandoned(directory) as left:
+        for path in left:
+            shutil.rmtree(path, ignore_errors=True)
+    for path in directory.glob(f"{WRITTEN}*"):
+        with contextlib.suppress(OSError):
+            _remove_unlocked(path)
+
+
+def _remove_unlocked(path: Path) -> None:
+    with path.open("rb") as stream:
+        if time.time() - path.stat().st_mtime > _YOUNG and lock(stream.fileno()):
+            path.unlink()

@@ -1,0 +1,95 @@
+"""Writing a bundle's archive: tar in gzip, complete under a temporary name before it gets its own."""
+
+from __future__ import annotations
+
+import contextlib
+import gzip
+import hashlib
+import io
+import os
+import tarfile
+import tempfile
+from pathlib import Path
+from typing import IO, TYPE_CHECKING
+
+from fitasks.build import scratch
+from fitasks.errors import FitasksError
+from fitasks.ship import manifest as manifests
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from fitasks.ship.manifest import Entry, Manifest
+
+
+def write(path: Path, manifest: Manifest, sources: dict[str, Path]) -> int:
+    """Write the archive of a manifest and its files; its size. Raises OSError, FitasksError where a file changed."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    scratch.sweep(path.parent)
+    descriptor, temporary = _temporary(path)
+    try:
+        with os.fdopen(descriptor, "wb") as stream:
+            with contextlib.suppress(OSError):  # a file system without locks
+                scratch.lock(descriptor)
+            with _compressed(stream) as tar:
+                text = manifests.to_json(manifest)
+                tar.addfile(_member(manifests.NAME, len(text), 0), io.BytesIO(text))
+                for name, entry in manifest.files.items():
+                    _add(tar, name, sources[name], entry)
+            stream.flush()
+            os.fsync(descriptor)
+            Path(temporary).chmod(0o644)
+            Path(temporary).replace(path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            Path(temporary).unlink()
+        raise
+    return path.stat().st_size
+
+
+def _temporary(path: Path) -> tuple[int, str]:
+    """As mkstemp, but an error is about the file that was asked for."""
+    try:
+        return tempfile.mkstemp(prefix=scratch.WRITTEN, suffix=".tmp", dir=path.parent)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from None
+
+
+@contextlib.contextmanager
+def _compressed(stream: IO[bytes]) -> Iterator[tarfile.TarFile]:
+    """Without file name and time in gzip's header, which would make equal bundles differ."""
+    with (
+        gzip.GzipFile(filename="", mode="wb", compresslevel=6, fileobj=stream, mtime=0) as packed,
+        tarfile.open(fileobj=packed, mode="w|", format=tarfile.GNU_FORMAT) as tar,
+    ):
+        yield tar
+
+
+def _add(tar: tarfile.TarFile, name: str, source: Path, entry: Entry) -> None:
+    with source.open("rb") as stream:
+        reader = _Hashing(stream)
+        tar.addfile(_member(name, entry.size, entry.mtime_ns // 10**9), reader)
+    if reader.digest.hexdigest() != entry.sha256:
+        raise FitasksError(
+            f"{source} changed while it was bundled; no bundle was written", remedy="run doit, then doit bundle"
+        )
+
+
+def _member(name: str, size: int, mtime: int) -> tarfile.TarInfo:
+    member = tarfile.TarInfo(name)
+    member.size, member.mtime = size, mtime
+    member.mode = 0o755 if name.endswith(".so") else 0o644
+    return member
+
+
+class _Hashing:
+    """A file that hashes what is read of it."""
+
+    def __init__(self, stream: IO[bytes]) -> None:
+        self._stream = stream
+        self.digest = hashlib.sha256()
+
+    def read(self, count: int = -1) -> bytes:
+        data = self._stream.read(count)
+        self.digest.update(data)
+        return data

@@ -1,0 +1,112 @@
+"""`doit unbundle --wheel`: the kernels of a bundle as the package that `doit wheel` makes of this machine's own.
+
+FlashInfer loads such a package whatever the paths, compilers and headers are here. So none of them is asked for: there
+may be no plan, because there is no toolkit. Everything in the bundle is proven as if it were to be unbundled.
+"""
+
+from __future__ import annotations
+
+import sysconfig
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from fitasks.build.contents import Contents
+from fitasks.build.freshness import Judge
+from fitasks.build.reasons import Judgement
+from fitasks.build.roots import Roots
+from fitasks.cuda.elf import is_shared_object
+from fitasks.cuda.toolkit import Toolkit
+from fitasks.plan.kernel import Kernel
+from fitasks.plan.plan import Plan, configuration
+from fitasks.plan.server import find_server
+from fitasks.session import Session
+from fitasks.ship.archive import opened
+from fitasks.ship.arrival import proven, refuse_foreign, refuse_too_large
+from fitasks.ship.bundle import NINJA_FILE
+from fitasks.ship.install import obstacle
+from fitasks.ship.manifest import Refused
+from fitasks.ship.staging import staging
+from fitasks.ship.unbundle import refusals
+from fitasks.ship.wheel import Wheel, build_wheel
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from fitasks.plan.server import Server
+    from fitasks.ship.arrival import Module
+    from fitasks.ship.manifest import Manifest
+
+
+@dataclass(frozen=True)
+class Repacked:
+    """A wheel of a bundle's kernels, for all its architecture sets; `obstacle` as of ship/install.py."""
+
+    wheel: Wheel
+    python: Path  # the interpreter that it is for
+    obstacle: str
+
+
+def repack(session: Session, path: Path, directory: Path) -> Repacked:
+    """Write the wheel into `directory`. Raises Refused as `unbundle` does, KernelFailure as `build_wheel` does.
+
+    A bundle for architectures that kernels.yaml doesn't name is taken: FlashInfer chooses among those of a package.
+    """
+    with refusals(path), staging(session.root / ".fitasks") as unpacked:
+        server = find_server(configuration(session.root), session.probe)
+        with opened(path) as archive:
+            manifest = archive.manifest()
+            refuse_foreign(manifest, server.version("flashinfer-python"), sysconfig.get_platform())
+            refuse_too_large(manifest, unpacked)
+            archive.unpack(manifest, unpacked, manifest.workspaces)
+        plan = _plan(session, server, manifest, [_kernel(module) for module in proven(manifest, unpacked)])
+        return Repacked(build_wheel(_session(plan, session.root), directory), server.python, obstacle(plan))
+
+
+class _Proven(Judge):
+    """Of kernels that were compared with their receipts, and of which nothing else can be known here."""
+
+    def judge(self, kernel: Kernel) -> Judgement:  # noqa: ARG002 - each of them
+        return Judgement("fresh")
+
+    def anew(self) -> Judge:
+        return self
+
+
+def _session(plan: Plan, root: Path) -> Session:
+    session = Session(root, _plan=plan)
+    session.judges = {target: _Proven(Roots({}), Contents(root), {}, "", "") for target in plan.facts}
+    return session
+
+
+def _plan(session: Session, server: Server, manifest: Manifest, kernels: Sequence[Kernel]) -> Plan:
+    """What a wheel is made from, of a place where nothing could be planned."""
+    home = Path(manifest.cuda_home)
+    toolkit = Toolkit(home, "bundle", home, "", "", home)
+    sites = [site for site in server.site_packages if (site / "flashinfer").is_dir()]
+    common = {"flashinfer": manifest.flashinfer, "flashinfer_root": str(Path(*sites[:1], "flashinfer"))}
+    facts = {name: common | {"arch": name} for name in manifest.workspaces}
+    config = configuration(session.root)
+    return Plan(config, server, toolkit, (), tuple(kernels), facts, session.root / ".fitasks")
+
+
+def _kernel(module: Module) -> Kernel:
+    """Raises Refused for a library that is none."""
+    library = module.staged / f"{module.name}.so"
+    if is_shared_object(library):
+        raise Refused(f"{library.name!r} in it can't be loaded on this machine")
+    op = module.receipt.generator.rpartition(":gen_")[2].removesuffix("_module")
+    return Kernel(
+        label=f"{module.name}@{module.architecture}",
+        entry="",
+        op=op or module.name,
+        target=module.architecture,
+        place="",
+        given={},
+        name=module.name,
+        generator=module.receipt.generator,
+        build_dir=module.staged,
+        library=library,
+        ninja_file=module.staged / NINJA_FILE,
+        ninja=(module.staged / NINJA_FILE).read_text(errors="replace"),
+    )

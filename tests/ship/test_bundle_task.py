@@ -1,0 +1,58 @@
+"""`doit bundle` and `doit unbundle` as they are called: what they say, and their exit status."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.doit_project import Project
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    pytest.importorskip("flashinfer", exc_type=Exception)
+    made = Project.make(tmp_path_factory.mktemp("bundles"))
+    made.doit()
+    return made
+
+
+@pytest.fixture(scope="module")
+def packed(project: Project) -> Path:
+    path = project.root.parent / "kernels.tar.gz"
+    assert project.doit("bundle", str(path)).startswith(f"{path}: 3 kernels, 21 files, ")
+    return path
+
+
+def test_a_bundle_that_leaves_a_kernel_out_is_written_and_exits_1(project: Project, packed: Path) -> None:
+    project.library("page").unlink()
+    path = packed.with_name("two.tar.gz")
+    lines = project.doit("bundle", str(path), status=1).splitlines()
+    assert lines[0] == "left out  kernel:page: page.so is missing"
+    assert lines[1].startswith(f"{path}: 2 kernels, 14 files, ")
+    assert lines[2:] == ["1 kernel left out"]
+    assert project.doit("unbundle", str(path)) == "2 kernels there already\n"
+    assert project.doit("unbundle", str(packed)) == "2 kernels there already\n1 kernel into FlashInfer's cache\n"
+
+
+def test_kernels_of_no_use_are_counted_and_a_package_is_offered(project: Project, packed: Path, tmp_path: Path) -> None:
+    """Another nvcc, as far as the commands tell."""
+    there = Project.make(tmp_path)
+    assert there.doit("unbundle", str(packed), status=1).splitlines()[-1] == (
+        f"3 kernels of no use here as built: doit compiles, or doit unbundle --wheel {packed} makes a package "
+        "that needs neither compiler nor these paths"
+    )
+    same = {"FLASHINFER_NVCC": project.env["FLASHINFER_NVCC"]}
+    said = there.doit("unbundle", str(packed), **same).splitlines()
+    assert said[-1] == "3 kernels into the store, for the next doit to adopt"
+    assert there.doit(**same).splitlines()[-1].startswith("3 kernels: 3 adopted")
+
+
+def test_where_nothing_can_be_planned_the_package_can_be_made(project: Project, packed: Path, tmp_path: Path) -> None:
+    there = Project.make(tmp_path, "targets: [auto]\nkernels:\n  page:\n")
+    env = {"CUDA_VISIBLE_DEVICES": ""}
+    said = there.doit("unbundle", str(packed), status=2, **env)
+    assert f"or doit unbundle --wheel {packed}, which asks for no toolkit and no GPU" in said
+    lines = there.doit("unbundle", "--wheel", str(packed), **env).splitlines()
+    (wheel,) = (there.root / "dist").iterdir()
+    assert lines[-1].endswith(f" -m pip install dist/{wheel.name}")

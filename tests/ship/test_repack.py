@@ -1,0 +1,107 @@
+"""A bundle's kernels as a package, where nothing can be planned: no toolkit, no compiler, other paths."""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from typing import TYPE_CHECKING
+
+import pytest
+
+from fitasks.errors import EnvironmentProblem, KernelFailure
+from fitasks.session import Session
+from fitasks.ship.bundle import bundle
+from fitasks.ship.manifest import Refused
+from fitasks.ship.repack import repack
+from fitasks.ui.bundles import repacked_lines
+from tests.ship.conftest import Place, snapshot
+from tests.ship.wheelwright import looked_up, module, unpacked
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from fitasks.plan.kernel import Kernel
+    from tests.workshop import Workshop
+
+
+class Coded(Place):
+    """Kernels with machine code."""
+
+    code: tuple[str, ...] = ("sm_90a",)
+
+    @property
+    def kernels(self) -> tuple[Kernel, ...]:
+        return tuple(module(self.workshop, name, self.code) for name in self.names)
+
+
+@pytest.fixture
+def here(workshop: Workshop) -> Coded:
+    place = Coded(workshop)
+    assert place.build() == ["compiled", "compiled"]
+    return place
+
+
+@pytest.fixture
+def packed(here: Coded, tmp_path: Path) -> Path:
+    bundle(here.session, tmp_path / "kernels.tar.gz")
+    return tmp_path / "kernels.tar.gz"
+
+
+@pytest.fixture
+def unplanned(tmp_path: Path) -> Session:
+    """A project on a machine without a toolkit."""
+    root = tmp_path / "project"
+    root.mkdir()
+    (root / "kernels.yaml").write_text('targets: ["8.0"]\nkernels:\n  norm:\n')
+    return Session(root, problem=EnvironmentProblem("no toolkit"))
+
+
+def test_flashinfer_finds_the_modules_of_a_repacked_bundle(
+    here: Coded, packed: Path, unplanned: Session, tmp_path: Path
+) -> None:
+    made = repack(unplanned, packed, tmp_path / "dist")
+    site = unpacked(made.wheel.path, tmp_path / "site")
+    for kernel in here.kernels:
+        inside = site / "fitasks_kernels" / "sm90a" / kernel.name / kernel.library.name
+        assert inside.read_bytes() == kernel.library.read_bytes()
+    assert looked_up("0.7.2.post1", [site], ["page", "norm"], tmp_path / "base") == {
+        "page": "site/fitasks_kernels/sm90a/page/page.so",
+        "norm": "",
+    }
+    lines = list(repacked_lines(made))
+    assert lines[-1] == f"to install it: {made.python} -m pip install {made.wheel.path}"
+    assert [path.name for path in unplanned.root.iterdir()] == ["kernels.yaml"]
+
+
+def test_its_receipts_are_those_of_the_bundle(here: Coded, packed: Path, unplanned: Session, tmp_path: Path) -> None:
+    made = repack(unplanned, packed, tmp_path / "dist")
+    with zipfile.ZipFile(made.wheel.path) as archive:
+        said = json.loads(archive.read("fitasks_kernels/receipts.json"))
+        manifest = json.loads(archive.read("fitasks_kernels/manifest.json"))
+    assert [one["generator"] for one in said["kernels"]] == [kernel.generator for kernel in here.kernels]
+    assert [(one["op"], one["architectures"]) for one in manifest["kernels"]] == [
+        ("page", ["sm90a"]),
+        ("rope", ["sm90a"]),
+    ]
+    assert made.wheel.version.startswith("0.7.2.post1+k")
+
+
+def test_another_flashinfer_gets_none(here: Coded, unplanned: Session, tmp_path: Path) -> None:
+    here.workshop.version = "0.7.1"
+    here.build()
+    bundle(here.session, tmp_path / "other")
+    before = snapshot(tmp_path)
+    with pytest.raises(Refused) as caught:
+        repack(unplanned, tmp_path / "other", tmp_path / "dist")
+    assert "it is for FlashInfer 0.7.1, the server here has 0.7.2.post1; nothing was changed" in str(caught.value)
+    assert snapshot(tmp_path) == before
+
+
+def test_machine_code_is_audited_as_in_any_wheel(here: Coded, unplanned: Session, tmp_path: Path) -> None:
+    here.code, here.names = ("ptx_90",), ("norm",)
+    here.build()
+    bundle(here.session, tmp_path / "other")
+    with pytest.raises(KernelFailure) as caught:
+        repack(unplanned, tmp_path / "other", tmp_path / "dist")
+    assert "kernel:norm@90a: it holds PTX (ptx_90)" in str(caught.value)
+    assert not (tmp_path / "dist").exists()
