@@ -68,7 +68,7 @@ ARG FLASHINFER_VERSION=0.7.2.post1
 # FlashInfer requires ninja, for compiling; what isn't there cannot be used by mistake.
 RUN --mount=type=cache,target=/root/.cache/pip --mount=type=secret,id=pip,target=/etc/pip.conf \
     pip install --quiet "${TORCH}" "flashinfer-python==${FLASHINFER_VERSION}" && pip uninstall --quiet --yes ninja
-COPY --from=builder /src/fitasks/serving/ahead_of_time.py /src/dist/ /opt/fitasks/
+COPY --from=builder /src/fitasks/serving/ahead_of_time.py /src/fitasks/serving/ahead_files.py /src/dist/ /opt/fitasks/
 RUN pip install --quiet --no-index --no-deps /opt/fitasks/*.whl && rm /opt/fitasks/*.whl
 
 USER server
