@@ -11,6 +11,14 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
+class Artefact:
+    """An ahead-of-time module, and those of the target's architectures that it is loaded for: "sm80", "sm90a"."""
+
+    path: Path
+    architectures: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class Kernel:
     """A module of one target, exactly as the installed FlashInfer would build it at run time.
 
@@ -33,7 +41,7 @@ class Kernel:
     ninja_file: Path = Path()
     lock: Path = Path()
     sources: tuple[Path, ...] = ()
-    aot: tuple[Path, ...] = ()  # ahead-of-time artefacts that FlashInfer found when this was planned
+    aot: tuple[Artefact, ...] = ()  # what FlashInfer found ahead of time when this was planned
     ninja: str = ""
     note: str = ""  # what the planner has to say of it, e.g. under which condition a server loads it
     problem: str = ""

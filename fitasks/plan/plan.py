@@ -23,7 +23,7 @@ from fitasks.files import sha256_file, write_atomic
 from fitasks.models.kernels import digests, kernels_of_models
 from fitasks.plan import planner
 from fitasks.plan.expand import kernels_of
-from fitasks.plan.kernel import Kernel
+from fitasks.plan.kernel import Artefact, Kernel
 from fitasks.plan.server import Server, find_server
 
 if TYPE_CHECKING:
@@ -32,9 +32,11 @@ if TYPE_CHECKING:
     from fitasks.cuda.toolkit import Choice, Toolkit
 
 # Of plan.json: raised whenever its meaning changes; a changed shape is noticed by itself.
-VERSION = [1, *(field.name for record in (Kernel, Config, KernelConfig, ModelRequest) for field in fields(record))]
+VERSION = [
+    1,
+    *(field.name for record in (Kernel, Artefact, Config, KernelConfig, ModelRequest) for field in fields(record)),
+]
 _PATHS = ("build_dir", "library", "ninja_file", "lock")
-_PATH_LISTS = ("sources", "aot")
 
 
 @dataclass(frozen=True)
@@ -234,14 +236,14 @@ def _restore_config(data: dict[str, Any]) -> Config:
 
 def _record(kernel: Kernel) -> dict[str, Any]:
     paths = {name: str(getattr(kernel, name)) for name in _PATHS}
-    lists = {name: [str(path) for path in getattr(kernel, name)] for name in _PATH_LISTS}
-    return asdict(kernel) | paths | lists
+    aot = [asdict(found) | {"path": str(found.path)} for found in kernel.aot]
+    return asdict(kernel) | paths | {"sources": list(map(str, kernel.sources)), "aot": aot}
 
 
 def _kernel(record: dict[str, Any]) -> Kernel:
     paths = {name: Path(record[name]) for name in _PATHS}
-    lists = {name: tuple(map(Path, record[name])) for name in _PATH_LISTS}
-    return Kernel(**record | paths | lists)
+    aot = tuple(Artefact(Path(found["path"]), tuple(found["architectures"])) for found in record["aot"])
+    return Kernel(**record | paths | {"sources": tuple(map(Path, record["sources"])), "aot": aot})
 
 
 def _say(text: str, server: Server) -> None:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from fitasks.errors import EnvironmentProblem
 from fitasks.plan.server import find_package
-from fitasks.ship.wheel import DISTRIBUTION, PACKAGE
+from fitasks.ship.package import DISTRIBUTION, PACKAGE
 
 if TYPE_CHECKING:
     from fitasks.plan.plan import Plan

@@ -23,6 +23,7 @@ from packaging.version import Version
 from fitasks.cuda.elf import inspect_library
 from fitasks.files import sha256_text
 from fitasks.ship.collect import Complete, collect
+from fitasks.ship.package import DISTRIBUTION, PACKAGE
 from fitasks.ship.provenance import receipts_text
 from fitasks.ship.tag import platform_tag
 from fitasks.ship.zipped import File, write_zip
@@ -33,8 +34,6 @@ if TYPE_CHECKING:
     from fitasks.plan.plan import Plan
     from fitasks.session import Session
 
-DISTRIBUTION = "fitasks-kernels"
-PACKAGE = "fitasks_kernels"
 _PAYLOAD = Path(__file__).parent / "payload"
 _GROUP = "flashinfer.jit_cache.providers"
 
