@@ -157,6 +157,8 @@ def wheel(json: str) -> None:
     sizes = report(made)
     show_sizes(sizes)
     _print(f"{made.path} ({size(sizes.wheel)})")
+    if not made.stripped:
+        _print("there is no strip (binutils) on PATH: compiled again, the same kernels would give other bytes")
     if why := obstacle(current().plan):
         _print(f"not for this environment: {why}")
     if json:
