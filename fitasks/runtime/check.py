@@ -83,6 +83,8 @@ def _compiled(session: Session, kernel: Kernel, blank: Verdict) -> Verdict:
     if session.plan.server.env.get("FLASHINFER_DISABLE_JIT"):
         reason = "FLASHINFER_DISABLE_JIT is set and there is no ahead-of-time module; caches are not accepted"
         return replace(blank, state="refused", reason=reason)
+    if session.problem:
+        return replace(blank, state="would fail", reason=f"nothing to compile it with: {session.problem.message}")
     if reason := _work(session, kernel):
         return replace(blank, state="would compile", reason=reason)
     trusted = _trusted(session, kernel, blank)
@@ -131,7 +133,7 @@ def _loaded(verdict: Verdict, library: Path) -> Verdict:
 def _another_build(session: Session, kernel: Kernel, module: Module) -> str:
     """What tells an installed module from the kernel that is compiled here; "" where they are the same, or none is."""
     receipt = receipts.read(kernel)
-    if receipt is None:
+    if receipt is None or session.problem:
         return ""
     if receipt.fingerprint != module.fingerprint:
         return "installed from another build than the kernel here: doit install"

@@ -30,6 +30,7 @@ class Report:
 
     file: str
     wheel: int
+    stripped: bool
     kernels: tuple[Size, ...]
     families: tuple[Size, ...]  # by op
     architectures: tuple[Size, ...]
@@ -54,6 +55,7 @@ def report(wheel: Wheel) -> Report:
     return Report(
         wheel.path.name,
         wheel.bytes,
+        wheel.stripped,
         _by(lambda line: line[0], lines),
         _by(lambda line: line[1], lines),
         _by(lambda line: line[2], lines),

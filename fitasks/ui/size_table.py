@@ -30,6 +30,8 @@ def show_sizes(report: Report) -> None:
     for name, official in OFFICIAL.items():
         times = official / report.wheel
         console.print(f"FlashInfer's own package for {name}: {size(official)}, {times:,.0f} times this one")
+    if not report.stripped:
+        console.print("no strip (binutils) on PATH: compiled again, the same kernels would give another wheel")
 
 
 def write_sizes(file: Path, report: Report) -> None:

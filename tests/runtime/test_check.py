@@ -41,7 +41,11 @@ def session(workshop: Workshop, arch: str = "90a", **env: str) -> Any:
     server = replace(plan.server, env=plan.server.env | {"HOME": str(workshop.root / "home")} | env)
     plan = replace(plan, server=server, facts=facts)
     return SimpleNamespace(
-        plan=plan, ninja=workshop.ninja, runtime=SimpleNamespace(loaded=None), judge=workshop.judge().judge
+        plan=plan,
+        problem=None,
+        ninja=workshop.ninja,
+        runtime=SimpleNamespace(loaded=None),
+        judge=workshop.judge().judge,
     )
 
 

@@ -102,7 +102,9 @@ def test_two_compiles_of_the_same_kernel_give_the_same_bytes(workshop: Workshop,
 
     def compiled(directory: str) -> tuple[bytes, Wheel]:
         workshop.build(kernel, force=True)
-        return kernel.library.read_bytes(), Shop(parts=[(workshop, TARGET, "90a")], kernels=[kernel]).wheel(tmp_path / directory)
+        return kernel.library.read_bytes(), Shop(parts=[(workshop, TARGET, "90a")], kernels=[kernel]).wheel(
+            tmp_path / directory
+        )
 
     (first, one), (second, other) = compiled("first"), compiled("second")
     assert first != second
