@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from fitasks.session import Session
 
 _PAYLOAD = Path(__file__).parent / "payload"
+_SPDX = {b"Apache License": "Apache-2.0", b"BSD 3-Clause": "BSD-3-Clause", b"MIT License": "MIT"}
 _GROUP = "flashinfer.jit_cache.providers"
 
 
@@ -171,18 +172,25 @@ def _licences(plan: Plan) -> dict[str, bytes]:
     return {}
 
 
-def _metadata(flashinfer: str, version: str, kernels: tuple[Complete, ...], licences: Iterable[str]) -> str:
+def _metadata(flashinfer: str, version: str, kernels: tuple[Complete, ...], licences: dict[str, bytes]) -> str:
     directories = ", ".join(dict.fromkeys(one.directory for one in kernels))
     lines = [
         "Metadata-Version: 2.4",
         f"Name: {DISTRIBUTION}",
         f"Version: {version}",
         f"Summary: {len(kernels)} kernels of FlashInfer {flashinfer}, compiled ahead of time for {directories}",
-        "License-Expression: Apache-2.0",
+        *_expression(licences.values()),
         *(f"License-File: {name}" for name in licences),
         "Requires-Python: >=3.10",
     ]
     return "\n".join(lines) + "\n"
+
+
+def _expression(texts: Iterable[bytes]) -> list[str]:
+    """Of FlashInfer's own licence and those that its notices name (CUTLASS: BSD, KDA: MIT); no line without texts."""
+    whole = b"\n".join(texts)
+    found = [name for words, name in _SPDX.items() if words in whole]
+    return [f"License-Expression: {' AND '.join(found)}"] if found else []
 
 
 def _wheel(tag: str) -> str:

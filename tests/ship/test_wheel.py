@@ -189,11 +189,23 @@ def test_flashinfers_licence_goes_along(workshop: Workshop, tmp_path: Path) -> N
     licences = tmp_path / "site" / "flashinfer_python-0.7.2.post1.dist-info" / "licenses"
     licences.mkdir(parents=True)
     (licences / "LICENSE").write_text("Apache License\n")
+    (licences / "LICENSE.kda.txt").write_text("MIT License\n")
     wheel = build_wheel(shop(workshop).session(tmp_path / "site"), tmp_path / "dist")
     with zipfile.ZipFile(wheel.path) as archive:
         info = f"fitasks_kernels-{wheel.version}.dist-info"
         assert archive.read(f"{info}/licenses/LICENSE") == b"Apache License\n"
-        assert b"License-File: LICENSE\n" in archive.read(f"{info}/METADATA")
+        metadata = archive.read(f"{info}/METADATA").decode()
+    assert metadata.splitlines()[4:7] == [
+        "License-Expression: Apache-2.0 AND MIT",
+        "License-File: LICENSE",
+        "License-File: LICENSE.kda.txt",
+    ]
+
+
+def test_no_licence_is_made_up(workshop: Workshop, tmp_path: Path) -> None:
+    wheel = shop(workshop).wheel(tmp_path / "dist")
+    with zipfile.ZipFile(wheel.path) as archive:
+        assert b"License" not in archive.read(f"fitasks_kernels-{wheel.version}.dist-info/METADATA")
 
 
 # What is not complete
@@ -318,3 +330,13 @@ def test_sizes_by_kernel_family_and_architecture(
         "sm90": 526_000_000,
         "all architectures": 1_900_000_000,
     }
+
+
+def test_an_sm80_wheel_is_not_compared_with_the_sm90_package(
+    workshop: Workshop, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made = Shop().add(workshop, module(workshop, "page", ("sm_80",)), target="8.0", arch="80")
+    show_sizes(report(made.wheel(tmp_path / "dist")))
+    out = capsys.readouterr().out
+    assert "sm90" not in out
+    assert out.splitlines()[-1].startswith("FlashInfer's own package for all architectures: 1.9 GB, ")
