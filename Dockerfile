@@ -4,6 +4,7 @@
 #   docker build -t server --build-arg KERNELS=kernels.h100.yaml .
 #   docker build --target wheel --output dist .                   only the wheel, for an image that you have already
 #
+# Where kernels.yaml has `models:`, their config.json belong into models/ beside it (config: models/llama/config.json).
 # A package index of your own comes in as a secret, and into no layer: --secret id=pip,src=pip.conf
 # Layers change in the order: torch, toolkit, FlashInfer, fitasks, kernels.yaml. Finished kernels are kept by content in
 # a cache mount, so whatever changed, only kernels that are really different are compiled.
@@ -45,9 +46,11 @@ ENV PATH=/opt/venv/bin:$PATH
 # ---- the kernels, and the wheel that provides them
 FROM toolchain AS builder
 ARG KERNELS=kernels.yaml
+COPY models models
 COPY ${KERNELS} kernels.yaml
 RUN --mount=type=cache,target=/root/.cache/fitasks \
-    make kernels PYTHON=/opt/venv/bin/python && mkdir dist && doit check --json dist/kernels.json && doit wheel
+    make kernels PYTHON=/opt/venv/bin/python && mkdir dist && doit check --json dist/kernels.json && doit wheel \
+ && cd dist && sha256sum *.whl > wheel.sha256
 
 FROM scratch AS wheel
 COPY --from=builder /src/dist/*.whl /
@@ -68,12 +71,16 @@ ARG FLASHINFER_VERSION=0.7.2.post1
 # FlashInfer requires ninja, for compiling; what isn't there cannot be used by mistake.
 RUN --mount=type=cache,target=/root/.cache/pip --mount=type=secret,id=pip,target=/etc/pip.conf \
     pip install --quiet "${TORCH}" "flashinfer-python==${FLASHINFER_VERSION}" && pip uninstall --quiet --yes ninja
-COPY --from=builder /src/fitasks/serving/ahead_of_time.py /src/dist/ /opt/fitasks/
-RUN pip install --quiet --no-index --no-deps /opt/fitasks/*.whl && rm /opt/fitasks/*.whl
+# Not the wheel itself: a copied file stays in its layer. Its hash is copied, so that another wheel costs the next one.
+COPY --from=builder /src/fitasks/serving/ahead_of_time.py /src/fitasks/serving/ahead_files.py \
+     /src/dist/kernels.json /src/dist/wheel.sha256 /opt/fitasks/
+RUN --mount=type=bind,from=builder,source=/src/dist,target=/wheel \
+    cd /wheel && sha256sum --check --quiet /opt/fitasks/wheel.sha256 && pip install --quiet --no-index --no-deps *.whl
 
 USER server
 WORKDIR /home/server
 # Refused at once is better than compiled in a live server.
 ENV FLASHINFER_DISABLE_JIT=1
-# The gate: FlashInfer's own lookup finds every module that the builder compiled, as this user, with what is here.
+# The gate: FlashInfer's own lookup finds every module that the builder compiled, unaltered, and it can be loaded: as
+# this user, with what is here. Of what it needs, only the driver's libcuda may be missing.
 RUN python /opt/fitasks/ahead_of_time.py /opt/fitasks/kernels.json

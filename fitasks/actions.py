@@ -50,10 +50,11 @@ def check(json: str, trace: str) -> None:
     from fitasks.ship.install import notice
     from fitasks.ui.check_table import show_verdicts, write_verdicts
 
-    verdicts = predict_all(current())
-    needed = conditions(current(), verdicts)
+    session = current().asking
+    verdicts = predict_all(session)
+    needed = [] if session.problem else conditions(session, verdicts)
     show_verdicts(verdicts, needed)
-    if told := notice(current().plan):
+    if told := notice(session.plan):
         _print(told)
     if json:
         write_verdicts(Path(json), verdicts, needed)
@@ -67,7 +68,7 @@ def _covers(trace: str) -> bool:
         return True
     from fitasks.ui.trace_table import show_coverage
 
-    return show_coverage(current(), Path(trace))
+    return show_coverage(current().asking, Path(trace))
 
 
 def verify(names: list[str], force: bool) -> None:
@@ -182,7 +183,7 @@ def uninstall() -> None:
     """take the package of kernels out of the serving environment"""
     from fitasks.ship.install import uninstall as take
 
-    gone = take(current().plan.server)
+    gone = take(current().server)
     _print(f"fitasks-kernels {gone} is removed" if gone else "fitasks-kernels is not installed")
 
 

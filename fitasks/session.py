@@ -29,7 +29,8 @@ from fitasks.cuda.probe import ProbeMemo
 from fitasks.errors import ConfigError, EnvironmentProblem, FitasksError
 from fitasks.files import sha256_text
 from fitasks.plan.plan import Plan, cache_home, configuration, make_plan
-from fitasks.plan.server import find_server
+from fitasks.plan.server import Server, find_server
+from fitasks.plan.unbuilt import plan_unbuilt
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -81,6 +82,16 @@ class Session:
     def server(self) -> Server:
         """The serving environment, also where there is no plan. Raises ConfigError, EnvironmentProblem."""
         return self._plan.server if self._plan else find_server(configuration(self.root), self.probe)
+
+    @cached_property
+    def asking(self) -> Session:
+        """This session, or where a toolchain is missing one that can be asked what is loaded ahead of time.
+
+        Its `problem` stays. Raises EnvironmentProblem where FlashInfer can't be asked.
+        """
+        if self._plan or not self.problem:
+            return self
+        return Session(self.root, self.problem, _plan=plan_unbuilt(self.root))
 
     @property
     def kernels(self) -> tuple[Kernel, ...]:

@@ -119,7 +119,7 @@ def over_libraries(action: Callable[..., None], *params: dict[str, Any]) -> Task
 
     What a server loads ahead of time needs no compile, where there may be no compiler.
     """
-    from fitasks.runtime.check import ahead_of_time
+    from fitasks.runtime.ahead import ahead_of_time
 
     session = current()
     kernels = [kernel for kernel in _named(session, action.__name__, sys.argv) if not kernel.problem]

@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fitasks.plan.kernel import Kernel
+from fitasks.plan.kernel import Artefact, Kernel
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -43,7 +43,7 @@ def _kernel(entry: KernelConfig, target: str, label: str, planned: dict[str, Any
         ninja_file=Path(planned["ninja_file"]),
         lock=Path(planned["lock"]),
         sources=tuple(Path(source) for source in planned["sources"]),
-        aot=tuple(Path(path) for path in planned["aot"]),
+        aot=tuple(Artefact(Path(found["path"]), tuple(found["architectures"])) for found in planned["aot"]),
         ninja=planned["ninja"],
         note=planned.get("note", ""),
     )

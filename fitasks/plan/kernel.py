@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from fitasks.config.model import Scalar
+
+
+_PATHS = ("build_dir", "library", "ninja_file", "lock")
+
+
+@dataclass(frozen=True)
+class Artefact:
+    """An ahead-of-time module, and those of the target's architectures that it is loaded for: "sm80", "sm90a"."""
+
+    path: Path
+    architectures: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -33,8 +44,22 @@ class Kernel:
     ninja_file: Path = Path()
     lock: Path = Path()
     sources: tuple[Path, ...] = ()
-    aot: tuple[Path, ...] = ()  # ahead-of-time artefacts that FlashInfer found when this was planned
+    aot: tuple[Artefact, ...] = ()  # what FlashInfer found ahead of time when this was planned
     ninja: str = ""
     note: str = ""  # what the planner has to say of it, e.g. under which condition a server loads it
     problem: str = ""
     twin: str = ""
+
+
+def as_record(kernel: Kernel) -> dict[str, Any]:
+    """The kernel for JSON."""
+    paths = {name: str(getattr(kernel, name)) for name in _PATHS}
+    aot = [asdict(found) | {"path": str(found.path)} for found in kernel.aot]
+    return asdict(kernel) | paths | {"sources": list(map(str, kernel.sources)), "aot": aot}
+
+
+def from_record(record: dict[str, Any]) -> Kernel:
+    """The kernel that `as_record` was given."""
+    paths = {name: Path(record[name]) for name in _PATHS}
+    aot = tuple(Artefact(Path(found["path"]), tuple(found["architectures"])) for found in record["aot"])
+    return Kernel(**record | paths | {"sources": tuple(map(Path, record["sources"])), "aot": aot})

@@ -23,7 +23,7 @@ from fitasks.files import sha256_file, write_atomic
 from fitasks.models.kernels import digests, kernels_of_models
 from fitasks.plan import hopper, planner
 from fitasks.plan.expand import kernels_of
-from fitasks.plan.kernel import Kernel
+from fitasks.plan.kernel import Artefact, Kernel, as_record, from_record
 from fitasks.plan.server import Server, find_server
 
 if TYPE_CHECKING:
@@ -32,9 +32,10 @@ if TYPE_CHECKING:
     from fitasks.cuda.toolkit import Choice, Toolkit
 
 # Of plan.json: raised whenever its meaning changes; a changed shape is noticed by itself.
-VERSION = [1, *(field.name for record in (Kernel, Config, KernelConfig, ModelRequest) for field in fields(record))]
-_PATHS = ("build_dir", "library", "ninja_file", "lock")
-_PATH_LISTS = ("sources", "aot")
+VERSION = [
+    1,
+    *(field.name for record in (Kernel, Artefact, Config, KernelConfig, ModelRequest) for field in fields(record)),
+]
 
 
 @dataclass(frozen=True)
@@ -90,7 +91,7 @@ def make_plan(root: Path, *, file: str = "kernels.yaml") -> Plan:
     probe = ProbeMemo(state / "probe.json")
     server = find_server(written, probe)
     targets = targets_of(written, server)
-    config = _effective(written, targets)
+    config = effective(written, targets)
     choice = toolkit_of(server, cache.get("needs", ()), probe)
     derived = {"sm90": config.sm90, "models": digests(config.models)}
     if cache.get("key") != _key(digest, targets, server, choice.toolkit) | derived:
@@ -99,12 +100,12 @@ def make_plan(root: Path, *, file: str = "kernels.yaml") -> Plan:
         cache |= {"key": key, "config": asdict(written)}
         write_atomic(state / "plan.json", json.dumps(cache))
     probe.save()
-    kernels = tuple(_kernel(record) for record in cache["kernels"])
+    kernels = tuple(from_record(record) for record in cache["kernels"])
     return Plan(config, server, choice.toolkit, choice.notes, kernels, cache["facts"], state)
 
 
-def _effective(written: Config, targets: tuple[str, ...]) -> Config:
-    """With what the environment (doit --no-sm90) and the models' config.json say."""
+def effective(written: Config, targets: tuple[str, ...]) -> Config:
+    """The configuration with what the environment (doit --no-sm90) and the models' config.json say."""
     derived = kernels_of_models(written.models, targets)
     return replace(written, sm90=hopper.wanted(written), kernels=(*written.kernels, *derived))
 
@@ -130,17 +131,21 @@ def _plan_anew(
 def _ask(config: Config, targets: tuple[str, ...], server: Server, toolkit: Toolkit) -> dict[str, Any]:
     answers = planner.ask(server, toolkit.home, targets, config.kernels, sm90=config.sm90)
     kernels = kernels_of(config, answers)
-    facts = {
+    return {"kernels": [as_record(kernel) for kernel in kernels], "facts": facts_of(answers)}
+
+
+def facts_of(answers: Mapping[str, planner.Answer]) -> dict[str, dict[str, str]]:
+    """What each answer says of the environment."""
+    return {
         target: {name: value for name, value in answer.items() if isinstance(value, str)}
         for target, answer in answers.items()
     }
-    return {"kernels": [_record(kernel) for kernel in kernels], "facts": facts}
 
 
 def _needs(records: list[dict[str, Any]]) -> frozenset[str]:
     """Toolkit headers that the planned modules include, found before anything is compiled."""
     memo = IncludeMemo()
-    kernels = [kernel for kernel in map(_kernel, records) if not kernel.problem and not kernel.twin]
+    kernels = [kernel for kernel in map(from_record, records) if not kernel.problem and not kernel.twin]
     found = (needed_headers(kernel.sources, include_dirs(kernel.ninja), memo) for kernel in kernels)
     return frozenset[str]().union(*found)
 
@@ -229,18 +234,6 @@ def _restore_config(data: dict[str, Any]) -> Config:
     models = tuple(ModelRequest(**model | {"place": Place(**model["place"])}) for model in data["models"])
     restored = {"serving": Serving(**data["serving"]), "targets": targets, "kernels": kernels, "models": models}
     return Config(**data | restored)
-
-
-def _record(kernel: Kernel) -> dict[str, Any]:
-    paths = {name: str(getattr(kernel, name)) for name in _PATHS}
-    lists = {name: [str(path) for path in getattr(kernel, name)] for name in _PATH_LISTS}
-    return asdict(kernel) | paths | lists
-
-
-def _kernel(record: dict[str, Any]) -> Kernel:
-    paths = {name: Path(record[name]) for name in _PATHS}
-    lists = {name: tuple(map(Path, record[name])) for name in _PATH_LISTS}
-    return Kernel(**record | paths | lists)
 
 
 def _say(text: str, server: Server) -> None:

@@ -19,8 +19,10 @@ from fitasks.cuda.audit import audit
 from fitasks.cuda.elf import inspect_library, is_shared_object
 from fitasks.plan.hopper import left_out
 from fitasks.runtime import sm90_switch
+from fitasks.runtime.ahead import served, wanted
 from fitasks.runtime.cudart_policy import audit_kernel
 from fitasks.runtime.elsewhere import elsewhere
+from fitasks.ship.package import altered, packaged
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -28,15 +30,19 @@ if TYPE_CHECKING:
     from fitasks.plan.kernel import Kernel
     from fitasks.plan.plan import Plan
     from fitasks.session import Session
+    from fitasks.ship.package import Module
 
-State = Literal["ahead-of-time", "cached", "outdated", "would compile", "refused", "would fail", "unplanned"]
+State = Literal["ahead-of-time", "cached", "outdated", "altered", "would compile", "refused", "would fail", "unplanned"]
 
 _CONTENT = {"corrupt", "command", "toolchain", "changed", "vanished"}  # reasons that ninja doesn't look for
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What the server will do with one kernel. `bytes` is the size of the library that it would load."""
+    """What the server will do with one kernel. `bytes` is the size of what it would load.
+
+    `architectures` are those of the target's GPUs that the module has code for: "sm80", "sm90a".
+    """
 
     label: str
     name: str
@@ -45,6 +51,7 @@ class Verdict:
     reason: str = ""
     library: str = ""
     bytes: int = 0
+    architectures: tuple[str, ...] = ()
 
     @property
     def good(self) -> bool:
@@ -64,11 +71,21 @@ def predict(session: Session, kernel: Kernel) -> Verdict:
     blank = Verdict(kernel.label, kernel.name, kernel.target, "unplanned", kernel.problem)
     if kernel.problem:
         return blank
-    for artefact in ahead_of_time(session, kernel):
-        return _ahead(session, artefact, replace(blank, state="ahead-of-time", reason=_foreign(artefact)))
+    blank = replace(blank, architectures=wanted(session, kernel))
+    found = served(session, kernel)
+    if found.libraries and not found.missing:
+        return _all_ahead(session, kernel, found.libraries, replace(blank, state="ahead-of-time"))
+    verdict = _compiled(session, kernel, blank)
+    return replace(verdict, reason="; ".join(filter(None, [found.gap, verdict.reason])))
+
+
+def _compiled(session: Session, kernel: Kernel, blank: Verdict) -> Verdict:
+    """What becomes of a kernel that isn't loaded ahead of time."""
     if session.plan.server.env.get("FLASHINFER_DISABLE_JIT"):
         reason = "FLASHINFER_DISABLE_JIT is set and there is no ahead-of-time module; caches are not accepted"
         return replace(blank, state="refused", reason=reason)
+    if session.problem:
+        return replace(blank, state="would fail", reason=f"nothing to compile it with: {session.problem.message}")
     if reason := _work(session, kernel):
         return replace(blank, state="would compile", reason=reason)
     trusted = _trusted(session, kernel, blank)
@@ -85,9 +102,20 @@ def _trusted(session: Session, kernel: Kernel, blank: Verdict) -> Verdict:
     return replace(blank, state="cached", reason=_provenance(kernel))
 
 
-def _ahead(session: Session, artefact: Path, verdict: Verdict) -> Verdict:
-    """Of a module without a receipt of ours: the file itself is asked what it needs."""
-    loaded = _loaded(verdict, artefact)
+def _all_ahead(session: Session, kernel: Kernel, libraries: Sequence[Path], blank: Verdict) -> Verdict:
+    """One verdict on all that is loaded for the target's GPUs: the first that isn't good, or all bytes together."""
+    verdicts = [_ahead(session, kernel, library, blank) for library in libraries]
+    bad = next((verdict for verdict in verdicts if not verdict.good), None)
+    return bad or replace(verdicts[0], bytes=sum(verdict.bytes for verdict in verdicts))
+
+
+def _ahead(session: Session, kernel: Kernel, artefact: Path, blank: Verdict) -> Verdict:
+    """Of a module that is installed: the file itself is asked what it needs, its package what it should be."""
+    loaded = _loaded(replace(blank, reason=_foreign(artefact)), artefact)
+    if loaded.good and (module := packaged(artefact)):
+        if damage := altered(artefact, module):
+            return replace(loaded, state="altered", reason=f"{damage}; doit install")
+        loaded = replace(loaded, reason=_another_build(session, kernel, module))
     if loaded.good:
         library = inspect_library(artefact)
         undefined = list(map(str, library.cuda_symbols()))
@@ -103,11 +131,15 @@ def _loaded(verdict: Verdict, library: Path) -> Verdict:
     return replace(verdict, library=str(library), bytes=library.stat().st_size)
 
 
-def ahead_of_time(session: Session, kernel: Kernel) -> list[Path]:
-    """Modules that FlashInfer would load without looking further: its own data/aot first, then providers'."""
-    root = Path(session.plan.facts[kernel.target]["flashinfer_root"])
-    own = root / "data" / "aot" / kernel.name / f"{kernel.name}.so"
-    return [path for path in (own, *kernel.aot) if path.exists()]
+def _another_build(session: Session, kernel: Kernel, module: Module) -> str:
+    """What tells an installed module from the kernel that is compiled here; "" where they are the same, or none is."""
+    receipt = receipts.read(kernel)
+    if receipt is None or session.problem:
+        return ""
+    if receipt.fingerprint != module.fingerprint:
+        return "installed from another build than the kernel here: doit install"
+    changed = [reason for reason in session.judge(kernel).reasons if reason.kind in _CONTENT]
+    return f"{changed[0]}: doit install makes it anew" if changed else ""
 
 
 def _foreign(artefact: Path) -> str:

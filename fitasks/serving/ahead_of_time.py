@@ -2,48 +2,40 @@
 
     <serving python> ahead_of_time.py [FILE.json ...]
 
-Runs alone, from wherever it was copied to: standard library and the installed FlashInfer, no GPU, no toolchain. A FILE
-is what `doit check --json` writes: then the planned kernels are asked for. Without one it is the manifest of the
-installed wheel (fitasks_kernels/manifest.json): then all that the wheel has.
+Runs from wherever it was copied to, with ahead_files.py beside it: standard library, torch and the installed
+FlashInfer, no GPU, no toolchain. A FILE is what `doit check --json` writes: then the planned kernels are asked for.
+Without one it is the manifest of the installed wheel (fitasks_kernels/manifest.json): then all that the wheel has.
 
-Exit status 0 if FlashInfer's own lookup finds every module for every architecture, 1 if not, naming those that it
-doesn't find, 2 if it cannot be asked. Nothing is loaded: without a GPU's driver no kernel can be.
+Exit status 0 if FlashInfer's own lookup finds every module for every architecture that it has code for, each is the
+file that was packaged, and the dynamic loader takes it beside torch; 1 if not, naming those; 2 if FlashInfer cannot be
+asked. Only the driver's libcuda may be missing: it comes with the GPU.
 """
 
 from __future__ import annotations
 
-import contextlib
 import importlib.util
 import json
-import multiprocessing
 import os
 import re
 import sys
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-_WHEEL = "fitasks_kernels"
-
-
-class UnusableError(Exception):
-    """FlashInfer cannot be asked; the text says what is wrong and what would be right."""
+from ahead_files import WHEEL, UnusableError, faults, import_flashinfer, processes
 
 
 @dataclass(frozen=True)
 class Wanted:
     """A module for one kind of host: all its GPU architectures, as FLASHINFER_CUDA_ARCH_LIST writes them: "8.0 9.0a".
 
-    `flashinfer` is the version that it was built for, "" where the file doesn't say.
+    `asked` are those of them that the module has code for. `flashinfer` is the version that it was built for, "" where
+    the file doesn't say.
     """
 
     module: str
     target: str
+    asked: tuple[str, ...]
     flashinfer: str = ""
 
 
@@ -59,7 +51,8 @@ def main(arguments: list[str]) -> int:
     """Ask, report; the exit status."""
     try:
         wanted = [entry for file in map(Path, arguments or [installed_manifest()]) for entry in read(file)]
-        return report(wanted, ask(wanted))
+        found = ask(wanted)
+        return report(wanted, found, faults({path for one in found.values() for path in one.files.values() if path}))
     except UnusableError as error:
         print(error, file=sys.stderr)
         return 2
@@ -67,9 +60,9 @@ def main(arguments: list[str]) -> int:
 
 def installed_manifest() -> str:
     """Of the wheel in this environment. Raises UnusableError where there is none."""
-    spec = importlib.util.find_spec(_WHEEL)
+    spec = importlib.util.find_spec(WHEEL)
     if spec is None or not spec.origin:
-        raise UnusableError(f"{sys.executable} has no {_WHEEL}; install the wheel that `doit wheel` makes")
+        raise UnusableError(f"{sys.executable} has no {WHEEL}; install the wheel that `doit wheel` makes")
     return str(Path(spec.origin).with_name("manifest.json"))
 
 
@@ -78,12 +71,27 @@ def read(file: Path) -> list[Wanted]:
     try:
         data = json.loads(file.read_text(encoding="utf-8"))
         made_for = data.get("flashinfer", "")
-        wanted = [Wanted(kernel["name"], _target(kernel), made_for) for kernel in data["kernels"]]
+        wanted = [_wanted(kernel, made_for) for kernel in data["kernels"]]
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UnusableError(f"{file}: neither of `doit check --json` nor a wheel's manifest: {error!r}") from None
     if not wanted:
         raise UnusableError(f"{file} names no kernel")
     return list(dict.fromkeys(wanted))
+
+
+def _wanted(kernel: dict[str, Any], made_for: str) -> Wanted:
+    target = _target(kernel)
+    codes = kernel.get("architectures", ())
+    asked = tuple(word for word in target.split() if not codes or any(_runs_on(code, word) for code in codes))
+    return Wanted(kernel["name"], target, asked or tuple(target.split()), made_for)
+
+
+def _runs_on(code: str, word: str) -> bool:
+    """Can machine code "sm80" run on a GPU "8.6"? FlashInfer's rule (jit/_cuda_architecture.py), 9.0 being 9.0a."""
+    major, minor, suffix = re.fullmatch(r"sm(\d+)(\d)([af]?)", code).groups()  # type: ignore[union-attr]
+    gpu_major, _, gpu_minor = word.rstrip("af").partition(".")
+    same = (major, minor) == (gpu_major, gpu_minor)
+    return same or (suffix != "a" and major == gpu_major and int(minor) <= int(gpu_minor))
 
 
 def _target(kernel: dict[str, Any]) -> str:
@@ -96,28 +104,26 @@ def _target(kernel: dict[str, Any]) -> str:
 
 def ask(wanted: list[Wanted]) -> dict[str, Found]:
     """FlashInfer's answers by target, each from a process of its own: it may choose at import. Raises UnusableError."""
-    modules: dict[str, list[str]] = {}
+    entries: dict[str, list[Wanted]] = {}
     for entry in wanted:
-        modules.setdefault(entry.target, []).append(entry.module)
-    try:
-        with ProcessPoolExecutor(2, multiprocessing.get_context("spawn"), max_tasks_per_child=1) as pool:
-            return dict(zip(modules, pool.map(look_up, modules, modules.values()), strict=True))
-    except BrokenProcessPool:
-        raise UnusableError(f"{sys.executable} dies while importing flashinfer") from None
+        entries.setdefault(entry.target, []).append(entry)
+    with processes("importing flashinfer") as pool:
+        return dict(zip(entries, pool.map(look_up, entries, entries.values()), strict=True))
 
 
-def look_up(target: str, modules: list[str]) -> Found:
+def look_up(target: str, wanted: list[Wanted]) -> Found:
     """In a process of its own: where FlashInfer finds modules on a host of one target. Raises UnusableError.
 
     Each architecture is asked for alone: of several, JitSpec.is_aot is content with one that is served (0.7,
     jit/env.py, get_aot_artifacts, which reads the variable anew at every call).
     """
-    os.environ |= {"FLASHINFER_DISABLE_JIT": "1", "FLASHINFER_CUDA_ARCH_LIST": target}
-    version = _import_flashinfer()
+    os.environ["FLASHINFER_CUDA_ARCH_LIST"] = target
+    version = import_flashinfer()
     files = {}
     for architecture in target.split():
         os.environ["FLASHINFER_CUDA_ARCH_LIST"] = architecture
-        files |= {(module, architecture): find(module) for module in modules}
+        asked = [entry.module for entry in wanted if architecture in entry.asked]
+        files |= {(module, architecture): find(module) for module in asked}
     return Found(version, files)
 
 
@@ -131,57 +137,24 @@ def find(module: str) -> Path | None:
     return next((Path(artifact.path) for artifact in env.get_aot_artifacts(module)), None)
 
 
-def _import_flashinfer() -> str:
-    try:
-        with _device_questions_answered():
-            import flashinfer.jit
-    except KeyboardInterrupt:
-        raise
-    except BaseException as error:  # a provider for another version raises up to 0.7.0; a package may also exit
-        text = " ".join(str(error).split())[:400]
-        raise UnusableError(f"import flashinfer fails in {sys.executable}: {type(error).__name__}: {text}") from None
-    return str(flashinfer.__version__)
-
-
-@contextlib.contextmanager
-def _device_questions_answered() -> Iterator[None]:
-    """Let torch.cuda.get_device_properties fail with RuntimeError, as a CUDA torch without a GPU does.
-
-    flashinfer/gdn_kernels/gdn_decode_bf16_state.py (0.6.8-0.6.11, 0.6.14-0.7.0) asks at import and swallows that;
-    a CPU-only torch raises AssertionError.
-    """
-    import torch
-
-    original = torch.cuda.get_device_properties
-
-    def answer(*args: Any, **kwargs: Any) -> Any:
-        try:
-            return original(*args, **kwargs)
-        except AssertionError as error:
-            raise RuntimeError(str(error)) from None
-
-    torch.cuda.get_device_properties = answer
-    try:
-        yield
-    finally:
-        torch.cuda.get_device_properties = original
-
-
-def report(wanted: list[Wanted], found: dict[str, Found]) -> int:
-    """Print what is missing, or how much is there; the exit status."""
+def report(wanted: list[Wanted], found: dict[str, Found], faulty: dict[Path, str]) -> int:
+    """Print what is missing or can't be used, or how much is there; the exit status."""
     version = next(iter(found.values())).flashinfer
-    files = {(target, *key): path for target, one in found.items() for key, path in one.files.items()}
-    missing = [key for key, path in files.items() if path is None]
-    for target, module, architecture in missing:
-        host = "" if target == architecture else f" (targets: {target})"
-        print(f"{module}: not found ahead of time for {architecture}{host}")
     for made_for in sorted({entry.flashinfer for entry in wanted} - {"", version}):
         print(f"the wheel is for FlashInfer {made_for}, which is {version} here")
-    if missing:
-        print(f"FlashInfer {version} would compile {len(missing)} of {len(files)} module(s)")
+    files = {entry: {word: found[entry.target].files[entry.module, word] for word in entry.asked} for entry in wanted}
+    for entry, places in files.items():
+        for word in [word for word, path in places.items() if path is None]:
+            host = "" if entry.target == word else f" (targets: {entry.target})"
+            print(f"{entry.module}: not found ahead of time for {word}{host}")
+    for path, problem in faulty.items():
+        print(f"{path} {problem}")
+    bad = [entry for entry, places in files.items() if any(path is None or path in faulty for path in places.values())]
+    if bad:
+        print(f"FlashInfer {version} would not load {len(bad)} of {len(wanted)} module(s)")
         return 1
-    size = sum(path.stat().st_size for path in set(files.values()) if path)
-    print(f"FlashInfer {version} finds all {len(files)} module(s) ahead of time, {size / 1e6:.1f} MB")
+    size = sum(path.stat().st_size for path in {path for places in files.values() for path in places.values() if path})
+    print(f"FlashInfer {version} finds all {len(wanted)} module(s) ahead of time, {size / 1e6:.1f} MB")
     return 0
 
 

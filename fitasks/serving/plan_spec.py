@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -146,8 +147,38 @@ def _without_writing(spec: Any) -> tuple[str, Path]:
     return written[0], lock
 
 
-def _aot_artefacts(spec: Any) -> list[str]:
-    """Ahead-of-time modules that the runtime would load instead; since 0.7.0 there may be several."""
-    if hasattr(spec, "aot_artifacts"):
-        return [str(artefact.path) for artefact in spec.aot_artifacts]
-    return [str(spec.aot_path)] if spec.aot_path.exists() else []
+def _aot_artefacts(spec: Any) -> list[dict[str, Any]]:
+    """Ahead-of-time modules that the runtime would load instead, each with the architectures here that it serves.
+
+    Since 0.7.0 there may be several, and all of them together may leave an architecture out, for which the runtime
+    compiles (jit/core.py, _HeterogeneousAOTModule). So each is asked for alone; get_aot_artifacts reads the variable
+    at every call. Up to 0.6 there is one file, which is loaded for all.
+    """
+    from flashinfer.compilation_context import CompilationContext
+
+    targets = sorted(f"{major}.{minor}" for major, minor in CompilationContext().TARGET_CUDA_ARCHS)
+    if not hasattr(spec, "aot_artifacts"):
+        served = {str(spec.aot_path): targets} if spec.aot_path.exists() else {}
+    else:
+        served = _served(spec, targets)
+    return [{"path": path, "architectures": [f"sm{one.replace('.', '')}" for one in of]} for path, of in served.items()]
+
+
+def _served(spec: Any, targets: list[str]) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    for target in targets:
+        with _variable("FLASHINFER_CUDA_ARCH_LIST", target):
+            for artefact in spec.aot_artifacts:
+                found.setdefault(str(artefact.path), []).append(target)
+    return found
+
+
+@contextlib.contextmanager
+def _variable(name: str, value: str) -> Iterator[None]:
+    original = os.environ.get(name)
+    os.environ[name] = value
+    try:
+        yield
+    finally:
+        os.environ.pop(name)
+        os.environ |= {} if original is None else {name: original}

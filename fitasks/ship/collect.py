@@ -11,6 +11,8 @@ from fitasks.errors import KernelFailure
 from fitasks.ship.audit import audited
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from fitasks.build.freshness import Judge
     from fitasks.build.receipt import Receipt
     from fitasks.plan.kernel import Kernel
@@ -19,22 +21,18 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Complete:
-    """A finished kernel. `directory` stands for its target's whole architecture set: "sm90a", "sm80-sm90a"."""
+    """A finished kernel. `directory` stands for its target's whole architecture set: "sm90a", "sm80-sm90a".
+
+    `library`, with its SHA-256 (hex) and bytes, is the file that travels: first the one that the receipt vouches for.
+    """
 
     kernel: Kernel
     receipt: Receipt
     directory: str
     architectures: tuple[str, ...]  # of its machine code, as FlashInfer writes them: "sm90a"
-
-    @property
-    def sha256(self) -> str:
-        """Of the library, as its receipt has it."""
-        return self.receipt.outputs[self.kernel.library.name].sha256
-
-    @property
-    def size(self) -> int:
-        """Bytes of the library."""
-        return self.receipt.outputs[self.kernel.library.name].size
+    library: Path
+    sha256: str
+    size: int
 
 
 def collect(session: Session) -> tuple[Complete, ...]:
@@ -68,7 +66,8 @@ def _complete(kernel: Kernel, judges: dict[str, Judge], facts: dict[str, dict[st
         raise KernelFailure(str(judged.reasons[0]), remedy="doit")
     targets = architectures(facts[kernel.target]["arch"])
     found = audited(kernel, targets, receipt.toolchain.get("nvcc", ""))
-    return Complete(kernel, receipt, "-".join(targets), found)
+    output = receipt.outputs[kernel.library.name]
+    return Complete(kernel, receipt, "-".join(targets), found, kernel.library, output.sha256, output.size)
 
 
 def architectures(arch: str) -> tuple[str, ...]:

@@ -7,6 +7,7 @@ further providers (from 0.7 on, see `obstacle`).
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 from pathlib import Path
@@ -14,7 +15,8 @@ from typing import TYPE_CHECKING
 
 from fitasks.errors import EnvironmentProblem
 from fitasks.plan.server import find_package
-from fitasks.ship.wheel import DISTRIBUTION, PACKAGE
+from fitasks.ship.collect import architectures
+from fitasks.ship.package import DISTRIBUTION, PACKAGE
 
 if TYPE_CHECKING:
     from fitasks.plan.plan import Plan
@@ -30,7 +32,7 @@ def install(plan: Plan, wheel: Path) -> None:
     Raises EnvironmentProblem where it can't be installed, or wouldn't be found.
     """
     if reason := obstacle(plan):
-        remedy = f"{plan.server.python} -m pip uninstall {_OFFICIAL}; doit install"
+        remedy = f"{_uninstaller(plan.server)}; doit install"
         raise EnvironmentProblem(f"{DISTRIBUTION} is not installed: {reason}", remedy=remedy)
     options = ["--no-deps", "--no-index", str(wheel.resolve())]
     _run(plan.server, ["install", "--force-reinstall", *options], ["install", "--reinstall", "--offline", *options])
@@ -68,10 +70,26 @@ def notice(plan: Plan) -> str:
         try:
             manifest = json.loads((site / PACKAGE / "manifest.json").read_bytes())
             made_for, version = str(manifest["flashinfer"]), str(manifest["version"])
+            modules = {(str(one["directory"]), str(one["name"])) for one in manifest["kernels"]}
         except (OSError, ValueError, KeyError, TypeError):
             continue
-        return _notice(plan, made_for, version)
+        return _notice(plan, made_for, version) or _unread(plan, site, version, modules)
     return ""
+
+
+def _unread(plan: Plan, site: Path, version: str, modules: set[tuple[str, str]]) -> str:
+    """Said of `pip install --target` on PYTHONPATH: no .pth file is read there, and FlashInfer finds no shim."""
+    if str(site) not in plan.server.env.get("PYTHONPATH", "").split(os.pathsep):
+        return ""
+    sets = {target: "-".join(architectures(facts["arch"])) for target, facts in plan.facts.items()}
+    wanted = [kernel for kernel in plan.buildable() if (sets[kernel.target], kernel.name) in modules]
+    found = any(site in artefact.path.parents for kernel in wanted for artefact in kernel.aot)
+    if found or not wanted:
+        return ""
+    return (
+        f"{DISTRIBUTION} {version} is in {site}, a directory of PYTHONPATH, where Python reads no .pth file: "
+        f"FlashInfer doesn't find it; doit install"
+    )
 
 
 def _notice(plan: Plan, made_for: str, version: str) -> str:
@@ -96,7 +114,25 @@ def _run(server: Server, pip: list[str], uv: list[str]) -> None:
     )
     if done.returncode:
         last = "\n".join(f"  {line}" for line in done.stdout.strip().splitlines()[-_LAST_LINES:])
-        raise EnvironmentProblem(f"{' '.join(command)} failed:\n{last}")
+        raise EnvironmentProblem(f"{' '.join(command)} failed:\n{last}", remedy=_permission(server, done.stdout))
+
+
+def _permission(server: Server, said: str) -> str:
+    """What helps where the environment can't be written; "" for any other failure."""
+    if not any(words in said for words in ("Permission denied", "Read-only file system")):
+        return ""
+    return (
+        f"run this as the owner of {server.prefix}; where it is read-only, install the wheel in dist/ while its image "
+        "is built"
+    )
+
+
+def _uninstaller(server: Server) -> str:
+    """The command that takes FlashInfer's own package out, of the installer that is there."""
+    try:
+        return " ".join(_installer(server, ["uninstall", _OFFICIAL], ["uninstall", _OFFICIAL]))
+    except (EnvironmentProblem, OSError):
+        return f"{server.python} -m pip uninstall {_OFFICIAL}"
 
 
 def _installer(server: Server, pip: list[str], uv: list[str]) -> list[str]:

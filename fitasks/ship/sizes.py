@@ -11,7 +11,8 @@ if TYPE_CHECKING:
     from fitasks.ship.wheel import Wheel
 
 # Download sizes of FlashInfer's own ahead-of-time packages, as it publishes them (bytes).
-OFFICIAL = {"sm90": 526_000_000, "all architectures": 1_900_000_000}
+_HOPPER = "sm90", 526_000_000
+_ALL = "all architectures", 1_900_000_000
 
 
 @dataclass(frozen=True)
@@ -30,13 +31,15 @@ class Report:
 
     file: str
     wheel: int
+    stripped: bool
     kernels: tuple[Size, ...]
     families: tuple[Size, ...]  # by op
     architectures: tuple[Size, ...]
+    official: dict[str, int]  # bytes of FlashInfer's own packages that have these architectures, by name
 
     def as_data(self) -> dict[str, Any]:
         """For JSON."""
-        return {"version": 1, **asdict(self), "official": OFFICIAL}
+        return {"version": 1, **asdict(self)}
 
 
 def report(wheel: Wheel) -> Report:
@@ -54,10 +57,18 @@ def report(wheel: Wheel) -> Report:
     return Report(
         wheel.path.name,
         wheel.bytes,
+        wheel.stripped,
         _by(lambda line: line[0], lines),
         _by(lambda line: line[1], lines),
         _by(lambda line: line[2], lines),
+        _official(wheel),
     )
+
+
+def _official(wheel: Wheel) -> dict[str, int]:
+    """An sm80 wheel has nothing in common with the sm90 package."""
+    hopper = all(one.directory in {"sm90", "sm90a"} for one in wheel.kernels)
+    return dict([_HOPPER, _ALL] if hopper else [_ALL])
 
 
 _Line = tuple[str, str, str, int, int]

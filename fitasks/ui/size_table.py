@@ -9,7 +9,6 @@ from rich.console import Console
 from rich.table import Table
 
 from fitasks.files import write_atomic
-from fitasks.ship.sizes import OFFICIAL
 from fitasks.ui.units import size
 
 if TYPE_CHECKING:
@@ -27,9 +26,11 @@ def show_sizes(report: Report) -> None:
         console.print()
         console.print(_table(title, sizes, count=True))
     console.print()
-    for name, official in OFFICIAL.items():
+    for name, official in report.official.items():
         times = official / report.wheel
         console.print(f"FlashInfer's own package for {name}: {size(official)}, {times:,.0f} times this one")
+    if not report.stripped:
+        console.print("no strip (binutils) on PATH: compiled again, the same kernels would give another wheel")
 
 
 def write_sizes(file: Path, report: Report) -> None:

@@ -17,6 +17,7 @@ import re
 import shutil
 import subprocess
 import sys
+import sysconfig
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -27,7 +28,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 ROOT = Path(__file__).parents[2]
-BASE, IMAGE, TOOLCHAIN = "localhost/fitasks-base", "localhost/fitasks-server", "localhost/fitasks-toolchain"
+BASE, RUNTIME = "localhost/fitasks-base", "localhost/fitasks-runtime"
+IMAGE, TOOLCHAIN = "localhost/fitasks-server", "localhost/fitasks-toolchain"
 FIRST, MORE = ("page", "quantization"), ("cascade",)  # small ones, two files each
 _FILES = ("Dockerfile", ".dockerignore", "dodo.py", "Makefile", "pyproject.toml")
 _TOOLS = ("gcc", "g++", "cc", "c++", "cc1plus", "clang", "nvcc", "cicc", "ninja", "make")
@@ -79,7 +81,7 @@ class Workshop:
 
     def build(self, context: Path, log: str, *words: str) -> str:
         """The real Dockerfile; its output."""
-        arguments = [f"--build-arg={name}_BASE={BASE}" for name in ("BUILD", "RUNTIME")]
+        arguments = [f"--build-arg=BUILD_BASE={BASE}", f"--build-arg=RUNTIME_BASE={RUNTIME}"]
         pip = ["--secret", f"id=pip,src={self.secret}", *self.mounts]
         return self.buildah("build", "--layers", "--pull-never", *arguments, *pip, *words, context, log=log)
 
@@ -128,11 +130,25 @@ def make_base(shop: Workshop) -> None:
         shutil.rmtree(tree)
 
 
+def make_runtime(shop: Workshop) -> None:
+    """The base with libcudart: CPU wheels of torch bring none, and the gate loads the kernels."""
+    if RUNTIME in shop.buildah("images", "--format", "{{.Name}}").split():
+        return
+    library = Path(sysconfig.get_path("purelib"), "nvidia", "cu13", "lib", "libcudart.so.13")
+    if not library.exists():
+        raise WrongError(f"{library} is missing; pip install 'fitasks[cuda13]'")
+    name = shop.buildah("from", "--pull-never", BASE).split()[-1]
+    shop.buildah("copy", name, library, "/usr/local/lib/")
+    shop.buildah("run", name, "--", "ldconfig")
+    shop.buildah("commit", "--rm", name, RUNTIME)
+
+
 def make_context(shop: Workshop, kernels: tuple[str, ...]) -> Path:
     """The build context with a kernels.yaml of its own; fitasks itself as it is in the working tree."""
     context = shop.root / "context"
     shutil.rmtree(context, ignore_errors=True)
     shutil.copytree(ROOT / "fitasks", context / "fitasks", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(ROOT / "models", context / "models")
     for name in _FILES:
         shutil.copy2(ROOT / name, context / name)
     lines = [
@@ -170,6 +186,7 @@ def look_inside(shop: Workshop, kernels: tuple[str, ...]) -> None:
         shell = f"find / -xdev \\( {' '.join(named)} \\) \\( -type f -o -type l \\) -perm /111 2>/dev/null; true"
         expect("compilers, nvcc, ninja, make on the disk", run("sh", "-c", shell), "")
         said = run(*_GATE, "/opt/fitasks/kernels.json").splitlines()[-1]
+        expect("wheels in the image", run("sh", "-c", "find / -xdev -name 'fitasks*.whl' 2>/dev/null; true"), "")
         expect("the gate", said.partition(" module(s)")[0].rpartition(" ")[2], str(len(kernels)))
         absent = json.dumps({"kernels": [{"name": "rope", "target": "9.0a"}, {"name": "page", "target": "8.0"}]})
         run("sh", "-c", f"echo '{absent}' > absent.json")
@@ -212,6 +229,7 @@ def main(arguments: list[str]) -> int:
     shop = Workshop(Path(*arguments or ["/var/tmp/fitasks-image"]).resolve())
     try:
         make_base(shop)
+        make_runtime(shop)
         with shop.timed("first build: " + ", ".join(FIRST)):
             log = shop.build(make_context(shop, FIRST), "first", f"--tag={IMAGE}")
         expect("kernels", outcomes(log), dict.fromkeys(FIRST, "compiled"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from fitasks.build.receipt import read
+from fitasks.files import sha256_file
+from fitasks.plan.kernel import Artefact
 from fitasks.runtime.check import Verdict, conditions, predict
 from fitasks.runtime.sm90_switch import install
 from fitasks.ui.show import exports
@@ -26,19 +30,24 @@ def page(workshop: Workshop) -> Kernel:
     return kernel
 
 
-def session(workshop: Workshop, **env: str) -> Any:
+def session(workshop: Workshop, arch: str = "90a", **env: str) -> Any:
     """As much of a Session as predictions ask."""
     plan = workshop.plan()
     facts = {
         "9.0a": {
             "workspace": str(workshop.workspace),
+            "arch": arch,
             "flashinfer_root": str(workshop.root / "site" / "flashinfer"),
         }
     }
     server = replace(plan.server, env=plan.server.env | {"HOME": str(workshop.root / "home")} | env)
     plan = replace(plan, server=server, facts=facts)
     return SimpleNamespace(
-        plan=plan, ninja=workshop.ninja, runtime=SimpleNamespace(loaded=None), judge=workshop.judge().judge
+        plan=plan,
+        problem=None,
+        ninja=workshop.ninja,
+        runtime=SimpleNamespace(loaded=None),
+        judge=workshop.judge().judge,
     )
 
 
@@ -191,3 +200,92 @@ def test_no_path_is_left_in_scratch(workshop: Workshop, page: Kernel) -> None:
     before = set(Path(page.build_dir).iterdir())
     said(workshop, page)
     assert set(Path(page.build_dir).iterdir()) == before
+
+
+# Ahead of time
+
+
+def installed(workshop: Workshop, kernel: Kernel, directory: str = "sm90a", *served: str) -> Kernel:
+    """The kernel as planned where our package with its library is installed; `served` as FlashInfer answered."""
+    library = workshop.root / "venv" / "fitasks_kernels" / directory / kernel.name / kernel.library.name
+    library.parent.mkdir(parents=True)
+    shutil.copy(kernel.library, library)
+    receipt = read(kernel)
+    assert receipt is not None
+    one = {"directory": directory, "name": kernel.name}
+    output = receipt.outputs[kernel.library.name]
+    said = {
+        "manifest.json": one | {"sha256": output.sha256, "size": output.size},
+        "receipts.json": one | {"fingerprint": receipt.fingerprint},
+    }
+    for name, record in said.items():
+        (library.parents[2] / name).write_text(json.dumps({"kernels": [record]}))
+    return replace(kernel, aot=(Artefact(library, served or ("sm90a",)),))
+
+
+def with_code(workshop: Workshop, kernel: Kernel, *codes: str) -> Kernel:
+    """Built as FlashInfer's build.ninja says it for several architectures."""
+    flags = " ".join(f"-gencode=arch=compute_{code[3:]},code={code}" for code in codes)
+    kernel = replace(kernel, ninja=f"# {flags}\n{kernel.ninja}")
+    workshop.build(kernel)
+    return kernel
+
+
+def mixed(workshop: Workshop, kernel: Kernel, **env: str) -> str:
+    """What is said of it on a host with A100 and H100."""
+    verdict = predict(session(workshop, "80_90a", **env), kernel)
+    return f"{verdict.state}: {verdict.reason}"
+
+
+def test_half_of_a_mixed_host_is_served(workshop: Workshop, page: Kernel) -> None:
+    """FlashInfer loads the module for the A100, and compiles at the H100's first call."""
+    planned = installed(workshop, with_code(workshop, page, "sm_80", "sm_90a"), "sm80", "sm80")
+    gap = "no ahead-of-time module for sm90a, only for sm80"
+    assert mixed(workshop, planned) == f"cached: {gap}"
+    assert mixed(workshop, planned, FLASHINFER_DISABLE_JIT="1").startswith(f"refused: {gap}; FLASHINFER_DISABLE_JIT ")
+    page.library.unlink()
+    assert mixed(workshop, planned).startswith(f"would compile: {gap}; ")
+
+
+def test_a_module_for_one_gpu_of_a_mixed_host_needs_no_other(workshop: Workshop, page: Kernel) -> None:
+    planned = installed(workshop, with_code(workshop, page, "sm_90a"), "sm80-sm90a", "sm90a")
+    assert mixed(workshop, planned) == "ahead-of-time: "
+    verdict = predict(session(workshop, "80_90a"), planned)
+    assert verdict.architectures == ("sm90a",)
+    assert verdict.bytes == planned.aot[0].path.stat().st_size
+
+
+def test_all_of_a_mixed_host_is_served_by_two_modules(workshop: Workshop, page: Kernel) -> None:
+    planned = installed(workshop, with_code(workshop, page, "sm_80", "sm_90a"), "sm80", "sm80")
+    other = planned.aot[0].path.parents[2] / "sm90a" / "page" / "page.so"
+    other.parent.mkdir(parents=True)
+    shutil.copy(page.library, other)
+    planned = replace(planned, aot=(*planned.aot, Artefact(other, ("sm90a",))))
+    assert mixed(workshop, planned) == "ahead-of-time: "
+    other.write_bytes(b"damaged")
+    assert mixed(workshop, planned).startswith(f"would fail: {other} is no shared object")
+
+
+def test_an_installed_library_that_was_altered(workshop: Workshop, page: Kernel) -> None:
+    planned = installed(workshop, page)
+    assert said(workshop, planned) == "ahead-of-time: "
+    library = planned.aot[0].path
+    content = bytearray(library.read_bytes())
+    content[-1] ^= 1
+    library.write_bytes(content)
+    first, second = sha256_file(library)[:12], sha256_file(page.library)[:12]
+    assert said(workshop, planned) == (
+        f"altered: {library} is altered: its hash is {first}, {second} by its package's manifest; doit install"
+    )
+    assert not predict(session(workshop), planned).good
+
+
+def test_an_installed_module_of_another_build_than_the_kernel_here(workshop: Workshop, page: Kernel) -> None:
+    planned = installed(workshop, page)
+    header = workshop.include / "common.h"
+    header.write_text("inline int common() { return 5; }\n")
+    told = said(workshop, planned)
+    assert told.startswith("ahead-of-time: {FLASHINFER}/include/common.h changed (")
+    assert told.endswith("): doit install makes it anew")
+    workshop.build(page)
+    assert said(workshop, planned) == ("ahead-of-time: installed from another build than the kernel here: doit install")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import subprocess
@@ -36,6 +37,14 @@ def get_aot_artifacts(name):
     paths = [pathlib.Path({modules!r}, target, name, name + ".so") for target in targets]
     return tuple(Artifact(path) for path in paths if path.exists())
 """
+# The same, with the modules in our package beside it.
+ENV_PACKAGE = """\
+import pathlib
+class Artifact:
+    def __init__(self, path): self.path = path
+def get_aot_artifacts(name):
+    return (Artifact(pathlib.Path(__file__).parents[2] / "fitasks_kernels" / "sm90a" / name / (name + ".so")),)
+"""
 # Up to 0.6: one directory, chosen at import. `modules` holds directories named by architecture sets.
 ENV_OLD = """\
 import os, pathlib
@@ -61,9 +70,20 @@ def write(path: Path, text: str = "") -> Path:
     return path
 
 
-def planned(tmp_path: Path, *kernels: tuple[str, str]) -> Path:
-    """What `doit check --json` writes, as far as it matters here."""
-    named = [{"label": "any", "name": name, "target": target, "state": "cached"} for name, target in kernels]
+def library(path: Path, *flags: str, source: str = "int one(void) { return 1; }") -> Path:
+    """A real shared object."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    command = ["cc", "-shared", "-fPIC", "-nostdlib", "-x", "c", "-", "-x", "none", "-o", str(path), *flags]
+    subprocess.run(command, input=source, text=True, check=True)
+    return path
+
+
+def planned(tmp_path: Path, *kernels: tuple[str, ...]) -> Path:
+    """What `doit check --json` writes, as far as it matters here: name, target, and architectures if they are known."""
+    named = [
+        {"label": "any", "name": name, "target": target, "state": "cached", "architectures": architectures}
+        for name, target, *architectures in kernels
+    ]
     return write(tmp_path / "planned.json", json.dumps({"version": 1, "good": True, "kernels": named}))
 
 
@@ -88,48 +108,118 @@ def ask(site: Path, *files: Path) -> tuple[int, str]:
 def test_all_found(tmp_path: Path) -> None:
     site = make_flashinfer(tmp_path, ENV_NEW)
     for place in ("8.0/page", "9.0a/page", "9.0a/rope"):
-        write(tmp_path / "modules" / place / f"{place.rpartition('/')[2]}.so", "x" * 500_000)
+        library(tmp_path / "modules" / place / f"{place.rpartition('/')[2]}.so", source="const char big[500000] = {1};")
     wanted = planned(tmp_path, ("page", "8.0 9.0a"), ("rope", "9.0a"))
-    assert ask(site, wanted) == (0, "FlashInfer 9.9.9 finds all 3 module(s) ahead of time, 1.5 MB\n")
+    assert ask(site, wanted) == (0, "FlashInfer 9.9.9 finds all 2 module(s) ahead of time, 1.5 MB\n")
+
+
+def test_a_module_for_one_architecture_of_a_mixed_host_is_asked_for_there_alone(tmp_path: Path) -> None:
+    site = make_flashinfer(tmp_path, ENV_NEW)
+    for place in ("8.0/page/page.so", "9.0a/page/page.so", "9.0a/fa3/fa3.so"):
+        library(tmp_path / "modules" / place)
+    wanted = planned(tmp_path, ("page", "8.0 9.0a", "sm80", "sm90a"), ("fa3", "8.0 9.0a", "sm90a"))
+    status, said = ask(site, wanted)
+    assert (status, said.startswith("FlashInfer 9.9.9 finds all 2 module(s) ahead of time, ")) == (0, True), said
+    status, said = ask(site, planned(tmp_path, ("fa3", "8.0 9.0a", "sm80", "sm90a")))
+    assert (status, said.splitlines()[0]) == (1, "fa3: not found ahead of time for 8.0 (targets: 8.0 9.0a)")
+
+
+def test_a_library_that_lacks_another_one(tmp_path: Path) -> None:
+    """As where torch has another CUDA release than the kernels; the driver's own library may be missing in a build."""
+    site, modules = make_flashinfer(tmp_path, ENV_NEW), tmp_path / "modules" / "9.0a"
+    absent = library(tmp_path / "libabsent.so.13", "-Wl,-soname,libabsent.so.13")
+    driver = library(tmp_path / "libcuda.so.1", "-Wl,-soname,libcuda.so.1")
+    link = ["-Wl,--no-as-needed"]
+    page = library(modules / "page" / "page.so", *link, str(absent))
+    library(modules / "rope" / "rope.so", *link, str(driver))
+    absent.unlink()
+    driver.unlink()
+    assert ask(site, planned(tmp_path, ("page", "9.0a"), ("rope", "9.0a"))) == (
+        1,
+        (
+            f"{page} can't be loaded: libabsent.so.13: cannot open shared object file: No such file or directory\n"
+            "FlashInfer 9.9.9 would not load 1 of 2 module(s)\n"
+        ),
+    )
+
+
+def test_a_library_that_is_no_longer_what_was_packaged(tmp_path: Path) -> None:
+    """Cut short, altered, and one that lacks a library beside the driver's, as only its manifest can tell then."""
+    site = make_flashinfer(tmp_path, ENV_PACKAGE)
+    package = site / "fitasks_kernels"
+    names = ("page", "rope", "norm", "whole")
+    driver = library(tmp_path / "libcuda.so.1", "-Wl,-soname,libcuda.so.1")
+    link = ["-Wl,--no-as-needed", str(driver)]
+    files = {name: library(package / "sm90a" / name / f"{name}.so", *link) for name in names}
+    driver.unlink()
+    kernels = [
+        {
+            "directory": "sm90a",
+            "name": name,
+            "architectures": ["sm90a"],
+            "sha256": hashlib.sha256(file.read_bytes()).hexdigest(),
+            "size": file.stat().st_size,
+            "needed": ["libcuda.so.1", "libabsent.so.13"] if name == "norm" else ["libcuda.so.1", "libc.so.6"],
+        }
+        for name, file in files.items()
+    ]
+    write(package / "__init__.py")
+    write(package / "manifest.json", json.dumps({"flashinfer": "9.9.9", "kernels": kernels}))
+    size = files["page"].stat().st_size
+    os.truncate(files["page"], 5000)
+    content = bytearray(files["rope"].read_bytes())
+    content[-1] ^= 1
+    files["rope"].write_bytes(content)
+    digests = hashlib.sha256(content).hexdigest()[:12], str(kernels[1]["sha256"])[:12]
+    missing = "libabsent.so.13: cannot open shared object file: No such file or directory"
+    assert ask(site) == (
+        1,
+        (
+            f"{files['norm']} can't be loaded: {missing}\n"
+            f"{files['page']} has 5000 bytes, {size} by the wheel's manifest\n"
+            f"{files['rope']} is altered: {digests[0]}, {digests[1]} by the manifest\n"
+            "FlashInfer 9.9.9 would not load 3 of 4 module(s)\n"
+        ),
+    )
 
 
 def test_one_architecture_of_a_mixed_host_is_missing(tmp_path: Path) -> None:
     site = make_flashinfer(tmp_path, ENV_NEW)
-    write(tmp_path / "modules" / "9.0a" / "page" / "page.so")
+    library(tmp_path / "modules" / "9.0a" / "page" / "page.so")
     assert ask(site, planned(tmp_path, ("page", "8.0 9.0a"), ("page", "9.0a"), ("rope", "9.0a"))) == (
         1,
         (
             "page: not found ahead of time for 8.0 (targets: 8.0 9.0a)\n"
             "rope: not found ahead of time for 9.0a\n"
-            "FlashInfer 9.9.9 would compile 2 of 4 module(s)\n"
+            "FlashInfer 9.9.9 would not load 2 of 3 module(s)\n"
         ),
     )
 
 
 def test_a_directory_chosen_at_import_is_chosen_for_each_target(tmp_path: Path) -> None:
     site = make_flashinfer(tmp_path, ENV_OLD)
-    write(tmp_path / "modules" / "8.0" / "page" / "page.so")
-    write(tmp_path / "modules" / "9.0a" / "rope" / "rope.so")
+    library(tmp_path / "modules" / "8.0" / "page" / "page.so")
+    library(tmp_path / "modules" / "9.0a" / "rope" / "rope.so")
     assert ask(site, planned(tmp_path, ("page", "8.0"), ("rope", "9.0a")))[0] == 0
     assert ask(site, planned(tmp_path, ("page", "9.0a"))) == (
         1,
-        "page: not found ahead of time for 9.0a\nFlashInfer 9.9.9 would compile 1 of 1 module(s)\n",
+        "page: not found ahead of time for 9.0a\nFlashInfer 9.9.9 would not load 1 of 1 module(s)\n",
     )
 
 
 def test_installed_wheel(tmp_path: Path) -> None:
     site = make_flashinfer(tmp_path, ENV_NEW)
-    write(tmp_path / "modules" / "9.0a" / "page" / "page.so")
+    library(tmp_path / "modules" / "9.0a" / "page" / "page.so")
     kernels = [{"directory": "sm90a", "name": "page"}, {"directory": "sm80-sm120f", "name": "rope"}]
     write(site / "fitasks_kernels" / "__init__.py", "raise RuntimeError('not to be imported')")
     write(site / "fitasks_kernels" / "manifest.json", json.dumps({"flashinfer": "9.9.8", "kernels": kernels}))
     assert ask(site) == (
         1,
         (
+            "the wheel is for FlashInfer 9.9.8, which is 9.9.9 here\n"
             "rope: not found ahead of time for 8.0 (targets: 8.0 12.0f)\n"
             "rope: not found ahead of time for 12.0f (targets: 8.0 12.0f)\n"
-            "the wheel is for FlashInfer 9.9.8, which is 9.9.9 here\n"
-            "FlashInfer 9.9.9 would compile 2 of 3 module(s)\n"
+            "FlashInfer 9.9.9 would not load 1 of 2 module(s)\n"
         ),
     )
 
@@ -169,7 +259,7 @@ def test_the_installed_flashinfer_itself(tmp_path: Path) -> None:
     from importlib.metadata import version
 
     modules = tmp_path / "modules"
-    write(modules / "page" / "page.so", "x")
+    library(modules / "page" / "page.so")
     provider = PROVIDER.format(version=version("flashinfer-python"), modules=str(modules))
     write(tmp_path / "site" / "flashinfer_jit_cache" / "__init__.py", provider)
     status, said = ask(tmp_path / "site", planned(tmp_path, ("page", "9.0a 8.0"), ("absent", "9.0a")))
@@ -178,6 +268,6 @@ def test_the_installed_flashinfer_itself(tmp_path: Path) -> None:
         [
             "page: not found ahead of time for 8.0 (targets: 9.0a 8.0)",
             "absent: not found ahead of time for 9.0a",
-            f"FlashInfer {version('flashinfer-python')} would compile 2 of 3 module(s)",
+            f"FlashInfer {version('flashinfer-python')} would not load 2 of 2 module(s)",
         ],
     )

@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+import zipfile
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from fitasks.errors import EnvironmentProblem
+from fitasks.plan.kernel import Artefact
 from fitasks.plan.server import find_package
 from fitasks.ship.install import install, notice, obstacle, uninstall
 from tests.ship import official
@@ -82,7 +84,8 @@ def test_installed_found_replaced_and_taken_out(venv: Path, workshop: Workshop, 
     assert second.digest != first.digest
     assert subprocess.run(ask, capture_output=True, text=True, check=True).stdout == "[['page', 'rope']]\n"
     library = site / "fitasks_kernels" / "sm90a" / "page" / "page.so"
-    assert library.read_bytes() == workshop.kernel("page", 1).library.read_bytes()
+    with zipfile.ZipFile(wheel.path) as archive:
+        assert library.read_bytes() == archive.read("fitasks_kernels/sm90a/page/page.so")
 
     assert uninstall(plan.server) == wheel.version
     assert contents(site) == before
@@ -94,9 +97,10 @@ def test_a_damaged_installation_is_mended(venv: Path, workshop: Workshop, tmp_pa
     plan, wheel = plan_for(made, venv, site), made.wheel(tmp_path / "dist").path
     install(plan, wheel)
     library = site / "fitasks_kernels" / "sm90a" / "page" / "page.so"
+    whole = library.read_bytes()
     library.write_bytes(b"damaged")
     install(plan, wheel)
-    assert library.read_bytes() == workshop.kernel("page", 1).library.read_bytes()
+    assert library.read_bytes() == whole
     uninstall(plan.server)
 
 
@@ -197,3 +201,49 @@ def test_a_wheel_that_flashinfer_ignores_is_spoken_of(workshop: Workshop, tmp_pa
     assert notice(plan).startswith(f"fitasks-kernels {wheel.version} is installed, but FlashInfer 0.7.2.post1 does not")
     (site / "fitasks_kernels" / "manifest.json").write_text(json.dumps([]))
     assert notice(plan) == ""
+
+
+def test_a_wheel_where_python_reads_no_pth_file_is_spoken_of(workshop: Workshop, tmp_path: Path) -> None:
+    """`pip install --target X` with PYTHONPATH=X; found all the same by an official shim's entry points."""
+    site, made = tmp_path / "site", shop(workshop)
+    wheel = made.wheel(tmp_path / "dist")
+    unpacked(wheel.path, site)
+    plan = plan_for(made, Path(sys.executable), site)
+    plan = replace(plan, server=replace(plan.server, env=plan.server.env | {"PYTHONPATH": str(site)}))
+    assert notice(plan) == (
+        f"fitasks-kernels {wheel.version} is in {site}, a directory of PYTHONPATH, where Python reads no .pth file: "
+        "FlashInfer doesn't find it; doit install"
+    )
+    artefact = Artefact(site / "fitasks_kernels" / "sm90a" / "page" / "page.so", ("sm90a",))
+    assert notice(replace(plan, kernels=tuple(replace(one, aot=(artefact,)) for one in plan.kernels))) == ""
+    assert notice(replace(plan, kernels=())) == ""
+
+
+def uv_for(python: Path, plan: Any, script: str) -> Any:
+    """The plan with a uv on PATH, and no pip."""
+    uv = python.parent / "uv"
+    uv.write_text(f"#!/bin/sh\n{script}\n")
+    uv.chmod(0o755)
+    return replace(plan, server=replace(plan.server, env=plan.server.env | {"PATH": f"{uv.parent}:/usr/bin:/bin"}))
+
+
+def test_an_environment_that_cannot_be_written(workshop: Workshop, tmp_path: Path) -> None:
+    python, made = without_pip(tmp_path), shop(workshop)
+    plan = uv_for(python, plan_for(made, python, site_of(python)), "echo 'Permission denied (os error 13)'; exit 2")
+    with pytest.raises(EnvironmentProblem) as caught:
+        install(plan, made.wheel(tmp_path / "dist").path)
+    assert caught.value.remedy == (
+        f"run this as the owner of {plan.server.prefix}; where it is read-only, install the wheel in dist/ while its "
+        "image is built"
+    )
+
+
+def test_the_remedy_names_the_installer_that_is_there(workshop: Workshop, tmp_path: Path) -> None:
+    python, made = without_pip(tmp_path), shop(workshop)
+    official.shim(site_of(python), "0.6.18+cu130")
+    plan = uv_for(python, plan_for(made, python, site_of(python)), "exit 1")
+    with pytest.raises(EnvironmentProblem) as caught:
+        install(plan, tmp_path / "never.whl")
+    assert caught.value.remedy == (
+        f"{python.parent}/uv pip uninstall --python {python} flashinfer-jit-cache; doit install"
+    )

@@ -34,7 +34,7 @@ def test_each_module_is_found(version: str, workshop: Workshop, tmp_path: Path) 
     site = unpacked(wheel_for(version, workshop, tmp_path / "dist").path, tmp_path / "site")
     found = looked_up(version, [site], ["page", "rope", "norm"], tmp_path)
     assert found == {"page": f"site/{PAGE}", "rope": f"site/{ROPE}", "norm": ""}
-    assert (tmp_path / found["page"]).stat().st_size == workshop.kernel("page", 1).library.stat().st_size
+    assert (tmp_path / found["page"]).read_bytes()[:4] == b"\x7fELF"
 
 
 @pytest.mark.parametrize("version", OLD + NEW)

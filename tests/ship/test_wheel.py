@@ -11,6 +11,7 @@ import os
 import time
 import zipfile
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -19,15 +20,19 @@ from packaging.tags import sys_tags
 from packaging.utils import parse_wheel_filename
 from packaging.version import Version
 
+from fitasks.cuda.elf import exported, inspect_library, machine_code_architectures
 from fitasks.errors import KernelFailure
 from fitasks.ship.sizes import report
 from fitasks.ship.tag import platform_tag
+from fitasks.ship.wheel import build_wheel
 from fitasks.ui.size_table import show_sizes, write_sizes
 from tests.ship.wheelwright import Shop, module
+from tests.workshop import TARGET
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
+    from fitasks.session import Session
+    from fitasks.ship.collect import Complete
+    from fitasks.ship.wheel import Wheel
     from tests.workshop import Workshop
 
 
@@ -85,6 +90,51 @@ def test_the_same_kernels_give_the_same_bytes(workshop: Workshop, tmp_path: Path
     assert again.path.read_bytes() == first.path.read_bytes()
 
 
+def test_two_compiles_of_the_same_kernel_give_the_same_bytes(workshop: Workshop, tmp_path: Path) -> None:
+    """nvcc names local symbols after temporary files, and those after its process; so does this compiler."""
+    compiler = tmp_path / "compiler"
+    compiler.write_text('#!/bin/sh\nexec c++ -DLOCAL=tmpxft_$$ "$@"\n')
+    compiler.chmod(0o755)
+    workshop.cxx = str(compiler)
+    source = workshop.kernel("page", 1).sources[0]
+    source.write_text(f"{source.read_text()}static int LOCAL() {{ return 7; }}\nint (*hook)() = LOCAL;\n")
+    kernel = module(workshop, "page", ("sm_90a",))
+
+    def compiled(directory: str) -> tuple[bytes, Wheel]:
+        workshop.build(kernel, force=True)
+        return kernel.library.read_bytes(), Shop(parts=[(workshop, TARGET, "90a")], kernels=[kernel]).wheel(
+            tmp_path / directory
+        )
+
+    (first, one), (second, other) = compiled("first"), compiled("second")
+    assert first != second
+    assert one.path.name == other.path.name
+    assert one.path.read_bytes() == other.path.read_bytes()
+
+
+def test_what_is_stripped_is_loaded_like_what_was_built(workshop: Workshop, tmp_path: Path) -> None:
+    import ctypes
+
+    wheel, built = shop(workshop).wheel(tmp_path / "dist"), workshop.kernel("page", 1).library
+    with zipfile.ZipFile(wheel.path) as archive:
+        library = Path(archive.extract("fitasks_kernels/sm90a/page/page.so", tmp_path))
+    assert library.stat().st_size < built.stat().st_size
+    assert exported(library) == exported(built)
+    assert inspect_library(library).undefined == inspect_library(built).undefined
+    assert machine_code_architectures(library) == ("sm_90a",)
+    assert ctypes.CDLL(str(library))._Z6page_0v() == 1
+
+
+def test_without_a_strip_it_is_packed_as_it_was_built(workshop: Workshop, tmp_path: Path) -> None:
+    session = shop(workshop).session()
+    session.plan.server.env["PATH"] = str(tmp_path)
+    wheel = build_wheel(session, tmp_path / "dist")
+    assert not wheel.stripped
+    with zipfile.ZipFile(wheel.path) as archive:
+        library = archive.read("fitasks_kernels/sm90a/page/page.so")
+    assert library == workshop.kernel("page", 1).library.read_bytes()
+
+
 def test_an_earlier_wheel_of_ours_is_replaced_and_nothing_else(workshop: Workshop, tmp_path: Path) -> None:
     (tmp_path / "dist").mkdir()
     (tmp_path / "dist" / "torch-2.13.0-py3-none-any.whl").touch()
@@ -136,16 +186,26 @@ def test_paths_outside_all_roots_are_cut_down() -> None:
 
 
 def test_flashinfers_licence_goes_along(workshop: Workshop, tmp_path: Path) -> None:
-    from fitasks.ship.wheel import build_wheel
-
     licences = tmp_path / "site" / "flashinfer_python-0.7.2.post1.dist-info" / "licenses"
     licences.mkdir(parents=True)
     (licences / "LICENSE").write_text("Apache License\n")
+    (licences / "LICENSE.kda.txt").write_text("MIT License\n")
     wheel = build_wheel(shop(workshop).session(tmp_path / "site"), tmp_path / "dist")
     with zipfile.ZipFile(wheel.path) as archive:
         info = f"fitasks_kernels-{wheel.version}.dist-info"
         assert archive.read(f"{info}/licenses/LICENSE") == b"Apache License\n"
-        assert b"License-File: LICENSE\n" in archive.read(f"{info}/METADATA")
+        metadata = archive.read(f"{info}/METADATA").decode()
+    assert metadata.splitlines()[4:7] == [
+        "License-Expression: Apache-2.0 AND MIT",
+        "License-File: LICENSE",
+        "License-File: LICENSE.kda.txt",
+    ]
+
+
+def test_no_licence_is_made_up(workshop: Workshop, tmp_path: Path) -> None:
+    wheel = shop(workshop).wheel(tmp_path / "dist")
+    with zipfile.ZipFile(wheel.path) as archive:
+        assert b"License" not in archive.read(f"fitasks_kernels-{wheel.version}.dist-info/METADATA")
 
 
 # What is not complete
@@ -180,15 +240,17 @@ def test_a_library_that_changes_while_it_is_read_is_refused(
     """Judged, then overwritten by somebody else before it is in the archive."""
     from fitasks.ship import wheel as wheels
 
-    made, real = shop(workshop), wheels.receipts_text
+    made, real = shop(workshop), wheels.collect
 
-    def slow(kernels: object) -> str:
+    def slow(session: Session) -> tuple[Complete, ...]:
+        found = real(session)
         workshop.kernel("page", 1).library.write_bytes(b"something else")
-        return real(kernels)  # type: ignore[arg-type]
+        return found
 
-    monkeypatch.setattr(wheels, "receipts_text", slow)
+    monkeypatch.setattr(wheels, "collect", slow)
+    library = workshop.kernel("page", 1).library
     assert refused(made, tmp_path / "dist") == (
-        "fitasks_kernels/sm90a/page/page.so changed while it was read, or isn't what was built\n  remedy: doit"
+        f"{library} changed while it was read, or isn't what was built\n  remedy: doit"
     )
 
 
@@ -247,7 +309,8 @@ def test_sizes_by_kernel_family_and_architecture(
     made.kernels = [replace(made.kernels[0], op="attention"), replace(made.kernels[1], op="attention")]
     wheel = made.add(workshop, module(workshop, "norm", ("sm_90a",))).wheel(tmp_path / "dist")
     sizes = report(wheel)
-    libraries = {name: workshop.kernel(name, 1).library.stat().st_size for name in ("page", "rope", "norm")}
+    with zipfile.ZipFile(wheel.path) as archive:
+        libraries = {Path(one.filename).stem: one.file_size for one in archive.infolist() if one.filename[-3:] == ".so"}
     assert {one.name: one.bytes for one in sizes.kernels} == libraries
     assert [(one.name, one.kernels, one.bytes) for one in sizes.families] == [
         ("attention", 2, libraries["page"] + libraries["rope"]),
@@ -267,3 +330,13 @@ def test_sizes_by_kernel_family_and_architecture(
         "sm90": 526_000_000,
         "all architectures": 1_900_000_000,
     }
+
+
+def test_an_sm80_wheel_is_not_compared_with_the_sm90_package(
+    workshop: Workshop, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made = Shop().add(workshop, module(workshop, "page", ("sm_80",)), target="8.0", arch="80")
+    show_sizes(report(made.wheel(tmp_path / "dist")))
+    out = capsys.readouterr().out
+    assert "sm90" not in out
+    assert out.splitlines()[-1].startswith("FlashInfer's own package for all architectures: 1.9 GB, ")

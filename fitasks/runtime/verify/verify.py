@@ -15,7 +15,7 @@ from fitasks.errors import EnvironmentProblem
 from fitasks.files import sha256_file
 from fitasks.plan import planner
 from fitasks.runtime import sm90_switch
-from fitasks.runtime.check import ahead_of_time
+from fitasks.runtime.ahead import ahead_of_time
 from fitasks.runtime.verify import proof as proofs
 from fitasks.runtime.verify.exports import expected_exports
 from fitasks.runtime.verify.pool import Job, Pool, Result
