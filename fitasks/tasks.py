@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from doit.exceptions import TaskError, TaskFailed
 
-from fitasks.build import sessions
 from fitasks.build.ninja import read_log
 from fitasks.build.schedule import longest_first
 from fitasks.build.usage import usage
 from fitasks.errors import EnvironmentProblem, FitasksError, Silent
+from fitasks.processes import sessions, signals
 from fitasks.session import current
-from fitasks.ui.board import silence
+from fitasks.streams import silence
 from fitasks.ui.reporter import Reporter
 from fitasks.uptodate import Fresh
 
@@ -46,6 +46,7 @@ _WAITING = 16  # kernels whose files may wait for a slot: the longest of all of 
 
 def configuration() -> dict[str, Any]:
     """DOIT_CONFIG. Ends the program with status 2 where kernels.yaml is unusable."""
+    signals.install()  # before anything is asked: planning, too, ends with us
     _prepare_streams()
     session = current()
     database = session.root / ".fitasks" / "doit.sqlite3"

@@ -12,7 +12,7 @@ import threading
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal
 
-from fitasks.build import begun, sessions
+from fitasks.build import begun
 from fitasks.build import ninja as ninjas
 from fitasks.build import receipt as receipts
 from fitasks.build.heal import NotHealed, heal
@@ -21,6 +21,7 @@ from fitasks.build.outcome import check, receipt_of, utc
 from fitasks.build.reasons import Reason, judgement
 from fitasks.errors import KernelFailure
 from fitasks.plan import planner
+from fitasks.processes import sessions
 
 if TYPE_CHECKING:
     from fitasks.build.freshness import Judge

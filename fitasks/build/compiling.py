@@ -13,11 +13,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fitasks.build import ninja as ninjas
-from fitasks.build import parts, process, sessions
+from fitasks.build import parts
 from fitasks.build.diagnose import diagnose
-from fitasks.build.process import Finished
 from fitasks.build.schedule import Turn
 from fitasks.errors import KernelFailure
+from fitasks.processes import process, sessions
+from fitasks.processes.process import Finished
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping

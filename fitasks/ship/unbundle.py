@@ -16,13 +16,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from fitasks.build import receipt as receipts
-from fitasks.build import sessions
 from fitasks.build.heal import NotHealed, heal
 from fitasks.build.lock import module_lock
 from fitasks.build.ninja import DEPS, LOG
 from fitasks.errors import EnvironmentProblem
 from fitasks.files import sha256_file
 from fitasks.plan.kernel import Kernel
+from fitasks.processes import sessions
 from fitasks.ship.archive import opened
 from fitasks.ship.arrival import proven, refuse_foreign, refuse_too_large, roots_that_differ
 from fitasks.ship.bundle import generated_of, manifest_of

@@ -11,6 +11,7 @@ import threading
 import time
 from typing import IO, TYPE_CHECKING, Protocol
 
+from fitasks.streams import silence
 from fitasks.ui.units import duration
 
 if TYPE_CHECKING:
@@ -125,11 +126,6 @@ class LiveBoard:
             table.add_row(work.label, bar, f"{work.done}/{work.files}", duration(time.time() - work.begun))
         more = [Text(f"and {len(works) - _SHOWN} more")] if len(works) > _SHOWN else []
         return Group(table, *more, Text(self._progress.summary(), style="bold", overflow="ellipsis", no_wrap=True))
-
-
-def silence(stream: IO[str]) -> None:
-    """Let further output of a stream whose reader has gone lead nowhere, without a word."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def _seconds(text: str) -> float:

@@ -11,7 +11,6 @@ from typing import Any
 
 from doit.exceptions import TaskFailed, UnmetDependency
 
-from fitasks.build import signals
 from fitasks.build.usage import Usage
 from fitasks.ui.board import Board, board_for
 from fitasks.ui.progress import Progress
@@ -57,9 +56,8 @@ class Reporter:
         if event["event"] == "begin":
             self.board.start()
 
-    def initialize(self, tasks: Any, selected_tasks: Any) -> None:  # noqa: ARG002 - doit's signature
+    def initialize(self, tasks: Any, selected_tasks: Any) -> None:
         """Before anything runs, in the main thread."""
-        signals.install()
 
     def get_status(self, task: Any) -> None:
         """Before a task is judged."""
