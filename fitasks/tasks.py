@@ -12,14 +12,12 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from doit.exceptions import TaskError, TaskFailed
 
-from fitasks.build.ninja import read_log
+from fitasks import reporting
 from fitasks.build.schedule import longest_first
-from fitasks.build.usage import usage
 from fitasks.errors import EnvironmentProblem, FitasksError, Silent
-from fitasks.processes import sessions, signals
+from fitasks.processes import signals
 from fitasks.session import current
 from fitasks.streams import silence
-from fitasks.ui.reporter import Reporter
 from fitasks.uptodate import Fresh
 
 if TYPE_CHECKING:
@@ -56,30 +54,10 @@ def configuration() -> dict[str, Any]:
         "continue": True,
         "par_type": "thread",
         "num_process": max(_WAITING, session.jobs or 0, len(os.sched_getaffinity(0))),
-        "reporter": _Reporter,
         "backend": "sqlite3",
         "dep_file": str(database),
-    }
-
-
-class _Reporter(Reporter):
-    """doit's reporter, told what the builder does and says."""
-
-    def initialize(self, tasks: Any, selected_tasks: Any) -> None:
-        super().initialize(tasks, selected_tasks)
-        session = current()
-        session.say = self.write
-        session.observers.append(self.observe)
-        self.progress.files_done = functools.partial(_files_done, session)
-        self.progress.usage = lambda: usage(sessions.live())
-
-
-def _files_done(session: Session, label: str) -> int:
-    kernel = next(kernel for kernel in session.kernels if kernel.label == label)
-    try:
-        return len(read_log(kernel.build_dir))
-    except OSError:
-        return 0
+        "problem": str(session.problem or ""),  # for fitasks/command.py
+    } | reporting.configuration()
 
 
 def kernels() -> Iterator[TaskDict]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import subprocess
 import sys
@@ -68,7 +69,7 @@ def test_without_a_standard_error(project: Project, number: signal.Signals, stat
     assert stand_ins(project) == []
 
 
-@pytest.mark.parametrize("reporter", ["console", "zero", "error-only", "executed-only"])
+@pytest.mark.parametrize("reporter", ["json", "console", "zero", "error-only", "executed-only"])
 @pytest.mark.parametrize(("number", "status"), SIGNALS)
 def test_every_reporter_can_be_stopped(project: Project, number: signal.Signals, status: int, reporter: str) -> None:
     process = project.start("--reporter", reporter)
@@ -78,6 +79,9 @@ def test_every_reporter_can_be_stopped(project: Project, number: signal.Signals,
     assert process.returncode == status, err
     assert "Traceback" not in out + err
     assert stand_ins(project) == []
+    if reporter == "json":
+        results = {task["result"] for task in json.loads(out)["tasks"]}
+        assert results <= {"fail", "up-to-date", None}
 
 
 def planners(project: Project) -> list[int]:

@@ -6,12 +6,13 @@ Lines of the run itself are written above the board.
 from __future__ import annotations
 
 import atexit
+import math
 import os
 import threading
 import time
 from typing import IO, TYPE_CHECKING, Protocol
 
-from fitasks.streams import silence
+from fitasks.streams import silence, tell
 from fitasks.ui.units import duration
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
     from fitasks.ui.progress import Progress
 
-_HEARTBEAT = 30.0  # seconds of silence at most; FITASKS_HEARTBEAT sets it
+_HEARTBEAT = 30.0  # seconds of silence at most; FITASKS_HEARTBEAT sets it, 0 or inf is no heartbeat
 _SHOWN = 12  # kernels; a board higher than its terminal can't be redrawn
 
 
@@ -53,12 +54,12 @@ class PlainBoard:
 
     def start(self) -> None:
         """Begin to watch for silence."""
-        if self._thread is None:
+        if self._thread is None and self._every < math.inf:
             self._thread = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
             self._thread.start()
 
     def line(self, text: str) -> None:
-        """One whole line, now. A reader that has gone (`| head`) doesn't end the build."""
+        """One whole line, now. A reader that has gone (`| head`) doesn't end the build, nor does a full disk."""
         with self._lock:
             self._written = time.monotonic()
             try:
@@ -66,17 +67,23 @@ class PlainBoard:
                 self._stream.flush()
             except BrokenPipeError:
                 silence(self._stream)
+            except OSError as error:
+                silence(self._stream)
+                tell(f"what is said can't be written ({error.strerror}); the build goes on in silence")
 
     def stop(self) -> None:
         """No more heartbeats."""
         self._over.set()
 
     def _beat(self) -> None:
-        while not self._over.wait(max(0.1, self._written + self._every - time.monotonic())):
+        while not self._over.wait(self._patience()):
             if time.monotonic() - self._written >= self._every and (text := self._progress.heartbeat()):
                 self.line(text)
             elif time.monotonic() - self._written >= self._every:
                 self._written = time.monotonic()
+
+    def _patience(self) -> float:
+        return min(max(0.1, self._written + self._every - time.monotonic()), threading.TIMEOUT_MAX)
 
 
 class LiveBoard:
@@ -129,7 +136,12 @@ class LiveBoard:
 
 
 def _seconds(text: str) -> float:
+    """What FITASKS_HEARTBEAT says; inf where nobody wants one."""
     try:
-        return max(0.1, float(text))
+        seconds = float(text or _HEARTBEAT)
     except ValueError:
-        return _HEARTBEAT
+        seconds = math.nan
+    if seconds >= 0:
+        return max(0.1, seconds) if seconds else math.inf
+    tell(f"FITASKS_HEARTBEAT={text!r} is no number of seconds (0 for none); a line every {_HEARTBEAT:.0f} s, as ever")
+    return _HEARTBEAT

@@ -9,7 +9,7 @@ import threading
 from collections import Counter
 from typing import Any
 
-from doit.exceptions import TaskFailed, UnmetDependency
+from doit.exceptions import UnmetDependency
 
 from fitasks.build.usage import Usage
 from fitasks.ui.board import Board, board_for
@@ -68,11 +68,9 @@ class Reporter:
     def add_failure(self, task: Any, fail: Any) -> None:
         """The message at once; a task that has reported itself stays silent.
 
-        A group fails because one of its kernels did, which has been said. doit counts that as an error of its own
-        (exit status 2), after this call; it is a failed task (1) like the kernel, unless the kernel was worse.
+        A group fails because one of its kernels did, which has been said.
         """
         if isinstance(fail, UnmetDependency):
-            fail.__class__ = TaskFailed
             if not task.has_subtask and not task.name.startswith(("kernel:", "_")):
                 self.write(f"{task.name}: not done, because a kernel failed; `doit -s {task.name}` goes on without it")
             return

@@ -125,6 +125,46 @@ def test_a_log_is_never_silent(project: Project) -> None:
     assert out.endswith("3 kernels: 3 compiled\n")
 
 
+def test_a_machine_is_told_on_standard_error_that_it_goes_on(project: Project) -> None:
+    hold = project.hold()
+    process = project.start("--reporter", "json", FITASKS_HEARTBEAT="0.3")
+    project.wait_for_call()
+    time.sleep(1.2)
+    hold.unlink()
+    out, err = process.communicate(timeout=60)
+    assert "kernel:page: compiling 2 files" in json.loads(out)["out"]
+    assert len([line for line in err.splitlines() if line.startswith("still compiling: ")]) >= 2
+
+
+@pytest.mark.parametrize(
+    ("text", "beats", "said"),
+    [
+        ("0", 0, ""),
+        ("inf", 0, ""),
+        ("1e300", 0, ""),
+        ("0.1", 3, ""),
+        (
+            "often",
+            0,
+            "fitasks: FITASKS_HEARTBEAT='often' is no number of seconds (0 for none); a line every 30 s, as ever",
+        ),
+        ("nan", 0, "fitasks: FITASKS_HEARTBEAT='nan' is no number of seconds (0 for none); a line every 30 s, as ever"),
+        ("-1", 0, "fitasks: FITASKS_HEARTBEAT='-1' is no number of seconds (0 for none); a line every 30 s, as ever"),
+    ],
+)
+def test_how_often_is_for_the_user_to_say(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], text: str, beats: int, said: str
+) -> None:
+    monkeypatch.setenv("FITASKS_HEARTBEAT", text)
+    stream = io.StringIO()
+    board = PlainBoard(stream, running())
+    board.start()
+    time.sleep(0.5)
+    board.stop()
+    assert beats <= len(stream.getvalue().splitlines()) <= 2 * beats
+    assert capsys.readouterr().err.strip() == said
+
+
 def test_kernels_that_begin_at_once_share_one_board(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two boards draw over each other, and the one that nobody stops hides the summary."""
 
@@ -218,6 +258,15 @@ def test_a_reader_that_goes_away_is_no_error(project: Project, task: str) -> Non
     assert "BrokenPipe" not in error
     if not task:
         assert project.library("page").exists()
+
+
+def test_a_full_disk_behind_standard_output_is_no_reason_to_stop(project: Project) -> None:
+    command = ["sh", "-c", f"exec {sys.executable} -m doit > /dev/full"]
+    done = subprocess.run(command, cwd=project.root, env=project.env, stderr=subprocess.PIPE, text=True, check=True)
+    said = "fitasks: what is said can't be written (No space left on device); the build goes on in silence\n"
+    assert done.stderr.endswith(said)
+    assert "Traceback" not in done.stderr
+    assert project.doit() == "3 kernels: 3 fresh\n"
 
 
 def test_the_json_reporter_stays_machine_readable(project: Project) -> None:
