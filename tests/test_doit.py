@@ -118,8 +118,8 @@ def test_one_failing_kernel_does_not_stop_the_others(project: Project) -> None:
     out = project.doit(status=1)
     assert "kernel:page: FAILED\n" in out
     assert 'page.cu(12): error: identifier "nonsense" is undefined' in out
-    assert "log: " in out
-    assert out.splitlines()[-1] == "3 kernels: 2 compiled, 1 failed"
+    log = project.root / ".fitasks" / "logs" / "page.log"
+    assert out.splitlines()[-3:] == ["failed:", f"  kernel:page: log: {log}", "3 kernels: 2 compiled, 1 failed"]
     assert project.library("cascade").exists()
     assert not (project.library("page").parent / "fitasks-receipt.json").exists()
     assert "Traceback" not in out + project.stderr

@@ -84,6 +84,20 @@ def test_every_reporter_can_be_stopped(project: Project, number: signal.Signals,
         assert results <= {"fail", "up-to-date", None}
 
 
+@pytest.mark.parametrize(("number", "status"), SIGNALS)
+def test_a_stop_says_where_things_stand(project: Project, number: signal.Signals, status: int) -> None:
+    (project.tools / "hold").unlink()
+    project.doit("kernel:page")
+    project.calls()
+    project.hold()
+    process = project.start(MAX_JOBS="1")
+    project.wait_for_call()
+    process.send_signal(number)
+    out, _ = process.communicate(timeout=20)
+    assert process.returncode == status
+    assert out.splitlines()[-1] == "stopped: 1 of 3 kernels done, 1 stopped"
+
+
 def planners(project: Project) -> list[int]:
     """Pids of serving interpreters that plan for this project."""
     found = []

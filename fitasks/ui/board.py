@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 _HEARTBEAT = 30.0  # seconds of silence at most; FITASKS_HEARTBEAT sets it, 0 or inf is no heartbeat
 _SHOWN = 12  # kernels; a board higher than its terminal can't be redrawn
+_WIDE = 60  # columns from which there is room for bars beside the names
 
 
 class Board(Protocol):
@@ -123,16 +124,18 @@ class LiveBoard:
         from rich.text import Text
 
         works = self._progress.running()
-        table = Table.grid(padding=(0, 2), expand=False)
+        wide = self._console.width >= _WIDE
+        table = Table.grid(padding=(0, 2 if wide else 1), expand=False)
         table.add_column(overflow="ellipsis", no_wrap=True)
-        table.add_column(width=min(30, max(8, self._console.width // 4)))
+        if wide:
+            table.add_column(width=min(30, self._console.width // 4))
         for _ in range(2):
             table.add_column(justify="right", no_wrap=True)
         for work in works[:_SHOWN]:
-            bar = ProgressBar(total=max(1, work.files), completed=work.done)
-            table.add_row(work.label, bar, f"{work.done}/{work.files}", duration(time.time() - work.begun))
+            bar = [ProgressBar(total=max(1, work.files), completed=work.done)] if wide else []
+            table.add_row(work.label, *bar, f"{work.done}/{work.files}", duration(time.time() - work.begun))
         more = [Text(f"and {len(works) - _SHOWN} more")] if len(works) > _SHOWN else []
-        return Group(table, *more, Text(self._progress.summary(), style="bold", overflow="ellipsis", no_wrap=True))
+        return Group(table, *more, Text(self._progress.summary(), style="bold"))
 
 
 def _seconds(text: str) -> float:

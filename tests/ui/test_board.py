@@ -62,6 +62,36 @@ def test_an_end_that_one_kernel_alone_decides_is_foretold() -> None:
     assert progress.summary().endswith("about 9 m 30 s left")
 
 
+@pytest.mark.parametrize(
+    ("outcome", "summary"),
+    [
+        ("compiled", "2 of 3 kernels, 12 of 16 files, 2 of 2 compilers"),
+        ("failed", "1 of 3 kernels, 1 failed, 6 of 16 files, 2 of 2 compilers"),
+        ("stopped", "1 of 3 kernels, 6 of 16 files, 2 of 2 compilers"),
+    ],
+)
+def test_only_what_is_right_is_done(outcome: str, summary: str) -> None:
+    progress = running()
+    progress.observe({"event": "end", "t": time.time(), "label": "fa3", "outcome": outcome})
+    assert progress.summary().startswith(summary)
+
+
+def test_kernels_that_nobody_asked_for_are_not_counted() -> None:
+    progress = Progress(lambda _: 0, Usage, wanted=frozenset({"page"}))
+    works = [{"label": label, "files": 2, "cpu_seconds": 9.0, "learnt": True} for label in ("page", "rope")]
+    progress.observe({"event": "run", "t": time.time(), "slots": 2, "kernels": works})
+    assert progress.summary().startswith("0 of 1 kernels, 0 of 2 files")
+
+
+def test_where_a_stopped_run_stands() -> None:
+    progress = running()
+    assert progress.stand() == "1 of 3 kernels done, 1 stopped"
+    progress.untouched = 2
+    progress.observe({"event": "end", "t": time.time(), "label": "fa3", "outcome": "failed"})
+    progress.observe({"event": "end", "t": time.time(), "label": "healed", "outcome": "healed"})
+    assert progress.stand() == "4 of 6 kernels done, 1 failed"
+
+
 def test_no_guess_where_a_kernel_was_never_built() -> None:
     progress = running()
     progress.works["rope"].learnt = False
@@ -228,10 +258,15 @@ def test_no_colour_where_none_is_wanted(project: Project) -> None:
 
 
 def test_a_narrow_terminal(project: Project) -> None:
-    lines = plain(on_terminal(project, 32)).splitlines()
-    board = [line for line in lines if re.search(r"\d/\d +\d s", line)]
+    """Names rather than bars, and a summary over as many lines as it takes."""
+    received = plain(on_terminal(project, 30))
+    board = [line for line in received.splitlines() if re.search(r"\d/\d +\d s", line)]
     assert board
-    assert max(map(len, board)) <= 32
+    assert max(map(len, board)) <= 30
+    assert re.search(r"(?m)^page +\d/2 +\d s", received)
+    assert "…" not in received
+    assert "━" not in received
+    assert re.search(r"0 of 3 kernels, \d of 6 files,? *\n[12] of 2", received)
 
 
 def test_an_ascii_terminal(project: Project) -> None:
