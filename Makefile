@@ -2,7 +2,7 @@
 #
 #   make kernels                     compile what kernels.yaml names
 #   make kernels K='kernel:prefill*' some of them
-#   make kernels SM90=0              generic modules in place of Hopper's
+#   make kernels SM90=0              generic modules in place of Hopper's; so also check, verify, list and the others
 #   make kernels PYTHON=/opt/venv/bin/python   in an environment that is there already; nothing is installed
 
 K ?=
@@ -15,14 +15,14 @@ else
   READY := $(VENV)/.made-for
 endif
 # PATH as in an activated environment: FlashInfer takes ninja from it.
-DOIT = PATH="$(dir $(abspath $(PYTHON))):$$PATH" $(PYTHON) -m doit
+DOIT = $(if $(filter 0 false no off,$(SM90)),FITASKS_SM90=0) PATH="$(dir $(abspath $(PYTHON))):$$PATH" $(PYTHON) -m doit
 
 .DEFAULT_GOAL := kernels
 .PHONY: kernels check doctor env verify why list test test-image lint clean reset
 
 # Marked with +, so that `make -jN` of any version lends its tokens; but `make -n` shall do nothing.
 kernels: $(READY)
-	+@$(if $(findstring n,$(firstword -$(MAKEFLAGS))),: )$(DOIT) $(if $(filter 0,$(SM90)),--no-sm90) $(K)
+	+@$(if $(findstring n,$(firstword -$(MAKEFLAGS))),: )$(DOIT) $(K)
 
 check doctor env verify why: $(READY)
 	@$(DOIT) $@ $(K)

@@ -4,13 +4,14 @@
 
 Each row is a process of its own that imports FlashInfer, warms the GPU up, and then times its first prefill (backend
 chosen by FlashInfer) and its first decode, bfloat16, head_dim 128. Caches are made below a temporary directory; headers
-of the installed FlashInfer are touched ("the same wheel reinstalled"), its contents aren't changed. `ahead` builds and
-installs the wheel (and removes it), `sm90 off` installs the switch (and removes it).
+of the installed FlashInfer are touched ("the same wheel reinstalled") and get their times back; no content is changed.
+`ahead` builds and installs the wheel (and removes it), `sm90 off` installs the switch (and removes it).
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib.util
 import os
 import subprocess
@@ -19,11 +20,15 @@ import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
 from bench.environment import bare_path, exports  # noqa: E402
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 KERNELS = ("kernel:decode*", "kernel:prefill*")
 
@@ -94,16 +99,28 @@ class Bench:
         subprocess.run([sys.executable, "-m", "doit", *words], cwd=ROOT, env=self.env(cache, **more), check=True)
         return time.perf_counter() - begin
 
-    def server(self, what: str, cache: str, **more: str) -> None:
-        """A row: a fresh process, with what `doit env` prints."""
+    @contextlib.contextmanager
+    def installed(self, install: str, uninstall: str) -> Iterator[None]:
+        """Between two tasks."""
+        self.doit("ours", install)
+        try:
+            yield
+        finally:
+            self.doit("ours", uninstall)
+
+    def served(self, cache: str, **more: str) -> dict[str, str]:
+        """A server's environment: with the CUDA_HOME that `doit env` prints (the rest is this process's own)."""
         if not cache.startswith("plain"):
             told = [sys.executable, "-m", "doit", "env"]
             lines = subprocess.run(told, cwd=ROOT, env=self.env(cache), capture_output=True, text=True, check=True)
-            # CUDA_HOME alone: the rest is this process's own environment.
-            told_home = exports(lines.stdout, self.env(cache)).get("CUDA_HOME")
-            more |= {"CUDA_HOME": told_home} if told_home else {}
+            home = exports(lines.stdout, self.env(cache)).get("CUDA_HOME")
+            more |= {"CUDA_HOME": home} if home else {}
+        return self.env(cache, **more)
+
+    def server(self, what: str, cache: str, **more: str) -> None:
+        """A row: a fresh process."""
         done = subprocess.run(
-            [sys.executable, "-c", _PROBE], env=self.env(cache, **more), capture_output=True, text=True, check=False
+            [sys.executable, "-c", _PROBE], env=self.served(cache, **more), capture_output=True, text=True, check=False
         )
         found = next((line.split() for line in done.stdout.splitlines() if line.startswith("SECONDS")), None)
         if found is None:
@@ -114,12 +131,20 @@ class Bench:
         print(self.rows[-1], flush=True)
 
 
-def reinstall() -> None:
-    """New times for every header, as pip leaves them."""
+@contextlib.contextmanager
+def reinstalled() -> Iterator[None]:
+    """New times for every header, as pip leaves them; the old ones afterwards."""
     found = importlib.util.find_spec("flashinfer")
-    for package in (found.submodule_search_locations or ()) if found else ():
-        for path in Path(package, "data").rglob("*.*h"):
-            path.touch()
+    packages = (found.submodule_search_locations or ()) if found else ()
+    headers = [path for package in packages for path in Path(package, "data").rglob("*.*h")]
+    times = {path: path.stat().st_mtime_ns for path in headers}
+    for path in headers:
+        path.touch()
+    try:
+        yield
+    finally:
+        for path, time_ns in times.items():
+            os.utime(path, ns=(time_ns, time_ns))
 
 
 def main() -> None:
@@ -134,17 +159,16 @@ def main() -> None:
         if "warm" in only:
             bench.server(f"after `doit` (which took {seconds:.0f} s, before the server)", "ours")
         if "reinstalled" in only:
-            reinstall()
-            if "cold" in only:
-                bench.server("the same wheel reinstalled, FlashInfer alone", "plain")
-            seconds = bench.doit("ours", *KERNELS)
-            bench.server(f"the same wheel reinstalled, then `doit` ({seconds:.1f} s)", "ours")
+            with reinstalled():
+                if "cold" in only:
+                    bench.server("the same wheel reinstalled, FlashInfer alone", "plain")
+                seconds = bench.doit("ours", *KERNELS)
+                bench.server(f"the same wheel reinstalled, then `doit` ({seconds:.1f} s)", "ours")
         if "ahead" in only:
             ahead_of_time(bench)
         if "sm90" in only:
-            bench.doit("ours", "install_sm90_switch")
-            bench.server("Hopper's modules off (`FLASHINFER_DISABLE_SM90=1`)", "ours", FLASHINFER_DISABLE_SM90="1")
-            bench.doit("ours", "uninstall_sm90_switch")
+            with bench.installed("install_sm90_switch", "uninstall_sm90_switch"):
+                bench.server("Hopper's modules off (`FLASHINFER_DISABLE_SM90=1`)", "ours", FLASHINFER_DISABLE_SM90="1")
         print("\n| | first prefill | first decode | backend |\n|---|--:|--:|---|", *bench.rows, sep="\n")
         if "kernels" in only:
             kernels(bench)
@@ -152,15 +176,14 @@ def main() -> None:
 
 def ahead_of_time(bench: Bench) -> None:
     """The wheel, in an empty cache, no compiler on PATH, JIT forbidden."""
-    bench.doit("ours", "install")
     bare = bare_path(bench.base / "bin")
-    bench.server("delivered ahead of time (`doit install`)", "plain-empty", FLASHINFER_DISABLE_JIT="1", PATH=bare)
-    bench.doit("ours", "uninstall")
+    with bench.installed("install", "uninstall"):
+        bench.server("delivered ahead of time (`doit install`)", "plain-empty", FLASHINFER_DISABLE_JIT="1", PATH=bare)
 
 
 def kernels(bench: Bench) -> None:
     told = subprocess.run(
-        [sys.executable, "-c", _KERNELS], env=bench.env("ours"), capture_output=True, text=True, check=True
+        [sys.executable, "-c", _KERNELS], env=bench.served("ours"), capture_output=True, text=True, check=True
     )
     print("\n| tokens | fa2 | fa3 | fa2 / fa3 |\n|--:|--:|--:|--:|")
     for line in told.stdout.splitlines():

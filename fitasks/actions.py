@@ -89,17 +89,21 @@ def install_sm90_switch() -> None:
     """make servers heed FLASHINFER_DISABLE_SM90=1, which FlashInfer itself ignores (a hook in their environment)"""
     from fitasks.runtime.sm90_switch import install
 
-    server = current().plan.server
-    _print(f"{install(server.prefix, server.site_packages)}: with FLASHINFER_DISABLE_SM90=1, fa2 is chosen for fa3")
+    server = current().server
+    where = install(server.prefix, server.site_directories)
+    _print(f"{where}: with FLASHINFER_DISABLE_SM90=1, FlashInfer chooses generic modules for Hopper's (fa2 for fa3)")
 
 
 def uninstall_sm90_switch() -> None:
     """take that hook out again"""
     from fitasks.runtime.sm90_switch import uninstall
 
-    server = current().plan.server
-    for path in uninstall(server.prefix, server.site_packages):
+    server = current().server
+    removed = uninstall(server.prefix, server.site_directories)
+    for path in removed:
         _print(f"removed {path}")
+    if not removed:
+        _print(f"the switch is not installed for {server.python}")
 
 
 def report() -> None:

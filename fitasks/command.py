@@ -1,6 +1,7 @@
-"""`doit run` with one more option: `doit --no-sm90`. Found by doit through the entry point group doit.COMMAND.
+"""`doit run` and `doit list` with one more option, --no-sm90. Found by doit through the entry point group doit.COMMAND.
 
-It serves every dodo.py of this environment, ours or not, and so does only what DOIT_CONFIG asks for.
+The option becomes FITASKS_SM90=0 before dodo.py is loaded.
+It serves every dodo.py of this environment, ours or not, and otherwise does only what DOIT_CONFIG asks for.
 """
 
 from __future__ import annotations
@@ -10,7 +11,10 @@ import os
 import sys
 from typing import Any
 
+from doit.cmd_list import List as DoitList
 from doit.cmd_run import Run as DoitRun
+
+from fitasks.plan.hopper import VARIABLE
 
 _NO_SM90 = {
     "name": "no_sm90",
@@ -20,18 +24,19 @@ _NO_SM90 = {
     "default": False,
     "help": "plan generic modules in place of Hopper's, as `sm90: false` in kernels.yaml does (fitasks)",
 }
+_WORD = "--no-sm90"
 
 
 class Run(DoitRun):  # type: ignore[misc]  # doit has no types
-    """doit's own command; the option becomes FITASKS_SM90=0 before dodo.py is loaded."""
+    """Also behind a task's name, where doit would take the option for one of the task's."""
 
     name = "run"
     cmd_options = (*DoitRun.cmd_options, _NO_SM90)
 
     def execute(self, params: Any, args: list[str]) -> Any:
-        if params["no_sm90"]:
-            os.environ["FITASKS_SM90"] = "0"
-        return super().execute(params, args)
+        if params["no_sm90"] or _WORD in args:
+            os.environ[VARIABLE] = "0"
+        return super().execute(params, [word for word in args if word != _WORD])
 
     @functools.wraps(DoitRun._execute)  # noqa: SLF001 - doit's own hook; doit reads the names of its parameters
     def _execute(self, *args: Any, **params: Any) -> Any:
@@ -43,3 +48,15 @@ class Run(DoitRun):  # type: ignore[misc]  # doit has no types
             print(f"{asked[0]}: {problem}", file=sys.stderr)  # noqa: T201
             return 2
         return super()._execute(*args, **params)
+
+
+class List(DoitList):  # type: ignore[misc]
+    """So that the list shows what `doit --no-sm90` would do."""
+
+    name = "list"
+    cmd_options = (*DoitList.cmd_options, _NO_SM90)
+
+    def execute(self, params: Any, args: list[str]) -> Any:
+        if params["no_sm90"]:
+            os.environ[VARIABLE] = "0"
+        return super().execute(params, args)

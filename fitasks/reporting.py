@@ -15,6 +15,8 @@ from fitasks.ui.machine import JsonReporter
 from fitasks.ui.reporter import Reporter
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
     from fitasks.session import Session
 
 
@@ -29,15 +31,14 @@ class Lines(Reporter):
     """For people."""
 
     def initialize(self, tasks: Any, selected_tasks: Any) -> None:
-        super().initialize(tasks, selected_tasks)
-        _attach(self)
+        _attach(self, _kernels_among(tasks, selected_tasks))
 
 
 class Json(JsonReporter):
     """For machines."""
 
-    def initialize(self, tasks: Any, selected_tasks: Any) -> None:  # noqa: ARG002 - doit's signature
-        _attach(self)
+    def initialize(self, tasks: Any, selected_tasks: Any) -> None:
+        _attach(self, _kernels_among(tasks, selected_tasks))
 
 
 def configuration() -> dict[str, Any]:
@@ -46,12 +47,29 @@ def configuration() -> dict[str, Any]:
     return {"reporter": Lines, "reporters": {"json": Json}}
 
 
-def _attach(reporter: Lines | Json) -> None:
+def _attach(reporter: Lines | Json, wanted: frozenset[str]) -> None:
     session = current()
+    session.wanted = reporter.progress.wanted = wanted
     session.say = reporter.write
     session.observers.append(reporter.observe)
     reporter.progress.files_done = functools.partial(_files_done, session)
     reporter.progress.usage = lambda: usage(sessions.live())
+
+
+def _kernels_among(tasks: Mapping[str, Any], names: Iterable[str]) -> frozenset[str]:
+    """The labels of the kernels that doit will come to: the tasks of these names, and what they depend on.
+
+    Twins are none of their own: nothing is done for them.
+    """
+    seen: set[str] = set()
+    waiting = list(names)
+    while waiting:
+        name = waiting.pop()
+        if name not in seen and name in tasks:
+            seen.add(name)
+            waiting += tasks[name].task_dep
+    kernels = (name for name in seen if name.startswith("kernel:") and tasks[name].actions)
+    return frozenset(name.removeprefix("kernel:") for name in kernels)
 
 
 def _files_done(session: Session, label: str) -> int:

@@ -28,7 +28,8 @@ from fitasks.cuda.cudart import Runtime, discover
 from fitasks.cuda.probe import ProbeMemo
 from fitasks.errors import ConfigError, EnvironmentProblem, FitasksError
 from fitasks.files import sha256_text
-from fitasks.plan.plan import Plan, cache_home, make_plan
+from fitasks.plan.plan import Plan, cache_home, configuration, make_plan
+from fitasks.plan.server import find_server
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from fitasks.build.ninja import Ninja
     from fitasks.build.reasons import Judgement
     from fitasks.plan.kernel import Kernel
+    from fitasks.plan.server import Server
 
 _CURRENT: list[Session] = []
 
@@ -49,6 +51,7 @@ class Session:
     problem: FitasksError | None = None
     say: Callable[[str], None] = print
     observers: list[Callable[[dict[str, Any]], None]] = field(default_factory=list)  # of the journal's events
+    wanted: frozenset[str] | None = None  # labels of the kernels that this run is about; None: all
     _plan: Plan | None = None
     _judgements: dict[str, Judgement] = field(default_factory=dict)
     _builder: Builder | None = None
@@ -73,6 +76,11 @@ class Session:
         if self._plan is None:
             raise self.problem or EnvironmentProblem("there is no plan")
         return self._plan
+
+    @cached_property
+    def server(self) -> Server:
+        """The serving environment, also where there is no plan. Raises ConfigError, EnvironmentProblem."""
+        return self._plan.server if self._plan else find_server(configuration(self.root), self.probe)
 
     @property
     def kernels(self) -> tuple[Kernel, ...]:
@@ -149,10 +157,11 @@ class Session:
         from fitasks.build.jobserver import MakeTokens, parent_fifo
         from fitasks.build.journal import Journal
         from fitasks.build.pool import Pool
-        from fitasks.build.running import Runner
+        from fitasks.build.running import Runner, sweep
         from fitasks.build.schedule import schedule
 
-        stale = [kernel for kernel in self.plan.buildable() if self.judge(kernel).verdict == "stale"]
+        sweep()
+        stale = [kernel for kernel in self.plan.buildable() if self._will_compile(kernel)]
         peak = max((self.costs.of(kernel).peak_rss for kernel in stale), default=1 << 30)
         chosen = slots(self.jobs, peak_bytes=peak)
         fifo = parent_fifo(os.environ)
@@ -169,6 +178,12 @@ class Session:
             self.plan, self.ninja, Pool(chosen.count, make), journal, self.costs, planned, config.timeout, self.say
         )
         return Builder(runner, self.judges, self.store)
+
+    def _will_compile(self, kernel: Kernel) -> bool:
+        """As far as can be foretold: asked for, stale, and not to be had from the store."""
+        if self.wanted is not None and kernel.label not in self.wanted:
+            return False
+        return self.judge(kernel).verdict == "stale" and not self.store.find(kernel, self.judges[kernel.target])
 
     def _may_split(self) -> bool:
         """Whether nvcc lists the option, kernels.yaml doesn't forbid it, and the user doesn't set it already."""

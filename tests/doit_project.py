@@ -1,7 +1,8 @@
 """A project on disk, driven by the real doit, planned by the real FlashInfer, compiled by a stand-in for nvcc.
 
 The stand-in makes an empty object in milliseconds and says which headers it read; everything around it (ninja, the
-link line, locks, receipts) is real. It waits while the file `hold` exists, and fails for sources named in `fail`.
+link line, locks, receipts) is real. It waits while the file `hold` exists, fails for sources named in `fail`, and dies of want of memory as
+often as `killed` says, which may name one source before the number.
 """
 
 from __future__ import annotations
@@ -43,9 +44,9 @@ deadline = time.time() + 60
 while os.path.exists(here + "/hold") and time.time() < deadline:
     time.sleep(0.02)
 if os.path.exists(here + "/killed"):
-    lives = int(open(here + "/killed").read())
-    if lives:
-        open(here + "/killed", "w").write(str(lives - 1))
+    name, _, lives = open(here + "/killed").read().rpartition(" ")
+    if int(lives) and name in ("", os.path.basename(source)):
+        open(here + "/killed", "w").write(f"{{name}} {{int(lives) - 1}}")
         print("nvcc error   : 'cicc' died due to signal 9 (Kill signal)")
         sys.exit(9)
 if os.path.exists(here + "/fail") and os.path.basename(source) in open(here + "/fail").read().split():

@@ -92,7 +92,7 @@ def test_kill_9_of_a_compiler_looks_like_the_oom_killer_and_is_tried_again(proje
     hold.unlink()
     out, _ = process.communicate(timeout=60)
     assert process.returncode == 0
-    assert out.count("again, alone") == 1
+    assert out.count("once more, alone") == 1
     assert out.splitlines()[-1] == "3 kernels: 3 compiled"
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shutil
 import time
 from pathlib import Path
 
@@ -50,10 +52,13 @@ def test_jobs_in_kernels_yaml(project: Project) -> None:
 
 
 def test_a_compiler_killed_for_want_of_memory_is_tried_again_alone(project: Project) -> None:
-    (project.tools / "killed").write_text("1")
-    out = project.doit("kernel:page")
-    assert "kernel:page: a compiler was killed for want of memory; again, alone\n" in out
+    """Itself, and no other file of its kernel; and from then on fewer run at once."""
+    (project.tools / "killed").write_text("page.cu 1")
+    out = project.doit("kernel:page", MAX_JOBS="4")
+    assert "kernel:page: csrc_page.cuda.o was killed for want of memory; from now on 2 at once\n" in out
+    assert "kernel:page: page.cu once more, alone\n" in out
     assert out.splitlines()[-1] == "1 kernel: 1 compiled"
+    assert project.calls() == 3
 
 
 def test_one_that_is_killed_again_fails_and_says_what_to_do(project: Project) -> None:
@@ -62,7 +67,68 @@ def test_one_that_is_killed_again_fails_and_says_what_to_do(project: Project) ->
     assert "page: nvcc error   : 'cicc' died due to signal 9 (Kill signal)" in out
     assert "hint: " in out
     assert "MAX_JOBS=1" in out
-    assert "GB are free; it was tried alone as well" in out
+    assert re.search(r"; tried alone as well, with \d+\.\d GB free \(\S+\)", out)
+
+
+def test_what_fails_otherwise_after_a_kill_is_told_for_what_it_is(project: Project) -> None:
+    (project.tools / "killed").write_text("page.cu 1")
+    (project.tools / "fail").write_text("flashinfer_page_binding.cu")
+    out = project.doit("kernel:page", status=1, MAX_JOBS="1")
+    failed = out[out.index("kernel:page: FAILED") :]
+    assert 'error: identifier "nonsense" is undefined' in failed
+    assert "memory" not in failed
+
+
+def test_a_linker_killed_for_want_of_memory_is_tried_again_alone(project: Project, tmp_path: Path) -> None:
+    linker = tmp_path / "c++"
+    once = f'[ -e {tmp_path}/once ] || {{ touch {tmp_path}/once; echo "collect2: fatal error: ld terminated with signal 9"; exit 1; }}'
+    linker.write_text(f'#!/bin/sh\ncase " $* " in *" -shared "*) {once};; esac\nexec c++ "$@"\n')
+    linker.chmod(0o755)
+    out = project.doit("kernel:page", CXX=str(linker))
+    assert "kernel:page: page.so once more, alone\n" in out
+    assert out.splitlines()[-1] == "1 kernel: 1 compiled"
+
+
+def test_a_failure_is_told_while_others_go_on(project: Project) -> None:
+    (project.tools / "fail").write_text("flashinfer_page_binding.cu")
+    out = project.doit("kernel:page", status=1, STAND_IN_SECONDS="1", MAX_JOBS="2").splitlines()
+    told = next(index for index, line in enumerate(out) if line.endswith('error: identifier "nonsense" is undefined'))
+    assert told < out.index("kernel:page: FAILED")
+
+
+@pytest.mark.parametrize("slots", ["1", "2"])
+def test_several_lost_objects_are_compiled_again(project: Project, slots: str) -> None:
+    project.doit("kernel:page")
+    project.calls()
+    shutil.rmtree(Path(project.env["XDG_CACHE_HOME"]) / "fitasks" / "store")
+    for lost in project.library("page").parent.glob("*.o"):
+        lost.unlink()
+    assert project.doit("kernel:page", MAX_JOBS=slots).splitlines()[-1] == "1 kernel: 1 compiled"
+    assert project.calls() == 2
+    assert project.doit("kernel:page") == "1 kernel: 1 fresh\n"
+
+
+def test_the_pool_is_made_for_what_was_asked_for(project: Project) -> None:
+    """Not for all that is stale in kernels.yaml."""
+    project.doit("kernel:page", MAX_JOBS="2")
+    first = json.loads((project.root / ".fitasks" / "journal.jsonl").read_text().splitlines()[0])
+    assert [kernel["label"] for kernel in first["kernels"]] == ["page"]
+
+
+def test_what_is_adopted_is_not_foretold(project: Project) -> None:
+    project.doit("kernel:page")
+    shutil.rmtree(project.library("page").parent)
+    project.doit("kernel:page", "kernel:cascade")
+    first = json.loads((project.root / ".fitasks" / "journal.jsonl").read_text().splitlines()[0])
+    assert [kernel["label"] for kernel in first["kernels"]] == ["cascade"]
+
+
+def test_failed_compilers_are_in_the_journal(project: Project) -> None:
+    (project.tools / "fail").write_text("page.cu")
+    project.doit("kernel:page", status=1, MAX_JOBS="1")
+    events = [json.loads(line) for line in (project.root / ".fitasks" / "journal.jsonl").read_text().splitlines()]
+    status = {event["output"]: event["status"] for event in events if event["event"] == "file"}
+    assert status["csrc_page.cuda.o"] != 0
 
 
 def test_a_kernel_that_takes_too_long_is_ended(project: Project) -> None:

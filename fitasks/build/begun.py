@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from fitasks.plan.kernel import Kernel
 
 NAME = "fitasks-begun.json"
+_THREADS = "fitasks-threads"  # a line for each object: of how many threads the optimiser had that made it
 
 
 def begin(kernel: Kernel, judge: Judge, ninja: Ninja, damaged: tuple[str, ...]) -> int:
@@ -31,6 +32,7 @@ def begin(kernel: Kernel, judge: Judge, ninja: Ninja, damaged: tuple[str, ...]) 
     compiled them from the very same things.
     """
     kernel.build_dir.mkdir(parents=True, exist_ok=True)
+    before = receipts.read(kernel)
     receipts.path_of(kernel).unlink(missing_ok=True)
     kernel.library.unlink(missing_ok=True)
     record: dict[str, object] = {
@@ -45,6 +47,9 @@ def begin(kernel: Kernel, judge: Judge, ninja: Ninja, damaged: tuple[str, ...]) 
         return resumed
     for name in damaged or (ninjas.LOG,):
         (kernel.build_dir / name).unlink(missing_ok=True)
+    (kernel.build_dir / _THREADS).unlink(missing_ok=True)
+    if before and damaged:
+        note_threads(kernel, before.notes.get("split_compile", 1))
     write_atomic(begun, json.dumps(record))
     return begun.stat().st_ctime_ns
 
@@ -62,6 +67,26 @@ def _resumable(kernel: Kernel, record: dict[str, object]) -> int:
     except (OSError, ValueError):
         return 0
     return began_ns if newest < began_ns else 0
+
+
+def note_threads(kernel: Kernel, threads: int) -> None:
+    """Remember of how many threads nvcc's optimiser had, also for whoever goes on after an interruption."""
+    with (kernel.build_dir / _THREADS).open("a") as stream:
+        stream.write(f"{threads}\n")
+
+
+def most_threads(kernel: Kernel) -> int:
+    """Of all objects of the kernel."""
+    try:
+        return max(map(int, (kernel.build_dir / _THREADS).read_text().split()), default=1)
+    except (OSError, ValueError):
+        return 1
+
+
+def end(kernel: Kernel) -> None:
+    """The receipt says all that is to be known now."""
+    (kernel.build_dir / _THREADS).unlink(missing_ok=True)
+    (kernel.build_dir / NAME).unlink(missing_ok=True)
 
 
 def edited(receipt: Receipt, judge: Judge, began_ns: int) -> str:

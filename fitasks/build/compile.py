@@ -7,9 +7,13 @@ a `begun` record says what the half-finished objects were compiled from.
 from __future__ import annotations
 
 import contextlib
+import errno
 import functools
+import shutil
+import tempfile
 import threading
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from fitasks.build import begun
@@ -114,7 +118,7 @@ class Builder:
             healed = heal(kernel, receipt, judge.roots, self.runner.ninja)
         except (NotHealed, OSError):
             return None
-        (kernel.build_dir / begun.NAME).unlink(missing_ok=True)
+        begun.end(kernel)
         notes = {"adopted_from": receipt.flashinfer, "adopted": utc()}
         flashinfer = self.runner.plan.server.version("flashinfer-python")
         return replace(healed, stamp=judge.stamp, flashinfer=flashinfer, target=kernel.target, notes=notes)
@@ -129,12 +133,12 @@ class Builder:
             receipt = receipt_of(self.runner, kernel, judge.anew(), finished)
             if not (changed := begun.edited(receipt, judge, began_ns)):
                 receipts.write(kernel, self._accepted(kernel, receipt, judge))
-                (kernel.build_dir / begun.NAME).unlink()
+                begun.end(kernel)
                 if self.store:
                     self.store.put(kernel, receipt)
                 return Done("compiled", finished.seconds)
             damaged = ()
-            (kernel.build_dir / begun.NAME).unlink()
+            begun.end(kernel)
         raise KernelFailure(f"{kernel.label}: {changed} keeps changing while it is compiled")
 
     def _accepted(self, kernel: Kernel, receipt: Receipt, judge: Judge) -> Receipt:
@@ -166,8 +170,15 @@ class Builder:
 
 def _no_place(kernel: Kernel, error: OSError) -> KernelFailure:
     """The disk is full, the cache read-only, or something stands in the way."""
+    if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+        places = [kernel.build_dir.parent, Path(tempfile.gettempdir())]
+        full = min(places, key=lambda place: shutil.disk_usage(place).free if place.exists() else 0)
+        return KernelFailure(
+            f"{kernel.label}: {error.strerror}, in {full}",
+            remedy=f"leave room in {places[0]} and in {places[1]} (TMPDIR); run doit again",
+        )
     where = error.filename or kernel.build_dir
     return KernelFailure(
         f"{kernel.label}: {where}: {error.strerror or error}",
-        remedy=f"make {kernel.build_dir.parent} writable and leave room in it; run doit again",
+        remedy=f"make {kernel.build_dir.parent} writable; run doit again",
     )

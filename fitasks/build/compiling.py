@@ -12,8 +12,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from fitasks.build import begun, parts
 from fitasks.build import ninja as ninjas
-from fitasks.build import parts
+from fitasks.build.capacity import memory
 from fitasks.build.diagnose import diagnose
 from fitasks.build.schedule import Turn
 from fitasks.errors import KernelFailure
@@ -23,6 +24,7 @@ from fitasks.processes.process import Finished
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
+    from fitasks.build.capacity import Memory
     from fitasks.build.ninja import Edge
     from fitasks.build.running import Runner
     from fitasks.plan.kernel import Kernel
@@ -65,44 +67,51 @@ class Compiling:
     scratch: Path  # for the compilers' temporary files
     place: Path  # for the ninjas' logs
     seconds: dict[str, float] = field(default_factory=dict)
+    said: str = ""  # by the first that failed
+    alone: Memory | None = None  # what was free before a compiler was tried alone
     _runs: list[Finished] = field(default_factory=list)
     _failure: Finished | None = None  # the first
-    _killed: bool = False  # for want of memory
+    _killed: list[Edge] = field(default_factory=list)  # for want of memory
     _linked: bool = False
     _numbers: Iterator[int] = field(default_factory=itertools.count)  # names of files: an object's may be 255 long
     _clock: _Clock = field(default_factory=_Clock)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def run(self) -> Finished:
-        """To the end, or to the first failure; what was killed for want of memory is compiled once more, alone."""
-        pool = self.runner.pool
+        """To the end, or to the first failure; what was killed for want of memory is tried once more, alone."""
         self._side_by_side(self._unfinished())
-        if self._killed and not sessions.stopping():
-            self.runner.say(f"kernel:{self.kernel.label}: a compiler was killed for want of memory; again, alone")
-            self._failure = None
-            with pool.alone(sessions.stopping) as alone:
-                for edge in self._unfinished() if alone else ():
-                    self._compile(edge, Turn(0.0))
+        for edge in self._killed:
+            with self._alone(Path(edge.source).name) as held:
+                if held:
+                    self._compile(edge, Turn(0.0), last=True)
         if not self._stopping():
-            with pool.slot(_FIRST, stopping=sessions.stopping) as slot:
-                if slot:
-                    self._link()
+            with self.runner.pool.slot(_FIRST, stopping=sessions.stopping) as slot:
+                killed = bool(slot) and self._link(last=False)
+            if killed:
+                with self._alone(self.kernel.library.name) as held:
+                    _ = held and self._link(last=True)
         return self._total()
 
     def _unfinished(self) -> list[Edge]:
+        """The files that are to be compiled, the longest first."""
         try:
             edges = ninjas.unfinished(self.runner.ninja, self.kernel.build_dir, self.kernel.ninja_file)
         except ValueError as error:
             raise KernelFailure(f"{self.kernel.label}: {error}") from None
-        return [edge for edge in edges if edge.output != str(self.kernel.library)]
+        compiled = [edge for edge in edges if edge.output != str(self.kernel.library)]
+        return sorted(compiled, key=lambda edge: -self._turn(edge).seconds)
+
+    def _turn(self, edge: Edge) -> Turn:
+        return self.runner.schedule.turn(self.kernel.label, Path(edge.source).name)
 
     def _side_by_side(self, edges: list[Edge]) -> None:
-        """Each in a thread that waits for its turn; after a failure no further one is begun."""
-        with ThreadPoolExecutor(max(1, len(edges)), self.kernel.label) as threads, self._giving_up():
+        """In as many threads as could have slots at once; after a failure no further one is begun."""
+        count = max(1, min(len(edges), self.runner.pool.slots))
+        with ThreadPoolExecutor(count, self.kernel.label) as threads, self._giving_up():
             list(threads.map(self._in_turn, edges))
 
     def _in_turn(self, edge: Edge) -> None:
-        turn = self.runner.schedule.turn(self.kernel.label, Path(edge.source).name)
+        turn = self._turn(edge)
         slot = self.runner.pool.slot(turn.seconds, count=turn.slots, stopping=self._stopping)
         with self._giving_up(), slot as held:
             if held:
@@ -117,37 +126,50 @@ class Compiling:
             self._failure = self._failure or _STOPPED
             raise
 
-    def _compile(self, edge: Edge, turn: Turn) -> None:
+    @contextlib.contextmanager
+    def _alone(self, what: str) -> Iterator[bool]:
+        """For what was killed for want of memory: nothing else of ours runs meanwhile."""
+        with self.runner.pool.alone(self._stopping) as held:
+            if held:
+                self.alone = memory()
+                self.runner.say(f"kernel:{self.kernel.label}: {what} once more, alone")
+            yield held
+
+    def _compile(self, edge: Edge, turn: Turn, *, last: bool = False) -> None:
         if self._stopping():
             return
         part = self.place / str(next(self._numbers))
         command = parts.command(self.runner.ninja, self.kernel, edge, part)
-        finished = self._ninja(command, edge.output, turn.threads)
-        if finished.status == 0:
-            with self._lock:
+        finished, killed = self._ninja(command, edge.output, turn, last=last)
+        with self._lock:
+            if killed:
+                self._killed.append(edge)
+            elif finished.status == 0:
                 parts.add_logs(self.kernel, part)
+                begun.note_threads(self.kernel, turn.threads)
                 self.seconds[Path(edge.source).name] = finished.cpu_seconds
 
-    def _link(self) -> None:
-        """By a ninja of the whole kernel, which looks at everything once more."""
+    def _link(self, *, last: bool) -> bool:
+        """By a ninja of the whole kernel, which looks at everything once more; whether it is to be tried again."""
         command = self.runner.ninja.command(self.kernel.build_dir, self.kernel.ninja_file)
-        self._linked = self._ninja([*command, "-j", "1"], str(self.kernel.library)).status == 0
+        finished, killed = self._ninja([*command, "-j", "1"], str(self.kernel.library), Turn(0.0), last=last)
+        self._linked = finished.status == 0
+        return killed
 
-    def _ninja(self, command: list[str], output: str, threads: int = 1) -> Finished:
+    def _ninja(self, command: list[str], output: str, turn: Turn, *, last: bool) -> tuple[Finished, bool]:
+        """How it ended, and whether it was killed for want of memory and isn't the `last` try."""
         env = self.runner.plan.environment(self.kernel.target)
-        env |= split_variables(env, threads) | {"TMPDIR": str(self.scratch)}
+        env |= split_variables(env, turn.threads) | {"TMPDIR": str(self.scratch)}
         env.pop("MAKEFLAGS", None)  # of a make above us, whose tokens are our business
-        name = Path(output).name
         log = self.scratch / f"{next(self._numbers)}.log"
         begin = time.time()
         with self._timed():
             left = max(0.1, self.runner.timeout - self._clock.seconds) if self.runner.timeout else None
             finished = process.run(command, cwd=self.kernel.build_dir, env=env, log=log, timeout=left)
-        if finished.status == 0:
-            times = {"begin": begin, "end": begin + finished.seconds}
-            self.runner.journal.write("file", **times, label=self.kernel.label, output=name)
-        self._note(finished, log.read_bytes())
-        return finished
+        span = {"begin": begin, "end": begin + finished.seconds, "status": finished.status}
+        place = {"label": self.kernel.label, "output": Path(output).name}
+        self.runner.journal.write("file", **span, **place, threads=turn.threads, slots=turn.slots)
+        return finished, self._note(finished, Path(output).name, log.read_bytes(), last=last)
 
     @contextlib.contextmanager
     def _timed(self) -> Iterator[None]:
@@ -161,14 +183,25 @@ class Compiling:
             with self._lock:
                 self._clock.stop()
 
-    def _note(self, finished: Finished, said: bytes) -> None:
+    def _note(self, finished: Finished, name: str, said: bytes, *, last: bool) -> bool:
+        """What was said, and a failure, which is told at once; whether this was want of memory, to be tried again."""
+        text = said.decode(errors="replace")
         with self._lock:
             with self.runner.log(self.kernel).open("ab") as stream:
                 stream.write(said)
             self._runs.append(finished)
-            if finished.status or finished.timed_out:
-                self._failure = self._failure or finished
-                self._killed |= _was_killed(finished, said.decode(errors="replace"))
+            if not finished.status and not finished.timed_out:
+                return False
+            if not last and _was_killed(finished, text):
+                slots = self.runner.pool.narrow()
+                tell = f"{name} was killed for want of memory; from now on {slots} at once"
+                self.runner.say(f"kernel:{self.kernel.label}: {tell}")
+                return True
+            if self._failure is None:
+                self._failure, self.said = finished, text
+                if not finished.stopped and not finished.timed_out:
+                    self.runner.say(f"kernel:{self.kernel.label}: {diagnose(text, finished.status).first_error}")
+            return False
 
     def _stopping(self) -> bool:
         return self._failure is not None or sessions.stopping()

@@ -16,7 +16,14 @@ from fitasks.build.hints import hint_for
 Kind = Literal["compile", "link", "oom", "disk", "killed", "timeout", "toolchain", "unknown"]
 
 _NUMBERED = re.compile(r"^\[\d+/\d+\] ")  # ninja's echo of a command, whose options may look like errors
-_NINJA_SAYS = ("FAILED:", "ninja: build stopped", "ninja: Jobserver mode", "ninja: warning:", "ninja: Entering")
+_NINJA_SAYS = (
+    "FAILED:",
+    "ninja: build stopped: sub",
+    "ninja: build stopped: int",
+    "ninja: Jobserver mode",
+    "ninja: warning:",
+    "ninja: Entering",
+)
 _NO_ERROR = re.compile(r"\b(?:warning|note|remark)\b ?(?:#|:|\[)|^In file included from")
 
 _OOM = re.compile(

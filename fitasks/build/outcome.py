@@ -6,6 +6,7 @@ import os
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
+from fitasks.build import begun
 from fitasks.build import ninja as ninjas
 from fitasks.build import receipt as receipts
 from fitasks.build.headers import system_headers
@@ -62,7 +63,7 @@ def receipt_of(runner: Runner, kernel: Kernel, judge: Judge, finished: Finished)
         needed=library.needed,
         undefined=tuple(map(str, library.cuda_symbols())),
         architectures=machine_code_architectures(kernel.library),
-        notes={"split_compile": threads} if (threads := runner.schedule.threads(kernel.label)) > 1 else {},
+        notes={"split_compile": threads} if (threads := begun.most_threads(kernel)) > 1 else {},
     )
 
 

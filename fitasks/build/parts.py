@@ -12,7 +12,7 @@ done it all.
 
 from __future__ import annotations
 
-import os
+import contextlib
 import shutil
 from typing import TYPE_CHECKING
 
@@ -50,15 +50,26 @@ def command(ninja: Ninja, kernel: Kernel, edge: Edge, part: Path) -> list[str]:
 
 
 def add_logs(kernel: Kernel, part: Path) -> None:
-    """Add what a part's ninja has logged to the kernel's own logs. For one thread at a time. Raises OSError."""
+    """Add what a part's ninja has logged to the kernel's own logs. For one thread at a time. Raises OSError.
+
+    What is logged of files that are gone, and will be compiled again, is forgotten.
+    """
     header, *new = (part / ninjas.LOG).read_text().splitlines()
     header_before, *before = _lines(kernel.build_dir / ninjas.LOG) or [header]
-    lines = {_output(line): line for line in [*(before if header_before == header else ()), *new]}
+    logged = {_output(line): line for line in [*(before if header_before == header else ()), *new]}
+    times = {output: time for output in logged if (time := _mtime_ns(kernel.build_dir / output))}
     deps = _deps(kernel.build_dir) | _deps(part)
-    deps = {output: deps[output] for output in lines if output in deps}
-    newest = max((os.stat(output).st_mtime_ns for output in deps), default=0)  # noqa: PTH116
-    ninjas.write_deps(kernel.build_dir, deps, newest)
-    write_atomic(kernel.build_dir / ninjas.LOG, "\n".join([header, *lines.values(), ""]))
+    deps = {output: deps[output] for output in times if output in deps}
+    ninjas.write_deps(kernel.build_dir, deps, max((times[output] for output in deps), default=0))
+    lines = [line for output, line in logged.items() if output in times]
+    write_atomic(kernel.build_dir / ninjas.LOG, "\n".join([header, *lines, ""]))
+
+
+def _mtime_ns(path: Path) -> int:
+    """0 where there is no such file."""
+    with contextlib.suppress(OSError):
+        return path.stat().st_mtime_ns
+    return 0
 
 
 def _lines(log: Path) -> list[str]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import heapq
+import sys
 import threading
 import time
 from typing import TYPE_CHECKING
@@ -39,32 +40,40 @@ class Pool:
         self, weight: float = 0.0, *, count: int = 1, stopping: Callable[[], bool] = lambda: False
     ) -> Iterator[bool]:
         """Hold `count` slots, at most all; gives False, and none, once `stopping()` is true."""
-        count = min(count, self.slots)
         with self._held(weight, count, count, stopping) as held:
             yield held
 
     @contextlib.contextmanager
     def alone(self, stopping: Callable[[], bool] = lambda: False) -> Iterator[bool]:
         """Hold every slot: nothing else of ours compiles meanwhile. Of make's tokens only one, the rest isn't ours."""
-        with self._held(float("inf"), self.slots, 1, stopping) as held:
+        with self._held(float("inf"), sys.maxsize, 1, stopping) as held:
             yield held
+
+    def narrow(self) -> int:
+        """Half as many slots from now on, at least one: memory is scarcer than was thought. How many there are now."""
+        with self._turn:
+            gone = self.slots // 2
+            self.slots -= gone
+            self.free -= gone  # below zero, until those who hold them have given back
+            self._turn.notify_all()
+            return self.slots
 
     @contextlib.contextmanager
     def _held(self, weight: float, count: int, tokens: int, stopping: Callable[[], bool]) -> Iterator[bool]:
         """Of make's tokens as many as are there, at least one: a `make -j1` will never have two."""
-        paid = self._wait(weight, count, tokens, stopping)
+        taken, paid = self._wait(weight, count, tokens, stopping)
         try:
-            yield paid > 0
+            yield taken > 0
         finally:
-            if paid:
+            if taken:
                 with self._turn:
-                    self.free += count
+                    self.free += taken
                     if self._make:
                         self._make.give(paid)
                     self._turn.notify_all()
 
-    def _wait(self, weight: float, count: int, tokens: int, stopping: Callable[[], bool]) -> int:
-        """Queue up, and take the slots when it is our turn; the tokens that were paid, 0 on a stop."""
+    def _wait(self, weight: float, count: int, tokens: int, stopping: Callable[[], bool]) -> tuple[int, int]:
+        """Queue up, and take the slots when it is our turn; how many, and the tokens that were paid: 0 on a stop."""
         ready = time.monotonic() + (_MOMENT if weight < float("inf") else 0.0)
         with self._turn:
             self._arrivals += 1
@@ -72,14 +81,14 @@ class Pool:
             heapq.heappush(self._waiting, ticket)
             try:
                 while not stopping():
-                    first = self._first() == ticket
-                    if first and self.free >= count and time.monotonic() >= ready:
-                        paid = self._make.take(tokens) if self._make else tokens
+                    first, wanted = self._first() == ticket, min(count, self.slots)
+                    if first and self.free >= wanted and time.monotonic() >= ready:
+                        paid = self._make.take(min(tokens, wanted)) if self._make else wanted
                         if paid:
-                            self.free -= count
-                            return paid
+                            self.free -= wanted
+                            return wanted, paid
                     self._turn.wait(_LOOK if first else _IDLE)
-                return 0
+                return 0, 0
             finally:
                 self._gone.add(ticket)
                 self._turn.notify_all()

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fitasks.build import parts
-from fitasks.build.capacity import memory
 from fitasks.build.compiling import Compiling
 from fitasks.build.costs import Cost
 from fitasks.build.diagnose import diagnose
@@ -25,6 +26,9 @@ if TYPE_CHECKING:
     from fitasks.plan.kernel import Kernel
     from fitasks.plan.plan import Plan
     from fitasks.processes.process import Finished
+
+
+_SCRATCH = "fitasks-nvcc-"  # and the pid; below TMPDIR
 
 
 @dataclass(frozen=True)
@@ -47,7 +51,8 @@ class Runner:
         log.write_bytes(b"")
         try:
             # An interrupted nvcc leaves three to seven temporary files (measured): they go with their directory.
-            with tempfile.TemporaryDirectory(prefix="fitasks-nvcc-", ignore_cleanup_errors=True) as scratch:
+            prefix = f"{_SCRATCH}{os.getpid()}-"
+            with tempfile.TemporaryDirectory(prefix=prefix, ignore_cleanup_errors=True) as scratch:
                 compiling = Compiling(self, kernel, announce, Path(scratch), parts.begin(kernel))
                 finished = compiling.run()
         finally:
@@ -55,7 +60,7 @@ class Runner:
         if finished.stopped:
             raise KernelFailure(f"{kernel.label}: stopped; what was finished stays, run doit again to go on")
         if finished.status or finished.timed_out:
-            raise _failure(kernel, finished, log)
+            raise _failure(kernel, finished, compiling, log)
         self._learn(kernel, compiling.seconds, finished)
         return finished
 
@@ -72,14 +77,22 @@ class Runner:
         return self.plan.state / "logs" / f"{kernel.label}.log"
 
 
-def _failure(kernel: Kernel, finished: Finished, log: Path) -> KernelFailure:
+def sweep() -> None:
+    """Remove the compilers' temporary files of those of us that were killed (`kill -9` leaves them)."""
+    for place in Path(tempfile.gettempdir()).glob(f"{_SCRATCH}*"):
+        pid = place.name.removeprefix(_SCRATCH).partition("-")[0]
+        if pid.isdigit() and not Path("/proc", pid).exists():
+            shutil.rmtree(place, ignore_errors=True)
+
+
+def _failure(kernel: Kernel, finished: Finished, compiling: Compiling, log: Path) -> KernelFailure:
     if finished.timed_out:
         return KernelFailure(
             f"{kernel.label}: not finished after {finished.seconds:.0f} s, and stopped\n  log: {log}",
             remedy="raise `timeout:` in kernels.yaml (seconds; 0 is no limit)",
         )
-    found = diagnose(log.read_text(errors="replace"), finished.status)
+    found = diagnose(compiling.said, finished.status)
     hint = f"\n  hint: {found.hint}" if found.hint else ""
-    if found.out_of_memory:
-        hint += f"; {memory().available / 1e9:.1f} GB are free; it was tried alone as well"
+    if found.out_of_memory and (had := compiling.alone):
+        hint += f"; tried alone as well, with {had.available / 1e9:.1f} GB free ({had.source})"
     return KernelFailure(f"{kernel.label}: {found.first_error}{hint}\n  log: {log}")

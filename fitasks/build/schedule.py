@@ -51,10 +51,6 @@ class Schedule:
         """Of one file."""
         return self.turns.get(label, {}).get(source, Turn(0.0))
 
-    def threads(self, label: str) -> int:
-        """Most threads that one of a kernel's files is optimised with."""
-        return max((turn.threads for turn in self.turns.get(label, {}).values()), default=1)
-
 
 def longest_first(kernels: Iterable[Kernel], costs: Costs) -> list[Kernel]:
     """By their longest file, then by CPU seconds."""

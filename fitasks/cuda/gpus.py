@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -12,20 +12,32 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Gpu:
-    """A physical GPU, or an instance of one that is divided (MIG); `uuid` is what CUDA_VISIBLE_DEVICES takes."""
+    """A physical GPU, or an instance of one that is divided (MIG); `uuid` is what CUDA_VISIBLE_DEVICES takes.
+
+    One that doesn't answer has a `trouble`, and little else.
+    """
 
     index: int
     uuid: str
     name: str
     capability: str  # "9.0", as FlashInfer's architecture lists write it
-    memory: int  # bytes
-    free: int = 0  # bytes, when it was asked
+    memory: int  # bytes; 0 where the driver doesn't tell
+    free: int | None = None  # bytes, when it was asked; None where the driver doesn't tell
     instance: int | None = None  # of a divided GPU
+    parent: str = ""  # UUID of the GPU that was divided
+    part: str = ""  # "7/0": the GPU instance's and the compute instance's number, of a divided GPU
+    trouble: str = ""  # why it can't be used
 
     @property
     def label(self) -> str:
         """`0`, or `0.1` for an instance."""
         return str(self.index) if self.instance is None else f"{self.index}.{self.instance}"
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What CUDA_VISIBLE_DEVICES may call it; the last is an instance's name up to driver R460."""
+        old = f"MIG-{self.parent}/{self.part}" if self.part else ""
+        return tuple(filter(None, (str(self.index), self.parent, self.uuid, old)))
 
 
 def all_gpus() -> tuple[Gpu, ...]:
@@ -38,6 +50,8 @@ def all_gpus() -> tuple[Gpu, ...]:
         return ()
     try:
         return tuple(gpu for index in range(pynvml.nvmlDeviceGetCount()) for gpu in _gpus(index))
+    except pynvml.NVMLError:  # of the count: a driver that answers nothing
+        return ()
     finally:
         pynvml.nvmlShutdown()
 
@@ -54,10 +68,10 @@ def driver_version() -> str:
 
 
 def visible(gpus: Iterable[Gpu], env: Mapping[str, str]) -> tuple[Gpu, ...]:
-    """Those that CUDA_VISIBLE_DEVICES leaves, in its order; like CUDA, stop at the first unknown entry.
+    """Those that CUDA_VISIBLE_DEVICES leaves, in its order; like CUDA, stop at the first invalid entry.
 
-    Entries are indexes (meant in NVML's order, CUDA_DEVICE_ORDER=PCI_BUS_ID) or UUIDs and their beginnings; the index
-    of a divided GPU means its first instance.
+    Entries are indexes (meant in NVML's order, CUDA_DEVICE_ORDER=PCI_BUS_ID) or UUIDs and their beginnings; a divided
+    GPU, by index or UUID, means its first instance.
     """
     gpus = tuple(gpus)
     listed = env.get("CUDA_VISIBLE_DEVICES")
@@ -65,7 +79,7 @@ def visible(gpus: Iterable[Gpu], env: Mapping[str, str]) -> tuple[Gpu, ...]:
         return gpus
     chosen: list[Gpu] = []
     for entry in (part.strip() for part in listed.split(",")):
-        match = next((gpu for gpu in gpus if _is(gpu, entry)), None)
+        match = _meant(gpus, entry)
         if match is None:
             break
         chosen.append(match)
@@ -75,47 +89,93 @@ def visible(gpus: Iterable[Gpu], env: Mapping[str, str]) -> tuple[Gpu, ...]:
 def usable(
     gpus: Iterable[Gpu], env: Mapping[str, str], memory: int
 ) -> tuple[tuple[Gpu, ...], tuple[tuple[Gpu, str], ...]]:
-    """Visible GPUs with at least `memory` bytes free, and the others with the reason."""
-    found, refused = [], []
-    for gpu in visible(gpus, env):
-        if gpu.free >= memory:
-            found.append(gpu)
-        else:
-            refused.append(
-                (gpu, f"{gpu.free / 1e9:.1f} GB of {gpu.memory / 1e9:.0f} are free, {memory / 1e9:.1f} needed")
-            )
-    return tuple(found), tuple(refused)
+    """Visible GPUs that answer and have at least `memory` bytes free, and the others with the reason.
+
+    One whose driver doesn't tell how much is free (GPUs that share the host's memory) is used.
+    """
+    judged = [(gpu, _obstacle(gpu, memory)) for gpu in visible(gpus, env)]
+    return tuple(gpu for gpu, why in judged if not why), tuple((gpu, why) for gpu, why in judged if why)
 
 
 def architectures(env: Mapping[str, str]) -> str:
     """The visible GPUs' architecture set in FlashInfer's form ("8.0 9.0"), "" without a GPU."""
-    capabilities = {gpu.capability for gpu in visible(all_gpus(), env)}
+    capabilities = {gpu.capability for gpu in visible(all_gpus(), env) if not gpu.trouble}
     return " ".join(sorted(capabilities, key=lambda text: tuple(int(part) for part in text.split("."))))
 
 
-def _is(gpu: Gpu, entry: str) -> bool:
-    return entry == str(gpu.index) or (entry.startswith(("GPU-", "MIG-")) and gpu.uuid.startswith(entry))
+def _meant(gpus: tuple[Gpu, ...], entry: str) -> Gpu | None:
+    """The GPU of one entry of CUDA_VISIBLE_DEVICES; a UUID's beginning counts only where it is one device's alone."""
+    first = dict(reversed([(name, gpu) for gpu in gpus for name in gpu.names]))
+    if entry in first or not entry.startswith(("GPU-", "MIG-")):
+        return first.get(entry)
+    begun = {gpu for name, gpu in first.items() if name.startswith(entry)}
+    return begun.pop() if len(begun) == 1 else None
+
+
+def _obstacle(gpu: Gpu, memory: int) -> str:
+    """What keeps a GPU from being used, "" if nothing does."""
+    if gpu.trouble or gpu.free is None or gpu.free >= memory:
+        return gpu.trouble
+    return f"{gpu.free / 1e9:.1f} GB of {gpu.memory / 1e9:.0f} are free, {memory / 1e9:.1f} needed"
 
 
 def _gpus(index: int) -> Iterator[Gpu]:
-    """The GPU itself, or its instances."""
+    """The GPU itself, or its instances; what doesn't answer (fallen off the bus, say) keeps no other one away."""
     import pynvml
 
-    parent = pynvml.nvmlDeviceGetHandleByIndex(index)
-    handles: list[tuple[int | None, Any]] = [(None, parent)]
+    try:
+        parent = pynvml.nvmlDeviceGetHandleByIndex(index)
+        major, minor = pynvml.nvmlDeviceGetCudaComputeCapability(parent)
+        handles = _handles(parent)
+    except pynvml.NVMLError as error:
+        yield _silent(index, None, error)
+        return
+    for instance, handle in handles:
+        try:
+            gpu = _described(index, f"{major}.{minor}", handle)
+            yield gpu if instance is None else _instance(gpu, instance, parent, handle)
+        except pynvml.NVMLError as error:
+            yield _silent(index, instance, error)
+
+
+def _silent(index: int, instance: int | None, error: Exception) -> Gpu:
+    return Gpu(index, "", "no answer", "", 0, instance=instance, trouble=f"NVML says: {error}")
+
+
+def _described(index: int, capability: str, handle: Any) -> Gpu:
+    import pynvml
+
+    uuid, name = pynvml.nvmlDeviceGetUUID(handle), pynvml.nvmlDeviceGetName(handle)
+    try:
+        memory = pynvml.nvmlDeviceGetMemoryInfo(handle)
+    except (pynvml.NVMLError_NotSupported, pynvml.NVMLError_NoPermission):
+        return Gpu(index, uuid, name, capability, 0)
+    return Gpu(index, uuid, name, capability, int(memory.total), int(memory.free))
+
+
+def _instance(gpu: Gpu, instance: int, parent: Any, handle: Any) -> Gpu:
+    import pynvml
+
+    part = ""
+    with contextlib.suppress(pynvml.NVMLError):  # only an older name is made of them
+        numbers = pynvml.nvmlDeviceGetGpuInstanceId(handle), pynvml.nvmlDeviceGetComputeInstanceId(handle)
+        part = "/".join(map(str, numbers))
+    return replace(gpu, instance=instance, parent=pynvml.nvmlDeviceGetUUID(parent), part=part)
+
+
+def _handles(parent: Any) -> list[tuple[int | None, Any]]:
+    """Of the GPU, or of the instances that it is divided into; their numbers may have gaps."""
+    import pynvml
+
     with contextlib.suppress(pynvml.NVMLError):  # most can't be divided
         if pynvml.nvmlDeviceGetMigMode(parent)[0]:
-            handles = list(_instances(parent))
-    major, minor = pynvml.nvmlDeviceGetCudaComputeCapability(parent)
-    for instance, handle in handles:
-        memory = pynvml.nvmlDeviceGetMemoryInfo(handle)
-        uuid, name = pynvml.nvmlDeviceGetUUID(handle), pynvml.nvmlDeviceGetName(handle)
-        yield Gpu(index, uuid, name, f"{major}.{minor}", int(memory.total), int(memory.free), instance)
+            return list(_instances(parent))
+    return [(None, parent)]
 
 
 def _instances(parent: Any) -> Iterator[tuple[int, Any]]:
     import pynvml
 
     for instance in range(pynvml.nvmlDeviceGetMaxMigDeviceCount(parent)):
-        with contextlib.suppress(pynvml.NVMLError):  # gaps are possible
+        with contextlib.suppress(pynvml.NVMLError):
             yield instance, pynvml.nvmlDeviceGetMigDeviceHandleByIndex(parent, instance)

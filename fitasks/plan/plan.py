@@ -21,7 +21,7 @@ from fitasks.cuda.toolkit import choose_toolkit
 from fitasks.errors import EnvironmentProblem
 from fitasks.files import sha256_file, write_atomic
 from fitasks.models.kernels import digests, kernels_of_models
-from fitasks.plan import planner
+from fitasks.plan import hopper, planner
 from fitasks.plan.expand import kernels_of
 from fitasks.plan.kernel import Kernel
 from fitasks.plan.server import Server, find_server
@@ -106,8 +106,7 @@ def make_plan(root: Path, *, file: str = "kernels.yaml") -> Plan:
 def _effective(written: Config, targets: tuple[str, ...]) -> Config:
     """With what the environment (doit --no-sm90) and the models' config.json say."""
     derived = kernels_of_models(written.models, targets)
-    sm90 = written.sm90 and os.environ.get("FITASKS_SM90") != "0"
-    return replace(written, sm90=sm90, kernels=(*written.kernels, *derived))
+    return replace(written, sm90=hopper.wanted(written), kernels=(*written.kernels, *derived))
 
 
 def _plan_anew(

@@ -35,6 +35,7 @@ _QUIET = {
     "FLASHINFER_LOGLEVEL",
     "FLASHINFER_LOGDEST",
     "FLASHINFER_DISABLE_JIT",
+    "FLASHINFER_DISABLE_SM90",  # our own hook's; only which of the modules a server loads
 }
 
 _DESCRIBE = """
@@ -62,7 +63,11 @@ class Package:
 
 @dataclass(frozen=True)
 class Server:
-    """The serving environment. `env` is the whole environment of a server process, before any CUDA_HOME of ours."""
+    """The serving environment. `env` is the whole environment of a server process, before any CUDA_HOME of ours.
+
+    `site_packages` is all that an import looks through, `site_directories` those of them whose .pth files Python reads:
+    not the entries of PYTHONPATH (site.py).
+    """
 
     python: Path
     engine: str
@@ -70,6 +75,7 @@ class Server:
     site_packages: tuple[Path, ...]
     env: dict[str, str]
     packages: tuple[Package, ...]
+    site_directories: tuple[Path, ...] = ()
 
     def version(self, name: str) -> str:
         """Version of one of PACKAGES, "" where it isn't installed."""
@@ -94,12 +100,12 @@ def find_server(config: Config, probe: ProbeMemo, environ: Mapping[str, str] = o
     python = _interpreter(config)
     described = _describe(python, probe)
     env = _environment(config.serving, python, environ)
-    site_packages = _search_path(described, env)
+    site_packages, directories = _search_path(described, env), _site_directories(described)
     names = (*PACKAGES, *_providers(site_packages))
     packages = tuple(found for name in names if (found := find_package(name, site_packages)))
     if config.serving.engine == "sglang":
         env = _sglang(env, site_packages)
-    return Server(python, config.serving.engine, Path(described["prefix"]), site_packages, env, packages)
+    return Server(python, config.serving.engine, Path(described["prefix"]), site_packages, env, packages, directories)
 
 
 def _interpreter(config: Config) -> Path:
@@ -143,8 +149,12 @@ def _describe(python: Path, probe: ProbeMemo) -> _Described:
 
 
 def _search_path(described: _Described, env: Mapping[str, str]) -> tuple[Path, ...]:
-    entries = [*env.get("PYTHONPATH", "").split(os.pathsep), *described["site"], described["user"]]
-    return tuple(Path(entry) for entry in dict.fromkeys(entries) if entry)
+    listed = tuple(Path(entry) for entry in env.get("PYTHONPATH", "").split(os.pathsep) if entry)
+    return tuple(dict.fromkeys((*listed, *_site_directories(described))))
+
+
+def _site_directories(described: _Described) -> tuple[Path, ...]:
+    return tuple(Path(entry) for entry in dict.fromkeys((*described["site"], described["user"])) if entry)
 
 
 def _environment(serving: Serving, python: Path, environ: Mapping[str, str]) -> dict[str, str]:

@@ -17,6 +17,8 @@ from fitasks.build import ninja as ninjas
 from fitasks.build import receipt as receipts
 from fitasks.cuda.audit import audit
 from fitasks.cuda.elf import inspect_library, is_shared_object
+from fitasks.plan.hopper import left_out
+from fitasks.runtime import sm90_switch
 from fitasks.runtime.cudart_policy import audit_kernel
 from fitasks.runtime.elsewhere import elsewhere
 
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from fitasks.plan.kernel import Kernel
+    from fitasks.plan.plan import Plan
     from fitasks.session import Session
 
 State = Literal["ahead-of-time", "cached", "outdated", "would compile", "refused", "would fail", "unplanned"]
@@ -140,15 +143,32 @@ def _provenance(kernel: Kernel) -> str:
 
 
 def conditions(session: Session, verdicts: Sequence[Verdict] = ()) -> list[str]:
-    """What the prediction takes for granted and the present environment does not have."""
-    env = session.plan.server.env
+    """What the prediction takes for granted and the present environment does not have, with what brings it about."""
+    switch = _switch(session.plan)
     if verdicts and all(verdict.state == "ahead-of-time" for verdict in verdicts):
-        return []  # no ninja, no commands
-    found = _cuda_home(env)
-    wanted = str(session.plan.toolkit.home)
+        return switch  # no ninja, no commands
+    return _toolkit(session.plan) + switch
+
+
+def _toolkit(plan: Plan) -> list[str]:
+    found, wanted = _cuda_home(plan.server.env), str(plan.toolkit.home)
     if found == wanted:
         return []
-    return [f"the server has CUDA_HOME={wanted} (without it FlashInfer would find {found} and compile again)"]
+    without = f"without it FlashInfer would find {found} and compile again"
+    return [f"the server has CUDA_HOME={wanted} ({without}); `doit env` prints the lines"]
+
+
+def _switch(plan: Plan) -> list[str]:
+    """Without Hopper's modules in the plan: a server has to leave them out, too."""
+    if not left_out(plan.config, plan.facts):
+        return []
+    without = "without it FlashInfer would choose Hopper's modules and compile them"
+    needed = []
+    if not sm90_switch.is_on(plan.server.env):
+        needed.append(f"the server has {sm90_switch.VARIABLE}=1 ({without}); `doit env` prints the lines")
+    if not sm90_switch.is_installed(plan.server.site_directories):
+        needed.append(f"the server has the hook that heeds {sm90_switch.VARIABLE}; `doit install_sm90_switch`")
+    return needed
 
 
 def _cuda_home(env: dict[str, str]) -> str:

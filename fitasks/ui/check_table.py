@@ -35,7 +35,7 @@ def show_verdicts(verdicts: list[Verdict], conditions: list[str]) -> None:
     total = size(sum(verdict.bytes for verdict in good))
     console.print(f"Found {len(good)} compiled kernel(s) of {len(verdicts)}, {total}")
     for condition in conditions:
-        console.print(f"Provided that {condition}; `doit env` prints the lines", soft_wrap=True)
+        console.print(f"Provided that {condition}", soft_wrap=True)
 
 
 def write_verdicts(file: Path, verdicts: list[Verdict], conditions: list[str]) -> None:

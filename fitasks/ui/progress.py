@@ -64,8 +64,7 @@ class Progress:
             if event["event"] == "run":
                 self.slots, self.begun = event["slots"], event["t"]
                 self.foretold = event.get("expected", 0.0)
-                works = [Work(**one) for one in event["kernels"]]
-                self.works = {work.label: work for work in works if self.wanted is None or work.label in self.wanted}
+                self.works = {one["label"]: Work(**one) for one in event["kernels"]}
             elif event["event"] == "begin":
                 unknown = Work(event["label"], event["files"], 0.0, learnt=False)
                 self.works.setdefault(event["label"], unknown).begun = event["t"]

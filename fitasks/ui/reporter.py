@@ -142,19 +142,6 @@ def _indent(text: str) -> str:
     return "\n".join(f"  {line}" for line in text.splitlines())
 
 
-def _kernels(tasks: Any, selected: Any) -> frozenset[str]:
-    """Labels of the kernels that are selected, or needed by what is; not of twins, for which nothing is done."""
-    found, left = set(), list(selected)
-    while left:
-        name = left.pop()
-        if name in tasks and name not in found:
-            found.add(name)
-            left += tasks[name].task_dep
-    return frozenset(
-        name.removeprefix("kernel:") for name in found if name.startswith("kernel:") and tasks[name].actions
-    )
-
-
 def _log(message: str) -> str:
     """Where its compilers' words are; where there are none, what the failure begins with."""
     found = re.search(r"(?m)^\s*(log: .+)$", message)

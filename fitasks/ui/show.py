@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 
 from fitasks.build import clear
 from fitasks.errors import EnvironmentProblem
+from fitasks.plan.hopper import left_out
+from fitasks.runtime import sm90_switch
 from fitasks.runtime.cudart_policy import apply
 from fitasks.ui.units import size
 
@@ -91,13 +93,18 @@ def show_env(session: Session) -> None:
 
 
 def exports(plan: Plan, ninja_dir: os.PathLike[str]) -> dict[str, str]:
-    """What a server's environment needs beyond the present one: CUDA_HOME is part of every ninja command."""
+    """What a server's environment needs beyond the present one: CUDA_HOME is part of every ninja command.
+
+    A plan without Hopper's modules has no use for a server that chooses them.
+    """
     wanted = {"CUDA_HOME": str(plan.toolkit.home)}
     if base := plan.server.env.get("FLASHINFER_WORKSPACE_BASE"):
         wanted["FLASHINFER_WORKSPACE_BASE"] = base
     found = shutil.which("ninja")
     if not found or os.path.dirname(found) != os.fspath(ninja_dir):  # noqa: PTH120
         wanted["PATH"] = f"{shlex.quote(os.fspath(ninja_dir))}:$PATH"
+    if left_out(plan.config, plan.facts):
+        wanted[sm90_switch.VARIABLE] = "1"
     return wanted | plan.config.serving.env
 
 

@@ -203,6 +203,13 @@ def test_a_cause_outranks_what_follows_from_it() -> None:
             Diagnosis("something strange"),
         ),
         ("\x00\ufffd\n", 1, Diagnosis("\x00\ufffd")),
+        (
+            "[1/2] true\nninja: build stopped: Error writing to deps log: No space left on device.\n",
+            1,
+            Diagnosis(
+                "ninja: build stopped: Error writing to deps log: No space left on device.", hint=DISK, kind="disk"
+            ),
+        ),
     ],
 )
 def test_logs_that_say_little(log: str, status: int, expected: Diagnosis) -> None:

@@ -139,6 +139,22 @@ def test_a_slot_is_not_waited_for_once_all_is_to_stop() -> None:
     assert pool.free == 1
 
 
+def test_a_narrowed_pool() -> None:
+    """While slots are held, and with one who waits for more than there are now."""
+    pool, gauge = Pool(8), Gauge()
+    with pool.slot(count=8):
+        assert pool.narrow() == 4
+        assert pool.free == -4
+
+    def work(index: int) -> None:
+        with pool.slot(float(index), count=6 if index == 3 else 1):
+            gauge.stay(0.05)
+
+    together(8, work)
+    assert gauge.most <= 4
+    assert (pool.narrow(), pool.narrow(), pool.narrow(), pool.free) == (2, 1, 1, 1)
+
+
 def test_an_error_gives_the_slot_back() -> None:
     pool = Pool(1)
     with pytest.raises(ZeroDivisionError), pool.slot():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from typing import TYPE_CHECKING
 
 from tests.doit_project import Project
@@ -43,3 +44,19 @@ def test_an_nvcc_that_does_not_list_the_option_is_not_given_it(tmp_path: Path) -
     older.write_text(f'#!/bin/sh\n[ "$1" = --help ] && exit 1\nexec {tmp_path}/tools/nvcc "$@"\n')
     older.chmod(0o755)
     assert told(tmp_path, NVCC_APPEND_FLAGS="", FLASHINFER_NVCC=str(older)) == ({""}, None)
+
+
+def test_the_receipt_tells_of_what_an_interrupted_build_had_split(tmp_path: Path) -> None:
+    """Three slots at first, one when it goes on."""
+    project = Project.make(tmp_path, KERNELS)
+    (project.tools / "fail").write_text("flashinfer_page_binding.cu")
+    project.doit(status=1, MAX_JOBS="3", NVCC_APPEND_FLAGS="")
+    (project.tools / "fail").unlink()
+    project.doit(MAX_JOBS="1", NVCC_APPEND_FLAGS="")
+    directory = project.library("page").parent
+    assert json.loads((directory / "fitasks-receipt.json").read_text())["notes"] == {"split_compile": 3}
+    assert not (directory / "fitasks-threads").exists()
+    (directory / "csrc_flashinfer_page_binding.cuda.o").unlink()
+    shutil.rmtree(tmp_path / "xdg" / "fitasks" / "store")
+    project.doit(MAX_JOBS="1", NVCC_APPEND_FLAGS="")
+    assert json.loads((directory / "fitasks-receipt.json").read_text())["notes"] == {"split_compile": 3}

@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from fitasks.runtime.check import conditions, predict
+from fitasks.runtime.check import Verdict, conditions, predict
+from fitasks.runtime.sm90_switch import install
+from fitasks.ui.show import exports
 
 if TYPE_CHECKING:
     from fitasks.plan.kernel import Kernel
@@ -141,7 +143,43 @@ def test_what_a_prediction_takes_for_granted(workshop: Workshop) -> None:
     home = workshop.root / "cuda"
     assert conditions(session(workshop, CUDA_HOME=str(home))) == []
     (told,) = conditions(session(workshop, CUDA_HOME="/opt/other"))
-    assert told == f"the server has CUDA_HOME={home} (without it FlashInfer would find /opt/other and compile again)"
+    without = "without it FlashInfer would find /opt/other and compile again"
+    assert told == f"the server has CUDA_HOME={home} ({without}); `doit env` prints the lines"
+
+
+def without_sm90(workshop: Workshop, target: str = "9.0a", **env: str) -> Any:
+    made = session(workshop, CUDA_HOME=str(workshop.root / "cuda"), **env)
+    site = workshop.root / "site-packages"
+    site.mkdir(exist_ok=True)
+    config = replace(made.plan.config, sm90=False)
+    server = replace(made.plan.server, prefix=workshop.root, site_directories=(site,))
+    made.plan = replace(made.plan, config=config, server=server, facts={target: {}})
+    return made
+
+
+def test_a_plan_without_hoppers_modules_needs_a_server_that_does_without(workshop: Workshop) -> None:
+    variable = (
+        "the server has FLASHINFER_DISABLE_SM90=1 (without it FlashInfer would choose Hopper's modules and compile "
+        "them); `doit env` prints the lines"
+    )
+    hook = "the server has the hook that heeds FLASHINFER_DISABLE_SM90; `doit install_sm90_switch`"
+    assert conditions(without_sm90(workshop)) == [variable, hook]
+    assert conditions(without_sm90(workshop, FLASHINFER_DISABLE_SM90="off")) == [variable, hook]
+    assert conditions(without_sm90(workshop, FLASHINFER_DISABLE_SM90="1")) == [hook]
+    install(workshop.root, [workshop.root / "site-packages"])
+    assert conditions(without_sm90(workshop)) == [variable]
+    assert conditions(without_sm90(workshop, "8.0 9.0")) == [variable]
+    assert conditions(without_sm90(workshop, "10.0a")) == []
+    assert conditions(without_sm90(workshop, FLASHINFER_DISABLE_SM90="1")) == []
+    ahead = Verdict("page", "page", "9.0a", "ahead-of-time")
+    assert conditions(without_sm90(workshop), [ahead]) == [variable], "the choice comes before the load"
+
+
+def test_what_is_exported_then(workshop: Workshop) -> None:
+    plan = without_sm90(workshop).plan
+    assert exports(plan, Path("/bin"))["FLASHINFER_DISABLE_SM90"] == "1"
+    assert "FLASHINFER_DISABLE_SM90" not in exports(replace(plan, facts={"8.0": {}}), Path("/bin"))
+    assert "FLASHINFER_DISABLE_SM90" not in exports(session(workshop).plan, Path("/bin"))
 
 
 def test_a_receipt_that_is_gone_is_said(workshop: Workshop, page: Kernel) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from fitasks.cuda.probe import ProbeMemo
 from fitasks.plan.server import Package, Server
 from fitasks.runtime.doctor import caches, machine, packages, toolkits
 from fitasks.runtime.doctor.finding import Finding
+from fitasks.runtime.sm90_switch import install
 from tests.cuda.fake_toolkit import Maker, build_library, build_talker, install_program, put
 from tests.doit_project import Project
 
@@ -129,6 +131,28 @@ def test_variables_that_change_commands(server: Server, env: dict[str, str], exp
     server.env.update(env)
     found = [one for one in packages.examine(server, None) if one.subject.isupper()]
     assert [f"{one.state} {one.subject}" for one in found] == expected
+
+
+@pytest.mark.parametrize(
+    ("sm90", "value", "installed", "expected"),
+    [
+        (True, "", False, []),
+        (True, "off", False, []),
+        (True, "1", False, ["note FLASHINFER_DISABLE_SM90"]),
+        (True, "1", True, []),
+        (False, "", False, ["problem sm90 switch", "note FLASHINFER_DISABLE_SM90"]),
+        (False, "1", False, ["problem sm90 switch"]),
+        (False, "no", True, ["note FLASHINFER_DISABLE_SM90"]),
+        (False, "1", True, []),
+    ],
+)
+def test_the_sm90_switch(server: Server, sm90: bool, value: str, installed: bool, expected: list[str]) -> None:
+    server = replace(server, site_directories=server.site_packages)
+    server.env["FLASHINFER_DISABLE_SM90"] = value
+    if installed:
+        install(server.prefix, server.site_directories)
+    found = packages.examine(server, None, sm90=sm90)
+    assert [f"{one.state} {one.subject}" for one in found if "sm90" in one.subject.lower()] == expected
 
 
 def test_libcudarts_side_by_side() -> None:

@@ -56,7 +56,7 @@ def project(tmp_path: Path) -> Project:
         SERVING.format(python=shlex.quote(sys.executable), worker=shlex.quote(str(tmp_path / "worker.py")))
     )
     python.chmod(0o755)
-    made.env["PYTHONPATH"] += f"{os.pathsep}{Path(__file__).parent / 'fake_nvml'}"
+    made.env["PYTHONPATH"] += f"{os.pathsep}{Path(__file__).parents[1] / 'fake_nvml'}"
     made.env |= {"FAKE_GPUS": '[{"capability": "9.0"}]', "FAKE_PIDS": str(tmp_path / "pids")}
     return made
 

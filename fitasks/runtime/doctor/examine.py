@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from fitasks.cuda.cudart import discover
 from fitasks.errors import ConfigError, EnvironmentProblem, FitasksError
+from fitasks.plan.hopper import left_out
 from fitasks.plan.plan import configuration, targets_of
 from fitasks.plan.server import find_server
 from fitasks.runtime.doctor import caches, machine, packages, toolkits, trial
@@ -28,7 +29,7 @@ def examine(session: Session) -> list[Finding]:
     except FitasksError as error:
         return [packages.failed(error)]
     found, toolkit = toolkits.examine(server, session.probe)
-    findings = [*found, *packages.examine(server, toolkit)]
+    findings = [*found, *packages.examine(server, toolkit, sm90=_sm90(config, server))]
     if toolkit:
         findings += _cudart(session, server, toolkit)
     findings += [*machine.examine(server, toolkit, session.probe), *caches.examine(server)]
@@ -36,6 +37,13 @@ def examine(session: Session) -> list[Finding]:
         findings.append(Finding("plan", "not made", session.problem.message, "problem", session.problem.remedy))
     session.probe.save()
     return [*findings, *_trial(config, server, toolkit)]
+
+
+def _sm90(config: Config, server: Server) -> bool:
+    try:
+        return not left_out(config, targets_of(config, server))
+    except EnvironmentProblem:  # of `targets: auto`; the trial says it
+        return True
 
 
 def _cudart(session: Session, server: Server, toolkit: Toolkit) -> list[Finding]:

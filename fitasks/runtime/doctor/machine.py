@@ -20,6 +20,7 @@ from fitasks.runtime.doctor.finding import Finding
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from fitasks.cuda.gpus import Gpu
     from fitasks.cuda.probe import ProbeMemo
     from fitasks.cuda.toolkit import Toolkit
     from fitasks.plan.server import Server
@@ -87,6 +88,13 @@ def _gpus(env: dict[str, str], toolkit: Toolkit | None) -> Iterator[Finding]:
     else:
         yield Finding(_SECTION, "driver", driver)
     seen = visible(gpus, env)
-    for gpu in gpus:
-        value = f"{gpu.name}, {gpu.capability}, {gpu.memory / 1e9:.0f} GB"
-        yield Finding(_SECTION, f"GPU {gpu.index}", value + ("" if gpu in seen else ", hidden by CUDA_VISIBLE_DEVICES"))
+    yield from (_gpu(gpu, hidden=gpu not in seen) for gpu in gpus)
+
+
+def _gpu(gpu: Gpu, *, hidden: bool) -> Finding:
+    if gpu.trouble:
+        remedy = "`nvidia-smi` and the kernel's log (dmesg, Xid) say more; a reset or a reboot brings it back"
+        return Finding(_SECTION, f"GPU {gpu.label}", gpu.trouble, "problem", remedy)
+    memory = f", {gpu.memory / 1e9:.0f} GB" if gpu.memory else ""
+    value = f"{gpu.name}, {gpu.capability}{memory}" + (", hidden by CUDA_VISIBLE_DEVICES" if hidden else "")
+    return Finding(_SECTION, f"GPU {gpu.label}", value)

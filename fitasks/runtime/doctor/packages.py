@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from fitasks.plan.server import find_package
 from fitasks.runtime.doctor.finding import Finding
-from fitasks.runtime.sm90_switch import is_installed
+from fitasks.runtime.sm90_switch import VARIABLE, is_installed, is_on
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -27,10 +27,11 @@ _TORCH_CUDA = re.compile(r"^cuda\b[^=\n]*= ['\"]([\d.]+)['\"]", re.MULTILINE)
 # is compiled again.
 _COMMANDS = ("CC", "CXX", "FLASHINFER_NVCC", "FLASHINFER_NVCC_THREADS", "FLASHINFER_JIT_LINEINFO")
 _EXTRA = "FLASHINFER_EXTRA_"
+_INSTALL = "doit install_sm90_switch"
 
 
-def examine(server: Server, toolkit: Toolkit | None) -> Iterator[Finding]:
-    """Packages, then what doesn't fit together, then variables."""
+def examine(server: Server, toolkit: Toolkit | None, *, sm90: bool = True) -> Iterator[Finding]:
+    """Packages, then what doesn't fit together, then variables; `sm90` is whether Hopper's modules are planned."""
     yield Finding(_SECTION, "python", str(server.python))
     for name, requirement in _NEEDED.items():
         if version := server.version(name):
@@ -43,6 +44,7 @@ def examine(server: Server, toolkit: Toolkit | None) -> Iterator[Finding]:
             yield _matching(name, package.version, server.version("flashinfer-python"))
     yield from _torch_cuda(server, toolkit)
     yield from _variables(server)
+    yield from _switch(server, sm90=sm90)
 
 
 def _matching(name: str, version: str, flashinfer: str) -> Finding:
@@ -91,9 +93,21 @@ def _variables(server: Server) -> Iterator[Finding]:
     if env.get("FLASHINFER_DISABLE_JIT"):
         remedy = "doit wheel && doit install, or unset it"
         yield Finding(_SECTION, "FLASHINFER_DISABLE_JIT", "only ahead-of-time modules are loaded", "note", remedy)
-    if env.get("FLASHINFER_DISABLE_SM90") and not is_installed(server.site_packages):
-        value = "set, but FlashInfer doesn't read it"
-        yield Finding(_SECTION, "FLASHINFER_DISABLE_SM90", value, "note", "doit install_sm90_switch")
+
+
+def _switch(server: Server, *, sm90: bool) -> Iterator[Finding]:
+    """The variable without the hook says nothing to FlashInfer; a plan without Hopper's modules needs both."""
+    installed, on = is_installed(server.site_directories), is_on(server.env)
+    if sm90 and on and not installed:
+        yield Finding(_SECTION, VARIABLE, "set, but FlashInfer doesn't read it", "note", _INSTALL)
+    if sm90:
+        return
+    if not installed:
+        value = "not installed: a server would choose Hopper's modules, which aren't planned, and compile them"
+        yield Finding(_SECTION, "sm90 switch", value, "problem", _INSTALL)
+    if not on:
+        value = "not set here: without it a server chooses Hopper's modules, which aren't planned"
+        yield Finding(_SECTION, VARIABLE, value, "note", f"export {VARIABLE}=1 for the server (`doit env`)")
 
 
 def examine_cudart(runtime: Runtime) -> Iterator[Finding]:

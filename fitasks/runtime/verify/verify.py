@@ -14,6 +14,7 @@ from fitasks.cuda.gpus import all_gpus, driver_version, usable
 from fitasks.errors import EnvironmentProblem
 from fitasks.files import sha256_file
 from fitasks.plan import planner
+from fitasks.runtime import sm90_switch
 from fitasks.runtime.check import ahead_of_time
 from fitasks.runtime.verify import proof as proofs
 from fitasks.runtime.verify.exports import expected_exports
@@ -177,6 +178,7 @@ def _worker(session: Session, gpu: Gpu, target: str) -> Worker:
     env = planner.environment(plan.server, plan.toolkit.home, target)
     # The nvcc module of norm is what is built; without this FlashInfer might prefer CuTe-DSL's.
     env |= {"CUDA_VISIBLE_DEVICES": gpu.uuid, "FLASHINFER_USE_CUDA_NORM": "1"}
+    env.pop(sm90_switch.VARIABLE, None)  # each kernel is asked for by name, Hopper's too
     return Worker(plan.server.python, env, _logs(session) / f"verify-gpu{gpu.label}.log")
 
 

@@ -1,0 +1,24 @@
+"""Whether Hopper's modules are planned, or the generic ones in their place."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from fitasks.config.model import Config
+
+VARIABLE = "FITASKS_SM90"  # 0: as `sm90: false` in kernels.yaml; what `doit --no-sm90` and `make SM90=0` set
+
+
+def wanted(config: Config) -> bool:
+    """By kernels.yaml, unless the environment says no."""
+    return config.sm90 and os.environ.get(VARIABLE) != "0"
+
+
+def left_out(config: Config, targets: Iterable[str]) -> bool:
+    """Whether a target has Hopper's modules and the plan does without: its servers need to be told the same."""
+    architectures = {word.rstrip("af") for target in targets for word in target.split()}
+    return "9.0" in architectures and not wanted(config)
