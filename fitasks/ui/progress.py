@@ -114,14 +114,15 @@ class Progress:
         return [f"about {duration(max(even, self.begun + self.foretold - time.time()))} left"]
 
     def stand(self) -> str:
-        """`1 of 3 kernels done, 2 stopped`: after a stop, of all that were asked for."""
+        """`1 of 3 kernels done, 1 stopped`: after a stop, of all that were asked for; the third had not begun."""
         with self._lock:
-            counts = Counter(self._outcomes.values())
-            counts["stopped"] += sum(work.begun > 0 and not work.outcome for work in self.works.values())
-            count = self.untouched + len(self.works.keys() | self._outcomes)
+            outcomes = self._outcomes | {label: "stopped" for label, work in self.works.items() if not work.outcome}
+            begun = {label for label, work in self.works.items() if work.begun}
+        counts = Counter(outcome for label, outcome in outcomes.items() if outcome != "stopped" or label in begun)
         done = self.untouched + counts.total() - sum(counts[one] for one in _UNDONE)
+        count = self.untouched + len(outcomes) if self.wanted is None else len(self.wanted)
         undone = [f"{counts[one]} {one}" for one in _UNDONE if counts[one]]
-        return ", ".join([f"{done} of {count if self.wanted is None else len(self.wanted)} kernels done", *undone])
+        return ", ".join([f"{done} of {count} kernels done", *undone])
 
     def heartbeat(self) -> str:
         """One line for a log: the summary, and what is being compiled for how long."""

@@ -79,6 +79,8 @@ def test_only_what_is_right_is_done(outcome: str, summary: str) -> None:
 def test_where_a_stopped_run_stands() -> None:
     progress = running()
     assert progress.stand() == "1 of 3 kernels done, 1 stopped"
+    progress.observe({"event": "end", "t": time.time(), "label": "rope", "outcome": "stopped"})  # while it waited
+    assert progress.stand() == "1 of 3 kernels done, 1 stopped"
     progress.untouched = 2
     progress.observe({"event": "end", "t": time.time(), "label": "fa3", "outcome": "failed"})
     progress.observe({"event": "end", "t": time.time(), "label": "healed", "outcome": "healed"})
@@ -259,7 +261,7 @@ def test_a_narrow_terminal(project: Project) -> None:
     assert re.search(r"(?m)^page +\d/2 +\d s", received)
     assert not re.search(r"(?m)^\S*…", received)
     assert "━" not in received
-    assert re.search(r"0 of 3 kernels, \d of 6 files,? *\n[12] of 2", received)
+    assert re.search(r"0 of 3 kernels, \d of 6 files,? *\n+[12] of 2", received)
 
 
 def test_an_ascii_terminal(project: Project) -> None:
