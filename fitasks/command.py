@@ -1,11 +1,14 @@
 """`doit run` and `doit list` with one more option, --no-sm90. Found by doit through the entry point group doit.COMMAND.
 
 The option becomes FITASKS_SM90=0 before dodo.py is loaded.
+It serves every dodo.py of this environment, ours or not, and otherwise does only what DOIT_CONFIG asks for.
 """
 
 from __future__ import annotations
 
+import functools
 import os
+import sys
 from typing import Any
 
 from doit.cmd_list import List as DoitList
@@ -34,6 +37,17 @@ class Run(DoitRun):  # type: ignore[misc]  # doit has no types
         if params["no_sm90"] or _WORD in args:
             os.environ[VARIABLE] = "0"
         return super().execute(params, [word for word in args if word != _WORD])
+
+    @functools.wraps(DoitRun._execute)  # noqa: SLF001 - doit's own hook; doit reads the names of its parameters
+    def _execute(self, *args: Any, **params: Any) -> Any:
+        """Run the tasks. Kernels that nobody could plan are no tasks: whoever names one is told why there is none."""
+        config = self.loader.load_doit_config()
+        self.reporters |= config.get("reporters", {})
+        asked = [name for name in self.sel_tasks or () if name.startswith("kernel:")]
+        if asked and (problem := config.get("problem")):
+            print(f"{asked[0]}: {problem}", file=sys.stderr)  # noqa: T201
+            return 2
+        return super()._execute(*args, **params)
 
 
 class List(DoitList):  # type: ignore[misc]

@@ -162,7 +162,6 @@ class Session:
 
     def _start_builder(self) -> Builder:
         """The pool, sized and ordered for the kernels that are stale now."""
-        from fitasks.build import journal as journals
         from fitasks.build.capacity import slots
         from fitasks.build.compile import Builder
         from fitasks.build.jobserver import MakeTokens, parent_fifo
@@ -181,7 +180,7 @@ class Session:
             atexit.register(make.close)
         config = self.plan.config
         planned = schedule(stale, self.costs, chosen.count, split=self._may_split())
-        journal = Journal(self.plan.state / journals.NAME, self.observers)
+        journal = Journal.of_run(self.plan.state, self.observers)
         works = [_expected(kernel, self.costs) for kernel in stale]
         times = {"bound": round(planned.bound, 1), "expected": round(planned.expected, 1)}
         journal.write("run", version=1, slots=chosen.count, reason=chosen.reason, kernels=works, **times)

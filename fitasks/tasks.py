@@ -12,18 +12,16 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from doit.exceptions import TaskError, TaskFailed
 
-from fitasks.build import sessions
-from fitasks.build.ninja import read_log
+from fitasks import reporting
 from fitasks.build.schedule import longest_first
-from fitasks.build.usage import usage
 from fitasks.errors import EnvironmentProblem, FitasksError, Silent
+from fitasks.processes import signals
 from fitasks.session import current
-from fitasks.ui.board import silence
-from fitasks.ui.reporter import Reporter
+from fitasks.streams import silence
 from fitasks.uptodate import Fresh
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
     from fitasks.plan.kernel import Kernel
@@ -47,6 +45,7 @@ _WAITING = 16  # kernels whose files may wait for a slot: the longest of all of 
 
 def configuration() -> dict[str, Any]:
     """DOIT_CONFIG. Ends the program with status 2 where kernels.yaml is unusable."""
+    signals.install()  # before anything is asked: planning, too, ends with us
     _prepare_streams()
     session = current()
     database = session.root / ".fitasks" / "doit.sqlite3"
@@ -56,43 +55,10 @@ def configuration() -> dict[str, Any]:
         "continue": True,
         "par_type": "thread",
         "num_process": max(_WAITING, session.jobs or 0, len(os.sched_getaffinity(0))),
-        "reporter": _Reporter,
         "backend": "sqlite3",
         "dep_file": str(database),
-    }
-
-
-class _Reporter(Reporter):
-    """doit's reporter, told what the builder does and says."""
-
-    def initialize(self, tasks: Any, selected_tasks: Any) -> None:
-        super().initialize(tasks, selected_tasks)
-        session = current()
-        session.wanted = _kernels_among(tasks, selected_tasks)
-        session.say = self.write
-        session.observers.append(self.observe)
-        self.progress.files_done = functools.partial(_files_done, session)
-        self.progress.usage = lambda: usage(sessions.live())
-
-
-def _kernels_among(tasks: Mapping[str, Any], names: Iterable[str]) -> frozenset[str]:
-    """The labels of the kernels that doit will come to: the tasks of these names, and what they depend on."""
-    seen: set[str] = set()
-    waiting = list(names)
-    while waiting:
-        name = waiting.pop()
-        if name not in seen and name in tasks:
-            seen.add(name)
-            waiting += tasks[name].task_dep
-    return frozenset(name.removeprefix("kernel:") for name in seen if name.startswith("kernel:"))
-
-
-def _files_done(session: Session, label: str) -> int:
-    kernel = next(kernel for kernel in session.kernels if kernel.label == label)
-    try:
-        return len(read_log(kernel.build_dir))
-    except OSError:
-        return 0
+        "problem": str(session.problem or ""),  # for fitasks/command.py
+    } | reporting.configuration()
 
 
 def kernels() -> Iterator[TaskDict]:

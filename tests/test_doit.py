@@ -118,11 +118,37 @@ def test_one_failing_kernel_does_not_stop_the_others(project: Project) -> None:
     out = project.doit(status=1)
     assert "kernel:page: FAILED\n" in out
     assert 'page.cu(12): error: identifier "nonsense" is undefined' in out
-    assert "log: " in out
-    assert out.splitlines()[-1] == "3 kernels: 2 compiled, 1 failed"
+    log = project.root / ".fitasks" / "logs" / "page.log"
+    assert out.splitlines()[-3:] == ["failed:", f"  kernel:page: log: {log}", "3 kernels: 2 compiled, 1 failed"]
     assert project.library("cascade").exists()
     assert not (project.library("page").parent / "fitasks-receipt.json").exists()
     assert "Traceback" not in out + project.stderr
+
+
+@pytest.mark.parametrize("reporter", ["json", "console", "zero", "error-only", "executed-only"])
+def test_a_failed_kernel_is_status_1_with_every_reporter(project: Project, reporter: str) -> None:
+    header = project.tools / "header.h"
+    header.write_text(header.read_text() + "// once more\n")
+    (project.tools / "fail").write_text("page.cu")
+    out = project.doit("--reporter", reporter, status=1)
+    if reporter == "json":
+        results = {task["name"]: task["result"] for task in json.loads(out)["tasks"]}
+        assert {name: results[name] for name in ALL} == dict.fromkeys(ALL, "success") | {"kernel:page": "fail"}
+
+
+@pytest.mark.parametrize("words", [["kernel:page"], ["kernel:p*"]])
+def test_a_kernel_that_could_not_be_planned_says_why(project: Project, words: list[str]) -> None:
+    file = project.root / "kernels.yaml"
+    text = file.read_text()
+    file.write_text("serving: {python: /nowhere/python}\n" + text)
+    try:
+        project.doit(*words, status=2)
+    finally:
+        file.write_text(text)
+    assert project.stderr.startswith(f"{words[0]}: ")
+    assert "/nowhere/python" in project.stderr
+    project.doit("kernel:nonsense", status=3)
+    assert 'Invalid parameter: "kernel:nonsense"' in project.stderr
 
 
 def test_check_predicts_and_counts(project: Project, tmp_path: Path) -> None:

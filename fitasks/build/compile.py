@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from fitasks.build import begun, sessions
+from fitasks.build import begun
 from fitasks.build import ninja as ninjas
 from fitasks.build import receipt as receipts
 from fitasks.build.heal import NotHealed, heal
@@ -25,6 +25,7 @@ from fitasks.build.outcome import check, receipt_of, utc
 from fitasks.build.reasons import Reason, judgement
 from fitasks.errors import KernelFailure
 from fitasks.plan import planner
+from fitasks.processes import sessions
 
 if TYPE_CHECKING:
     from fitasks.build.freshness import Judge
@@ -64,7 +65,8 @@ class Builder:
             self.runner.journal.write("end", label=kernel.label, outcome="failed", error=str(failure))
             raise failure from None
         except KernelFailure as error:
-            self.runner.journal.write("end", label=kernel.label, outcome="failed", error=str(error))
+            outcome = "stopped" if sessions.stopping() else "failed"
+            self.runner.journal.write("end", label=kernel.label, outcome=outcome, error=str(error))
             raise
         receipt = receipts.read(kernel)
         costs = {"cpu_seconds": receipt.cpu_seconds, "peak_rss": receipt.peak_rss} if receipt else {}

@@ -12,13 +12,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fitasks.build import begun, parts, process, sessions
+from fitasks.build import begun, parts
 from fitasks.build import ninja as ninjas
 from fitasks.build.capacity import memory
 from fitasks.build.diagnose import diagnose
-from fitasks.build.process import Finished
 from fitasks.build.schedule import Turn
 from fitasks.errors import KernelFailure
+from fitasks.processes import process, sessions
+from fitasks.processes.process import Finished
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -165,9 +166,10 @@ class Compiling:
         with self._timed():
             left = max(0.1, self.runner.timeout - self._clock.seconds) if self.runner.timeout else None
             finished = process.run(command, cwd=self.kernel.build_dir, env=env, log=log, timeout=left)
-        span = {"begin": begin, "end": begin + finished.seconds, "status": finished.status}
+        span = {"begin": begin, "end": begin + finished.seconds, "cpu_seconds": round(finished.cpu_seconds, 3)}
         place = {"label": self.kernel.label, "output": Path(output).name}
-        self.runner.journal.write("file", **span, **place, threads=turn.threads, slots=turn.slots)
+        how = {"status": finished.status, "threads": turn.threads, "slots": turn.slots}
+        self.runner.journal.write("file", **span, **place, **how)
         return finished, self._note(finished, Path(output).name, log.read_bytes(), last=last)
 
     @contextlib.contextmanager

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING
 from filelock import FileLock, Timeout
 
 from fitasks.errors import KernelFailure
+from fitasks.streams import tell
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -48,7 +48,7 @@ def module_lock(
                 remedy="let that process finish, or end it, and run doit again; finished kernels stay finished",
             )
         if now > announce:
-            (say or _print)(f"waiting for {path.name}, held by {_named(holder(path))}")
+            (say or tell)(f"waiting for {path.name}, held by {_named(holder(path))}")
             announce = now + _AGAIN
     try:
         yield
@@ -86,10 +86,7 @@ def _named(pid: int | None) -> str:
     if pid is None:
         return "another process"
     with contextlib.suppress(OSError):
-        command = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
-        return f"pid {pid} ({command[:80]})"
+        words = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").split()
+        command = "".join(letter if letter.isprintable() else "?" for letter in " ".join(words))
+        return f"pid {pid} ({command[:80]})"  # one line, whatever somebody calls his process
     return f"pid {pid}"
-
-
-def _print(text: str) -> None:
-    print(f"fitasks: {text}", file=sys.stderr, flush=True)  # noqa: T201

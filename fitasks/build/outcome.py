@@ -18,9 +18,9 @@ from fitasks.files import sha256_text
 
 if TYPE_CHECKING:
     from fitasks.build.freshness import Judge
-    from fitasks.build.process import Finished
     from fitasks.build.running import Runner
     from fitasks.plan.kernel import Kernel
+    from fitasks.processes.process import Finished
 
 
 def check(kernel: Kernel) -> None:

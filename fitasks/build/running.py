@@ -22,10 +22,10 @@ if TYPE_CHECKING:
     from fitasks.build.journal import Journal
     from fitasks.build.ninja import Ninja
     from fitasks.build.pool import Pool
-    from fitasks.build.process import Finished
     from fitasks.build.schedule import Schedule
     from fitasks.plan.kernel import Kernel
     from fitasks.plan.plan import Plan
+    from fitasks.processes.process import Finished
 
 
 _SCRATCH = "fitasks-nvcc-"  # and the pid; below TMPDIR

@@ -7,13 +7,13 @@ FlashInfer takes 4 to 10 s each time, which is why the answers are cached (see p
 from __future__ import annotations
 
 import json
-import subprocess
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fitasks.errors import EnvironmentProblem
+from fitasks.processes import process
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -59,11 +59,11 @@ def _ask_one(server: Server, cuda_home: Path, target: str, request: Mapping[str,
 
 
 def asked(server: Server, words: Sequence[Path], env: Mapping[str, str], what: str) -> Answer:
-    """What one of our scripts, run by the serving interpreter, wrote into the last of `words`.
+    """What one of our scripts, run by the serving interpreter, wrote into the last of `words`; a log goes beside it.
 
     Raises EnvironmentProblem where it wrote nothing, or that it can't go on; `what` is what was hoped for.
     """
-    output = _run([str(server.python), *map(str, words)], env)
+    output = _run([str(server.python), *map(str, words)], env, words[-1].with_suffix(".log"))
     try:
         reply: Answer = json.loads(words[-1].read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -76,22 +76,14 @@ def asked(server: Server, words: Sequence[Path], env: Mapping[str, str], what: s
     return reply
 
 
-def _run(command: list[str], env: Mapping[str, str]) -> str:
-    try:
-        done = subprocess.run(
-            command,
-            env=dict(env),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            timeout=_TIMEOUT,
-            check=False,
-        )
-    except subprocess.TimeoutExpired:
-        raise EnvironmentProblem(f"{command[0]} did not finish planning within {_TIMEOUT} s") from None
-    except OSError as error:
-        raise EnvironmentProblem(f"{command[0]} cannot be started: {error.strerror}") from None
-    return done.stdout.decode(errors="replace")
+def _run(command: list[str], env: Mapping[str, str], log: Path) -> str:
+    """What it said. It leads a session of its own, which ends with this process, however that ends."""
+    finished = process.run(command, cwd=Path.cwd(), env=env, log=log, timeout=_TIMEOUT)
+    if finished.timed_out:
+        raise EnvironmentProblem(f"{command[0]} did not finish planning within {_TIMEOUT} s")
+    if finished.stopped:
+        raise EnvironmentProblem(f"{command[0]} was stopped while planning", remedy="run doit again")
+    return log.read_text(errors="replace")
 
 
 def _tail(text: str, lines: int = 12) -> str:

@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from fitasks.build import receipt as receipts
-from fitasks.build import sessions
 from fitasks.build.lock import module_lock
 from fitasks.build.ninja import DEPS, LOG
 from fitasks.errors import EnvironmentProblem
 from fitasks.files import sha256_file
 from fitasks.plan.kernel import Kernel
+from fitasks.processes import sessions
 from fitasks.ship.bundle import generated_of
 from fitasks.ship.settle import settle
 

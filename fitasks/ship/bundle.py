@@ -19,10 +19,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fitasks.build import receipt as receipts
-from fitasks.build import sessions
 from fitasks.build.lock import module_lock
 from fitasks.errors import EnvironmentProblem, FitasksError
 from fitasks.files import sha256_file
+from fitasks.processes import sessions
 from fitasks.ship.manifest import Entry, Manifest
 from fitasks.ship.pack import write
 from fitasks.ship.settle import settle

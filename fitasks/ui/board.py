@@ -6,11 +6,13 @@ Lines of the run itself are written above the board.
 from __future__ import annotations
 
 import atexit
+import math
 import os
 import threading
 import time
 from typing import IO, TYPE_CHECKING, Protocol
 
+from fitasks.streams import silence, tell
 from fitasks.ui.units import duration
 
 if TYPE_CHECKING:
@@ -18,8 +20,9 @@ if TYPE_CHECKING:
 
     from fitasks.ui.progress import Progress
 
-_HEARTBEAT = 30.0  # seconds of silence at most; FITASKS_HEARTBEAT sets it
+_HEARTBEAT = 30.0  # seconds of silence at most; FITASKS_HEARTBEAT sets it, 0 or inf is no heartbeat
 _SHOWN = 12  # kernels; a board higher than its terminal can't be redrawn
+_WIDE = 60  # columns from which there is room for bars beside the names
 
 
 class Board(Protocol):
@@ -52,12 +55,12 @@ class PlainBoard:
 
     def start(self) -> None:
         """Begin to watch for silence."""
-        if self._thread is None:
+        if self._thread is None and self._every < math.inf:
             self._thread = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
             self._thread.start()
 
     def line(self, text: str) -> None:
-        """One whole line, now. A reader that has gone (`| head`) doesn't end the build."""
+        """One whole line, now. A reader that has gone (`| head`) doesn't end the build, nor does a full disk."""
         with self._lock:
             self._written = time.monotonic()
             try:
@@ -65,17 +68,23 @@ class PlainBoard:
                 self._stream.flush()
             except BrokenPipeError:
                 silence(self._stream)
+            except OSError as error:
+                silence(self._stream)
+                tell(f"what is said can't be written ({error.strerror}); the build goes on in silence")
 
     def stop(self) -> None:
         """No more heartbeats."""
         self._over.set()
 
     def _beat(self) -> None:
-        while not self._over.wait(max(0.1, self._written + self._every - time.monotonic())):
+        while not self._over.wait(self._patience()):
             if time.monotonic() - self._written >= self._every and (text := self._progress.heartbeat()):
                 self.line(text)
             elif time.monotonic() - self._written >= self._every:
                 self._written = time.monotonic()
+
+    def _patience(self) -> float:
+        return min(max(0.1, self._written + self._every - time.monotonic()), threading.TIMEOUT_MAX)
 
 
 class LiveBoard:
@@ -115,25 +124,27 @@ class LiveBoard:
         from rich.text import Text
 
         works = self._progress.running()
-        table = Table.grid(padding=(0, 2), expand=False)
+        wide = self._console.width >= _WIDE
+        table = Table.grid(padding=(0, 2 if wide else 1), expand=False)
         table.add_column(overflow="ellipsis", no_wrap=True)
-        table.add_column(width=min(30, max(8, self._console.width // 4)))
+        if wide:
+            table.add_column(width=min(30, self._console.width // 4))
         for _ in range(2):
             table.add_column(justify="right", no_wrap=True)
         for work in works[:_SHOWN]:
-            bar = ProgressBar(total=max(1, work.files), completed=work.done)
-            table.add_row(work.label, bar, f"{work.done}/{work.files}", duration(time.time() - work.begun))
+            bar = [ProgressBar(total=max(1, work.files), completed=work.done)] if wide else []
+            table.add_row(work.label, *bar, f"{work.done}/{work.files}", duration(time.time() - work.begun))
         more = [Text(f"and {len(works) - _SHOWN} more")] if len(works) > _SHOWN else []
-        return Group(table, *more, Text(self._progress.summary(), style="bold", overflow="ellipsis", no_wrap=True))
-
-
-def silence(stream: IO[str]) -> None:
-    """Let further output of a stream whose reader has gone lead nowhere, without a word."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+        return Group(table, *more, Text(self._progress.summary(), style="bold"))
 
 
 def _seconds(text: str) -> float:
+    """What FITASKS_HEARTBEAT says; inf where nobody wants one."""
     try:
-        return max(0.1, float(text))
+        seconds = float(text or _HEARTBEAT)
     except ValueError:
-        return _HEARTBEAT
+        seconds = math.nan
+    if seconds >= 0:
+        return max(0.1, seconds) if seconds else math.inf
+    tell(f"FITASKS_HEARTBEAT={text!r} is no number of seconds (0 for none); a line every {_HEARTBEAT:.0f} s, as ever")
+    return _HEARTBEAT

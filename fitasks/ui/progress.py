@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from fitasks.processes import sessions
 from fitasks.ui.units import duration, size
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from fitasks.build.usage import Usage
+
+
+_UNDONE = ("failed", "stopped")  # outcomes
 
 
 @dataclass
@@ -24,13 +29,18 @@ class Work:
     cpu_seconds: float  # that it took before
     learnt: bool  # whether that is known
     begun: float = 0.0
-    ended: bool = False
+    outcome: str = ""  # of the builder, once it has ended
     done: int = 0
+
+    @property
+    def right(self) -> bool:
+        """Whether it is done, which an end alone doesn't say."""
+        return bool(self.outcome) and self.outcome not in _UNDONE
 
     @property
     def left(self) -> float:
         """CPU seconds that are left of it, as far as earlier builds tell."""
-        return 0.0 if self.ended else self.cpu_seconds * (1 - min(self.done, self.files) / max(1, self.files))
+        return 0.0 if self.outcome else self.cpu_seconds * (1 - min(self.done, self.files) / max(1, self.files))
 
 
 @dataclass
@@ -43,6 +53,9 @@ class Progress:
     begun: float = 0.0
     foretold: float = 0.0  # seconds that the run takes, by the schedule; 0 where that isn't known
     works: dict[str, Work] = field(default_factory=dict)
+    wanted: frozenset[str] | None = None  # labels of the kernels that were asked for; None is all
+    untouched: int = 0  # of them, those for which nothing was to be done
+    _outcomes: dict[str, str] = field(default_factory=dict)  # also of kernels that weren't stale
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def observe(self, event: dict[str, Any]) -> None:
@@ -55,13 +68,22 @@ class Progress:
             elif event["event"] == "begin":
                 unknown = Work(event["label"], event["files"], 0.0, learnt=False)
                 self.works.setdefault(event["label"], unknown).begun = event["t"]
-            elif event["event"] == "end" and event["label"] in self.works:
-                self.works[event["label"]].ended = True
+            elif event["event"] == "end":
+                self._end(event["label"], event["outcome"])
+
+    def _end(self, label: str, outcome: str) -> None:
+        """A failure after the stop is one because of the stop."""
+        if outcome == "failed" and sessions.stopping():
+            outcome = "stopped"
+        self._outcomes[label] = outcome
+        if work := self.works.get(label):
+            work.outcome = outcome
+            work.done = work.files if work.right else min(self.files_done(label), work.files)
 
     def running(self) -> list[Work]:
         """Kernels that are being compiled, longest first, with the files that are done by now."""
         with self._lock:
-            works = [work for work in self.works.values() if work.begun and not work.ended]
+            works = [work for work in self.works.values() if work.begun and not work.outcome]
             for work in works:
                 work.done = min(self.files_done(work.label), work.files)
             return sorted(works, key=lambda work: work.begun)
@@ -72,10 +94,11 @@ class Progress:
         with self._lock:
             works = list(self.works.values())
             used = self.usage()
-        files = sum(work.files if work.ended else work.done for work in works)
+        failed = sum(work.outcome == "failed" for work in works)
         parts = [
-            f"{sum(work.ended for work in works)} of {len(works)} kernels",
-            f"{files} of {sum(work.files for work in works)} files",
+            f"{sum(work.right for work in works)} of {len(works)} kernels",
+            *([f"{failed} failed"] if failed else []),
+            f"{sum(work.done for work in works)} of {sum(work.files for work in works)} files",
             f"{used.compilers} of {self.slots} compilers",
             size(used.memory),
             duration(time.time() - self.begun),
@@ -84,11 +107,22 @@ class Progress:
 
     def _remaining(self, works: list[Work]) -> list[str]:
         """From what earlier builds took, and the schedule; nothing where some kernel was never built here."""
-        pending = [work for work in works if not work.ended]
+        pending = [work for work in works if not work.outcome]
         if not pending or not all(work.learnt for work in pending):
             return []
         even = sum(work.left for work in pending) / max(1, self.slots)
         return [f"about {duration(max(even, self.begun + self.foretold - time.time()))} left"]
+
+    def stand(self) -> str:
+        """`1 of 3 kernels done, 1 stopped`: after a stop, of all that were asked for; the third had not begun."""
+        with self._lock:
+            outcomes = self._outcomes | {label: "stopped" for label, work in self.works.items() if not work.outcome}
+            begun = {label for label, work in self.works.items() if work.begun}
+        counts = Counter(outcome for label, outcome in outcomes.items() if outcome != "stopped" or label in begun)
+        done = self.untouched + counts.total() - sum(counts[one] for one in _UNDONE)
+        count = self.untouched + len(outcomes) if self.wanted is None else len(self.wanted)
+        undone = [f"{counts[one]} {one}" for one in _UNDONE if counts[one]]
+        return ", ".join([f"{done} of {count} kernels done", *undone])
 
     def heartbeat(self) -> str:
         """One line for a log: the summary, and what is being compiled for how long."""

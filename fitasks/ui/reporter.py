@@ -5,14 +5,15 @@ Called from doit's worker threads (`execute_task`) as well as from the main one;
 
 from __future__ import annotations
 
+import re
 import threading
 from collections import Counter
 from typing import Any
 
-from doit.exceptions import TaskFailed, UnmetDependency
+from doit.exceptions import UnmetDependency
 
-from fitasks.build import signals
 from fitasks.build.usage import Usage
+from fitasks.processes import sessions
 from fitasks.ui.board import Board, board_for
 from fitasks.ui.progress import Progress
 
@@ -36,6 +37,7 @@ class Reporter:
         self._board: Board | None = None
         self._lock = threading.Lock()  # kernels begin in several threads at once
         self._outcomes: Counter[str] = Counter()
+        self._failed: list[str] = []  # each with its log
         self._errors: list[str] = []
         self._saved = 0.0  # seconds that adopted kernels once took
 
@@ -57,9 +59,8 @@ class Reporter:
         if event["event"] == "begin":
             self.board.start()
 
-    def initialize(self, tasks: Any, selected_tasks: Any) -> None:  # noqa: ARG002 - doit's signature
+    def initialize(self, tasks: Any, selected_tasks: Any) -> None:
         """Before anything runs, in the main thread."""
-        signals.install()
 
     def get_status(self, task: Any) -> None:
         """Before a task is judged."""
@@ -70,15 +71,15 @@ class Reporter:
     def add_failure(self, task: Any, fail: Any) -> None:
         """The message at once; a task that has reported itself stays silent.
 
-        A group fails because one of its kernels did, which has been said. doit counts that as an error of its own
-        (exit status 2), after this call; it is a failed task (1) like the kernel, unless the kernel was worse.
+        A group fails because one of its kernels did, which has been said.
         """
         if isinstance(fail, UnmetDependency):
-            fail.__class__ = TaskFailed
             if not task.has_subtask and not task.name.startswith(("kernel:", "_")):
                 self.write(f"{task.name}: not done, because a kernel failed; `doit -s {task.name}` goes on without it")
             return
         self._count(task, "failed")
+        if task.name.startswith("kernel:"):
+            self._failed.append(f"{task.name}: {_log(fail.get_msg())}")
         if fail.report:
             self.write(f"{task.name}: FAILED\n{_indent(fail.get_msg().strip())}")
 
@@ -94,6 +95,7 @@ class Reporter:
         """Counted, not listed: hundreds of lines that say nothing hide the one that does."""
         if not task.has_subtask:
             self._count(task, "fresh")
+            self.progress.untouched += task.name.startswith("kernel:")
 
     def skip_ignore(self, task: Any) -> None:
         """After `doit ignore`."""
@@ -113,14 +115,23 @@ class Reporter:
     def complete_run(self) -> None:
         """The summary, and what doit has to say of itself."""
         self.board.stop()
-        order = ("fresh", "adopted", "compiled", "healed", "audited", "failed")
-        parts = [f"{self._outcomes[name]} {name}" for name in order if self._outcomes[name]]
-        if parts:
-            count = self._outcomes.total()
-            saved = f"; {self._saved:.0f} s of compiling saved" if self._saved else ""
-            self.write(f"{count} kernel{'s'[: count != 1]}: {', '.join(parts)}{saved}")
+        if self._failed:
+            self.write("\n".join(["failed:", *(f"  {one}" for one in self._failed)]))
+        if text := self._stopped() if sessions.stopping() else self._counts():
+            self.write(text)
         for error in self._errors:
             self.write(error)
+
+    def _counts(self) -> str:
+        """`7 kernels: 5 fresh, 1 compiled, 1 failed`; "" where it wasn't about kernels."""
+        order = ("fresh", "adopted", "compiled", "healed", "audited", "failed")
+        parts = [f"{self._outcomes[name]} {name}" for name in order if self._outcomes[name]]
+        count = self._outcomes.total()
+        saved = f"; {self._saved:.0f} s of compiling saved" if self._saved else ""
+        return f"{count} kernel{'s'[: count != 1]}: {', '.join(parts)}{saved}" if parts else ""
+
+    def _stopped(self) -> str:
+        return f"stopped: {self.progress.stand()}" if self.progress.wanted else ""
 
     def _count(self, task: Any, outcome: str) -> None:
         if task.name.startswith("kernel:"):
@@ -129,3 +140,9 @@ class Reporter:
 
 def _indent(text: str) -> str:
     return "\n".join(f"  {line}" for line in text.splitlines())
+
+
+def _log(message: str) -> str:
+    """Where its compilers' words are; where there are none, what the failure begins with."""
+    found = re.search(r"(?m)^\s*(log: .+)$", message)
+    return found[1] if found else (message.strip().splitlines() or ["no message"])[0]

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from fitasks.cuda.elf import exported
 from fitasks.errors import EnvironmentProblem, KernelFailure
 from fitasks.session import Session
 from fitasks.ship.bundle import bundle
@@ -63,7 +64,7 @@ def test_flashinfer_finds_the_modules_of_a_repacked_bundle(
     site = unpacked(made.wheel.path, tmp_path / "site")
     for kernel in here.kernels:
         inside = site / "fitasks_kernels" / "sm90a" / kernel.name / kernel.library.name
-        assert inside.read_bytes() == kernel.library.read_bytes()
+        assert exported(inside) == exported(kernel.library), "stripped of nothing that a loader reads"
     assert looked_up("0.7.2.post1", [site], ["page", "norm"], tmp_path / "base") == {
         "page": "site/fitasks_kernels/sm90a/page/page.so",
         "norm": "",

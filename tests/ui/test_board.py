@@ -62,6 +62,31 @@ def test_an_end_that_one_kernel_alone_decides_is_foretold() -> None:
     assert progress.summary().endswith("about 9 m 30 s left")
 
 
+@pytest.mark.parametrize(
+    ("outcome", "summary"),
+    [
+        ("compiled", "2 of 3 kernels, 12 of 16 files, 2 of 2 compilers"),
+        ("failed", "1 of 3 kernels, 1 failed, 6 of 16 files, 2 of 2 compilers"),
+        ("stopped", "1 of 3 kernels, 6 of 16 files, 2 of 2 compilers"),
+    ],
+)
+def test_only_what_is_right_is_done(outcome: str, summary: str) -> None:
+    progress = running()
+    progress.observe({"event": "end", "t": time.time(), "label": "fa3", "outcome": outcome})
+    assert progress.summary().startswith(summary)
+
+
+def test_where_a_stopped_run_stands() -> None:
+    progress = running()
+    assert progress.stand() == "1 of 3 kernels done, 1 stopped"
+    progress.observe({"event": "end", "t": time.time(), "label": "rope", "outcome": "stopped"})  # while it waited
+    assert progress.stand() == "1 of 3 kernels done, 1 stopped"
+    progress.untouched = 2
+    progress.observe({"event": "end", "t": time.time(), "label": "fa3", "outcome": "failed"})
+    progress.observe({"event": "end", "t": time.time(), "label": "healed", "outcome": "healed"})
+    assert progress.stand() == "4 of 6 kernels done, 1 failed"
+
+
 def test_no_guess_where_a_kernel_was_never_built() -> None:
     progress = running()
     progress.works["rope"].learnt = False
@@ -123,6 +148,46 @@ def test_a_log_is_never_silent(project: Project) -> None:
         beats[0],
     )
     assert out.endswith("3 kernels: 3 compiled\n")
+
+
+def test_a_machine_is_told_on_standard_error_that_it_goes_on(project: Project) -> None:
+    hold = project.hold()
+    process = project.start("--reporter", "json", FITASKS_HEARTBEAT="0.3")
+    project.wait_for_call()
+    time.sleep(1.2)
+    hold.unlink()
+    out, err = process.communicate(timeout=60)
+    assert "kernel:page: compiling 2 files" in json.loads(out)["out"]
+    assert len([line for line in err.splitlines() if line.startswith("still compiling: ")]) >= 2
+
+
+@pytest.mark.parametrize(
+    ("text", "beats", "said"),
+    [
+        ("0", 0, ""),
+        ("inf", 0, ""),
+        ("1e300", 0, ""),
+        ("0.1", 3, ""),
+        (
+            "often",
+            0,
+            "fitasks: FITASKS_HEARTBEAT='often' is no number of seconds (0 for none); a line every 30 s, as ever",
+        ),
+        ("nan", 0, "fitasks: FITASKS_HEARTBEAT='nan' is no number of seconds (0 for none); a line every 30 s, as ever"),
+        ("-1", 0, "fitasks: FITASKS_HEARTBEAT='-1' is no number of seconds (0 for none); a line every 30 s, as ever"),
+    ],
+)
+def test_how_often_is_for_the_user_to_say(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], text: str, beats: int, said: str
+) -> None:
+    monkeypatch.setenv("FITASKS_HEARTBEAT", text)
+    stream = io.StringIO()
+    board = PlainBoard(stream, running())
+    board.start()
+    time.sleep(0.5)
+    board.stop()
+    assert beats <= len(stream.getvalue().splitlines()) <= 2 * beats
+    assert capsys.readouterr().err.strip() == said
 
 
 def test_kernels_that_begin_at_once_share_one_board(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -188,10 +253,15 @@ def test_no_colour_where_none_is_wanted(project: Project) -> None:
 
 
 def test_a_narrow_terminal(project: Project) -> None:
-    lines = plain(on_terminal(project, 32)).splitlines()
-    board = [line for line in lines if re.search(r"\d/\d +\d s", line)]
+    """Names rather than bars, and a summary over as many lines as it takes."""
+    received = plain(on_terminal(project, 30))
+    board = [line for line in received.splitlines() if re.search(r"\d/\d +\d s", line)]
     assert board
-    assert max(map(len, board)) <= 32
+    assert max(map(len, board)) <= 30
+    assert re.search(r"(?m)^page +\d/2 +\d s", received)
+    assert not re.search(r"(?m)^\S*…", received)
+    assert "━" not in received
+    assert re.search(r"0 of 3 kernels, \d of 6 files,? *\n+[12] of 2", received)
 
 
 def test_an_ascii_terminal(project: Project) -> None:
@@ -218,6 +288,15 @@ def test_a_reader_that_goes_away_is_no_error(project: Project, task: str) -> Non
     assert "BrokenPipe" not in error
     if not task:
         assert project.library("page").exists()
+
+
+def test_a_full_disk_behind_standard_output_is_no_reason_to_stop(project: Project) -> None:
+    command = ["sh", "-c", f"exec {sys.executable} -m doit > /dev/full"]
+    done = subprocess.run(command, cwd=project.root, env=project.env, stderr=subprocess.PIPE, text=True, check=True)
+    said = "fitasks: what is said can't be written (No space left on device); the build goes on in silence\n"
+    assert done.stderr.endswith(said)
+    assert "Traceback" not in done.stderr
+    assert project.doit() == "3 kernels: 3 fresh\n"
 
 
 def test_the_json_reporter_stays_machine_readable(project: Project) -> None:

@@ -199,26 +199,28 @@ def test_files_of_an_earlier_ninja_count_once(tmp_path: Path) -> None:
 
 
 moments = st.integers(0, 3000).map(lambda value: value / 10)
-spans = st.lists(
-    st.builds(
-        lambda label, begin, seconds: FileSpan(label, "x.o", begin, begin + seconds),
-        st.sampled_from("abcd"),
-        moments,
-        st.one_of(st.just(0.0), st.floats(0, 200)),
-    )
-)
+
+
+def span(label: str, begin: float, seconds: float, slots: int) -> FileSpan:
+    return FileSpan(label, "x.o", begin, begin + seconds, slots=slots)
+
+
+lengths = st.one_of(st.just(0.0), st.floats(0, 200))
+spans = st.lists(st.builds(span, st.sampled_from("abcd"), moments, lengths, st.just(1)))
+wide_spans = st.lists(st.builds(span, st.sampled_from("abcd"), moments, lengths, st.integers(1, 4)))
 
 
 def times(span: FileSpan) -> tuple[str, float, float]:
     return span.label, span.begin, span.end
 
 
-@given(spans, st.integers(0, 6))
+@given(wide_spans, st.integers(0, 6))
 def test_lanes_never_overlap(found: list[FileSpan], slots: int) -> None:
     placed = assign_lanes(found, slots)
     assert len(placed) == len(found)
-    for lane in {span.lane for span in placed}:
-        own = [span for span in placed if span.lane == lane]
+    assert all(len(set(span.lanes)) == span.slots for span in placed)
+    for lane in {lane for span in placed for lane in span.lanes}:
+        own = [span for span in placed if lane in span.lanes]
         assert all(one.end <= two.begin for one, two in itertools.pairwise(own))
     assert all(span.begin <= span.end for span in placed)
 
@@ -238,6 +240,15 @@ def test_a_ninja_that_started_slowly_opens_no_further_lane() -> None:
     assert [span.lane for span in assign_lanes(apart, 2)] == [0, 1]
     for other in (FileSpan("b", "y.o", 9.5, 20.0), FileSpan("b", "y.o", 9.97, 9.99)):  # too early; over before
         assert [(span.lane, span.begin) for span in assign_lanes([apart[0], other], 1)] == [(0, 0.0), (1, other.begin)]
+
+
+def test_a_split_file_has_as_many_lanes_as_slots() -> None:
+    found = [
+        FileSpan("a", "1.o", 0.0, 10.0),
+        FileSpan("b", "1.o", 0.0, 20.0),
+        FileSpan("c", "1.o", 10.0, 19.0, slots=2),
+    ]
+    assert [span.lanes for span in assign_lanes(found, 3)] == [(0,), (1,), (0, 2)]
 
 
 def test_a_kernel_keeps_its_lane() -> None:
@@ -287,6 +298,60 @@ def test_figures(run: Run) -> None:
 def test_short_names_of_files(tmp_path: Path, outputs: list[str], names: list[str]) -> None:
     (kernel,) = read(tmp_path, start("k"), *(file("k", output, 1, 2) for output in outputs)).kernels
     assert short_names(kernel) == dict(zip(outputs, names, strict=True))
+
+
+STOPPED = (
+    start("page", "rope", "norm", slots=3),
+    begin("page", 1.0),
+    begin("rope", 1.0),
+    file("page", "csrc_page.cuda.o", 1.0, 11.0) | {"status": 2, "cpu_seconds": 9.0},
+    file("page", "csrc_page_binding.cuda.o", 1.0, 5.0) | {"status": 0, "cpu_seconds": 3.5, "threads": 1, "slots": 1},
+    end("page", 11.5, "failed", error="page: a.cu(3): error"),
+    file("rope", "csrc_rope.cuda.o", 2.0, 20.0) | {"status": -15, "cpu_seconds": 30.0, "threads": 4, "slots": 2},
+    end("rope", 20.0, "stopped"),
+    end("norm", 20.0, "stopped"),
+)
+
+
+def test_what_failed_or_was_stopped_is_shown(tmp_path: Path) -> None:
+    run = read(tmp_path, *STOPPED)
+    document = page(run, (), "t")
+    Elements(document)
+    said = words(document)
+    for part in (
+        "3 kernels: 1 failed, 2 stopped",
+        "Failed page a.cu(3): error",
+        "CPU time 42 s of all compilers",
+        "rope stopped 19.0 30.0 &ndash; csrc_rope 18 s optimised by 4 threads &ndash; new: never built",
+        "page failed 10.5 12.5 ",
+        "norm stopped: stopped with the run; the next one goes on",
+        "Those with a red edge failed or were ended.",
+    ):
+        assert part in said
+    bars = re.findall(r'(?s)<g class="failed">(.*?)</g>', document)
+    assert [(bar.count("<rect"), bar.partition("<title>")[2].split("\n")[1:3]) for bar in bars] == [
+        (1, ["csrc_page.cuda.o", "failed, exit status 2"]),
+        (2, ["csrc_rope.cuda.o", "ended by SIGTERM"]),
+    ]
+    used = utilisation(run)
+    assert used
+    assert (used.busy, used.most) == (10.0 + 4.0 + 2 * 18.0, 4)
+
+
+def test_what_failed_is_marked_in_the_trace(tmp_path: Path) -> None:
+    events = [event for event in chrome_trace(read(tmp_path, *STOPPED))["traceEvents"] if event["ph"] == "X"]
+    facts = [(one["name"], one.get("cname"), one["args"].get("status"), one["args"].get("threads")) for one in events]
+    rope = ("csrc_rope.cuda.o", "terrible", -15, 4)
+    page_cu, binding = ("csrc_page.cuda.o", "terrible", 2, None), ("csrc_page_binding.cuda.o", None, None, None)
+    assert sorted(facts) == sorted([page_cu, binding, rope, rope])
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [{"slots": 0}, {"slots": 10**9}, {"threads": -1}, {"status": "2"}, {"status": 10**400}, {"cpu_seconds": None}],
+)
+def test_absurd_facts_of_a_file_make_its_line_foreign(tmp_path: Path, run: Run, odd: dict[str, Any]) -> None:
+    assert read(tmp_path, *RUN, file("page", "x.o", 1.0, 2.0) | odd) == run
 
 
 def test_the_page_says_it_all(run: Run) -> None:

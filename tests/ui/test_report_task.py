@@ -36,3 +36,7 @@ def test_report(project: Project) -> None:
     project.doit()
     project.doit("report")
     assert "<h1>3 kernels: 1 compiled, 2 fresh</h1>" in page.read_text()
+    (project.library("page").parent / ".ninja_log").unlink()  # put right, not compiled
+    project.doit()
+    project.doit("report")
+    assert "<h1>3 kernels: 1 compiled, 2 fresh</h1>" in page.read_text()

@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fitasks.build.sessions import LIMIT, OWN
+from fitasks.processes.sessions import LIMIT, OWN
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -28,7 +28,7 @@ class WorkerError(Exception):
 class Worker:
     """A context of one GPU. `ready` is what it said of itself: gpu, torch, flashinfer.
 
-    It leads a session of its own, which ends with this process, however that ends (fitasks/build/sessions.py).
+    It leads a session of its own, which ends with this process, however that ends (fitasks/processes/sessions.py).
     """
 
     def __init__(self, python: Path, env: Mapping[str, str], log: Path) -> None:

@@ -19,15 +19,15 @@ class Utilisation:
     """Of the time between the first compiler's start and the last one's end; seconds."""
 
     wall: float
-    busy: float  # of all compilers together
-    cpu_seconds: float  # of the kernels that were finished; of others nobody knows them
+    busy: float  # of all slots together
+    cpu_seconds: float  # of all compilers, as far as they are known
     longest: FileSpan
     slots: int
-    most: int  # compilers at once
+    most: int  # slots at once
 
     @property
     def mean(self) -> float:
-        """Compilers at once."""
+        """Slots in use at once."""
         return self.busy / self.wall if self.wall else float(self.most)
 
     @property
@@ -46,10 +46,12 @@ def utilisation(run: Run) -> Utilisation | None:
     if not (spans := run.spans):
         return None
     wall = max(span.end for span in spans) - min(span.begin for span in spans)
-    cpu_seconds = sum(kernel.cpu_seconds for kernel in run.kernels if kernel.outcome == "compiled")
+    cpu_seconds = sum(kernel.cpu_seconds for kernel in run.kernels if kernel.worked or kernel.outcome == "compiled")
     longest = max(spans, key=lambda span: span.seconds)
-    most = max(span.lane for span in spans) + 1
-    return Utilisation(wall, sum(span.seconds for span in spans), cpu_seconds, longest, run.slots, most)
+    most = max(max(span.lanes) for span in spans) + 1
+    return Utilisation(
+        wall, sum(span.seconds * len(span.lanes) for span in spans), cpu_seconds, longest, run.slots, most
+    )
 
 
 @dataclass(frozen=True)

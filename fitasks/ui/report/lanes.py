@@ -18,13 +18,23 @@ SLACK = 0.1
 
 @dataclass(frozen=True)
 class FileSpan:
-    """One compiler or linker process; seconds since the run began. `lane` is its slot, from 0."""
+    """One compiler or linker process; seconds since the run began. `lane` is its slot, from 0, `more` are others."""
 
     label: str
     output: str  # "csrc_page.cuda.o"
     begin: float
     end: float
     lane: int = 0
+    more: tuple[int, ...] = ()
+    slots: int = 1  # that it takes
+    threads: int = 1  # of nvcc's optimiser (`--split-compile`)
+    status: int = 0  # as subprocess has it; negative: a signal
+    cpu_seconds: float = 0.0  # 0 where they aren't known
+
+    @property
+    def lanes(self) -> tuple[int, ...]:
+        """All its slots."""
+        return (self.lane, *self.more)
 
     @property
     def seconds(self) -> float:
@@ -44,23 +54,26 @@ def assign_lanes(spans: Iterable[FileSpan], slots: int) -> tuple[FileSpan, ...]:
     lanes: list[FileSpan] = []  # the last of each
     placed = []
     for span in sorted(spans, key=lambda span: (span.begin, span.end, span.label, span.output)):
-        free = [index for index, last in enumerate(lanes) if last.end <= span.begin]
-        lane = _preferred(free, lanes, span) if free else _nearly_free(lanes, span, slots)
-        begin = max(span.begin, lanes[lane].end) if lane < len(lanes) else span.begin
-        one = replace(span, begin=begin, lane=lane)
-        lanes[lane : lane + 1] = [one]
+        chosen: list[int] = []
+        for _ in range(max(1, span.slots)):
+            chosen.append(_choose(lanes, span, slots, chosen))
+        begin = max([span.begin, *(lanes[lane].end for lane in chosen if lane < len(lanes))])
+        one = replace(span, begin=begin, lane=chosen[0], more=tuple(chosen[1:]))
+        for lane in chosen:
+            lanes[lane : lane + 1] = [one]
         placed.append(one)
     return tuple(placed)
 
 
-def _preferred(free: list[int], lanes: list[FileSpan], span: FileSpan) -> int:
-    return next((index for index in free if lanes[index].label == span.label), free[0])
-
-
-def _nearly_free(lanes: list[FileSpan], span: FileSpan, slots: int) -> int:
-    """A lane that is all but free, where all slots are taken; else a new one."""
-    if len(lanes) >= slots > 0:
-        lane = min(range(len(lanes)), key=lambda index: lanes[index].end)
+def _choose(lanes: list[FileSpan], span: FileSpan, slots: int, chosen: list[int]) -> int:
+    """One more lane for the span: one that is free, or nearly so, else a new one."""
+    left = [index for index in range(len(lanes)) if index not in chosen]
+    free = [index for index in left if lanes[index].end <= span.begin]
+    if free:
+        return next((index for index in free if lanes[index].label == span.label), free[0])
+    count = max([len(lanes), *(index + 1 for index in chosen)])
+    if left and count >= slots > 0:
+        lane = min(left, key=lambda index: lanes[index].end)
         if lanes[lane].end - span.begin < SLACK and lanes[lane].end <= span.end:
             return lane
-    return len(lanes)
+    return count

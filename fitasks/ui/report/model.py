@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _SLACK = 1.0  # seconds by which a file may be outside its run before it is taken for another run's
+_MOST = 1024  # slots of a file, threads of a compiler, exit statuses
 _LATEST = 253_402_300_799  # the last second that a calendar has
 
 
@@ -21,8 +22,8 @@ _LATEST = 253_402_300_799  # the last second that a calendar has
 class KernelRun:
     """What a run did with one kernel; times in seconds since the run began.
 
-    `outcome` is the builder's (compiled, adopted, healed, audited, fresh, failed), or "unfinished" for a kernel that
-    was begun and never ended, or "not begun". Adopted, `seconds` is what compiling took where it was compiled.
+    `outcome` is the builder's (compiled, adopted, healed, audited, fresh, failed, stopped), or "unfinished" for a
+    kernel that was begun and never ended, or "not begun". Adopted, `seconds` is what compiling took where it was done.
     """
 
     label: str
@@ -34,7 +35,7 @@ class KernelRun:
     end: float | None = None
     outcome: str = "not begun"
     seconds: float = 0.0
-    cpu_seconds: float = 0.0
+    cpu_seconds: float = 0.0  # of all its compilers; 0 where they aren't known
     peak_rss: int = 0  # bytes, of the largest compiler process
     bytes: int = 0  # of the .so
     error: str = ""
@@ -124,7 +125,7 @@ class _Draft:
         placed: dict[str, list[FileSpan]] = {label: [] for label in self.kernels}
         for span in assign_lanes(self.spans, self.head["slots"]):
             placed.setdefault(span.label, []).append(span)
-        runs = [KernelRun(label, **self.kernels.get(label, {}), spans=tuple(own)) for label, own in placed.items()]
+        runs = [_kernel_run(label, self.kernels.get(label, {}), tuple(own)) for label, own in placed.items()]
         runs.sort(key=lambda run: math.inf if run.begin is None else run.begin)
         seconds = max([self.last, *(span.end for span in self.spans)])
         return Run(begun=self.begun, seconds=seconds, kernels=tuple(runs), **self.head)
@@ -151,7 +152,16 @@ class _Draft:
         begin, end = _number(event, "begin") - self.begun, _number(event, "end") - self.begun
         if not -_SLACK <= begin <= end <= self._since(event) + _SLACK:
             raise ValueError
-        span = FileSpan(_text(event["label"]), _text(event["output"]), max(0.0, begin), max(0.0, end))
+        span = FileSpan(
+            _text(event["label"]),
+            _text(event["output"]),
+            max(0.0, begin),
+            max(0.0, end),
+            slots=_small(event, "slots"),
+            threads=_small(event, "threads"),
+            status=_status(event),
+            cpu_seconds=_number(event, "cpu_seconds", 0.0),
+        )
         work = (span.label, span.output, round(1000 * span.seconds))  # ninja logs whole milliseconds
         if work not in self.works:
             self.works.add(work)
@@ -168,6 +178,12 @@ class _Draft:
 
     def _kernel(self, event: dict[str, Any]) -> dict[str, Any]:
         return self.kernels.setdefault(_text(event["label"]), {})
+
+
+def _kernel_run(label: str, fields: dict[str, Any], spans: tuple[FileSpan, ...]) -> KernelRun:
+    """Of one that failed or was stopped nobody has added up the CPU seconds yet."""
+    cpu_seconds = fields.get("cpu_seconds") or sum(span.cpu_seconds for span in spans)
+    return KernelRun(label, **fields | {"cpu_seconds": cpu_seconds}, spans=spans)
 
 
 def _event(line: str) -> dict[str, Any] | None:
@@ -188,6 +204,20 @@ def _number(event: dict[str, Any], key: str, default: float | None = None) -> fl
 
 def _count(event: dict[str, Any], key: str, default: int | None = None) -> int:
     return int(_number(event, key, default))
+
+
+def _small(event: dict[str, Any], key: str) -> int:
+    """A number of slots or threads: 1 where journals of old don't say it. Raises ValueError for an absurd one."""
+    if not 1 <= (count := _count(event, key, 1)) <= _MOST:
+        raise ValueError
+    return count
+
+
+def _status(event: dict[str, Any]) -> int:
+    value = event.get("status", 0)
+    if isinstance(value, bool) or not isinstance(value, int) or abs(value) > _MOST:
+        raise ValueError
+    return value
 
 
 def _text(value: object) -> str:

@@ -55,16 +55,17 @@ def _body(run: Run, infos: Sequence[KernelInfo]) -> str:
     colours = hues([kernel.label for kernel in worked])
     parts = [tables.failures(run), tables.figures(run, infos, used)]
     if used:
-        parts.append(section("Timeline", _caption(used), timeline(run, colours), _legend(colours)))
+        parts.append(section("Timeline", _caption(run, used), timeline(run, colours), _legend(colours)))
     parts += [tables.time_table(run, infos, colours), tables.utilisation_table(used, run) if used else ""]
     parts += [tables.sizes(run, infos, colours), tables.others(run, infos)]
     return "\n".join(part for part in parts if part)
 
 
-def _caption(used: Utilisation) -> str:
+def _caption(run: Run, used: Utilisation) -> str:
     most = f"At most {used.most} of {used.slots} slots were in use at once"
     words = "Each bar is one compiler or linker process; hold the pointer over it for the file and why it was compiled."
-    return f"<p>{words} {most}. Times are minutes and seconds.</p>"
+    failed = " Those with a red edge failed or were ended." if any(span.status for span in run.spans) else ""
+    return f"<p>{words}{failed} {most}. Times are minutes and seconds.</p>"
 
 
 def _legend(colours: Mapping[str, str]) -> str:

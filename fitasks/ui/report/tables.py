@@ -22,6 +22,7 @@ _UNKNOWN = "&ndash;"
 _MEANING = {
     "compiled": "compiled",
     "failed": "failed",
+    "stopped": "stopped with the run; the next one goes on",
     "unfinished": "begun, and no end is known",
     "not begun": "stale, and not reached in this run",
     "adopted": "taken from the store, where it was compiled before from equal inputs",
@@ -70,7 +71,9 @@ def figures(run: Run, infos: Sequence[KernelInfo], used: Utilisation | None) -> 
     pairs = [("whole run", seconds(run.seconds), "")]
     if used:
         pairs.append(("compilers at once", f"{used.mean:.3g}", f"of {used.slots}, on average"))
-        pairs.append(("CPU time", seconds(used.cpu_seconds), "of the finished kernels"))
+        known = all(kernel.cpu_seconds for kernel in run.kernels if kernel.worked)
+        whose = "of all compilers" if known else "of the finished kernels"
+        pairs.append(("CPU time", seconds(used.cpu_seconds), whose))
     if peak:
         pairs.append(("peak memory", size(peak), "of one compiler"))
     if sizes:
@@ -87,8 +90,13 @@ def time_table(run: Run, infos: Sequence[KernelInfo], colours: Mapping[str, str]
     threads = {info.label: info.threads for info in infos}
     heads = [("name", "kernel"), ("num", "seconds"), ("num", "CPU seconds"), ("num", "peak memory")]
     heads += [("file", "longest file"), ("num", "size"), ("why", "reason")]
-    rows = [_time_row(kernel, threads.get(kernel.label, 1), colours) for kernel in worked]
+    rows = [_time_row(kernel, _threads(kernel, threads), colours) for kernel in worked]
     return section("Where the time went", table(heads, rows, "wide"))
+
+
+def _threads(kernel: KernelRun, known: Mapping[str, int]) -> int:
+    """By receipt, or as the journal tells of one that has none."""
+    return max([known.get(kernel.label, 1), *(span.threads for span in kernel.spans)])
 
 
 def _time_row(kernel: KernelRun, threads: int, colours: Mapping[str, str]) -> list[Cell]:

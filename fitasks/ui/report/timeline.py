@@ -6,6 +6,8 @@ name says the width it needs (classes `at-…`) and the style sheet shows it the
 
 from __future__ import annotations
 
+import contextlib
+import signal
 from typing import TYPE_CHECKING
 
 from fitasks.ui.report.html import clock, percent, seconds, text
@@ -29,7 +31,7 @@ _STEPS = (1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 14400, 
 
 def timeline(run: Run, colours: Mapping[str, str]) -> str:
     """Every compiler process by slot. `colours` are the style attributes of kernels; run has at least one span."""
-    lanes = max(span.lane for span in run.spans) + 1
+    lanes = max(max(span.lanes) for span in run.spans) + 1
     row = 26 if lanes <= 20 else 14 if lanes <= 64 else 7
     length = max(span.end for span in run.spans) or 1.0
     bars = "\n".join(_kernel(kernel, colours, row, length) for kernel in run.kernels if kernel.spans)
@@ -76,9 +78,10 @@ def _kernel(kernel: KernelRun, colours: Mapping[str, str], row: int, length: flo
 
 
 def _bar(kernel: KernelRun, span: FileSpan, row: int, length: float) -> str:
-    x, width, y = percent(span.begin / length), percent(span.seconds / length), span.lane * row
-    rect = f'<rect x="{x}" y="{y}" width="{width}" height="{row - 1}"/>'
-    return f"<g>{rect}<title>{text(_tooltip(kernel, span))}</title></g>"
+    """In each of its slots; of one that didn't succeed with a mark."""
+    x, width, kind = percent(span.begin / length), percent(span.seconds / length), ' class="failed"' * bool(span.status)
+    rects = "".join(f'<rect x="{x}" y="{lane * row}" width="{width}" height="{row - 1}"/>' for lane in span.lanes)
+    return f"<g{kind}>{rects}<title>{text(_tooltip(kernel, span))}</title></g>"
 
 
 def _labels(run: Run, colours: Mapping[str, str], row: int, length: float) -> str:
@@ -110,4 +113,14 @@ def _room(words: str, width: float) -> str:
 
 def _tooltip(kernel: KernelRun, span: FileSpan) -> str:
     times = f"{clock(span.begin)} to {clock(span.end)}, {seconds(span.seconds)}"
-    return "\n".join([kernel.label, span.output, times, *kernel.why[:3]])
+    split = [f"optimised by {span.threads} threads"] if span.threads > 1 else []
+    return "\n".join([kernel.label, span.output, *ending(span), times, *split, *kernel.why[:3]])
+
+
+def ending(span: FileSpan) -> list[str]:
+    """What became of a compiler that didn't succeed."""
+    if span.status >= 0:
+        return [f"failed, exit status {span.status}"] if span.status else []
+    with contextlib.suppress(ValueError):
+        return [f"ended by {signal.Signals(-span.status).name}"]
+    return [f"ended by signal {-span.status}"]

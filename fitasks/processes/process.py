@@ -13,8 +13,8 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from fitasks.build.sessions import GRACE, LIMIT, OWN
 from fitasks.errors import EnvironmentProblem
+from fitasks.processes.sessions import GRACE, LIMIT, OWN
 
 if TYPE_CHECKING:
     import subprocess

@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 
-from fitasks.build import process, sessions, watchdog
 from fitasks.errors import EnvironmentProblem
+from fitasks.processes import process, sessions, watchdog
 
 ROOT = Path(process.__file__).parents[2]
 
@@ -73,7 +73,7 @@ def test_stop_all_ends_every_run_and_refuses_new_ones(tmp_path: Path) -> None:
     script = textwrap.dedent("""
         import os, sys, threading, time
         from pathlib import Path
-        from fitasks.build import process, sessions
+        from fitasks.processes import process, sessions
         results = []
         def one(number):
             done = process.run(["sleep", "60"], cwd=Path.cwd(), env=os.environ, log=Path(f"log{number}"))
@@ -149,7 +149,7 @@ compiler.wait()
 THREADS = """
 import os, sys, threading, time
 from pathlib import Path
-from fitasks.build import process, sessions
+from fitasks.processes import process, sessions
 def one(number):
     process.run([sys.executable, "ninja.py"], cwd=Path.cwd(), env=os.environ, log=Path(f"log{number}"))
 threads = [threading.Thread(target=one, args=(number,)) for number in range(2)]
@@ -191,7 +191,7 @@ def test_a_signal_in_the_thread_that_waits_ends_its_run_at_once(tmp_path: Path, 
     script = f"""
         import os, signal, sys
         from pathlib import Path
-        from fitasks.build import process, sessions
+        from fitasks.processes import process, sessions
         def stop(number, frame):
             sessions.stop_all()
             raise SystemExit(128 + number)
@@ -211,7 +211,7 @@ def test_stop_all_kills_what_ignores_sigterm_within_five_seconds(tmp_path: Path)
     script = """
         import os, threading, time
         from pathlib import Path
-        from fitasks.build import process, sessions
+        from fitasks.processes import process, sessions
         results = []
         def one():
             stubborn = ["sh", "-c", "trap '' TERM; touch ready; while :; do sleep 0.05; done"]

@@ -14,8 +14,8 @@ import threading
 import time
 from typing import IO, TYPE_CHECKING
 
-from fitasks.build import watchdog
-from fitasks.build.watchdog import signal_session
+from fitasks.processes import watchdog
+from fitasks.processes.watchdog import signal_session
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

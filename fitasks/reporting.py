@@ -1,0 +1,80 @@
+"""What doit tells of a run: its reporters, who hear what the builder does and says; and what it counts as a failure."""
+
+from __future__ import annotations
+
+import functools
+from typing import TYPE_CHECKING, Any
+
+from doit import exceptions, runner
+
+from fitasks.build.ninja import read_log
+from fitasks.build.usage import usage
+from fitasks.processes import sessions
+from fitasks.session import current
+from fitasks.ui.machine import JsonReporter
+from fitasks.ui.reporter import Reporter
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from fitasks.session import Session
+
+
+class UnmetDependency(exceptions.TaskFailed, exceptions.UnmetDependency):  # type: ignore[misc]
+    """A task was not done because one that it needs failed: a failed task like that one (exit status 1).
+
+    doit's own counts as an error (2), decided before any reporter could object; there is no hook for it but the name.
+    """
+
+
+class Lines(Reporter):
+    """For people."""
+
+    def initialize(self, tasks: Any, selected_tasks: Any) -> None:
+        _attach(self, _kernels_among(tasks, selected_tasks))
+
+
+class Json(JsonReporter):
+    """For machines."""
+
+    def initialize(self, tasks: Any, selected_tasks: Any) -> None:
+        _attach(self, _kernels_among(tasks, selected_tasks))
+
+
+def configuration() -> dict[str, Any]:
+    """The part of DOIT_CONFIG that is about reporters; `reporters` is read by fitasks/command.py."""
+    runner.UnmetDependency = UnmetDependency
+    return {"reporter": Lines, "reporters": {"json": Json}}
+
+
+def _attach(reporter: Lines | Json, wanted: frozenset[str]) -> None:
+    session = current()
+    session.wanted = reporter.progress.wanted = wanted
+    session.say = reporter.write
+    session.observers.append(reporter.observe)
+    reporter.progress.files_done = functools.partial(_files_done, session)
+    reporter.progress.usage = lambda: usage(sessions.live())
+
+
+def _kernels_among(tasks: Mapping[str, Any], names: Iterable[str]) -> frozenset[str]:
+    """The labels of the kernels that doit will come to: the tasks of these names, and what they depend on.
+
+    Twins are none of their own: nothing is done for them.
+    """
+    seen: set[str] = set()
+    waiting = list(names)
+    while waiting:
+        name = waiting.pop()
+        if name not in seen and name in tasks:
+            seen.add(name)
+            waiting += tasks[name].task_dep
+    kernels = (name for name in seen if name.startswith("kernel:") and tasks[name].actions)
+    return frozenset(name.removeprefix("kernel:") for name in kernels)
+
+
+def _files_done(session: Session, label: str) -> int:
+    kernel = next(kernel for kernel in session.kernels if kernel.label == label)
+    try:
+        return len(read_log(kernel.build_dir))
+    except OSError:
+        return 0
