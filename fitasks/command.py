@@ -40,14 +40,25 @@ class Run(DoitRun):  # type: ignore[misc]  # doit has no types
 
     @functools.wraps(DoitRun._execute)  # noqa: SLF001 - doit's own hook; doit reads the names of its parameters
     def _execute(self, *args: Any, **params: Any) -> Any:
-        """Run the tasks. Kernels that nobody could plan are no tasks: whoever names one is told why there is none."""
+        """Run the tasks of our dodo.py, unless something speaks against it, or of another one, as doit does."""
         config = self.loader.load_doit_config()
         self.reporters |= config.get("reporters", {})
-        asked = [name for name in self.sel_tasks or () if name.startswith("kernel:")]
-        if asked and (problem := config.get("problem")):
-            print(f"{asked[0]}: {problem}", file=sys.stderr)  # noqa: T201
-            return 2
+        if "problem" in config:
+            if obstacle := self._obstacle(config["problem"], params["par_type"]):
+                print(obstacle, file=sys.stderr)  # noqa: T201
+                return 2
+            # `-n` is how many compilers there are. Of doit's threads each may have to wait for a server's lock.
+            params["num_process"] = params["num_process"] and max(params["num_process"], config["num_process"])
         return super()._execute(*args, **params)
+
+    def _obstacle(self, problem: str, par_type: str) -> str:
+        """Kernels that nobody could plan are no tasks: whoever names one is told why there is none."""
+        asked = [name for name in self.sel_tasks or () if name.startswith("kernel:")]
+        if asked and problem:
+            return f"{asked[0]}: {problem}"
+        if par_type == "process":
+            return "kernels are compiled from one process, which counts the compilers; leave out -P process"
+        return ""
 
 
 class List(DoitList):  # type: ignore[misc]

@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 from tests.doit_project import Project
 from tests.test_interruptions import stand_ins
@@ -129,6 +130,33 @@ def test_failed_compilers_are_in_the_journal(project: Project) -> None:
     events = [json.loads(line) for line in (project.root / ".fitasks" / "journal.jsonl").read_text().splitlines()]
     status = {event["output"]: event["status"] for event in events if event["event"] == "file"}
     assert status["csrc_page.cuda.o"] != 0
+
+
+def test_a_held_lock_keeps_no_other_kernel_waiting(project: Project) -> None:
+    """Also with one compiler: a server builds quantization, page is compiled meanwhile."""
+    project.doit("kernel:page")
+    (project.tools / "header.h").write_text("// anew\n")
+    lock = project.cached_ops / "tmp" / "quantization.lock"
+    with FileLock(lock):
+        process = project.start("-n", "1", "kernel:quantization", "kernel:page")
+        deadline = time.monotonic() + 60
+        while not is_finished(project, "page"):
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+    out, err = process.communicate(timeout=60)
+    assert out.splitlines()[-1] == "2 kernels: 2 compiled", out + err
+
+
+def is_finished(project: Project, name: str) -> bool:
+    """With the present header."""
+    receipt = project.library(name).parent / "fitasks-receipt.json"
+    return receipt.exists() and receipt.stat().st_mtime > (project.tools / "header.h").stat().st_mtime
+
+
+def test_processes_of_doits_own_would_not_know_of_each_others_compilers(project: Project) -> None:
+    project.doit("-n", "2", "-P", "process", status=2)
+    assert "leave out -P process" in project.stderr
+    assert project.calls() == 0
 
 
 def test_a_kernel_that_takes_too_long_is_ended(project: Project) -> None:
