@@ -78,7 +78,7 @@ class Pool:
         self._error: Exception | None = None  # of `say` or `done`: a full disk, a closed pipe
 
     def run(self, jobs: Sequence[Job]) -> None:
-        """Prove all; `done` is called once for each job, from any thread, one at a time.
+        """Prove all; `done` is called once for each job, from any thread, also from several at once.
 
         What `done` or `say` raises ends the run, and is raised.
         """
@@ -196,4 +196,4 @@ class Pool:
         with self._turn:
             self._leased -= 1
             self._turn.notify_all()
-            self._done(result)
+        self._done(result)

@@ -77,7 +77,8 @@ def remove(directory: Path, sha256: str, capability: str) -> None:
 
 def _write(directory: Path, proofs: Mapping[str, Proof]) -> None:
     records = [asdict(one) for _, one in sorted(proofs.items())]
-    write_atomic(directory / NAME, json.dumps({"version": _VERSION, "proofs": records}, indent=1))
+    text = json.dumps({"version": _VERSION, "proofs": records}, indent=1)
+    write_atomic(directory / NAME, text, sync=False)  # what is lost is proven again
 
 
 def _proof(record: dict[str, object]) -> Proof:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import re
+import threading
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
@@ -76,10 +77,12 @@ def verify(
     """
     gpus = _gpus(session, say)
     verdicts: list[Verdict] = []
+    one_at_a_time = threading.Lock()
 
     def found(verdict: Verdict) -> None:
-        verdicts.append(verdict)
-        told(verdict)
+        with one_at_a_time:
+            verdicts.append(verdict)
+            told(verdict)
 
     jobs: list[Job] = []
     subjects: dict[str, Subject] = {}
