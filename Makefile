@@ -37,8 +37,8 @@ test: $(READY)
 	@PYTHON=$(PYTHON) $(PYTHON) -m pytest -n 2 --dist worksteal $(K)
 
 # Needs root, buildah and debootstrap, and about 15 GB below /var/tmp. Not part of `make test`.
-test-image:
-	@python3 tests/image/build_images.py $(K)
+test-image: $(READY)
+	@$(PYTHON) tests/image/build_images.py $(K)
 
 lint: $(READY)
 	@$(PYTHON) -m ruff check . && $(PYTHON) -m ruff format --check . && $(PYTHON) -m mypy
