@@ -7,28 +7,43 @@ import hashlib
 import os
 import tempfile
 from pathlib import Path
+from typing import IO, TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 
-def write_atomic(path: Path, text: str, *, mode: int = 0o644, sync: bool = True) -> None:
-    """Write `text` to `path` so that a reader, or a crash, sees the old file or the new one, never a part.
+@contextlib.contextmanager
+def replacing(path: Path, *, prefix: str = "", mode: int = 0o644, sync: bool = True) -> Iterator[IO[bytes]]:
+    """A stream whose bytes replace `path` when the block is left; after an exception nothing is left of them.
 
-    The temporary file is beside the target and is fsynced before the rename; parents are made. Without `sync` (it takes
-    80 ms on some disks) a machine that loses power may have an empty file.
+    A reader, or a crash, sees the old file or the new one, never a part. The temporary file is beside the target, is
+    called `.NAME.…` or `prefix…`, and is fsynced before the rename; parents are made. Without `sync` (it takes 80 ms on
+    some disks) a machine that loses power may have an empty file.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
     try:
-        with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
-            stream.write(text)
+        descriptor, temporary = tempfile.mkstemp(prefix=prefix or f".{path.name}.", suffix=".tmp", dir=path.parent)
+    except OSError as error:  # about the file that was asked for
+        raise type(error)(error.errno, error.strerror, str(path)) from None
+    try:
+        with os.fdopen(descriptor, "wb") as stream:
+            yield stream
             stream.flush()
             if sync:
-                os.fsync(stream.fileno())
+                os.fsync(descriptor)
         Path(temporary).chmod(mode)
         Path(temporary).replace(path)
     except BaseException:
         with contextlib.suppress(OSError):
             Path(temporary).unlink()
         raise
+
+
+def write_atomic(path: Path, text: str, *, mode: int = 0o644, sync: bool = True) -> None:
+    """Write `text`, UTF-8, in place of what `path` holds; see `replacing`."""
+    with replacing(path, mode=mode, sync=sync) as stream:
+        stream.write(text.encode())
 
 
 def write_if_changed(path: Path, text: str) -> bool:

@@ -6,18 +6,17 @@ import contextlib
 import gzip
 import hashlib
 import io
-import os
 import tarfile
-import tempfile
-from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
 from fitasks.build import scratch
 from fitasks.errors import FitasksError
+from fitasks.files import replacing
 from fitasks.ship import manifest as manifests
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from fitasks.ship.manifest import Entry, Manifest
 
@@ -26,33 +25,15 @@ def write(path: Path, manifest: Manifest, sources: dict[str, Path]) -> int:
     """Write the archive of a manifest and its files; its size. Raises OSError, FitasksError where a file changed."""
     path.parent.mkdir(parents=True, exist_ok=True)
     scratch.sweep(path.parent)
-    descriptor, temporary = _temporary(path)
-    try:
-        with os.fdopen(descriptor, "wb") as stream:
-            with contextlib.suppress(OSError):  # a file system without locks
-                scratch.lock(descriptor)
-            with _compressed(stream) as tar:
-                text = manifests.to_json(manifest)
-                tar.addfile(_member(manifests.NAME, len(text), 0), io.BytesIO(text))
-                for name, entry in manifest.files.items():
-                    _add(tar, name, sources[name], entry)
-            stream.flush()
-            os.fsync(descriptor)
-            Path(temporary).chmod(0o644)
-            Path(temporary).replace(path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            Path(temporary).unlink()
-        raise
+    with replacing(path, prefix=scratch.WRITTEN) as stream:
+        with contextlib.suppress(OSError):  # a file system without locks
+            scratch.lock(stream.fileno())
+        with _compressed(stream) as tar:
+            text = manifests.to_json(manifest)
+            tar.addfile(_member(manifests.NAME, len(text), 0), io.BytesIO(text))
+            for name, entry in manifest.files.items():
+                _add(tar, name, sources[name], entry)
     return path.stat().st_size
-
-
-def _temporary(path: Path) -> tuple[int, str]:
-    """As mkstemp, but an error is about the file that was asked for."""
-    try:
-        return tempfile.mkstemp(prefix=scratch.WRITTEN, suffix=".tmp", dir=path.parent)
-    except OSError as error:
-        raise OSError(error.errno, error.strerror, str(path)) from None
 
 
 @contextlib.contextmanager

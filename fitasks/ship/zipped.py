@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import base64
-import contextlib
 import hashlib
-import os
-import tempfile
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fitasks.errors import KernelFailure
+from fitasks.files import replacing
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -35,20 +33,10 @@ def write_zip(path: Path, files: list[File], *, record: str) -> dict[str, int]:
 
     Raises KernelFailure for a file that is not what its receipt says.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
-    try:
-        with os.fdopen(descriptor, "wb") as stream, zipfile.ZipFile(stream, "w") as archive:
-            lines = [_add(archive, file) for file in sorted(files, key=lambda file: _order(file.name))]
-            _add(archive, File(record, "".join([*lines, f"{record},,\n"]).encode()))
-            sizes = {info.filename: info.compress_size for info in archive.infolist()}
-        Path(temporary).chmod(0o644)
-        Path(temporary).replace(path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            Path(temporary).unlink()
-        raise
-    return sizes
+    with replacing(path) as stream, zipfile.ZipFile(stream, "w") as archive:
+        lines = [_add(archive, file) for file in sorted(files, key=lambda file: _order(file.name))]
+        _add(archive, File(record, "".join([*lines, f"{record},,\n"]).encode()))
+        return {info.filename: info.compress_size for info in archive.infolist()}
 
 
 def _order(name: str) -> tuple[bool, str]:
