@@ -31,7 +31,7 @@ def task_server() -> Iterator[TaskDict]:
     """what a server will meet"""
     yield tasks.speaking(actions.check, tasks.JSON, tasks.TRACE)
     yield tasks.speaking(actions.why, words="names")
-    yield tasks.over_libraries(actions.verify, tasks.FORCE)
+    yield tasks.on_gpus(actions.verify, tasks.FORCE)
     yield tasks.speaking(actions.jitlog, words="files")
     yield tasks.speaking(actions.report)
     yield from map(tasks.speaking, (actions.env, actions.install_sm90_switch, actions.uninstall_sm90_switch))

@@ -14,6 +14,7 @@ from doit.exceptions import TaskError, TaskFailed
 
 from fitasks import reporting
 from fitasks.build.schedule import longest_first
+from fitasks.cuda.gpus import all_gpus, visible
 from fitasks.errors import EnvironmentProblem, FitasksError, Silent
 from fitasks.processes import signals
 from fitasks.session import current
@@ -80,15 +81,18 @@ def speaking(action: Callable[..., None], *params: dict[str, Any], words: str = 
     return task | {"pos_arg": words} if words else task
 
 
-def over_libraries(action: Callable[..., None], *params: dict[str, Any]) -> TaskDict:
-    """A task about the compiled files: it comes after the kernels that it is to look at, and takes their names.
+def on_gpus(action: Callable[..., None], *params: dict[str, Any]) -> TaskDict:
+    """A task that runs compiled files on GPUs: it comes after the kernels that it is to look at, and takes their names.
 
-    What a server loads ahead of time needs no compile, where there may be no compiler.
+    What a server loads ahead of time needs no compile, where there may be no compiler; nor does anything where no GPU
+    is visible, which the task then says.
     """
     from fitasks.runtime.ahead import ahead_of_time
 
-    session = current()
-    kernels = [kernel for kernel in _named(session, action.__name__, sys.argv) if not kernel.problem]
+    session, name = current(), action.__name__
+    kernels = [kernel for kernel in _named(session, name, sys.argv) if not kernel.problem]
+    if name in sys.argv and kernels and not visible(all_gpus(), session.plan.server.env):
+        kernels = []
     libraries = [next(iter(ahead_of_time(session, kernel)), kernel.library) for kernel in kernels]
     return speaking(action, *params, words="names") | {"file_dep": [str(library) for library in libraries]}
 
