@@ -60,14 +60,11 @@ class Builder:
         """Bring one kernel up to date. Raises KernelFailure; other kernels aren't touched."""
         try:
             done = self._build(kernel, force=force)
-        except OSError as error:
-            failure = _no_place(kernel, error)
-            self.runner.journal.write("end", label=kernel.label, outcome="failed", error=str(failure))
-            raise failure from None
-        except KernelFailure as error:
+        except (OSError, KernelFailure) as error:
+            failure = error if isinstance(error, KernelFailure) else _no_place(kernel, error)
             outcome = "stopped" if sessions.stopping() else "failed"
-            self.runner.journal.write("end", label=kernel.label, outcome=outcome, error=str(error))
-            raise
+            self.runner.journal.write("end", label=kernel.label, outcome=outcome, error=str(failure))
+            raise failure from None
         receipt = receipts.read(kernel)
         costs = {"cpu_seconds": receipt.cpu_seconds, "peak_rss": receipt.peak_rss} if receipt else {}
         size = kernel.library.stat().st_size

@@ -8,7 +8,6 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from fitasks.processes import sessions
 from fitasks.ui.units import duration, size
 
 if TYPE_CHECKING:
@@ -72,9 +71,6 @@ class Progress:
                 self._end(event["label"], event["outcome"])
 
     def _end(self, label: str, outcome: str) -> None:
-        """A failure after the stop is one because of the stop."""
-        if outcome == "failed" and sessions.stopping():
-            outcome = "stopped"
         self._outcomes[label] = outcome
         if work := self.works.get(label):
             work.outcome = outcome

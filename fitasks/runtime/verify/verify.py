@@ -61,11 +61,10 @@ class Subject:
     ahead: bool  # loaded ahead of time: without ninja, cache or receipt
 
     @classmethod
-    def of(cls, session: Session, kernel: Kernel) -> Subject:
-        """Raises OSError where there is no such file."""
-        for library in ahead_of_time(session, kernel):  # somebody else's package, in which nothing may be left behind
-            return cls(kernel, library, sha256_file(library), session.plan.state / "proofs" / kernel.name, ahead=True)
-        return cls(kernel, kernel.library, sha256_file(kernel.library), kernel.build_dir, ahead=False)
+    def of(cls, session: Session, kernel: Kernel, library: Path, *, ahead: bool) -> Subject:
+        """Somebody else's package is no place to leave proofs in. Raises OSError where there is no such file."""
+        kept = session.plan.state / "proofs" / kernel.name if ahead else kernel.build_dir
+        return cls(kernel, library, sha256_file(library), kept, ahead)
 
 
 def verify(
@@ -87,10 +86,12 @@ def verify(
     jobs: list[Job] = []
     subjects: dict[str, Subject] = {}
     for kernel in session.plan.chosen(names):
-        if verdict := _hopeless(session, kernel):
+        ahead = [] if kernel.problem else ahead_of_time(session, kernel)
+        library = next(iter(ahead), kernel.library)
+        if verdict := _hopeless(kernel, library):
             found(verdict)
             continue
-        subject = subjects[kernel.label] = Subject.of(session, kernel)
+        subject = subjects[kernel.label] = Subject.of(session, kernel, library, ahead=bool(ahead))
         jobs += _jobs(subject, gpus, found, force=force)
     driver = driver_version()
 
@@ -103,11 +104,10 @@ def verify(
     return verdicts
 
 
-def _hopeless(session: Session, kernel: Kernel) -> Verdict | None:
+def _hopeless(kernel: Kernel, library: Path) -> Verdict | None:
     """The verdict on a kernel that no GPU need be asked about."""
     if kernel.problem:
         return Verdict(kernel.label, kernel.target, "unplanned", message=kernel.problem)
-    library = next(iter(ahead_of_time(session, kernel)), kernel.library)
     if not library.exists():
         return Verdict(kernel.label, kernel.target, "missing", message=f"{library.name} is missing; run doit")
     if problem := is_shared_object(library):
