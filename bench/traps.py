@@ -90,7 +90,8 @@ class Bench:
             return "fails: " + (done.stdout + done.stderr).strip().splitlines()[-1][:70]
         seconds = next(line.split()[1] for line in done.stdout.splitlines() if line.startswith("SECONDS"))
         failed = next((line for line in done.stdout.splitlines() if line.startswith("LOAD FAILED")), "")
-        did = f"compiles {compiled} files, {seconds} s" if compiled else f"links, {seconds} s" if linked else "nothing"
+        files = f"{compiled} file{'s'[: compiled != 1]}"
+        did = f"compiles {files}, {seconds} s" if compiled else f"links, {seconds} s" if linked else "nothing"
         return f"{did}; {failed}" if failed else did
 
     def save(self) -> None:
