@@ -5,7 +5,7 @@
 Each row is a process of its own that imports FlashInfer, warms the GPU up, and then times its first prefill (backend
 chosen by FlashInfer) and its first decode, bfloat16, head_dim 128. Caches are made below a temporary directory; headers
 of the installed FlashInfer are touched ("the same wheel reinstalled") and get their times back; no content is changed.
-`ahead` builds and installs the wheel (and removes it), `sm90 off` installs the switch (and removes it).
+`ahead` builds and installs the wheel, `sm90 off` installs the switch; both are removed again, unless they were there.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
 from bench.environment import bare_path, exports  # noqa: E402
+from fitasks.cuda.gpus import all_gpus, visible  # noqa: E402
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -100,13 +101,15 @@ class Bench:
         return time.perf_counter() - begin
 
     @contextlib.contextmanager
-    def installed(self, install: str, uninstall: str) -> Iterator[None]:
-        """Between two tasks."""
+    def installed(self, install: str, uninstall: str, module: str) -> Iterator[None]:
+        """Between two tasks; what was installed before, of which `module` tells, stays."""
+        there = importlib.util.find_spec(module) is not None
         self.doit("ours", install)
         try:
             yield
         finally:
-            self.doit("ours", uninstall)
+            if not there:
+                self.doit("ours", uninstall)
 
     def served(self, cache: str, **more: str) -> dict[str, str]:
         """A server's environment: with the CUDA_HOME that `doit env` prints (the rest is this process's own)."""
@@ -125,7 +128,8 @@ class Bench:
         found = next((line.split() for line in done.stdout.splitlines() if line.startswith("SECONDS")), None)
         if found is None:
             print(done.stdout[-2000:], done.stderr[-3000:], file=sys.stderr)
-            self.rows.append(f"| {what} | failed | {done.stderr.strip().splitlines()[-1][:120]} | |")
+            last = ["", *done.stderr.strip().splitlines()][-1][:120]
+            self.rows.append(f"| {what} | failed ({done.returncode}) | {last} | |")
         else:
             self.rows.append(f"| {what} | {float(found[1]):.2f} s | {float(found[2]):.2f} s | {found[3]} |")
         print(self.rows[-1], flush=True)
@@ -151,6 +155,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", default="cold,warm,reinstalled,ahead,sm90,kernels")
     only = parser.parse_args().only.split(",")
+    if not visible(all_gpus(), os.environ):
+        sys.exit("needs a Hopper GPU; none is visible here")
     with tempfile.TemporaryDirectory(prefix="fitasks-startup-") as directory:
         bench = Bench(Path(directory), [])
         if "cold" in only:
@@ -167,7 +173,7 @@ def main() -> None:
         if "ahead" in only:
             ahead_of_time(bench)
         if "sm90" in only:
-            with bench.installed("install_sm90_switch", "uninstall_sm90_switch"):
+            with bench.installed("install_sm90_switch", "uninstall_sm90_switch", "fitasks_sm90_switch"):
                 bench.server("Hopper's modules off (`FLASHINFER_DISABLE_SM90=1`)", "ours", FLASHINFER_DISABLE_SM90="1")
         print("\n| | first prefill | first decode | backend |\n|---|--:|--:|---|", *bench.rows, sep="\n")
         if "kernels" in only:
@@ -177,7 +183,7 @@ def main() -> None:
 def ahead_of_time(bench: Bench) -> None:
     """The wheel, in an empty cache, no compiler on PATH, JIT forbidden."""
     bare = bare_path(bench.base / "bin")
-    with bench.installed("install", "uninstall"):
+    with bench.installed("install", "uninstall", "fitasks_kernels"):
         bench.server("delivered ahead of time (`doit install`)", "plain-empty", FLASHINFER_DISABLE_JIT="1", PATH=bare)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import getopt
 import io
 import os
 import signal
@@ -77,8 +78,33 @@ def kernels() -> Iterator[TaskDict]:
 
 def speaking(action: Callable[..., None], *params: dict[str, Any], words: str = "") -> TaskDict:
     """A task that always runs and speaks for itself; `words` is the parameter that takes its words, if it takes any."""
+    if words:
+        action = _with_late_options(action, params, words)
     task = _task(action.__name__, action.__doc__ or "", action) | {"params": list(params)}
     return task | {"pos_arg": words} if words else task
+
+
+def _with_late_options(
+    action: Callable[..., None], params: Sequence[dict[str, Any]], words: str
+) -> Callable[..., None]:
+    """Options count behind a task's words, too (`doit verify page --force`), where doit leaves them among the words."""
+
+    @functools.wraps(action)
+    def parsed(**given: Any) -> None:
+        long = [param["long"] + ("" if param["type"] is bool else "=") for param in params]
+        short = "".join(
+            param.get("short", "") + ("" if param["type"] is bool else ":") for param in params if "short" in param
+        )
+        try:
+            found, given[words] = getopt.gnu_getopt(given[words] or [], short, long)
+        except getopt.GetoptError as error:
+            raise EnvironmentProblem(f"{action.__name__}: {error}", remedy=f"see doit help {action.__name__}") from None
+        for word, value in found:
+            param = next(one for one in params if word in {f"--{one['long']}", f"-{one.get('short')}"})
+            given[param["name"]] = True if param["type"] is bool else value
+        action(**given)
+
+    return parsed
 
 
 def on_gpus(action: Callable[..., None], *params: dict[str, Any]) -> TaskDict:

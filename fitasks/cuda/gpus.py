@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -70,20 +71,28 @@ def driver_version() -> str:
 def visible(gpus: Iterable[Gpu], env: Mapping[str, str]) -> tuple[Gpu, ...]:
     """Those that CUDA_VISIBLE_DEVICES leaves, in its order; like CUDA, stop at the first invalid entry.
 
-    Entries are indexes (meant in NVML's order, CUDA_DEVICE_ORDER=PCI_BUS_ID) or UUIDs and their beginnings; a divided
-    GPU, by index or UUID, means its first instance.
+    Entries are indexes (meant in NVML's order, CUDA_DEVICE_ORDER=PCI_BUS_ID) or UUIDs and their beginnings, all of the
+    first one's kind; a divided GPU, by index or UUID, means its first instance. A GPU named twice leaves none at all
+    (so torch.cuda._parse_visible_devices, which follows CUDA).
     """
     gpus = tuple(gpus)
     listed = env.get("CUDA_VISIBLE_DEVICES")
     if listed is None:
         return gpus
+    kind = next((kind for kind in ("GPU-", "MIG-") if listed.strip().startswith(kind)), "")
     chosen: list[Gpu] = []
     for entry in (part.strip() for part in listed.split(",")):
-        match = _meant(gpus, entry)
+        match = _meant(gpus, entry if kind else _number(entry)) if entry.startswith(kind) else None
         if match is None:
             break
         chosen.append(match)
-    return tuple(dict.fromkeys(chosen))
+    return tuple(chosen) if len(set(chosen)) == len(chosen) else ()
+
+
+def _number(entry: str) -> str:
+    """As strtoul reads an index: `01` is 1, and `1;2` too."""
+    found = re.match(r"\+?(\d+)", entry)
+    return str(int(found[1])) if found else ""
 
 
 def usable(
@@ -130,6 +139,8 @@ def _gpus(index: int) -> Iterator[Gpu]:
     except pynvml.NVMLError as error:
         yield _silent(index, None, error)
         return
+    if not handles:
+        yield Gpu(index, "", "divided (MIG)", f"{major}.{minor}", 0, trouble="it is divided, and has no instances")
     for instance, handle in handles:
         try:
             gpu = _described(index, f"{major}.{minor}", handle)

@@ -36,6 +36,7 @@ _QUIET = {
     "FLASHINFER_LOGDEST",
     "FLASHINFER_DISABLE_JIT",
     "FLASHINFER_DISABLE_SM90",  # our own hook's; only which of the modules a server loads
+    "FLASHINFER_DISABLE_EAGLE_VERIFY_FP8KV_SM90",  # of the same kind, and set by that hook
 }
 
 _DESCRIBE = """

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
 VARIABLE = "FLASHINFER_DISABLE_SM90"
+IMPLIED = ("FLASHINFER_DISABLE_EAGLE_VERIFY_FP8KV_SM90",)  # the hook sets these in its own process
 
 _OFF = frozenset({"", "0", "false", "no", "off"})  # as the hook reads it
 _SOURCE = Path(__file__).parent.parent / "serving" / "sm90_switch.py"
@@ -28,8 +29,16 @@ def is_on(env: Mapping[str, str]) -> bool:
 
 
 def is_installed(directories: Sequence[Path]) -> bool:
-    """Whether a Python that reads the .pth files of these directories imports the hook when it starts."""
-    return any((directory / _PTH).exists() and (directory / _MODULE).exists() for directory in directories)
+    """Whether a Python that reads the .pth files of these directories imports the hook, this one, when it starts."""
+    return any((directory / _PTH).exists() and _is_ours(directory / _MODULE) for directory in directories)
+
+
+def _is_ours(module: Path) -> bool:
+    """No remnant, and none of an earlier fitasks."""
+    try:
+        return module.read_bytes() == _SOURCE.read_bytes()
+    except OSError:
+        return False
 
 
 def install(prefix: Path, directories: Sequence[Path]) -> Path:

@@ -10,6 +10,7 @@ sentence}. Then for each request {"id", "outcome", "checks": [{"what", "error", 
     numerical   computed through FlashInfer's public API what float32 in torch computes
     loaded      no reference for it: it loads, and exports its functions; the message says why no more
     failed      wrong numbers, a module that doesn't load, another module loaded, a hidden compile
+    busy        somebody holds the module's lock, and so builds it
     gpu         the GPU, not the module, seems to be the trouble; the process ends, its context may be poisoned
 """
 
@@ -33,6 +34,11 @@ _RUNS = 5  # timed, after one that isn't
 _GPU_TROUBLE = re.compile(
     r"cuda ?error|cudart error|out of memory|illegal (memory access|instruction|address)|misaligned address"
     r"|launch failure|device-side assert|uncorrectable|busy or unavailable",
+    re.IGNORECASE,
+)
+# Errors of CUDA that say what is wrong with the module, wherever it runs.
+_MODULE_TROUBLE = re.compile(
+    r"no kernel image is available|invalid device function|invalid configuration argument|too many resources requested",
     re.IGNORECASE,
 )
 
@@ -74,6 +80,7 @@ def _prepare() -> dict[str, str]:
 
 def prove(request: dict[str, Any]) -> dict[str, Any]:
     """One request's answer; whatever goes wrong is part of it."""
+    import filelock
     from verify_cases import UnsupportedError
     from verify_strict import HiddenCompileError
 
@@ -85,6 +92,8 @@ def prove(request: dict[str, Any]) -> dict[str, Any]:
         return record | _loaded(request, str(error))
     except HiddenCompileError as error:
         return record | {"message": f"a server would compile: {error}"}
+    except filelock.Timeout as error:
+        return record | {"outcome": "busy", "message": f"{error.lock_file} is held by somebody else"}
     except Exception as error:
         return record | {"outcome": "gpu" if _is_the_gpu(error) else "failed", "message": _line(error)}
 
@@ -165,6 +174,8 @@ def _is_the_gpu(error: Exception) -> bool:
     """Whether another GPU, or a fresh context, might do better: out of memory, an error of CUDA, a poisoned context."""
     import torch
 
+    if _MODULE_TROUBLE.search(str(error)):
+        return False
     if isinstance(error, torch.cuda.OutOfMemoryError) or _GPU_TROUBLE.search(str(error)):
         return True
     try:

@@ -38,7 +38,7 @@ def _checks(proof: Proof) -> str:
 def summary(verdicts: list[Verdict]) -> str:
     """Which kernels were proven numerically, which only loaded, which neither."""
     names = {"numerical": "proven numerically", "loaded": "only loaded", "no GPU": "without a GPU for them here"}
-    names["gpu"] = "undecided, for trouble with GPUs"
+    names |= {"gpu": "undecided, for trouble with GPUs", "busy": "undecided, while somebody builds them"}
     parts = []
     for outcome in dict.fromkeys(["numerical", "loaded", *(verdict.outcome for verdict in verdicts)]):
         labels = [verdict.label for verdict in verdicts if verdict.outcome == outcome]

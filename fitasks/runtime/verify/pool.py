@@ -143,16 +143,18 @@ class Pool:
         """Whether the worker may go on."""
         try:
             answer = worker.ask(job.request, self._timeout)
-            trouble = answer["message"] if answer["outcome"] == "gpu" else ""
+            outcome, message, _ = answer["outcome"], answer["message"], answer["checks"]
+        except KeyError as error:
+            answer, outcome, message = {}, "gpu", f"its answer has no {error}"
         except Exception as error:  # noqa: BLE001 - as above
-            answer, trouble = {}, str(error) or type(error).__name__
-        if not trouble and answer["outcome"] != "gpu":
-            self._end(Result(job, gpu, answer["outcome"], answer, worker.ready, answer["message"]))
+            answer, outcome, message = {}, "gpu", str(error) or type(error).__name__
+        if outcome != "gpu":
+            self._end(Result(job, gpu, outcome, answer, worker.ready, message))
             return True
-        job.troubles.append((gpu, trouble))
+        job.troubles.append((gpu, message))
         if len(job.troubles) < _TRIES:
             self._give_back(job)
-            self._say(f"{job.label}: GPU {gpu.label}: {trouble}; once more, in a fresh process")
+            self._say(f"{job.label}: GPU {gpu.label}: {message}; once more, in a fresh process")
         else:
             self._end(Result(job, gpu, "gpu", answer, worker.ready, job.history))
         return False

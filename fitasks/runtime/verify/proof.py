@@ -6,6 +6,7 @@ It holds for the file's hash, so that an unchanged kernel is proven once per arc
 from __future__ import annotations
 
 import json
+import threading
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
 NAME = "fitasks-proof.json"
 _VERSION = 1
+_WRITING = threading.Lock()  # GPUs of two architectures may prove one library at the same time
 
 
 @dataclass(frozen=True)
@@ -64,15 +66,17 @@ def read(directory: Path, sha256: str) -> dict[str, Proof]:
 
 def add(directory: Path, proof: Proof) -> None:
     """Write it beside those of other architectures; proofs of another library go. Raises OSError."""
-    directory.mkdir(parents=True, exist_ok=True)
-    _write(directory, read(directory, proof.sha256) | {proof.capability: proof})
+    with _WRITING:
+        directory.mkdir(parents=True, exist_ok=True)
+        _write(directory, read(directory, proof.sha256) | {proof.capability: proof})
 
 
 def remove(directory: Path, sha256: str, capability: str) -> None:
     """What was once proven of a library and is refuted now. Raises OSError."""
-    proofs = read(directory, sha256)
-    if proofs.pop(capability, None):
-        _write(directory, proofs)
+    with _WRITING:
+        proofs = read(directory, sha256)
+        if proofs.pop(capability, None):
+            _write(directory, proofs)
 
 
 def _write(directory: Path, proofs: Mapping[str, Proof]) -> None:

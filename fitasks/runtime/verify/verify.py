@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import re
 import threading
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -22,6 +21,7 @@ from fitasks.runtime.verify.exports import expected_exports
 from fitasks.runtime.verify.pool import Job, Pool, Result
 from fitasks.runtime.verify.proof import Check, Proof
 from fitasks.runtime.verify.worker import Worker
+from fitasks.ship.payload.kernels import runs_on
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -40,7 +40,7 @@ class Verdict:
 
     label: str
     capability: str
-    outcome: str  # "numerical", "loaded", "failed", "gpu", "missing", "unplanned", "no GPU"
+    outcome: str  # "numerical", "loaded", "failed", "busy", "gpu", "missing", "unplanned", "no GPU"
     proof: Proof | None = None
     message: str = ""
     gpu: str = ""  # that proved it in this run
@@ -131,9 +131,14 @@ def _gpus(session: Session, say: Callable[[str], None]) -> tuple[Gpu, ...]:
 def _jobs(subject: Subject, gpus: Sequence[Gpu], found: Callable[[Verdict], None], *, force: bool) -> list[Job]:
     """One job for each architecture of the kernel that is here and isn't proven."""
     jobs = []
-    label = subject.kernel.label
+    label, target = subject.kernel.label, subject.kernel.target
     known = {} if force else proofs.read(subject.proofs, subject.sha256)
-    for capability in capabilities(subject.kernel.target, machine_code_architectures(subject.library)):
+    built = machine_code_architectures(subject.library)
+    wanted = capabilities(target, built)
+    if not wanted:
+        message = f"{subject.library.name} has no code for {target}; it was built for {', '.join(built)}"
+        found(Verdict(label, target, "failed", message=message))
+    for capability in wanted:
         if capability in known:
             found(Verdict(label, capability, known[capability].kind, known[capability]))
         elif not any(gpu.capability == capability for gpu in gpus):
@@ -158,22 +163,30 @@ def _job(subject: Subject, capability: str) -> Job:
 
 
 def op_of(kernel: Kernel) -> str:
-    """`page` also for an entry that names its generator: `gen_page_module`, `flashinfer.jit.page:gen_page_module`."""
-    if kernel.op.isidentifier() and not kernel.op.startswith("gen_"):
+    """`page` also for an entry that names FlashInfer's generator: `gen_page_module`, `flashinfer.jit.page:gen_…`."""
+    where, _, function = kernel.op.rpartition(":")
+    if where.partition(".")[0] not in {"", "flashinfer"}:  # somebody's own, whatever it is called
         return kernel.op
-    name = kernel.op.rpartition(":")[2].strip("_").removeprefix("gen_").removesuffix("_module")
+    if function.isidentifier() and not where and not function.startswith("gen_"):
+        return kernel.op
+    name = function.strip("_").removeprefix("gen_").removesuffix("_module")
     return name.removesuffix("_primary")  # what the runtime's wrapper loads, see plan_generators.py
 
 
 def capabilities(target: str, built: Sequence[str] = ()) -> list[str]:
-    """The architectures of a target as GPUs say them ("8.0 9.0a" → 8.0, 9.0), of those that a library is `built` for.
+    """The architectures of a target as GPUs say them ("8.0 9.0a" → 8.0, 9.0), of those that run what is `built`.
 
-    A module of Hopper's alone has no code for the 8.0 of such a target.
+    A module of Hopper's alone has no code for the 8.0 of such a target; one for the family sm_120f has some for 12.1a.
     """
-    wanted = [word.rstrip("af") for word in target.split()]
-    numbers = [match[1] for name in built if (match := re.match(r"(?:sm|ptx)_(\d+)", name))]
-    there = {f"{number[:-1]}.{number[-1]}" for number in numbers}
-    return [one for one in wanted if one in there or not there]
+    return [word.rstrip("af") for word in target.split() if not built or any(_runs_on(code, word) for code in built)]
+
+
+def _runs_on(code: str, word: str) -> bool:
+    """Whether an architecture of a target has use for `sm_90a`, or for PTX, which later ones compile as well."""
+    kind, _, number = code.partition("_")
+    if kind == "ptx" and number.isdigit():
+        return int(number) <= int(word.rstrip("af").replace(".", ""))
+    return runs_on(f"sm{number}", f"sm{word.replace('.', '')}")
 
 
 def _worker(session: Session, gpu: Gpu, target: str) -> Worker:
@@ -181,7 +194,8 @@ def _worker(session: Session, gpu: Gpu, target: str) -> Worker:
     env = planner.environment(plan.server, plan.toolkit.home, target)
     # The nvcc module of norm is what is built; without this FlashInfer might prefer CuTe-DSL's.
     env |= {"CUDA_VISIBLE_DEVICES": gpu.uuid, "FLASHINFER_USE_CUDA_NORM": "1"}
-    env.pop(sm90_switch.VARIABLE, None)  # each kernel is asked for by name, Hopper's too
+    for variable in (sm90_switch.VARIABLE, *sm90_switch.IMPLIED):  # each kernel is asked for by name, Hopper's too
+        env.pop(variable, None)
     return Worker(plan.server.python, env, _logs(session) / f"verify-gpu{gpu.label}.log")
 
 
@@ -195,7 +209,7 @@ def _verdict(result: Result, subject: Subject, driver: str) -> Verdict:
     if outcome == "loaded" and (problem := _stranger(subject)):
         outcome, message = "failed", problem
     if gpu is None or outcome not in {"numerical", "loaded"}:
-        if outcome == "failed":
+        if gpu and outcome != "busy":  # refuted, or trouble wherever it was tried
             with contextlib.suppress(OSError):
                 proofs.remove(subject.proofs, subject.sha256, job.capability)
         return Verdict(job.label, job.capability, outcome, message=message, gpu=gpu.label if gpu else "")

@@ -41,11 +41,12 @@ class Worker:
         if begun is None:
             raise WorkerError("all is to stop")
         self._process = begun
-        self._received = b""
-        first = self._answer(_START)
-        if "ready" not in first:
+        os.set_blocking(begun.stdin.fileno(), False)  # type: ignore[union-attr]  # a pipe was asked for
+        self._received = bytearray()
+        first = self._greeting()
+        if "fatal" in first:
             self.close()
-            raise WorkerError(str(first.get("fatal", first)))
+            raise WorkerError(str(first["fatal"]))
         self.ready: dict[str, str] = first["ready"]
 
     @property
@@ -54,13 +55,14 @@ class Worker:
 
     def ask(self, request: Mapping[str, object], seconds: float) -> dict[str, Any]:
         """The answer. Raises WorkerError where there is none within `seconds`; the process is gone then."""
-        assert self._process.stdin is not None  # noqa: S101 - a pipe was asked for
+        deadline = time.monotonic() + seconds
+        self._send(json.dumps(request).encode() + b"\n", deadline, seconds)
+        line = self._line(deadline, seconds)
         try:
-            self._process.stdin.write(json.dumps(request).encode() + b"\n")
-            self._process.stdin.flush()
-        except OSError:
-            raise WorkerError(self._end("it is gone")) from None
-        return self._answer(seconds)
+            answer: dict[str, Any] = json.loads(line)
+        except ValueError:
+            raise WorkerError(self._end(f"it answered {line[:200]!r}")) from None
+        return answer
 
     def close(self) -> None:
         """End the process and whatever it has started. One that can't be killed (a GPU that hangs) is left behind."""
@@ -74,21 +76,45 @@ class Worker:
                 with contextlib.suppress(OSError):
                     pipe.close()
 
-    def _answer(self, seconds: float) -> dict[str, Any]:
+    def _greeting(self) -> dict[str, Any]:
+        """Its first own word. What an interpreter's start prints before it (sitecustomize, .pth) goes to the log."""
+        deadline = time.monotonic() + _START
+        while True:
+            line = self._line(deadline, _START)
+            with contextlib.suppress(ValueError):
+                first = json.loads(line)
+                if isinstance(first, dict) and first.keys() & {"ready", "fatal"}:
+                    return first
+            with self._log.open("ab") as stream:
+                stream.write(line + b"\n")
+
+    def _send(self, data: bytes, deadline: float, seconds: float) -> None:
+        """Also to a process that reads slowly, or not at all: a request is longer than a pipe."""
+        assert self._process.stdin is not None  # noqa: S101 - a pipe was asked for
+        descriptor = self._process.stdin.fileno()
+        while data:
+            if not select.select([], [descriptor], [], max(0.0, deadline - time.monotonic()))[1]:
+                raise WorkerError(self._end(f"it read no request within {seconds:.0f} s"))
+            try:
+                data = data[os.write(descriptor, data) :]
+            except BlockingIOError:  # less room than the whole of a small request
+                time.sleep(0.01)
+            except OSError:
+                raise WorkerError(self._end("it is gone")) from None
+
+    def _line(self, deadline: float, seconds: float) -> bytes:
         assert self._process.stdout is not None  # noqa: S101 - a pipe was asked for
-        descriptor, deadline = self._process.stdout.fileno(), time.monotonic() + seconds
-        while b"\n" not in self._received:
+        descriptor, seen = self._process.stdout.fileno(), 0
+        while (end := self._received.find(b"\n", seen)) < 0:
+            seen = len(self._received)
             if not select.select([descriptor], [], [], max(0.0, deadline - time.monotonic()))[0]:
                 raise WorkerError(self._end(f"no answer within {seconds:.0f} s"))
             if not (chunk := os.read(descriptor, 65536)):
                 raise WorkerError(self._end("it ended"))
             self._received += chunk
-        line, _, self._received = self._received.partition(b"\n")
-        try:
-            answer: dict[str, Any] = json.loads(line)
-        except ValueError:
-            raise WorkerError(self._end(f"it answered {line[:200]!r}")) from None
-        return answer
+        line = bytes(self._received[:end])
+        del self._received[: end + 1]
+        return line
 
     def _end(self, what: str) -> str:
         """What happened, with the exit status and the last words of the log."""
