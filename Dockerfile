@@ -1,7 +1,7 @@
 # An image whose server finds every kernel of kernels.yaml ahead of time, and has nothing to compile with.
 #
 #   docker build -t server .                                      no GPU needed: kernels.yaml names the targets
-#   docker build -t server --build-arg KERNELS=kernels.h100.yaml .
+#   docker build -t server --build-arg KERNELS=kernels.h100.yaml .     a file beside this one, *.yaml or *.yml
 #   docker build --target wheel --output dist .                   only the wheel, for an image that you have already
 #
 # Where kernels.yaml has `models:`, their config.json belong into models/ beside it (config: models/llama/config.json).
@@ -62,7 +62,7 @@ RUN if ! python3 -c 'import ensurepip, venv' 2>/dev/null; then \
       apt-get update -q && apt-get install -yq --no-install-recommends python3 python3-venv \
       && rm -rf /var/lib/apt/lists/*; fi \
  && python3 -m venv /opt/venv \
- && useradd --create-home --uid 1000 server
+ && useradd --create-home server
 ENV PATH=/opt/venv/bin:$PATH
 ARG TORCH=torch==2.13.0
 RUN --mount=type=cache,target=/root/.cache/pip --mount=type=secret,id=pip,target=/etc/pip.conf \

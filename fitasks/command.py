@@ -1,11 +1,12 @@
 """`doit run` and `doit list` with one more option, --no-sm90. Found by doit through the entry point group doit.COMMAND.
 
-The option becomes FITASKS_SM90=0 before dodo.py is loaded.
+The option becomes FITASKS_SM90=0 before dodo.py is loaded, and `-n` MAX_JOBS.
 It serves every dodo.py of this environment, ours or not, and otherwise does only what DOIT_CONFIG asks for.
 """
 
 from __future__ import annotations
 
+import fnmatch
 import functools
 import os
 import sys
@@ -36,6 +37,8 @@ class Run(DoitRun):  # type: ignore[misc]  # doit has no types
     def execute(self, params: Any, args: list[str]) -> Any:
         if params["no_sm90"] or _WORD in args:
             os.environ[VARIABLE] = "0"
+        if params["num_process"] > 0:  # on the command line: dodo.py's own isn't loaded yet
+            os.environ["MAX_JOBS"] = str(params["num_process"])
         return super().execute(params, [word for word in args if word != _WORD])
 
     @functools.wraps(DoitRun._execute)  # noqa: SLF001 - doit's own hook; doit reads the names of its parameters
@@ -44,20 +47,26 @@ class Run(DoitRun):  # type: ignore[misc]  # doit has no types
         config = self.loader.load_doit_config()
         self.reporters |= config.get("reporters", {})
         if "problem" in config:
-            if obstacle := self._obstacle(config["problem"], params["par_type"]):
+            if obstacle := self._obstacle(config["problem"], params):
                 print(obstacle, file=sys.stderr)  # noqa: T201
                 return 2
             # `-n` is how many compilers there are. Of doit's threads each may have to wait for a server's lock.
             params["num_process"] = params["num_process"] and max(params["num_process"], config["num_process"])
         return super()._execute(*args, **params)
 
-    def _obstacle(self, problem: str, par_type: str) -> str:
+    def _obstacle(self, problem: str, params: dict[str, Any]) -> str:
         """Kernels that nobody could plan are no tasks: whoever names one is told why there is none."""
         asked = [name for name in self.sel_tasks or () if name.startswith("kernel:")]
         if asked and problem:
             return f"{asked[0]}: {problem}"
-        if par_type == "process":
+        if params["par_type"] == "process":
             return "kernels are compiled from one process, which counts the compilers; leave out -P process"
+        if params["num_process"] < 0:
+            return f"-n {params['num_process']} is no number of compilers"
+        names = [task.name for task in self.task_list]
+        for pattern in (name for name in asked if "*" in name):  # doit itself would do nothing, and call that success
+            if not fnmatch.filter(names, pattern):
+                return f"{pattern}: no kernel's name is like that; `doit list --all` has them all"
         return ""
 
 

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
+import errno
+import functools
 import hashlib
 import os
+import shutil
 import tempfile
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
@@ -19,13 +23,19 @@ def replacing(path: Path, *, prefix: str = "", mode: int = 0o644, sync: bool = T
 
     A reader, or a crash, sees the old file or the new one, never a part. The temporary file is beside the target, is
     called `.NAME.…` or `prefix…`, and is fsynced before the rename; parents are made. Without `sync` (it takes 80 ms on
-    some disks) a machine that loses power may have an empty file.
+    some disks) a machine that loses power may have an empty file. What is no file (a pipe, /dev/stdout) is written to.
     """
+    if is_stream(path):
+        with path.open("wb") as stream:
+            yield stream
+        return
+    if path.is_dir():
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
         descriptor, temporary = tempfile.mkstemp(prefix=prefix or f".{path.name}.", suffix=".tmp", dir=path.parent)
-    except OSError as error:  # about the file that was asked for
-        raise type(error)(error.errno, error.strerror, str(path)) from None
+    except OSError as error:
+        raise _about(path, error) from None
     try:
         with os.fdopen(descriptor, "wb") as stream:
             yield stream
@@ -34,16 +44,49 @@ def replacing(path: Path, *, prefix: str = "", mode: int = 0o644, sync: bool = T
                 os.fsync(descriptor)
         Path(temporary).chmod(mode)
         Path(temporary).replace(path)
-    except BaseException:
+    except BaseException as error:
         with contextlib.suppress(OSError):
             Path(temporary).unlink()
+        if isinstance(error, OSError) and error.filename in {None, temporary}:
+            raise _about(path, error) from None
         raise
+
+
+def _about(path: Path, error: OSError) -> OSError:
+    """The same error, about the file that was asked for."""
+    return OSError(error.errno, error.strerror or str(error), str(path))
+
+
+def is_stream(path: Path) -> bool:
+    """Whether this names a device, a pipe, or what a process has open (/dev/stdout): nothing to be replaced."""
+    if not path.exists():  # nor a link that leads nowhere, or round in circles
+        return False
+    path = path.parent.resolve() / path.name
+    if path.parts[1:2] == ("proc",):
+        return True
+    if path.is_symlink():
+        return is_stream(path.parent / path.readlink())
+    return not path.is_file() and not path.is_dir()
 
 
 def write_atomic(path: Path, text: str, *, mode: int = 0o644, sync: bool = True) -> None:
     """Write `text`, UTF-8, in place of what `path` holds; see `replacing`."""
     with replacing(path, mode=mode, sync=sync) as stream:
         stream.write(text.encode())
+
+
+def remember(path: Path, text: str) -> None:
+    """Write a memo atomically; a full or read-only disk keeps none, which costs time and no truth."""
+    with contextlib.suppress(OSError):
+        write_atomic(path, text)
+
+
+@functools.cache
+def forgotten() -> Path:
+    """A directory that ends with this process, for what must be somewhere and can't be kept."""
+    place = tempfile.mkdtemp(prefix="fitasks-")
+    atexit.register(shutil.rmtree, place, ignore_errors=True)
+    return Path(place)
 
 
 def write_if_changed(path: Path, text: str) -> bool:

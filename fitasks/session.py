@@ -7,9 +7,7 @@ still work; trouble with kernels.yaml is raised at once.
 from __future__ import annotations
 
 import atexit
-import contextlib
 import os
-import re
 import sys
 import threading
 from dataclasses import dataclass, field
@@ -33,7 +31,7 @@ from fitasks.plan.server import Server, find_server
 from fitasks.plan.unbuilt import plan_unbuilt
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable
 
     from fitasks.build.compile import Builder
     from fitasks.build.ninja import Ninja
@@ -131,7 +129,7 @@ class Session:
     def contents(self) -> Contents:
         """What files contain; remembered at the end of the run."""
         contents = Contents.load(self.root / ".fitasks" / "contents.json")
-        atexit.register(_save, contents)
+        atexit.register(contents.save)
         return contents
 
     @cached_property
@@ -206,24 +204,18 @@ class Session:
 
     @property
     def jobs(self) -> int | None:
-        """Compilers at once as somebody asked for: `doit -n`, MAX_JOBS, `jobs:`; None if nobody did."""
-        asked = requested(sys.argv, os.environ)
-        return asked or (self._plan.config.jobs if self._plan else None)
+        """Compilers at once as somebody asked for: `doit -n`, MAX_JOBS, `jobs:`; None if nobody did.
+
+        The former becomes the latter (fitasks/command.py), which counts as FlashInfer reads it.
+        """
+        asked = os.environ.get("MAX_JOBS", "")
+        limit = int(asked) if asked.isascii() and asked.isdecimal() else 0
+        return limit or (self._plan.config.jobs if self._plan else None)
 
     @cached_property
     def costs(self) -> Costs:
         """What compiling costs, learnt over all projects of this user."""
         return Costs.load(cache_home(self.plan.server.env) / "fitasks" / "costs.json")
-
-
-def requested(words: Sequence[str], env: Mapping[str, str]) -> int | None:
-    """The number in `doit -n 4` (doit tells nobody but its runner), else in MAX_JOBS, as FlashInfer reads that."""
-    for index, word in enumerate(words):
-        if found := re.fullmatch(r"(?:-n|--process=)(\d+)", word):
-            return int(found[1]) or None
-        if word in {"-n", "--process"} and "".join(words[index + 1 : index + 2]).isdigit():
-            return int(words[index + 1]) or None
-    return int(env["MAX_JOBS"]) or None if env.get("MAX_JOBS", "").isdigit() else None
 
 
 def current() -> Session:
@@ -241,8 +233,3 @@ def _expected(kernel: Kernel, costs: Costs) -> dict[str, Any]:
     cost = costs.of(kernel)
     cpu_seconds = round(cost.cpu_seconds, 1)
     return {"label": kernel.label, "files": len(kernel.sources), "cpu_seconds": cpu_seconds, "learnt": cost.learnt}
-
-
-def _save(contents: Contents) -> None:
-    with contextlib.suppress(OSError):  # a memo; a full or read-only disk costs time, not truth
-        contents.save()

@@ -9,6 +9,7 @@ import io
 import os
 import signal
 import sys
+import tempfile
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from doit.exceptions import TaskError, TaskFailed
@@ -17,9 +18,10 @@ from fitasks import reporting
 from fitasks.build.schedule import longest_first
 from fitasks.cuda.gpus import all_gpus, visible
 from fitasks.errors import EnvironmentProblem, FitasksError, Silent
+from fitasks.files import forgotten
 from fitasks.processes import signals
 from fitasks.session import current
-from fitasks.streams import silence
+from fitasks.streams import silence, tell
 from fitasks.uptodate import Fresh
 
 if TYPE_CHECKING:
@@ -42,6 +44,7 @@ WHEEL = {"name": "wheel", "long": "wheel", "type": bool, "default": False, "help
 WRITE = {"name": "write", "long": "write", "type": bool, "default": False, "help": "write kernels.yaml"}
 YES = {"name": "yes", "short": "y", "long": "yes", "type": bool, "default": False, "help": "don't ask"}
 
+_DATABASE, _ROOM = "doit.sqlite3", 1 << 20  # bytes that it may need
 _WAITING = 16  # kernels whose files may wait for a slot: the longest of all of them is next
 
 
@@ -50,8 +53,7 @@ def configuration() -> dict[str, Any]:
     signals.install()  # before anything is asked: planning, too, ends with us
     _prepare_streams()
     session = current()
-    database = session.root / ".fitasks" / "doit.sqlite3"
-    _sound(database)
+    database = _database(session.root / ".fitasks")
     return {
         "default_tasks": ["_cudart"],  # and so all kernels
         "continue": True,
@@ -200,6 +202,8 @@ def _guard(action: Callable[..., Any]) -> Callable[..., Any]:
             return TaskFailed("", report=False)
         except FitasksError as error:
             return (TaskFailed if error.exit_status == 1 else TaskError)(str(error))
+        except OSError as error:  # a full disk, a directory in place of a file
+            return TaskError(f"{error.filename}: {error.strerror}" if error.filename else str(error))
 
     return guarded
 
@@ -220,11 +224,27 @@ def _prepare_streams() -> None:
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)
 
 
+def _database(state: Path) -> Path:
+    """doit's database: a cache that may be lost, and is, where this project's state can't be written."""
+    try:
+        state.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=state) as probe:
+            probe.write(bytes(_ROOM))
+            probe.flush()
+        if not os.access(state / _DATABASE, os.F_OK) or os.access(state / _DATABASE, os.W_OK):
+            _sound(state / _DATABASE)
+            return state / _DATABASE
+        problem = "its database is read-only"
+    except OSError as error:
+        problem = error.strerror or str(error)
+    tell(f"{state} can't be written to ({problem}); what this run learns is forgotten")
+    return forgotten() / _DATABASE
+
+
 def _sound(database: Path) -> None:
-    """doit's database is a cache that may be lost; one that can't be read would end the run, so it is removed."""
+    """One that can't be read would end the run, so it is removed."""
     import sqlite3
 
-    database.parent.mkdir(parents=True, exist_ok=True)
     if not database.exists():
         return
     try:

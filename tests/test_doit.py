@@ -5,14 +5,11 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 
 from tests.doit_project import Project
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 
 @pytest.fixture(scope="module")
@@ -109,6 +106,73 @@ def test_wildcards_choose_kernels(project: Project) -> None:
         project.library(name).unlink()
     assert project.doit("kernel:p*").splitlines()[-1].startswith("1 kernel: 1 ")
     assert not project.library("cascade").exists()
+
+
+def test_a_wildcard_that_no_kernel_is_like_is_a_mistake(project: Project) -> None:
+    project.doit("kernel:pag?x*", status=2)
+    assert "kernel:pag?x*: no kernel's name is like that" in project.stderr
+    project.doit("kernel:p*", "kernel:cascad*")
+
+
+def slots(project: Project) -> int:
+    first = (project.root / ".fitasks" / "journal.jsonl").read_text().splitlines()[0]
+    return int(json.loads(first)["slots"])
+
+
+@pytest.mark.parametrize(
+    ("words", "count"), [(["-an1"], 1), (["-a", "--proc=3"], 3), (["-a", "-n", "3", "-n", "1"], 1), (["-a", "-n2"], 2)]
+)
+def test_how_many_compilers_in_every_form_that_doit_takes(project: Project, words: list[str], count: int) -> None:
+    project.library("page").unlink()
+    shutil.rmtree(Path(project.env["XDG_CACHE_HOME"], "fitasks", "store"), ignore_errors=True)
+    project.doit(*words, "kernel:page", MAX_JOBS="5")
+    assert slots(project) == count
+
+
+@pytest.mark.parametrize(("jobs", "words"), [("²", []), ("many", [])])
+def test_odd_numbers_of_compilers(project: Project, jobs: str, words: list[str]) -> None:
+    assert project.doit(MAX_JOBS=jobs) == "3 kernels: 3 fresh\n"
+    project.doit("-n", "-3", status=2)
+    assert "-n -3 is no number of compilers" in project.stderr
+
+
+def test_a_project_that_cannot_be_written_to(project: Project) -> None:
+    """Read-only for whoever serves: everything that only looks works, and forgets."""
+    state = project.root / ".fitasks"
+    state.rename(project.root / "kept")
+    state.write_text("in the way")  # of root, too, whom no permission keeps out
+    try:
+        assert "Found 3 compiled kernel(s) of 3" in project.doit("check")
+        assert "can't be written to (File exists); what this run learns is forgotten" in project.stderr
+        assert project.doit() == "3 kernels: 3 fresh\n"
+        assert project.statuses().keys() >= ALL
+        project.library("page").unlink()
+        shutil.rmtree(Path(project.env["XDG_CACHE_HOME"], "fitasks", "store"), ignore_errors=True)
+        project.doit(status=1)
+        assert "Traceback" not in project.stderr
+    finally:
+        state.unlink()
+        (project.root / "kept").rename(state)
+
+
+@pytest.mark.parametrize("task", ["check", "doctor"])
+def test_what_cannot_be_written_is_one_sentence(project: Project, task: str) -> None:
+    out = project.doit(task, "--json", ".", status=2)
+    assert "Is a directory" in out
+    assert "Traceback" not in out + project.stderr
+
+
+def test_json_into_a_pipe_and_the_link_to_it_stays(project: Project, tmp_path: Path) -> None:
+    link = tmp_path / "out"
+    link.symlink_to("/proc/self/fd/1")
+    assert '"verdicts"' in project.doit("check", "--json", str(link)) or link.is_symlink()
+    assert link.is_symlink()
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    process = project.start("check", "--json", str(pipe))
+    assert json.loads(pipe.read_text())
+    process.communicate(timeout=60)
+    assert pipe.is_fifo()
 
 
 def test_one_failing_kernel_does_not_stop_the_others(project: Project) -> None:

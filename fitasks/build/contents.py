@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from stat import S_ISREG
 from typing import TYPE_CHECKING
 
-from fitasks.files import sha256_file, write_atomic
+from fitasks.files import remember, sha256_file
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -91,4 +91,4 @@ class Contents:
         """Keep the memo for the next run, where anything was learnt."""
         if self._learnt:
             self._learnt.clear()
-            write_atomic(self.file, json.dumps({"version": _VERSION, "files": dict(self._memo)}))
+            remember(self.file, json.dumps({"version": _VERSION, "files": dict(self._memo)}))

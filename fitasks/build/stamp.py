@@ -10,7 +10,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fitasks.files import write_if_changed
+from fitasks.files import forgotten, write_if_changed
 
 if TYPE_CHECKING:
     from fitasks.build.ninja import Ninja
@@ -27,7 +27,7 @@ def toolchain(plan: Plan, probe: ProbeMemo) -> dict[str, str]:
 
 
 def write_stamp(plan: Plan, ninja: Ninja, tools: dict[str, str], runtime: Runtime) -> tuple[Path, str]:
-    """Write `.fitasks/cudart.stamp` where its text changes; its path and text."""
+    """Write `.fitasks/cudart.stamp` where its text changes; its path (another in a read-only project), and text."""
     server = plan.server
     content = {
         "nvcc": {
@@ -48,7 +48,11 @@ def write_stamp(plan: Plan, ninja: Ninja, tools: dict[str, str], runtime: Runtim
     }
     text = json.dumps(content, indent=2, sort_keys=True) + "\n"
     path = plan.state / NAME
-    write_if_changed(path, text)
+    try:
+        write_if_changed(path, text)
+    except OSError:
+        path = forgotten() / NAME
+        write_if_changed(path, text)
     return path, text
 
 

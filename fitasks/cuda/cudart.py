@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from fitasks.cuda.elf import exported, inspect_library
 from fitasks.errors import EnvironmentProblem
-from fitasks.files import sha256_file, write_atomic
+from fitasks.files import remember, sha256_file
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -93,7 +93,7 @@ def discover(python: Path, env: Mapping[str, str], site_packages: Iterable[Path]
     found = [describe(path, versions.get(str(path), "")) for path in candidates]
     chosen, how = _chosen(loaded, answer["how"], found, versions)
     runtime = Runtime(chosen, how, tuple(found), describe(toolkit, versions.get(str(toolkit), "")))
-    write_atomic(memo, json.dumps({"version": _VERSION, "key": key, "runtime": asdict(runtime)}))
+    remember(memo, json.dumps({"version": _VERSION, "key": key, "runtime": asdict(runtime)}))
     return runtime
 
 

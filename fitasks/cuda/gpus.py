@@ -140,7 +140,7 @@ def _gpus(index: int) -> Iterator[Gpu]:
         yield _silent(index, None, error)
         return
     if not handles:
-        yield Gpu(index, "", "divided (MIG)", f"{major}.{minor}", 0, trouble="it is divided, and has no instances")
+        yield Gpu(index, "", "empty", f"{major}.{minor}", 0, trouble="it is divided (MIG), and has no instances")
     for instance, handle in handles:
         try:
             gpu = _described(index, f"{major}.{minor}", handle)

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from fitasks.errors import EnvironmentProblem
-from fitasks.files import write_atomic
+from fitasks.files import remember
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -126,7 +126,7 @@ class ProbeMemo:
             for key, entry in self._entries.items()
             if all(_still_there(identity) for identity in cast("list[list[object]]", entry["files"]))
         }
-        write_atomic(self._path, json.dumps(self._entries, indent=1, sort_keys=True) + "\n")
+        remember(self._path, json.dumps(self._entries, indent=1, sort_keys=True) + "\n")
         self._changed = False
 
 

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fitasks.files import sha256_file, write_atomic
+from fitasks.files import remember, sha256_file
 from fitasks.plan.planner import SCRIPT as PLAN_SCRIPT
 from fitasks.plan.planner import asked, environment
 
@@ -55,7 +55,7 @@ def offers(server: Server, cuda_home: Path, target: str, state: Path) -> tuple[O
     answer = _remembered(file, key)
     if answer is None:
         answer = _ask(server, cuda_home, target)
-        write_atomic(file, json.dumps({"key": key, "ops": answer}))
+        remember(file, json.dumps({"key": key, "ops": answer}))
     return tuple(_op(record) for record in answer)
 
 

@@ -19,7 +19,7 @@ from fitasks.cuda.needs import IncludeMemo, include_dirs, needed_headers
 from fitasks.cuda.probe import ProbeMemo
 from fitasks.cuda.toolkit import choose_toolkit
 from fitasks.errors import EnvironmentProblem
-from fitasks.files import sha256_file, write_atomic
+from fitasks.files import remember, sha256_file
 from fitasks.models.kernels import digests, kernels_of_models
 from fitasks.plan import hopper, planner
 from fitasks.plan.expand import kernels_of
@@ -98,7 +98,7 @@ def make_plan(root: Path, *, file: str = "kernels.yaml") -> Plan:
         cache, choice = _plan_anew(config, targets, server, choice, probe)
         key = _key(digest, targets, server, choice.toolkit) | derived
         cache |= {"key": key, "config": asdict(written)}
-        write_atomic(state / "plan.json", json.dumps(cache))
+        remember(state / "plan.json", json.dumps(cache))
     probe.save()
     kernels = tuple(from_record(record) for record in cache["kernels"])
     return Plan(config, server, choice.toolkit, choice.notes, kernels, cache["facts"], state)

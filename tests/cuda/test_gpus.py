@@ -47,6 +47,12 @@ def test_nor_does_an_instance(host: Any, function: str) -> None:
     assert [(gpu.label, bool(gpu.trouble)) for gpu in gpus] == [("0.0", True), ("0.1", True), ("1", False)]
 
 
+def test_a_divided_gpu_without_instances_says_why(host: Any) -> None:
+    found, refused = usable(host({"mig": 0}, {}), {}, 4 << 30)
+    assert [gpu.label for gpu in found] == ["1"]
+    assert [(gpu.label, why) for gpu, why in refused] == [("0", "it is divided (MIG), and has no instances")]
+
+
 @pytest.mark.parametrize("error", ["NotSupported", "NoPermission"])
 def test_unknown_memory_is_no_refusal(host: Any, error: str) -> None:
     gpus = host({"fails": "memory", "error": error})
@@ -90,6 +96,14 @@ def test_the_doctor_says_it(host: Any) -> None:
         ("MIG-GPU-aa1/9/0", []),
         ("GPU-aa1,1,MIG-10,MIG-GPU-aa1/7/0", ["1.0"]),
         ("2", ["2"]),  # refused later, and said
+        ("0,0", []),  # named twice
+        ("0,1,0", []),
+        ("GPU-aa0,GPU-aa0", []),
+        ("0,GPU-aa1", ["0"]),  # of one kind
+        ("GPU-aa1,0", ["1.0"]),
+        ("01", ["1.0"]),
+        ("+1", ["1.0"]),
+        ("1;2", ["1.0"]),
         ("GPU-zz", []),
         ("-1", []),
     ],

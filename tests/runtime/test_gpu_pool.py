@@ -301,6 +301,44 @@ def test_a_worker_killed_in_the_middle_loses_nothing(script: Path, tmp_path: Pat
     assert said == ["a: GPU 0: it ended (killed by signal 9); once more, in a fresh process"]
 
 
+def test_what_an_interpreters_start_prints_is_no_answer(script: Path, tmp_path: Path) -> None:
+    script.write_text(f"print('Welcome to our image')\nprint('{{}}')\n{SCRIPT}")
+    worker = real(tmp_path)
+    assert worker.ask({"id": "page"}, 10)["outcome"] == "numerical"
+    worker.close()
+    assert (tmp_path / "log").read_text() == "Welcome to our image\n{}\n"
+
+
+def test_the_limit_holds_while_a_long_request_is_sent(script: Path, tmp_path: Path) -> None:
+    worker = real(tmp_path)
+    worker._send(b'{"id": "sleep"}\n', time.monotonic() + 1, 1)
+    begin = time.monotonic()
+    with pytest.raises(WorkerError, match="it read no request within 0 s"):
+        worker.ask({"id": "page", "ninja": "x" * 1_000_000}, 0.4)
+    assert time.monotonic() - begin < 5
+    assert not Path(f"/proc/{worker.pid}").exists()
+
+
+def test_a_request_longer_than_a_pipe_arrives(script: Path, tmp_path: Path) -> None:
+    worker = real(tmp_path)
+    assert worker.ask({"id": "page", "ninja": "x" * 1_000_000}, 10)["id"] == "page"
+    worker.close()
+
+
+@pytest.mark.parametrize("answer", [{"outcome": "numerical", "message": ""}, {}, [], None, 3])
+def test_an_answer_that_lacks_something_costs_a_retry(answer: Any) -> None:
+    class Mute(Fake):
+        def ask(self, request: Any, seconds: float) -> Any:
+            return answer
+
+    results: list[Result] = []
+    host = Host(gpu(0))
+    Pool(host.gpus, lambda on, target: Mute(host, on, target), say=host.said.append, done=results.append).run(
+        [job("a")]
+    )
+    assert [result.outcome for result in results] == ["gpu"]
+
+
 def test_an_interpreter_that_cannot_start(tmp_path: Path, script: Path) -> None:
     script.write_text(f"print({json.dumps(json.dumps({'fatal': 'no CUDA driver'}))})")
     with pytest.raises(WorkerError, match="no CUDA driver"):

@@ -81,6 +81,8 @@ def test_with_the_variable_fa2_is_chosen_and_without_it_fa3(environment: tuple[P
     assert backend(prefix, FLASHINFER_DISABLE_SM90="1") == "fa3 sm90 sm90", "FlashInfer itself doesn't read it"
     assert install(prefix, [site]) == site
     assert is_installed([site])
+    (site / "fitasks_sm90_switch.py").write_text("# of an earlier fitasks\n")
+    assert not is_installed([site])
     install(prefix, [site])  # once more does no harm
     assert backend(prefix, FLASHINFER_DISABLE_SM90="1") == "fa2 sm80 fa2"
     assert backend(prefix, FLASHINFER_DISABLE_SM90="0") == "fa3 sm90 sm90"

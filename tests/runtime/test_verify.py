@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -43,6 +44,15 @@ def test_a_proof_holds_for_its_library_and_architecture_only(tmp_path: Path) -> 
     assert proofs.read(tmp_path, "ab") == {}, "proofs of another library are gone"
 
 
+def test_proofs_of_two_architectures_at_once_are_both_kept(tmp_path: Path) -> None:
+    both = [Proof(**vars(PROOF) | {"capability": one}) for one in ("8.0", "9.0")]
+    with ThreadPoolExecutor(2) as threads:
+        for _ in range(200):
+            (tmp_path / proofs.NAME).unlink(missing_ok=True)
+            list(threads.map(lambda proof: proofs.add(tmp_path, proof), both))
+            assert sorted(proofs.read(tmp_path, "ab")) == ["8.0", "9.0"]
+
+
 @pytest.mark.parametrize("text", ["", "{", '{"version": 2}', '{"version": 1, "proofs": [{"x": 1}]}', "\0\0"])
 def test_a_damaged_proof_is_none(tmp_path: Path, text: str) -> None:
     (tmp_path / proofs.NAME).write_text(text)
@@ -53,11 +63,16 @@ def test_names_of_architectures_and_ops() -> None:
     assert capabilities("8.0 9.0a 10.0f") == ["8.0", "9.0", "10.0"]
     assert capabilities("8.0 9.0a 10.0f", ["sm_90a"]) == ["9.0"], "a module of Hopper's alone"
     assert capabilities("8.0 12.0a", ["sm_80", "sm_120a"]) == ["8.0", "12.0"]
+    assert capabilities("12.1a", ["sm_120f"]) == ["12.1"], "of the same family"
+    assert capabilities("8.9 9.0", ["sm_80"]) == ["8.9"]
+    assert capabilities("8.9 9.0", ["ptx_80"]) == ["8.9", "9.0"]
+    assert capabilities("9.0a", ["sm_80"]) == []
     ops = {
         "page": "page",
         "gen_page_module": "page",
         "flashinfer.jit.page:gen_page_module": "page",
         "flashinfer.jit.attention.modules:_gen_batch_prefill_primary_module": "batch_prefill",
+        "mine.kernels:gen_norm_module": "mine.kernels:gen_norm_module",
     }
     assert {op: op_of(Kernel("x", "x", op, "9.0a", "", {})) for op in ops} == ops
 
@@ -155,6 +170,14 @@ def test_each_architecture_that_is_here_is_proven_once(session: Any, tmp_path: P
     (tmp_path / "page" / "page.so").write_text("another")
     run(session)
     assert session.asked == ["page"] * 3
+
+
+def test_a_file_for_another_gpu_is_a_failure(session: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "machine_code_architectures", lambda library: ("sm_70",))
+    verdicts = module.verify(session, [], force=False, say=print, told=lambda verdict: None)
+    assert [(one.outcome, one.message) for one in verdicts if one.label == "page"] == [
+        ("failed", "page.so has no code for 8.0 9.0a; it was built for sm_70")
+    ]
 
 
 def test_no_gpu_is_an_error_with_a_remedy(session: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -90,6 +90,25 @@ def test_a_refuted_kernel_is_no_longer_proven(project: Project) -> None:
     assert "quantization (9.0): numerical before" in again
 
 
+def test_trouble_wherever_it_is_tried_is_not_forgotten(project: Project) -> None:
+    project.doit("verify")
+    out = project.doit("verify", "page", "--force", status=1, FAKE_ANSWERS='{"page": "gpu"}')  # behind the name, too
+    assert "1 undecided, for trouble with GPUs (page)" in out
+    assert proofs_of(project, "page") == []
+
+
+def test_what_somebody_is_building_is_undecided_and_its_proof_stays(project: Project) -> None:
+    project.doit("verify")
+    out = project.doit("verify", "--force", "page", status=1, FAKE_ANSWERS='{"page": "busy"}')
+    assert "1 undecided, while somebody builds them (page)" in out
+    assert proofs_of(project, "page") == ["9.0"]
+
+
+def test_unknown_options_are_refused(project: Project) -> None:
+    out = project.doit("verify", "page", "--farce", status=2)
+    assert "verify: option --farce not recognized" in out
+
+
 def test_a_kernel_that_does_not_compile_does_not_keep_others_from_being_proven(project: Project) -> None:
     (project.tools / "fail").write_text("page.cu")
     out = project.doit("verify", status=1)

@@ -66,12 +66,26 @@ def test_what_is_mapped_through_a_link_is_known(library: Path) -> None:
         ("Failed to allocate: error: out of memory", True),
         ("CUDA Error: unspecified launch failure (719) /x/utils.cuh: line 63", True),
         ("Unsupported head_dim 96", False),
+        ("CUDA error: no kernel image is available for execution on the device", False),
+        ("CUDA Error: too many resources requested for launch (701)", False),
         ("shape mismatch: 3 against 4", False),
     ],
 )
 def test_whose_trouble_an_error_is(text: str, gpus: bool, tmp_path: Path) -> None:
     quiet = "import torch\ntorch.cuda.synchronize = lambda: None\n"
     assert serving(f"{quiet}print(verify._is_the_gpu(RuntimeError({text!r})))", tmp_path) == str(gpus)
+
+
+def test_a_module_that_somebody_builds_is_busy(tmp_path: Path) -> None:
+    script = """
+import filelock
+def held(request, checks): raise filelock.Timeout("/x/page.lock")
+verify._numerically = held
+found = verify.prove({"id": "page"})
+print(found["outcome"], found["message"])
+"""
+    pytest.importorskip("flashinfer", exc_type=Exception)
+    assert serving(script, tmp_path).splitlines()[-1] == "busy /x/page.lock is held by somebody else"
 
 
 def test_a_poisoned_context_is_the_gpus_trouble_whatever_is_said(tmp_path: Path) -> None:
