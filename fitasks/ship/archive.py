@@ -51,7 +51,12 @@ class _Header(tarfile.TarInfo):
 
     @classmethod
     def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> _Header:
-        header = super().frombuf(buf, encoding, errors)
+        try:
+            header = super().frombuf(buf, encoding, errors)
+        except tarfile.HeaderError as error:
+            if buf.strip(b"\0"):  # tarfile would take it for the end
+                raise Refused(f"it is damaged or cut short: {error}") from None
+            raise
         plain = header.type in {tarfile.REGTYPE, tarfile.AREGTYPE}
         name = header.type == tarfile.GNUTYPE_LONGNAME and 0 < header.size <= _LONGEST_NAME
         if not plain and not name:
@@ -63,8 +68,7 @@ class _Header(tarfile.TarInfo):
 class Archive:
     """An open bundle. Its manifest comes first, then everything else at once."""
 
-    def __init__(self, raw: gzip.GzipFile, tar: tarfile.TarFile) -> None:
-        self._raw = raw
+    def __init__(self, tar: tarfile.TarFile) -> None:
         self._tar = tar
 
     def manifest(self) -> Manifest:
@@ -93,7 +97,16 @@ class Archive:
                 _lay(self._content(member), into, member.name, entry)
         if missing:
             raise Refused(f"{len(missing)} files of its manifest are not in it, the first is {min(missing)!r}")
-        if self._raw.read(1):  # to the end, where gzip compares its checksum
+        self._refuse_more()
+
+    def _refuse_more(self) -> None:
+        """Read to the end, where gzip compares its checksum: tarfile stops at the first of the two closing blocks.
+
+        What may follow is the second one and zeros that fill the record, which may be the record after that block.
+        """
+        filling = tarfile.BLOCKSIZE + -(self._tar.offset + 2 * tarfile.BLOCKSIZE) % tarfile.RECORDSIZE
+        rest = self._tar.fileobj.read(filling + 1) if self._tar.fileobj else b""
+        if len(rest) > filling or rest.strip(b"\0"):
             raise Refused("there is more behind its end")
 
     def _content(self, member: tarfile.TarInfo) -> IO[bytes]:
@@ -112,7 +125,7 @@ def opened(path: Path) -> Iterator[Archive]:
             gzip.open(path) as raw,
             tarfile.open(fileobj=raw, mode="r|", tarinfo=_Header, bufsize=tarfile.RECORDSIZE) as tar,
         ):
-            yield Archive(raw, tar)
+            yield Archive(tar)
     except gzip.BadGzipFile as error:
         raise Refused(f"it is no bundle, or damaged: {error}") from None
     except (tarfile.TarError, EOFError, zlib.error, RecursionError) as error:
