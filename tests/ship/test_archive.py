@@ -62,7 +62,7 @@ def test_rubbish_in_the_place_of_the_end_is_refused(tmp_path: Path, blocks: int,
     path = packed(tmp_path, blocks * BLOCK)
     content = gzip.decompress(path.read_bytes()).rstrip(b"\0")
     path.write_bytes(gzip.compress(content + b"y" * length))
-    with pytest.raises(Refused, match="it is damaged or cut short: (bad checksum|invalid header|truncated header)"):
+    with pytest.raises(Refused, match=r"it is damaged or cut short: (bad checksum|invalid header|truncated header)"):
         unpack(path, tmp_path / "out")
 
 
