@@ -13,6 +13,7 @@ import hashlib
 import os
 import tarfile
 import zlib
+from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
 from fitasks.ship import manifest as manifests
@@ -20,9 +21,11 @@ from fitasks.ship.manifest import Refused
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
-    from pathlib import Path
+    from io import BufferedReader
 
     from fitasks.ship.manifest import Entry, Manifest
+
+DASH = Path("-")  # standard input, by convention
 
 _CHUNK = 1 << 20
 _LONGEST_NAME = 4096
@@ -118,11 +121,14 @@ class Archive:
 
 @contextlib.contextmanager
 def opened(path: Path) -> Iterator[Archive]:
-    """The archive in a file. Raises Refused for one that is damaged or cut short, whenever that shows."""
-    _refuse_other_kinds(path)
+    """The archive in a file, or a pipe: it is opened and read once. `-` is standard input.
+
+    Raises Refused for one that is damaged or cut short, whenever that shows.
+    """
     try:
         with (
-            gzip.open(path) as raw,
+            _stream(path) as stream,
+            gzip.GzipFile(fileobj=_of_no_other_kind(stream, path)) as raw,
             tarfile.open(fileobj=raw, mode="r|", tarinfo=_Header, bufsize=tarfile.RECORDSIZE) as tar,
         ):
             yield Archive(tar)
@@ -132,13 +138,17 @@ def opened(path: Path) -> Iterator[Archive]:
         raise Refused(f"it is damaged or cut short: {error}") from None
 
 
-def _refuse_other_kinds(path: Path) -> None:
-    """Raise Refused for a file that begins as another kind of archive does."""
-    with path.open("rb") as stream:
-        start = stream.read(512)
+def _stream(path: Path) -> BufferedReader:
+    return open(0, "rb", closefd=False) if path == DASH else path.open("rb")
+
+
+def _of_no_other_kind(stream: BufferedReader, path: Path) -> BufferedReader:
+    """The stream, of which nothing has been read. Raises Refused where it begins as another kind of archive does."""
+    start = stream.peek(tarfile.BLOCKSIZE)
     for offset, magic, kind, remedy in _MAGIC:
         if start[offset:].startswith(magic):
             raise Refused(f"it is {kind}; a bundle is tar in gzip", remedy=remedy.format(path))
+    return stream
 
 
 def _lay(content: IO[bytes], into: Path, name: str, entry: Entry) -> None:

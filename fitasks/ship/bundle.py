@@ -23,6 +23,7 @@ from fitasks.build.lock import module_lock
 from fitasks.errors import EnvironmentProblem, FitasksError
 from fitasks.files import sha256_file
 from fitasks.processes import sessions
+from fitasks.ship.archive import DASH
 from fitasks.ship.manifest import Entry, Manifest
 from fitasks.ship.pack import write
 from fitasks.ship.settle import settle
@@ -94,7 +95,12 @@ def manifest_of(session: Session, files: dict[str, Entry], *, glibc: str = "") -
 
 
 def _refuse_name(path: Path) -> None:
-    """Raise EnvironmentProblem for a directory, and for a name that promises another format than the file has."""
+    """Raise EnvironmentProblem for a name that is none for a bundle, or promises another format than the file has."""
+    if path == DASH:
+        raise EnvironmentProblem(
+            "a bundle can't be written to standard output: it gets its name when it is whole",
+            remedy="doit bundle kernels.tar.gz",
+        )
     if path.is_dir():
         raise EnvironmentProblem(f"{path} is a directory", remedy=f"doit bundle {path / 'kernels.tar.gz'}")
     if other := _OTHER_KINDS.search(path.name):

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import os
+import threading
 from typing import TYPE_CHECKING
 
 import pytest
 
-from fitasks.ship.archive import opened
+from fitasks.ship.archive import DASH, opened
 from fitasks.ship.manifest import Entry, Manifest, Refused
 from fitasks.ship.pack import write
 
@@ -71,3 +73,33 @@ def test_bytes_behind_gzips_own_end_are_refused(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes() + b"more")
     with pytest.raises(Refused, match="it is no bundle, or damaged: Not a gzipped file"):
         unpack(path, tmp_path / "out")
+
+
+def test_a_bundle_comes_through_a_pipe(tmp_path: Path) -> None:
+    """A pipe can be opened once, and gives what it has: here a few bytes at a time."""
+    data = packed(tmp_path, 3 * RECORD).read_bytes()
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+
+    def send() -> None:
+        with pipe.open("wb", buffering=0) as stream:
+            for start in range(0, len(data), 7):
+                stream.write(data[start : start + 7])
+
+    sender = threading.Thread(target=send)
+    sender.start()
+    assert unpack(pipe, tmp_path / "out") == b"x" * 3 * RECORD
+    sender.join()
+
+
+def test_a_dash_is_standard_input(tmp_path: Path) -> None:
+    path = packed(tmp_path, BLOCK)
+    before = os.dup(0)
+    try:
+        with path.open("rb") as stream:
+            os.dup2(stream.fileno(), 0)
+        assert unpack(DASH, tmp_path / "out") == b"x" * BLOCK
+        assert os.fstat(0).st_size == path.stat().st_size, "it stays open"
+    finally:
+        os.dup2(before, 0)
+        os.close(before)

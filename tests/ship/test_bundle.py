@@ -172,6 +172,17 @@ def test_a_directory_is_no_name_for_a_bundle(here: Place, tmp_path: Path) -> Non
     assert str(caught.value) == f"{tmp_path} is a directory\n  remedy: doit bundle {tmp_path / 'kernels.tar.gz'}"
 
 
+def test_a_dash_is_no_name_for_a_bundle(here: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(FitasksError) as caught:
+        bundle(here.session, Path("-"))
+    assert str(caught.value) == (
+        "a bundle can't be written to standard output: it gets its name when it is whole\n"
+        "  remedy: doit bundle kernels.tar.gz"
+    )
+    assert not Path("-").exists()
+
+
 @pytest.mark.parametrize(
     ("name", "kind"),
     [("o.tar.zst", ".zst"), ("o.TAR.XZ", ".XZ"), ("o.tzst", ".tzst"), ("o.tar", ".tar"), ("o.zip", ".zip")],

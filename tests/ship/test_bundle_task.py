@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -33,6 +35,19 @@ def test_a_bundle_that_leaves_a_kernel_out_is_written_and_exits_1(project: Proje
     assert lines[2:] == ["1 kernel left out"]
     assert project.doit("unbundle", str(path)) == "2 kernels there already\n"
     assert project.doit("unbundle", str(packed)) == "2 kernels there already\n1 kernel into FlashInfer's cache\n"
+
+
+@pytest.mark.parametrize("name", ["-", "/dev/stdin"])
+def test_a_bundle_may_come_through_a_pipe(project: Project, packed: Path, name: str) -> None:
+    def unbundled(data: bytes, status: int) -> bytes:
+        words = [sys.executable, "-m", "doit", "unbundle", name]
+        done = subprocess.run(words, cwd=project.root, env=project.env, input=data, capture_output=True, check=False)
+        assert done.returncode == status, done.stdout + done.stderr
+        return done.stdout + done.stderr
+
+    assert unbundled(packed.read_bytes(), 0) == b"3 kernels there already\n"
+    called = "standard input" if name == "-" else name
+    assert f"{called} is refused: it is damaged or cut short: ".encode() in unbundled(packed.read_bytes()[:-9], 2)
 
 
 def test_kernels_of_no_use_are_counted_and_a_package_is_offered(project: Project, packed: Path, tmp_path: Path) -> None:
