@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from fitasks.ship.manifest import Entry, Manifest
 
 DASH = Path("-")  # standard input, by convention
+GZIP = b"\x1f\x8b"  # how a bundle begins
 
 _CHUNK = 1 << 20
 _LONGEST_NAME = 4096

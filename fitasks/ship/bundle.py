@@ -12,6 +12,7 @@ the same bytes.
 
 from __future__ import annotations
 
+import os
 import re
 import sysconfig
 from dataclasses import dataclass
@@ -23,7 +24,7 @@ from fitasks.build.lock import module_lock
 from fitasks.errors import EnvironmentProblem, FitasksError
 from fitasks.files import sha256_file
 from fitasks.processes import sessions
-from fitasks.ship.archive import DASH
+from fitasks.ship.archive import DASH, GZIP
 from fitasks.ship.manifest import Entry, Manifest
 from fitasks.ship.pack import write
 from fitasks.ship.settle import settle
@@ -61,15 +62,16 @@ def bundle(session: Session, path: Path) -> Bundled:
     Raises FitasksError where none is fresh, where a file isn't what was built, and where `path` can't be written.
     """
     _refuse_name(path)
-    chosen, left_out = _chosen(session)
-    sources: dict[str, Path] = {}
-    for kernel, receipt in chosen:
-        sources |= _files(session, kernel, receipt)
     try:
+        _refuse_to_overwrite(path)
+        chosen, left_out = _chosen(session)
+        sources: dict[str, Path] = {}
+        for kernel, receipt in chosen:
+            sources |= _files(session, kernel, receipt)
         files = {name: _entry(sources[name]) for name in sorted(sources)}
         _compare(session, chosen, files)
         manifest = manifest_of(session, files, glibc=_glibc(kernel.library for kernel, _ in chosen))
-        size = write(path, manifest, sources)
+        size = write(Path(os.path.realpath(path)), manifest, sources)  # a link stays one
     except OSError as error:
         raise FitasksError(f"{error.filename or path}: {error.strerror or error}; no bundle was written") from None
     labels = tuple(kernel.label for kernel, _ in chosen)
@@ -107,6 +109,20 @@ def _refuse_name(path: Path) -> None:
         good = path.with_name(_OTHER_KINDS.sub("", path.name.removesuffix(other[0])) + ".tar.gz")
         raise EnvironmentProblem(
             f"{path}: a bundle is tar in gzip, its name says {other[0]}", remedy=f"doit bundle {good}"
+        )
+
+
+def _refuse_to_overwrite(path: Path) -> None:
+    """Raise EnvironmentProblem where something is there, at a link's end, that is neither a bundle nor empty."""
+    if not path.exists():
+        return
+    if not path.is_file():
+        raise EnvironmentProblem(f"{path} is no regular file, and would be replaced by one", remedy="name another file")
+    with path.open("rb") as stream:
+        start = stream.read(len(GZIP))
+    if start and start != GZIP:
+        raise EnvironmentProblem(
+            f"{path} is there and is no bundle; it was not overwritten", remedy=f"name another file, or rm {path} first"
         )
 
 

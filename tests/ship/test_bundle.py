@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import os
@@ -170,6 +171,64 @@ def test_a_directory_is_no_name_for_a_bundle(here: Place, tmp_path: Path) -> Non
     with pytest.raises(FitasksError) as caught:
         bundle(here.session, tmp_path)
     assert str(caught.value) == f"{tmp_path} is a directory\n  remedy: doit bundle {tmp_path / 'kernels.tar.gz'}"
+
+
+def refused_name(place: Place, path: Path) -> str:
+    with pytest.raises(FitasksError) as caught:
+        bundle(place.session, path)
+    return str(caught.value)
+
+
+def test_what_is_no_bundle_is_not_overwritten(here: Place, tmp_path: Path) -> None:
+    written = tmp_path / "kernels.yaml"
+    written.write_text("kernels:\n  page:\n")
+    link = tmp_path / "link"
+    link.symlink_to(written)
+    for path in (written, link):
+        assert refused_name(here, path) == (
+            f"{path} is there and is no bundle; it was not overwritten\n  remedy: name another file, or rm {path} first"
+        )
+    assert (link.is_symlink(), written.read_text()) == (True, "kernels:\n  page:\n")
+
+
+def test_what_is_no_plain_file_is_not_replaced(here: Place, tmp_path: Path) -> None:
+    """Such as /dev/null, which root could replace."""
+    pipe, link = tmp_path / "pipe", tmp_path / "link"
+    os.mkfifo(pipe)
+    link.symlink_to(pipe)
+    for path in (pipe, link):
+        assert refused_name(here, path) == (
+            f"{path} is no regular file, and would be replaced by one\n  remedy: name another file"
+        )
+    assert (pipe.is_fifo(), link.is_symlink()) == (True, True)
+
+
+def test_a_file_that_cannot_be_read_is_not_overwritten(
+    here: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "bundle"
+    path.write_text("")
+
+    def denied(self: Path, *args: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied", str(self))
+
+    monkeypatch.setattr(Path, "open", denied)
+    assert refused_name(here, path) == f"{path}: Permission denied; no bundle was written"
+
+
+def test_an_older_bundle_an_empty_file_and_where_a_link_leads_are_overwritten(here: Place, tmp_path: Path) -> None:
+    """What mktemp made has nothing to lose; a link stays one, as it would with `>`."""
+    path, link, later = tmp_path / "bundle", tmp_path / "link", tmp_path / "later"
+    path.write_text("")
+    bundle(here.session, path)
+    first = path.read_bytes()
+    path.write_bytes(first[:100])
+    link.symlink_to(path)
+    later.symlink_to(tmp_path / "out" / "made")
+    assert bundle(here.session, link).path == link
+    bundle(here.session, later)
+    assert (link.is_symlink(), later.is_symlink()) == (True, True)
+    assert path.read_bytes() == later.read_bytes() == first
 
 
 def test_a_dash_is_no_name_for_a_bundle(here: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
