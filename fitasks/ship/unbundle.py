@@ -79,7 +79,7 @@ def refusals(path: Path) -> Iterator[None]:
 
 def _unbundle(session: Session, path: Path, lock_timeout: float) -> Unbundled:
     here = manifest_of(session, {})
-    for place in {session.store.root.parent, *(Path(workspace).parent for workspace in here.workspaces.values())}:
+    for place in {session.store.root.parent, *scratch.places(map(Path, here.workspaces.values()))}:
         scratch.sweep(place)
     with ExitStack() as stack:
         with opened(path) as archive:
