@@ -17,6 +17,7 @@ from fitasks.build.reasons import Judgement
 from fitasks.build.roots import Roots
 from fitasks.cuda.elf import is_shared_object
 from fitasks.cuda.toolkit import Toolkit
+from fitasks.errors import EnvironmentProblem
 from fitasks.plan.kernel import Kernel
 from fitasks.plan.plan import Plan, configuration
 from fitasks.plan.server import find_server
@@ -56,11 +57,23 @@ def repack(session: Session, path: Path, directory: Path) -> Repacked:
         server = find_server(configuration(session.root), session.probe)
         with opened(path) as archive:
             manifest = archive.manifest()
-            refuse_foreign(manifest, server.version("flashinfer-python"), sysconfig.get_platform())
+            refuse_foreign(manifest, _flashinfer(server, manifest), sysconfig.get_platform())
             refuse_too_large(manifest, unpacked)
             archive.unpack(manifest, unpacked, manifest.workspaces)
         plan = _plan(session, server, manifest, [_kernel(module) for module in proven(manifest, unpacked)])
         return Repacked(build_wheel(_session(plan, session.root), directory), server.python, obstacle(plan))
+
+
+def _flashinfer(server: Server, manifest: Manifest) -> str:
+    """Its version there. Raises EnvironmentProblem where there is none."""
+    if found := server.version("flashinfer-python"):
+        return found
+    raise EnvironmentProblem(
+        f"the serving environment of {server.python} has no flashinfer-python, for which the package would be; "
+        "nothing was changed",
+        remedy=f"install flashinfer-python {manifest.flashinfer} there, or name the server's interpreter in "
+        "kernels.yaml: serving.python",
+    )
 
 
 class _Proven(Judge):

@@ -10,6 +10,8 @@ import pytest
 
 from fitasks.cuda.elf import exported
 from fitasks.errors import EnvironmentProblem, KernelFailure
+from fitasks.plan.plan import configuration
+from fitasks.plan.server import Server, find_server
 from fitasks.session import Session
 from fitasks.ship.bundle import bundle
 from fitasks.ship.manifest import Refused
@@ -96,6 +98,22 @@ def test_another_flashinfer_gets_none(here: Coded, unplanned: Session, tmp_path:
         repack(unplanned, tmp_path / "other", tmp_path / "dist")
     assert "it is for FlashInfer 0.7.1, the server here has 0.7.2.post1; nothing was changed" in str(caught.value)
     assert snapshot(tmp_path) == before
+
+
+def test_a_serving_environment_without_flashinfer_is_said(
+    packed: Path, unplanned: Session, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Server, "version", lambda self, name: "")
+    with pytest.raises(EnvironmentProblem) as caught:
+        repack(unplanned, packed, tmp_path / "dist")
+    python = find_server(configuration(unplanned.root), unplanned.probe).python
+    assert str(caught.value) == (
+        f"the serving environment of {python} has no flashinfer-python, for which the package would be; "
+        "nothing was changed\n"
+        "  remedy: install flashinfer-python 0.7.2.post1 there, or name the server's interpreter in kernels.yaml: "
+        "serving.python"
+    )
+    assert not (tmp_path / "dist").exists()
 
 
 def test_machine_code_is_audited_as_in_any_wheel(here: Coded, unplanned: Session, tmp_path: Path) -> None:
