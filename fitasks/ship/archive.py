@@ -156,6 +156,8 @@ def _lay(content: IO[bytes], into: Path, name: str, entry: Entry) -> None:
     """One file. Raises Refused where the file system has no place for such a name, OSError about where it unpacks."""
     try:
         _write(content, into / name, entry)
+    except gzip.BadGzipFile:
+        raise
     except OSError as error:
         if error.errno in _ODD_NAMES:
             raise Refused(f"{name!r} in it can't be a file here: {error.strerror}") from None

@@ -75,6 +75,16 @@ def test_bytes_behind_gzips_own_end_are_refused(tmp_path: Path) -> None:
         unpack(path, tmp_path / "out")
 
 
+@pytest.mark.parametrize("length", [2 * RECORD, None], ids=["within a file", "at the end"])
+def test_another_checksum_is_refused_wherever_it_shows(tmp_path: Path, length: int | None) -> None:
+    """gzip's error is an OSError, and none about the place where a file is unpacked."""
+    path = packed(tmp_path, 4 * RECORD)
+    data = gzip.compress(gzip.decompress(path.read_bytes())[:length])
+    path.write_bytes(data[:-8] + bytes([data[-8] ^ 1]) + data[-7:])
+    with pytest.raises(Refused, match="it is no bundle, or damaged: CRC check failed"):
+        unpack(path, tmp_path / "out")
+
+
 def test_a_bundle_comes_through_a_pipe(tmp_path: Path) -> None:
     """A pipe can be opened once, and gives what it has: here a few bytes at a time."""
     data = packed(tmp_path, 3 * RECORD).read_bytes()
