@@ -15,7 +15,7 @@ from __future__ import annotations
 import os
 import re
 import sysconfig
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,7 +25,7 @@ from fitasks.errors import EnvironmentProblem, FitasksError
 from fitasks.files import sha256_file
 from fitasks.processes import sessions
 from fitasks.ship.archive import DASH, GZIP
-from fitasks.ship.manifest import Entry, Manifest
+from fitasks.ship.manifest import Entry, Manifest, Origin
 from fitasks.ship.pack import write
 from fitasks.ship.settle import settle
 
@@ -70,7 +70,11 @@ def bundle(session: Session, path: Path) -> Bundled:
             sources |= _files(session, kernel, receipt)
         files = {name: _entry(sources[name]) for name in sorted(sources)}
         _compare(session, chosen, files)
-        manifest = manifest_of(session, files, glibc=_glibc(kernel.library for kernel, _ in chosen))
+        manifest = replace(
+            manifest_of(session, files),
+            glibc=_glibc(kernel.library for kernel, _ in chosen),
+            kernels=_origins(session, chosen),
+        )
         size = write(Path(os.path.realpath(path)), manifest, sources)  # a link stays one
     except OSError as error:
         raise FitasksError(f"{error.filename or path}: {error.strerror or error}; no bundle was written") from None
@@ -78,7 +82,7 @@ def bundle(session: Session, path: Path) -> Bundled:
     return Bundled(path, labels, tuple(left_out), len(files), manifest.bytes, size)
 
 
-def manifest_of(session: Session, files: dict[str, Entry], *, glibc: str = "") -> Manifest:
+def manifest_of(session: Session, files: dict[str, Entry]) -> Manifest:
     """The manifest of these files, or with none: what a bundle made here would say of the place."""
     plan = session.plan
     first = next(iter(plan.facts.values()))
@@ -87,7 +91,7 @@ def manifest_of(session: Session, files: dict[str, Entry], *, glibc: str = "") -
     return Manifest(
         flashinfer=first["flashinfer"],
         platform=sysconfig.get_platform(),
-        glibc=glibc,
+        glibc="",
         ninja=session.ninja.version,
         site_packages=str(Path(first["flashinfer_root"]).parent),
         cuda_home=str(plan.toolkit.home),
@@ -169,6 +173,14 @@ def generated_of(receipt: Receipt) -> dict[str, str]:
     """The kernel's inputs below `generated`, `page/page.cu`, with their hashes."""
     inputs = receipts.parse_inputs(receipt.inputs)
     return {path.removeprefix(_GENERATED): digest for path, digest in inputs if path.startswith(_GENERATED)}
+
+
+def _origins(session: Session, chosen: list[tuple[Kernel, Receipt]]) -> dict[str, Origin]:
+    """By architecture set and module, `90a/page`."""
+    return {
+        f"{session.plan.facts[kernel.target]['arch']}/{kernel.name}": Origin(kernel.op, kernel.params)
+        for kernel, _ in chosen
+    }
 
 
 def _entry(path: Path) -> Entry:

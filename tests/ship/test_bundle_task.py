@@ -71,3 +71,6 @@ def test_where_nothing_can_be_planned_the_package_can_be_made(project: Project, 
     lines = there.doit("unbundle", "--wheel", str(packed), **env).splitlines()
     (wheel,) = (there.root / "dist").iterdir()
     assert lines[-1].endswith(f" -m pip install dist/{wheel.name}")
+    project.doit("wheel")
+    (ours,) = (project.root / "dist").iterdir()
+    assert (wheel.name, wheel.read_bytes()) == (ours.name, ours.read_bytes())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import zipfile
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -16,8 +17,10 @@ from fitasks.session import Session
 from fitasks.ship.bundle import bundle
 from fitasks.ship.manifest import Refused
 from fitasks.ship.repack import repack
+from fitasks.ship.wheel import build_wheel
 from fitasks.ui.bundles import repacked_lines
 from tests.ship.conftest import Place, snapshot
+from tests.ship.test_bundle_refused import with_manifest
 from tests.ship.wheelwright import looked_up, module, unpacked
 
 if TYPE_CHECKING:
@@ -27,6 +30,10 @@ if TYPE_CHECKING:
     from tests.workshop import Workshop
 
 
+# In an order of its own; what a variant of attention is declared with has several lines.
+PARAMS: dict[str, object] = {"use_x": True, "dtype_q": "bfloat16", "dims": [64, None], "decl": "struct X {\n};"}
+
+
 class Coded(Place):
     """Kernels with machine code."""
 
@@ -34,7 +41,8 @@ class Coded(Place):
 
     @property
     def kernels(self) -> tuple[Kernel, ...]:
-        return tuple(module(self.workshop, name, self.code) for name in self.names)
+        made = (module(self.workshop, name, self.code) for name in self.names)
+        return tuple(replace(one, op=f"{one.name}s", params=PARAMS) for one in made)
 
 
 @pytest.fixture
@@ -83,10 +91,32 @@ def test_its_receipts_are_those_of_the_bundle(here: Coded, packed: Path, unplann
         manifest = json.loads(archive.read("fitasks_kernels/manifest.json"))
     assert [one["generator"] for one in said["kernels"]] == [kernel.generator for kernel in here.kernels]
     assert [(one["op"], one["architectures"]) for one in manifest["kernels"]] == [
-        ("page", ["sm90a"]),
-        ("rope", ["sm90a"]),
+        ("pages", ["sm90a"]),
+        ("ropes", ["sm90a"]),
     ]
+    assert [one["params"] for one in said["kernels"]] == [PARAMS, PARAMS]
     assert made.wheel.version.startswith("0.7.2.post1+k")
+
+
+def test_it_has_the_bytes_of_the_wheel_of_the_machine_that_built_them(
+    here: Coded, packed: Path, unplanned: Session, tmp_path: Path
+) -> None:
+    session = here.session
+    server = find_server(configuration(unplanned.root), unplanned.probe)  # whose FlashInfer has licences
+    session._plan = replace(session.plan, server=server)
+    ours = build_wheel(session, tmp_path / "ours").path
+    theirs = repack(unplanned, packed, tmp_path / "theirs").wheel.path
+    assert theirs.name == ours.name
+    assert theirs.read_bytes() == ours.read_bytes()
+
+
+def test_an_older_bundle_does_not_say_what_its_kernels_are_called(
+    packed: Path, unplanned: Session, tmp_path: Path
+) -> None:
+    """The generator's name has to do."""
+    old = with_manifest(packed, tmp_path / "old", lambda said: said.pop("kernels"))
+    made = repack(unplanned, old, tmp_path / "dist")
+    assert [(one.kernel.op, one.kernel.params) for one in made.wheel.kernels] == [("page", {}), ("rope", {})]
 
 
 def test_another_flashinfer_gets_none(here: Coded, unplanned: Session, tmp_path: Path) -> None:
