@@ -134,7 +134,7 @@ class Arriving:
             if error.errno != errno.EXDEV:
                 raise
             with copied(module.staged, target.parent / "tmp", target) as near:
-                _exchange(near, target, near.with_name("old"))
+                _exchange_near(near, target)
 
     def _settled(self, arrival: Arrival) -> Arrival:
         """Headers that were installed here after the builder compiled are newer than objects: put that right."""
@@ -166,6 +166,22 @@ def _exchange(new: Path, target: Path, aside: Path) -> None:
         if had:
             aside.rename(target)
         raise
+
+
+def _exchange_near(new: Path, target: Path) -> None:
+    """As `_exchange`; an old module in a lower layer of overlayfs, which can't be renamed at all, is removed instead.
+
+    What vouches for it goes first, as before a build: a kill leaves a module that was never built.
+    """
+    try:
+        _exchange(new, target, new.with_name("old"))
+    except OSError as error:
+        if error.errno != errno.EXDEV:
+            raise
+        for name in (receipts.NAME, f"{target.name}.so"):
+            (target / name).unlink(missing_ok=True)
+        shutil.rmtree(target)
+        new.rename(target)
 
 
 def _same(module: Module, target: Path) -> bool:

@@ -659,6 +659,24 @@ def test_a_set_behind_a_link(here: Place, packed: Path, tmp_path: Path, monkeypa
     assert sorted(path.name for path in (tmp_path / "disk" / "cached_ops").iterdir()) == ["page", "rope", "tmp"]
 
 
+def test_a_module_of_an_images_lower_layer(here: Place, packed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """overlayfs renames no directory of a lower layer, wherever to."""
+    shop = here.workshop
+    before = snapshot(shop.workspace)
+    shop.build(shop.with_flag(here.kernels[0], "-DX=1"))
+    rename, lower = os.rename, here.kernels[0].build_dir.stat().st_ino
+
+    def layered(source: Path, target: Path) -> None:
+        if Path(source).stat().st_ino == lower:
+            raise OSError(errno.EXDEV, os.strerror(errno.EXDEV), str(source), None, str(target))
+        rename(source, target)
+
+    monkeypatch.setattr(os, "rename", layered)
+    assert went(here, packed) == {"page": "cache", "rope": "kept"}
+    assert here.state() == {"page": FRESH, "rope": FRESH}
+    assert without_locks(snapshot(shop.workspace)) == without_locks(before)
+
+
 def test_a_full_disk_of_its_own_is_named_and_nothing_is_half_there(
     here: Place, packed: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
