@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from fitasks.build.begun import NAME as BEGUN
 from fitasks.build.lock import is_locked
-from fitasks.build.scratch import abandoned
+from fitasks.build.scratch import abandoned, places
 from fitasks.cuda.elf import is_shared_object
 from fitasks.errors import EnvironmentProblem
 
@@ -49,8 +49,9 @@ def clear_incomplete(base: Path) -> list[Incomplete]:
 
 
 def _unpacked(base: Path) -> Iterator[Incomplete]:
-    """What an unbundle left that was killed; such directories lie beside those of the architecture sets."""
-    for place in (base, *sorted(base.glob("*/"))):
+    """What an unbundle left that was killed, in every cache layout."""
+    workspaces = [*sorted(base.glob("*/")), *sorted(base.glob("*/*/"))]
+    for place in dict.fromkeys((base, *sorted(base.glob("*/")), *places(workspaces))):
         with abandoned(place) as left:
             for path in left:
                 yield Incomplete(path, bytes_in(path), locked=False)

@@ -10,12 +10,21 @@ import time
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
     from pathlib import Path
 
 UNPACKED = ".fitasks-unbundle-"  # directories, in one that is locked while they are in use
 WRITTEN = ".fitasks-bundle-"  # files, each locked while it is written
 _YOUNG = 60.0  # seconds: a file that was made just now may not be locked yet
+
+
+def places(workspaces: Iterable[Path]) -> Iterator[Path]:
+    """Where bundles are unpacked for these caches of architecture sets: beside each, and where parts of one are mounts.
+
+    A module's way into such a part is by cached_ops/tmp, which is no module, and by generated.
+    """
+    for workspace in workspaces:
+        yield from (workspace.parent, workspace / "cached_ops" / "tmp", workspace / "generated")
 
 
 @contextlib.contextmanager

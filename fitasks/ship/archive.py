@@ -13,6 +13,7 @@ import hashlib
 import os
 import tarfile
 import zlib
+from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
 from fitasks.ship import manifest as manifests
@@ -20,9 +21,12 @@ from fitasks.ship.manifest import Refused
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
-    from pathlib import Path
+    from io import BufferedReader
 
     from fitasks.ship.manifest import Entry, Manifest
+
+DASH = Path("-")  # standard input, by convention
+GZIP = b"\x1f\x8b"  # how a bundle begins
 
 _CHUNK = 1 << 20
 _LONGEST_NAME = 4096
@@ -51,7 +55,12 @@ class _Header(tarfile.TarInfo):
 
     @classmethod
     def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> _Header:
-        header = super().frombuf(buf, encoding, errors)
+        try:
+            header = super().frombuf(buf, encoding, errors)
+        except tarfile.HeaderError as error:
+            if buf.strip(b"\0"):  # tarfile would take it for the end
+                raise Refused(f"it is damaged or cut short: {error}") from None
+            raise
         plain = header.type in {tarfile.REGTYPE, tarfile.AREGTYPE}
         name = header.type == tarfile.GNUTYPE_LONGNAME and 0 < header.size <= _LONGEST_NAME
         if not plain and not name:
@@ -63,8 +72,7 @@ class _Header(tarfile.TarInfo):
 class Archive:
     """An open bundle. Its manifest comes first, then everything else at once."""
 
-    def __init__(self, raw: gzip.GzipFile, tar: tarfile.TarFile) -> None:
-        self._raw = raw
+    def __init__(self, tar: tarfile.TarFile) -> None:
         self._tar = tar
 
     def manifest(self) -> Manifest:
@@ -93,7 +101,16 @@ class Archive:
                 _lay(self._content(member), into, member.name, entry)
         if missing:
             raise Refused(f"{len(missing)} files of its manifest are not in it, the first is {min(missing)!r}")
-        if self._raw.read(1):  # to the end, where gzip compares its checksum
+        self._refuse_more()
+
+    def _refuse_more(self) -> None:
+        """Read to the end, where gzip compares its checksum: tarfile stops at the first of the two closing blocks.
+
+        What may follow is the second one and zeros that fill the record, which may be the record after that block.
+        """
+        filling = tarfile.BLOCKSIZE + -(self._tar.offset + 2 * tarfile.BLOCKSIZE) % tarfile.RECORDSIZE
+        rest = self._tar.fileobj.read(filling + 1) if self._tar.fileobj else b""
+        if len(rest) > filling or rest.strip(b"\0"):
             raise Refused("there is more behind its end")
 
     def _content(self, member: tarfile.TarInfo) -> IO[bytes]:
@@ -105,33 +122,42 @@ class Archive:
 
 @contextlib.contextmanager
 def opened(path: Path) -> Iterator[Archive]:
-    """The archive in a file. Raises Refused for one that is damaged or cut short, whenever that shows."""
-    _refuse_other_kinds(path)
+    """The archive in a file, or a pipe: it is opened and read once. `-` is standard input.
+
+    Raises Refused for one that is damaged or cut short, whenever that shows.
+    """
     try:
         with (
-            gzip.open(path) as raw,
+            _stream(path) as stream,
+            gzip.GzipFile(fileobj=_of_no_other_kind(stream, path)) as raw,
             tarfile.open(fileobj=raw, mode="r|", tarinfo=_Header, bufsize=tarfile.RECORDSIZE) as tar,
         ):
-            yield Archive(raw, tar)
+            yield Archive(tar)
     except gzip.BadGzipFile as error:
         raise Refused(f"it is no bundle, or damaged: {error}") from None
     except (tarfile.TarError, EOFError, zlib.error, RecursionError) as error:
         raise Refused(f"it is damaged or cut short: {error}") from None
 
 
-def _refuse_other_kinds(path: Path) -> None:
-    """Raise Refused for a file that begins as another kind of archive does."""
-    with path.open("rb") as stream:
-        start = stream.read(512)
+def _stream(path: Path) -> BufferedReader:
+    return open(0, "rb", closefd=False) if path == DASH else path.open("rb")
+
+
+def _of_no_other_kind(stream: BufferedReader, path: Path) -> BufferedReader:
+    """The stream, of which nothing has been read. Raises Refused where it begins as another kind of archive does."""
+    start = stream.peek(tarfile.BLOCKSIZE)
     for offset, magic, kind, remedy in _MAGIC:
         if start[offset:].startswith(magic):
             raise Refused(f"it is {kind}; a bundle is tar in gzip", remedy=remedy.format(path))
+    return stream
 
 
 def _lay(content: IO[bytes], into: Path, name: str, entry: Entry) -> None:
     """One file. Raises Refused where the file system has no place for such a name, OSError about where it unpacks."""
     try:
         _write(content, into / name, entry)
+    except gzip.BadGzipFile:
+        raise
     except OSError as error:
         if error.errno in _ODD_NAMES:
             raise Refused(f"{name!r} in it can't be a file here: {error.strerror}") from None

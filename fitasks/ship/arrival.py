@@ -95,12 +95,23 @@ def proven(manifest: Manifest, unpacked: Path) -> list[Module]:
         receipt = receipts.read_file(unpacked / inside / receipts.NAME, name)
         if receipt is None:
             raise Refused(f"{inside} has no receipt that this fitasks can read")
+        if f"{inside}/{NINJA_FILE}" not in manifest.files:
+            raise Refused(f"{inside} has no {NINJA_FILE}")
         if problem := _unsound(receipt) or _unfit(receipt, manifest, architecture):
             raise Refused(f"the receipt of {inside} {problem}")
         modules.append(Module(architecture, name, unpacked / inside, receipt))
+    _refuse_unknown(manifest, modules)
     if not modules:
         raise Refused("it holds no kernel")
     return modules
+
+
+def _refuse_unknown(manifest: Manifest, modules: list[Module]) -> None:
+    """Raise Refused for a generated file that no kernel was made from."""
+    known = {f"{one.architecture}/generated/{name}" for one in modules for name in generated_of(one.receipt)}
+    held = (path for path in manifest.files if path.split("/")[1] == "generated")
+    if unknown := min(set(held) - known, default=""):
+        raise Refused(f"no receipt in it knows of the file {unknown!r}")
 
 
 def _unsound(receipt: Receipt) -> str:

@@ -5,6 +5,7 @@ A module that is fresh here is never replaced by one that would not be.
 
 from __future__ import annotations
 
+import errno
 import shutil
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
@@ -20,6 +21,7 @@ from fitasks.plan.kernel import Kernel
 from fitasks.processes import sessions
 from fitasks.ship.bundle import generated_of
 from fitasks.ship.settle import settle
+from fitasks.ship.staging import copied
 
 if TYPE_CHECKING:
     from fitasks.build.receipt import Output
@@ -112,21 +114,27 @@ class Arriving:
         target = Path(self.workspaces[architecture]) / "generated" / name
         if source.exists():  # another module may have brought it
             target.parent.mkdir(parents=True, exist_ok=True)
+            self._replace(source, target, Path(self.workspaces[architecture]) / "generated")
+
+    def _replace(self, source: Path, target: Path, root: Path) -> None:
+        """By a rename; where that would lead to another file system, by a copy there."""
+        try:
             source.replace(target)
+        except OSError as error:
+            if error.errno != errno.EXDEV:
+                raise
+            with copied(source, root, target) as near:
+                near.replace(target)
 
     def _swap(self, module: Module, target: Path) -> None:
-        """The old module goes aside by one rename, to be removed with what was unpacked; the new one comes."""
-        aside = self.unpacked / ".old" / module.architecture / module.name
-        aside.parent.mkdir(parents=True, exist_ok=True)
-        had = target.exists()
-        if had:
-            target.rename(aside)
+        """As `_exchange` does, of a copy where cached_ops is on another file system than what was unpacked."""
         try:
-            module.staged.rename(target)
-        except OSError:
-            if had:
-                aside.rename(target)
-            raise
+            _exchange(module.staged, target, self.unpacked / ".old" / module.architecture / module.name)
+        except OSError as error:
+            if error.errno != errno.EXDEV:
+                raise
+            with copied(module.staged, target.parent / "tmp", target) as near:
+                _exchange_near(near, target)
 
     def _settled(self, arrival: Arrival) -> Arrival:
         """Headers that were installed here after the builder compiled are newer than objects: put that right."""
@@ -144,6 +152,36 @@ class Arriving:
         plan = self.session.plan
         found = (one for one in plan.buildable() if (plan.facts[one.target]["arch"], one.name) == (architecture, name))
         return next(found, None)
+
+
+def _exchange(new: Path, target: Path, aside: Path) -> None:
+    """The old module goes aside by one rename, to be removed with what was unpacked; the new one comes."""
+    aside.parent.mkdir(parents=True, exist_ok=True)
+    had = target.exists()
+    if had:
+        target.rename(aside)
+    try:
+        new.rename(target)
+    except OSError:
+        if had:
+            aside.rename(target)
+        raise
+
+
+def _exchange_near(new: Path, target: Path) -> None:
+    """As `_exchange`; an old module in a lower layer of overlayfs, which can't be renamed at all, is removed instead.
+
+    What vouches for it goes first, as before a build: a kill leaves a module that was never built.
+    """
+    try:
+        _exchange(new, target, new.with_name("old"))
+    except OSError as error:
+        if error.errno != errno.EXDEV:
+            raise
+        for name in (receipts.NAME, f"{target.name}.so"):
+            (target / name).unlink(missing_ok=True)
+        shutil.rmtree(target)
+        new.rename(target)
 
 
 def _same(module: Module, target: Path) -> bool:

@@ -12,9 +12,10 @@ the same bytes.
 
 from __future__ import annotations
 
+import os
 import re
 import sysconfig
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,7 +24,8 @@ from fitasks.build.lock import module_lock
 from fitasks.errors import EnvironmentProblem, FitasksError
 from fitasks.files import sha256_file
 from fitasks.processes import sessions
-from fitasks.ship.manifest import Entry, Manifest
+from fitasks.ship.archive import DASH, GZIP
+from fitasks.ship.manifest import Entry, Manifest, Origin
 from fitasks.ship.pack import write
 from fitasks.ship.settle import settle
 
@@ -60,22 +62,27 @@ def bundle(session: Session, path: Path) -> Bundled:
     Raises FitasksError where none is fresh, where a file isn't what was built, and where `path` can't be written.
     """
     _refuse_name(path)
-    chosen, left_out = _chosen(session)
-    sources: dict[str, Path] = {}
-    for kernel, receipt in chosen:
-        sources |= _files(session, kernel, receipt)
     try:
+        _refuse_to_overwrite(path)
+        chosen, left_out = _chosen(session)
+        sources: dict[str, Path] = {}
+        for kernel, receipt in chosen:
+            sources |= _files(session, kernel, receipt)
         files = {name: _entry(sources[name]) for name in sorted(sources)}
         _compare(session, chosen, files)
-        manifest = manifest_of(session, files, glibc=_glibc(kernel.library for kernel, _ in chosen))
-        size = write(path, manifest, sources)
+        manifest = replace(
+            manifest_of(session, files),
+            glibc=_glibc(kernel.library for kernel, _ in chosen),
+            kernels=_origins(session, chosen),
+        )
+        size = write(Path(os.path.realpath(path)), manifest, sources)  # a link stays one
     except OSError as error:
         raise FitasksError(f"{error.filename or path}: {error.strerror or error}; no bundle was written") from None
     labels = tuple(kernel.label for kernel, _ in chosen)
     return Bundled(path, labels, tuple(left_out), len(files), manifest.bytes, size)
 
 
-def manifest_of(session: Session, files: dict[str, Entry], *, glibc: str = "") -> Manifest:
+def manifest_of(session: Session, files: dict[str, Entry]) -> Manifest:
     """The manifest of these files, or with none: what a bundle made here would say of the place."""
     plan = session.plan
     first = next(iter(plan.facts.values()))
@@ -84,7 +91,7 @@ def manifest_of(session: Session, files: dict[str, Entry], *, glibc: str = "") -
     return Manifest(
         flashinfer=first["flashinfer"],
         platform=sysconfig.get_platform(),
-        glibc=glibc,
+        glibc="",
         ninja=session.ninja.version,
         site_packages=str(Path(first["flashinfer_root"]).parent),
         cuda_home=str(plan.toolkit.home),
@@ -94,13 +101,32 @@ def manifest_of(session: Session, files: dict[str, Entry], *, glibc: str = "") -
 
 
 def _refuse_name(path: Path) -> None:
-    """Raise EnvironmentProblem for a directory, and for a name that promises another format than the file has."""
+    """Raise EnvironmentProblem for a name that is none for a bundle, or promises another format than the file has."""
+    if path == DASH:
+        raise EnvironmentProblem(
+            "a bundle can't be written to standard output: it gets its name when it is whole",
+            remedy="doit bundle kernels.tar.gz",
+        )
     if path.is_dir():
         raise EnvironmentProblem(f"{path} is a directory", remedy=f"doit bundle {path / 'kernels.tar.gz'}")
     if other := _OTHER_KINDS.search(path.name):
         good = path.with_name(_OTHER_KINDS.sub("", path.name.removesuffix(other[0])) + ".tar.gz")
         raise EnvironmentProblem(
             f"{path}: a bundle is tar in gzip, its name says {other[0]}", remedy=f"doit bundle {good}"
+        )
+
+
+def _refuse_to_overwrite(path: Path) -> None:
+    """Raise EnvironmentProblem where something is there, at a link's end, that is neither a bundle nor empty."""
+    if not path.exists():
+        return
+    if not path.is_file():
+        raise EnvironmentProblem(f"{path} is no regular file, and would be replaced by one", remedy="name another file")
+    with path.open("rb") as stream:
+        start = stream.read(len(GZIP))
+    if start and start != GZIP:
+        raise EnvironmentProblem(
+            f"{path} is there and is no bundle; it was not overwritten", remedy=f"name another file, or rm {path} first"
         )
 
 
@@ -147,6 +173,14 @@ def generated_of(receipt: Receipt) -> dict[str, str]:
     """The kernel's inputs below `generated`, `page/page.cu`, with their hashes."""
     inputs = receipts.parse_inputs(receipt.inputs)
     return {path.removeprefix(_GENERATED): digest for path, digest in inputs if path.startswith(_GENERATED)}
+
+
+def _origins(session: Session, chosen: list[tuple[Kernel, Receipt]]) -> dict[str, Origin]:
+    """By architecture set and module, `90a/page`."""
+    return {
+        f"{session.plan.facts[kernel.target]['arch']}/{kernel.name}": Origin(kernel.op, kernel.params)
+        for kernel, _ in chosen
+    }
 
 
 def _entry(path: Path) -> Entry:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from fitasks.errors import FitasksError
@@ -28,6 +28,7 @@ _GLIBC = re.compile(r"([0-9]{1,4}(\.[0-9]{1,4}){0,3})?")
 _LONGEST_NAME = 255  # bytes that Linux's file systems allow a name
 _LONGEST_PATH = 1024
 _LONGEST_TEXT = 4096
+_DEEPEST = 50  # lists in lists, of parameters
 _LARGEST = 1 << 62  # of sizes and of times in nanoseconds: os.utime takes no more than 63 bits
 
 
@@ -45,6 +46,14 @@ class Entry:
 
 
 @dataclass(frozen=True)
+class Origin:
+    """What the builder's plan called a kernel, which its receipt doesn't know: a package made of it says so."""
+
+    op: str
+    params: dict[str, object]  # as the generator got them, in its order
+
+
+@dataclass(frozen=True)
 class Manifest:
     """All of it. `files` has keys like `90a/cached_ops/page/page.so`; roots are absolute paths of the builder."""
 
@@ -56,6 +65,7 @@ class Manifest:
     cuda_home: str
     workspaces: dict[str, str]  # architecture set, as in FlashInfer's paths ("90a") → its cache directory
     files: dict[str, Entry]
+    kernels: dict[str, Origin] = field(default_factory=dict)  # "90a/page"; older bundles have none
 
     def modules(self) -> list[tuple[str, str]]:
         """(architecture set, module) of every kernel, sorted."""
@@ -66,7 +76,8 @@ class Manifest:
         """The part for these architecture sets."""
         workspaces = {name: path for name, path in self.workspaces.items() if name in architectures}
         files = {path: entry for path, entry in self.files.items() if path.partition("/")[0] in workspaces}
-        return replace(self, workspaces=workspaces, files=files)
+        kernels = {name: origin for name, origin in self.kernels.items() if name.partition("/")[0] in workspaces}
+        return replace(self, workspaces=workspaces, files=files, kernels=kernels)
 
     def below(self, directory: str) -> dict[str, Entry]:
         """The files below a directory, by their path in it."""
@@ -80,8 +91,8 @@ class Manifest:
 
 
 def to_json(manifest: Manifest) -> bytes:
-    """The member's bytes; the same manifest gives the same bytes."""
-    return json.dumps({"format": FORMAT, "version": VERSION} | asdict(manifest), indent=1, sort_keys=True).encode()
+    """The member's bytes; the same manifest, in the same order, gives the same bytes."""
+    return json.dumps({"format": FORMAT, "version": VERSION} | asdict(manifest), indent=1).encode()
 
 
 def parse(data: bytes) -> Manifest:
@@ -107,7 +118,7 @@ def parse(data: bytes) -> Manifest:
     entries = {path: _entry(path, files[path], workspaces) for path in files}
     if clash := next((path for path in entries if any(above in entries for above in _above(path))), ""):
         raise Refused(f"its manifest names {clash!r}, which is below a file")
-    return Manifest(**texts, workspaces=workspaces, files=entries)
+    return Manifest(**texts, workspaces=workspaces, files=entries, kernels=_origins(said.get("kernels", {})))
 
 
 def _text(said: object, name: str) -> str:
@@ -121,6 +132,23 @@ def _workspaces(said: object) -> dict[str, str]:
     if not isinstance(said, dict) or not said or not all(map(_ARCHITECTURE.fullmatch, said)):
         raise Refused("its manifest says nothing usable of workspaces")
     return {name: _text(path, "workspaces") for name, path in said.items()}
+
+
+def _origins(said: object) -> dict[str, Origin]:
+    found = {}
+    for name, origin in said.items() if isinstance(said, dict) else [("", said)]:
+        match origin:
+            case {"op": str(op), "params": dict(params)} if _shallow(params):
+                found[name] = Origin(_text(op, "kernels"), params)
+            case _:
+                raise Refused("its manifest says nothing usable of kernels")
+    return found
+
+
+def _shallow(value: object, levels: int = _DEEPEST) -> bool:
+    """Whether it can be written as JSON again, wherever."""
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return levels > 0 and all(_shallow(one, levels - 1) for one in inner)
 
 
 def _above(path: str) -> list[str]:

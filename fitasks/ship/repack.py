@@ -17,6 +17,7 @@ from fitasks.build.reasons import Judgement
 from fitasks.build.roots import Roots
 from fitasks.cuda.elf import is_shared_object
 from fitasks.cuda.toolkit import Toolkit
+from fitasks.errors import EnvironmentProblem
 from fitasks.plan.kernel import Kernel
 from fitasks.plan.plan import Plan, configuration
 from fitasks.plan.server import find_server
@@ -25,7 +26,7 @@ from fitasks.ship.archive import opened
 from fitasks.ship.arrival import proven, refuse_foreign, refuse_too_large
 from fitasks.ship.bundle import NINJA_FILE
 from fitasks.ship.install import obstacle
-from fitasks.ship.manifest import Refused
+from fitasks.ship.manifest import Origin, Refused
 from fitasks.ship.staging import staging
 from fitasks.ship.unbundle import refusals
 from fitasks.ship.wheel import Wheel, build_wheel
@@ -56,11 +57,23 @@ def repack(session: Session, path: Path, directory: Path) -> Repacked:
         server = find_server(configuration(session.root), session.probe)
         with opened(path) as archive:
             manifest = archive.manifest()
-            refuse_foreign(manifest, server.version("flashinfer-python"), sysconfig.get_platform())
+            refuse_foreign(manifest, _flashinfer(server, manifest), sysconfig.get_platform())
             refuse_too_large(manifest, unpacked)
             archive.unpack(manifest, unpacked, manifest.workspaces)
-        plan = _plan(session, server, manifest, [_kernel(module) for module in proven(manifest, unpacked)])
+        plan = _plan(session, server, manifest, [_kernel(one, manifest) for one in proven(manifest, unpacked)])
         return Repacked(build_wheel(_session(plan, session.root), directory), server.python, obstacle(plan))
+
+
+def _flashinfer(server: Server, manifest: Manifest) -> str:
+    """Its version there. Raises EnvironmentProblem where there is none."""
+    if found := server.version("flashinfer-python"):
+        return found
+    raise EnvironmentProblem(
+        f"the serving environment of {server.python} has no flashinfer-python, for which the package would be; "
+        "nothing was changed",
+        remedy=f"install flashinfer-python {manifest.flashinfer} there, or name the server's interpreter in "
+        "kernels.yaml: serving.python",
+    )
 
 
 class _Proven(Judge):
@@ -90,19 +103,20 @@ def _plan(session: Session, server: Server, manifest: Manifest, kernels: Sequenc
     return Plan(config, server, toolkit, (), tuple(kernels), facts, session.root / ".fitasks")
 
 
-def _kernel(module: Module) -> Kernel:
+def _kernel(module: Module, manifest: Manifest) -> Kernel:
     """Raises Refused for a library that is none."""
     library = module.staged / f"{module.name}.so"
     if is_shared_object(library):
         raise Refused(f"{library.name!r} in it can't be loaded on this machine")
-    op = module.receipt.generator.rpartition(":gen_")[2].removesuffix("_module")
+    origin = manifest.kernels.get(f"{module.architecture}/{module.name}") or _guessed(module)
     return Kernel(
         label=f"{module.name}@{module.architecture}",
         entry="",
-        op=op or module.name,
+        op=origin.op,
         target=module.architecture,
         place="",
         given={},
+        params=origin.params,
         name=module.name,
         generator=module.receipt.generator,
         build_dir=module.staged,
@@ -110,3 +124,8 @@ def _kernel(module: Module) -> Kernel:
         ninja_file=module.staged / NINJA_FILE,
         ninja=(module.staged / NINJA_FILE).read_text(errors="replace"),
     )
+
+
+def _guessed(module: Module) -> Origin:
+    """For a bundle of an older fitasks."""
+    return Origin(module.receipt.generator.rpartition(":gen_")[2].removesuffix("_module") or module.name, {})

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 from fitasks.build import scratch
 from fitasks.errors import EnvironmentProblem
-from fitasks.ship.archive import opened
+from fitasks.ship.archive import DASH, opened
 from fitasks.ship.arrival import of_use, proven, refuse_too_large, roots_that_differ
 from fitasks.ship.arriving import Arrival, Arriving
 from fitasks.ship.bundle import LOCK_TIMEOUT, manifest_of
@@ -71,14 +71,15 @@ def refusals(path: Path) -> Iterator[None]:
         yield
     except Refused as error:
         remedy = error.remedy or "copy it again, or make it again"
-        raise Refused(f"{path} is refused: {error.message}; nothing was changed", remedy=remedy) from None
+        name = "standard input" if path == DASH else path
+        raise Refused(f"{name} is refused: {error.message}; nothing was changed", remedy=remedy) from None
     except OSError as error:
         raise EnvironmentProblem(f"{error.filename or path}: {error.strerror or error}") from None
 
 
 def _unbundle(session: Session, path: Path, lock_timeout: float) -> Unbundled:
     here = manifest_of(session, {})
-    for place in {session.store.root.parent, *(Path(workspace).parent for workspace in here.workspaces.values())}:
+    for place in {session.store.root.parent, *scratch.places(map(Path, here.workspaces.values()))}:
         scratch.sweep(place)
     with ExitStack() as stack:
         with opened(path) as archive:

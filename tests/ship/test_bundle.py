@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import os
@@ -14,6 +15,7 @@ import tarfile
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from filelock import FileLock
@@ -32,6 +34,9 @@ from fitasks.ship.staging import staging
 from fitasks.ship.unbundle import unbundle
 from fitasks.ui.bundles import unbundled_lines
 from tests.ship.conftest import Place, snapshot
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 ROOT = str(Path(__file__).parent.parent.parent)
 FRESH = "fresh: 6 inputs unchanged; ninja: no work"
@@ -170,6 +175,75 @@ def test_a_directory_is_no_name_for_a_bundle(here: Place, tmp_path: Path) -> Non
     with pytest.raises(FitasksError) as caught:
         bundle(here.session, tmp_path)
     assert str(caught.value) == f"{tmp_path} is a directory\n  remedy: doit bundle {tmp_path / 'kernels.tar.gz'}"
+
+
+def refused_name(place: Place, path: Path) -> str:
+    with pytest.raises(FitasksError) as caught:
+        bundle(place.session, path)
+    return str(caught.value)
+
+
+def test_what_is_no_bundle_is_not_overwritten(here: Place, tmp_path: Path) -> None:
+    written = tmp_path / "kernels.yaml"
+    written.write_text("kernels:\n  page:\n")
+    link = tmp_path / "link"
+    link.symlink_to(written)
+    for path in (written, link):
+        assert refused_name(here, path) == (
+            f"{path} is there and is no bundle; it was not overwritten\n  remedy: name another file, or rm {path} first"
+        )
+    assert (link.is_symlink(), written.read_text()) == (True, "kernels:\n  page:\n")
+
+
+def test_what_is_no_plain_file_is_not_replaced(here: Place, tmp_path: Path) -> None:
+    """Such as /dev/null, which root could replace."""
+    pipe, link = tmp_path / "pipe", tmp_path / "link"
+    os.mkfifo(pipe)
+    link.symlink_to(pipe)
+    for path in (pipe, link):
+        assert refused_name(here, path) == (
+            f"{path} is no regular file, and would be replaced by one\n  remedy: name another file"
+        )
+    assert (pipe.is_fifo(), link.is_symlink()) == (True, True)
+
+
+def test_a_file_that_cannot_be_read_is_not_overwritten(
+    here: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "bundle"
+    path.write_text("")
+
+    def denied(self: Path, *args: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied", str(self))
+
+    monkeypatch.setattr(Path, "open", denied)
+    assert refused_name(here, path) == f"{path}: Permission denied; no bundle was written"
+
+
+def test_an_older_bundle_an_empty_file_and_where_a_link_leads_are_overwritten(here: Place, tmp_path: Path) -> None:
+    """What mktemp made has nothing to lose; a link stays one, as it would with `>`."""
+    path, link, later = tmp_path / "bundle", tmp_path / "link", tmp_path / "later"
+    path.write_text("")
+    bundle(here.session, path)
+    first = path.read_bytes()
+    path.write_bytes(first[:100])
+    link.symlink_to(path)
+    later.symlink_to(tmp_path / "out" / "made")
+    assert bundle(here.session, link).path == link
+    bundle(here.session, later)
+    assert (link.is_symlink(), later.is_symlink()) == (True, True)
+    assert path.read_bytes() == later.read_bytes() == first
+
+
+def test_a_dash_is_no_name_for_a_bundle(here: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(FitasksError) as caught:
+        bundle(here.session, Path("-"))
+    assert str(caught.value) == (
+        "a bundle can't be written to standard output: it gets its name when it is whole\n"
+        "  remedy: doit bundle kernels.tar.gz"
+    )
+    assert not Path("-").exists()
 
 
 @pytest.mark.parametrize(
@@ -407,6 +481,7 @@ def test_what_a_killed_unbundle_left_is_swept(here: Place, packed: Path) -> None
     """Also where this one doesn't unpack: beside the store."""
     session = here.session
     places = (here.workshop.workspace.parent, session.store.root.parent)
+    places += tuple(here.workshop.workspace / place for place in ("cached_ops/tmp", "generated"))
     left = [place / ".fitasks-unbundle-x" / "90a" for place in places]
     for path in left:
         path.mkdir(parents=True)
@@ -414,14 +489,15 @@ def test_what_a_killed_unbundle_left_is_swept(here: Place, packed: Path) -> None
     assert not any(path.parent.exists() for path in left)
 
 
-def test_clear_incomplete_sweeps_too_but_not_under_somebodys_hands(here: Place) -> None:
-    beside = here.workshop.workspace.parent
+@pytest.mark.parametrize("place", ["", "90a/cached_ops/tmp", "90a/generated"])
+def test_clear_incomplete_sweeps_too_but_not_under_somebodys_hands(here: Place, place: str) -> None:
+    base, beside = here.workshop.workspace.parent.parent, here.workshop.workspace.parent / place
     left = beside / ".fitasks-unbundle-x"
     left.mkdir()
     (left / "file").write_text("1234")
     with scratch.alone(beside):
-        assert clear_incomplete(beside.parent) == []
-    assert clear_incomplete(beside.parent) == [Incomplete(left, 4, locked=False)]
+        assert clear_incomplete(base) == []
+    assert clear_incomplete(base) == [Incomplete(left, 4, locked=False)]
     assert not left.exists()
 
 
@@ -463,7 +539,10 @@ from tests.ship.conftest import Place
 from tests.workshop import Workshop
 from fitasks.build.ninja import Ninja
 from fitasks.ship.unbundle import unbundle
-root, packed, ninja, version, call, nth = sys.argv[1:]
+from tests.ship.test_bundle import Mounts
+import pytest
+root, packed, ninja, version, call, nth, *mounts = sys.argv[1:]
+Mounts(pytest.MonkeyPatch(), *map(Path, mounts))
 place = Place(Workshop(Path(root), Ninja(Path(ninja), version), None))
 real, seen = getattr(os, call), []
 def deadly(*args, **options):
@@ -487,11 +566,31 @@ unbundle(place.session, Path(packed))
     ],
 )
 def test_a_kill_at_any_moment_is_mended_by_the_next_run(here: Place, packed: Path, call: str, nth: int) -> None:
+    killed_and_mended(here, packed, call, nth)
+
+
+@pytest.mark.parametrize(
+    ("call", "nth"),
+    [
+        ("utime", 19),  # the first generated source is copied
+        ("utime", 24),  # half of the first module is copied
+        ("replace", 2),  # before the first generated source is renamed
+        ("rename", 2),  # before the old module goes aside
+        ("rename", 3),  # it is aside, the new one not there
+        ("rename", 4),  # one module has come
+    ],
+)
+def test_a_kill_between_file_systems_is_mended_too(here: Place, packed: Path, call: str, nth: int) -> None:
+    killed_and_mended(here, packed, call, nth, "cached_ops", "generated")
+
+
+def killed_and_mended(here: Place, packed: Path, call: str, nth: int, *places: str) -> None:
     """The cache holds another build of page, so that something is to be moved aside."""
     page, shop = here.kernels[0], here.workshop
     shop.build(shop.with_flag(page, "-DX=1"))
     shutil.rmtree(here.kernels[1].build_dir)
     words = [shop.root, packed, shop.ninja.executable, shop.ninja.version, call, nth]
+    words += [shop.workspace / place for place in places]
     killed = subprocess.run(
         [sys.executable, "-c", KILLED, *map(str, words)], check=False, env=os.environ | {"PYTHONPATH": ROOT}
     )
@@ -502,6 +601,99 @@ def test_a_kill_at_any_moment_is_mended_by_the_next_run(here: Place, packed: Pat
     unbundle(here.session, packed)
     assert here.state() == {"page": FRESH, "rope": FRESH}
     assert [path.name for path in shop.workspace.parent.iterdir()] == ["90a"]
+    assert not [*shop.workspace.rglob(f"{scratch.UNPACKED}*")]
+
+
+class Mounts:
+    """File systems as os.rename and os.replace see them: nothing can be renamed from one of these into another."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, *roots: Path) -> None:
+        self.roots = sorted(roots, key=lambda root: -len(root.parts))
+        for name in ("rename", "replace"):
+            monkeypatch.setattr(os, name, self.guarded(getattr(os, name)))
+
+    def guarded(self, real: Callable[[Path, Path], None]) -> Callable[[Path, Path], None]:
+        def call(source: Path, target: Path) -> None:
+            if self.of(source) != self.of(target):
+                raise OSError(errno.EXDEV, os.strerror(errno.EXDEV), str(source), None, str(target))
+            real(source, target)
+
+        return call
+
+    def of(self, path: Path) -> Path | None:
+        real = Path(os.path.realpath(Path(path).parent))
+        return next((root for root in self.roots if real.is_relative_to(root)), None)
+
+
+@pytest.mark.parametrize(
+    "places",
+    [("",), ("cached_ops",), ("generated",), ("cached_ops", "generated"), ("", "cached_ops")],
+    ids=["set", "cached_ops", "generated", "both", "set and cached_ops"],
+)
+@pytest.mark.parametrize("there", [True, False], ids=["over another build", "into an empty cache"])
+def test_parts_of_the_cache_on_file_systems_of_their_own(
+    here: Place, packed: Path, monkeypatch: pytest.MonkeyPatch, *, places: tuple[str, ...], there: bool
+) -> None:
+    shop = here.workshop
+    before = snapshot(shop.workspace)
+    if there:
+        shop.build(shop.with_flag(here.kernels[0], "-DX=1"))
+    else:
+        empty(here)
+    for place in places:
+        (shop.workspace / place).mkdir(parents=True, exist_ok=True)
+    Mounts(monkeypatch, *(shop.workspace / place for place in places))
+    assert went(here, packed) == {"page": "cache", "rope": "kept" if there else "cache"}
+    assert here.state() == {"page": FRESH, "rope": FRESH}
+    assert without_locks(snapshot(shop.workspace)) == without_locks(before)
+
+
+def test_a_set_behind_a_link(here: Place, packed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    empty(here)
+    (tmp_path / "disk").mkdir()
+    here.workshop.workspace.parent.mkdir(parents=True)
+    here.workshop.workspace.symlink_to(tmp_path / "disk")
+    Mounts(monkeypatch, tmp_path / "disk")
+    assert went(here, packed) == {"page": "cache", "rope": "cache"}
+    assert here.state() == {"page": FRESH, "rope": FRESH}
+    assert sorted(path.name for path in (tmp_path / "disk" / "cached_ops").iterdir()) == ["page", "rope", "tmp"]
+
+
+def test_a_module_of_an_images_lower_layer(here: Place, packed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """overlayfs renames no directory of a lower layer, wherever to."""
+    shop = here.workshop
+    before = snapshot(shop.workspace)
+    shop.build(shop.with_flag(here.kernels[0], "-DX=1"))
+    rename, lower = os.rename, here.kernels[0].build_dir.stat().st_ino
+
+    def layered(source: Path, target: Path) -> None:
+        if Path(source).stat().st_ino == lower:
+            raise OSError(errno.EXDEV, os.strerror(errno.EXDEV), str(source), None, str(target))
+        rename(source, target)
+
+    monkeypatch.setattr(os, "rename", layered)
+    assert went(here, packed) == {"page": "cache", "rope": "kept"}
+    assert here.state() == {"page": FRESH, "rope": FRESH}
+    assert without_locks(snapshot(shop.workspace)) == without_locks(before)
+
+
+def test_a_full_disk_of_its_own_is_named_and_nothing_is_half_there(
+    here: Place, packed: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shop = here.workshop
+    shop.build(shop.with_flag(here.kernels[0], "-DX=1"))
+    before = snapshot(shop.workspace)
+    Mounts(monkeypatch, shop.workspace / "cached_ops")
+
+    def full(source: Path, target: Path) -> None:
+        target.write_bytes(source.read_bytes()[:1])
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(source))
+
+    monkeypatch.setattr(shutil, "copy2", full)
+    with pytest.raises(FitasksError) as caught:
+        unbundle(here.session, packed)
+    assert str(caught.value) == f"{here.kernels[0].build_dir}: No space left on device"
+    assert snapshot(shop.workspace) == before
 
 
 def test_two_at_once_in_one_place_are_refused(here: Place, packed: Path) -> None:

@@ -167,6 +167,15 @@ def test_the_good_one_is_taken(place: Place, good: Path, bad: Path) -> None:
         ("platform", "\x1b]0;x\x07", "its manifest says nothing usable of platform"),
         ("cuda_home", "\ud800", "its manifest says nothing usable of cuda_home"),
         ("ninja", "1" * 5000, "its manifest says nothing usable of ninja"),
+        ("kernels", [], "its manifest says nothing usable of kernels"),
+        ("kernels", {"90a/page": {"op": "page"}}, "its manifest says nothing usable of kernels"),
+        ("kernels", {"90a/page": {"op": "\x1b[2J", "params": {}}}, "its manifest says nothing usable of kernels"),
+        ("kernels", {"90a/page": {"op": "page", "params": []}}, "its manifest says nothing usable of kernels"),
+        (
+            "kernels",
+            {"90a/page": {"op": "page", "params": {"x": json.loads("[" * 500 + "]" * 500)}}},
+            "its manifest says nothing usable of kernels",
+        ),
         ("files", [], "its manifest says nothing usable of files"),
         ("files", {}, f"'{SO[:20]}.ninja_deps' is in it but not in its manifest"),
     ],
@@ -519,10 +528,29 @@ def test_a_generated_source_that_the_kernel_was_not_made_from(place: Place, good
     )
 
 
-def test_generated_files_that_no_receipt_knows_stay_in_the_bundle(place: Place, good: Path, bad: Path) -> None:
-    unbundle(place.session, with_another_file(good, bad, "90a/generated/page/more.h"))
-    assert not (place.workshop.workspace / "generated" / "page" / "more.h").exists()
-    receipts.path_of(place.kernels[0]).unlink()
+@pytest.mark.parametrize("name", ["page/evil.h", "evil/evil.cu", "page/page_0.cpp.orig", "page/more/x.h"])
+def test_generated_files_that_no_receipt_knows(place: Place, good: Path, bad: Path, name: str) -> None:
+    pack_it = with_another_file(good, bad, f"90a/generated/{name}")
+    assert refused(place, pack_it) == f"no receipt in it knows of the file '90a/generated/{name}'"
+
+
+def test_generated_files_of_a_set_without_kernels(place: Place, good: Path, bad: Path) -> None:
+    members = [(member, data) for member, data in members_of(good) if "/cached_ops/" not in member.name]
+    said = json.loads(members[0][1])
+    said["files"] = {name: entry for name, entry in said["files"].items() if "/cached_ops/" not in name}
+    members[0] = plain("manifest.json", json.dumps(said).encode())
+    message = "no receipt in it knows of the file '90a/generated/page/page_0.cpp'"
+    assert refused(place, pack(bad, members)) == message
+
+
+def test_a_kernel_without_its_ninja_file(place: Place, good: Path, bad: Path) -> None:
+    """FlashInfer writes it anew, but the package of `--wheel` is audited by it."""
+    name = "90a/cached_ops/page/build.ninja"
+    members = [(member, data) for member, data in members_of(good) if member.name != name]
+    said = json.loads(members[0][1])
+    del said["files"][name]
+    members[0] = plain("manifest.json", json.dumps(said).encode())
+    assert refused(place, pack(bad, members)) == f"{name.rpartition('/')[0]} has no build.ninja"
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -35,6 +37,19 @@ def test_a_bundle_that_leaves_a_kernel_out_is_written_and_exits_1(project: Proje
     assert project.doit("unbundle", str(packed)) == "2 kernels there already\n1 kernel into FlashInfer's cache\n"
 
 
+@pytest.mark.parametrize("name", ["-", "/dev/stdin"])
+def test_a_bundle_may_come_through_a_pipe(project: Project, packed: Path, name: str) -> None:
+    def unbundled(data: bytes, status: int) -> bytes:
+        words = [sys.executable, "-m", "doit", "unbundle", name]
+        done = subprocess.run(words, cwd=project.root, env=project.env, input=data, capture_output=True, check=False)
+        assert done.returncode == status, done.stdout + done.stderr
+        return done.stdout + done.stderr
+
+    assert unbundled(packed.read_bytes(), 0) == b"3 kernels there already\n"
+    called = "standard input" if name == "-" else name
+    assert f"{called} is refused: it is damaged or cut short: ".encode() in unbundled(packed.read_bytes()[:-9], 2)
+
+
 def test_kernels_of_no_use_are_counted_and_a_package_is_offered(project: Project, packed: Path, tmp_path: Path) -> None:
     """Another nvcc, as far as the commands tell."""
     there = Project.make(tmp_path)
@@ -56,3 +71,6 @@ def test_where_nothing_can_be_planned_the_package_can_be_made(project: Project, 
     lines = there.doit("unbundle", "--wheel", str(packed), **env).splitlines()
     (wheel,) = (there.root / "dist").iterdir()
     assert lines[-1].endswith(f" -m pip install dist/{wheel.name}")
+    project.doit("wheel")
+    (ours,) = (project.root / "dist").iterdir()
+    assert (wheel.name, wheel.read_bytes()) == (ours.name, ours.read_bytes())

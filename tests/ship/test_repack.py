@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import json
 import zipfile
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
 
 from fitasks.cuda.elf import exported
 from fitasks.errors import EnvironmentProblem, KernelFailure
+from fitasks.plan.plan import configuration
+from fitasks.plan.server import Server, find_server
 from fitasks.session import Session
 from fitasks.ship.bundle import bundle
 from fitasks.ship.manifest import Refused
 from fitasks.ship.repack import repack
+from fitasks.ship.wheel import build_wheel
 from fitasks.ui.bundles import repacked_lines
 from tests.ship.conftest import Place, snapshot
+from tests.ship.test_bundle_refused import with_manifest
 from tests.ship.wheelwright import looked_up, module, unpacked
 
 if TYPE_CHECKING:
@@ -25,6 +30,10 @@ if TYPE_CHECKING:
     from tests.workshop import Workshop
 
 
+# In an order of its own; what a variant of attention is declared with has several lines.
+PARAMS: dict[str, object] = {"use_x": True, "dtype_q": "bfloat16", "dims": [64, None], "decl": "struct X {\n};"}
+
+
 class Coded(Place):
     """Kernels with machine code."""
 
@@ -32,7 +41,8 @@ class Coded(Place):
 
     @property
     def kernels(self) -> tuple[Kernel, ...]:
-        return tuple(module(self.workshop, name, self.code) for name in self.names)
+        made = (module(self.workshop, name, self.code) for name in self.names)
+        return tuple(replace(one, op=f"{one.name}s", params=PARAMS) for one in made)
 
 
 @pytest.fixture
@@ -81,10 +91,32 @@ def test_its_receipts_are_those_of_the_bundle(here: Coded, packed: Path, unplann
         manifest = json.loads(archive.read("fitasks_kernels/manifest.json"))
     assert [one["generator"] for one in said["kernels"]] == [kernel.generator for kernel in here.kernels]
     assert [(one["op"], one["architectures"]) for one in manifest["kernels"]] == [
-        ("page", ["sm90a"]),
-        ("rope", ["sm90a"]),
+        ("pages", ["sm90a"]),
+        ("ropes", ["sm90a"]),
     ]
+    assert [one["params"] for one in said["kernels"]] == [PARAMS, PARAMS]
     assert made.wheel.version.startswith("0.7.2.post1+k")
+
+
+def test_it_has_the_bytes_of_the_wheel_of_the_machine_that_built_them(
+    here: Coded, packed: Path, unplanned: Session, tmp_path: Path
+) -> None:
+    session = here.session
+    server = find_server(configuration(unplanned.root), unplanned.probe)  # whose FlashInfer has licences
+    session._plan = replace(session.plan, server=server)
+    ours = build_wheel(session, tmp_path / "ours").path
+    theirs = repack(unplanned, packed, tmp_path / "theirs").wheel.path
+    assert theirs.name == ours.name
+    assert theirs.read_bytes() == ours.read_bytes()
+
+
+def test_an_older_bundle_does_not_say_what_its_kernels_are_called(
+    packed: Path, unplanned: Session, tmp_path: Path
+) -> None:
+    """The generator's name has to do."""
+    old = with_manifest(packed, tmp_path / "old", lambda said: said.pop("kernels"))
+    made = repack(unplanned, old, tmp_path / "dist")
+    assert [(one.kernel.op, one.kernel.params) for one in made.wheel.kernels] == [("page", {}), ("rope", {})]
 
 
 def test_another_flashinfer_gets_none(here: Coded, unplanned: Session, tmp_path: Path) -> None:
@@ -96,6 +128,22 @@ def test_another_flashinfer_gets_none(here: Coded, unplanned: Session, tmp_path:
         repack(unplanned, tmp_path / "other", tmp_path / "dist")
     assert "it is for FlashInfer 0.7.1, the server here has 0.7.2.post1; nothing was changed" in str(caught.value)
     assert snapshot(tmp_path) == before
+
+
+def test_a_serving_environment_without_flashinfer_is_said(
+    packed: Path, unplanned: Session, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Server, "version", lambda self, name: "")
+    with pytest.raises(EnvironmentProblem) as caught:
+        repack(unplanned, packed, tmp_path / "dist")
+    python = find_server(configuration(unplanned.root), unplanned.probe).python
+    assert str(caught.value) == (
+        f"the serving environment of {python} has no flashinfer-python, for which the package would be; "
+        "nothing was changed\n"
+        "  remedy: install flashinfer-python 0.7.2.post1 there, or name the server's interpreter in kernels.yaml: "
+        "serving.python"
+    )
+    assert not (tmp_path / "dist").exists()
 
 
 def test_machine_code_is_audited_as_in_any_wheel(here: Coded, unplanned: Session, tmp_path: Path) -> None:
