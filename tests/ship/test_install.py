@@ -255,6 +255,31 @@ def test_the_remedy_names_the_installer_that_is_there(workshop: Workshop, tmp_pa
     )
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        "fitasks-kernels.pth",
+        "fitasks_kernels/__init__.py",
+        "fitasks_kernels/manifest.json",
+        "fitasks_kernels/receipts.json",
+        "fitasks_kernels/shim/flashinfer_jit_cache/__init__.py",
+        "fitasks_kernels-{version}.dist-info/entry_points.txt",
+        "fitasks_kernels-{version}.dist-info/RECORD",
+    ],
+)
+def test_a_plan_is_not_remembered_over_a_damaged_package(name: str, workshop: Workshop, tmp_path: Path) -> None:
+    """FlashInfer's answer changes with each of these files, and RECORD with none of them."""
+    wheel = shop(workshop).wheel(tmp_path / "dist")
+    site = unpacked(wheel.path, tmp_path / "venv")
+    file = site / name.format(version=wheel.version)
+    whole = find_package("fitasks-kernels", (site,))
+    assert whole == find_package("fitasks-kernels", (site,))
+    file.write_bytes(file.read_bytes()[:-1])
+    broken = find_package("fitasks-kernels", (site,))
+    file.unlink()
+    assert len({whole, broken, find_package("fitasks-kernels", (site,))}) == 3
+
+
 # Interrupted installers
 
 # pip, killed at one point of its work.
