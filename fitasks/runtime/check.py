@@ -22,6 +22,7 @@ from fitasks.runtime import sm90_switch
 from fitasks.runtime.ahead import served, wanted
 from fitasks.runtime.cudart_policy import audit_kernel
 from fitasks.runtime.elsewhere import elsewhere
+from fitasks.ship.collect import architectures
 from fitasks.ship.package import altered, is_ours, packaged
 
 if TYPE_CHECKING:
@@ -116,7 +117,7 @@ def _ahead(session: Session, kernel: Kernel, artefact: Path, blank: Verdict) -> 
         module = packaged(artefact)
         if damage := altered(artefact, module):
             return replace(loaded, state="altered", reason=f"{damage}; doit install")
-        loaded = replace(loaded, reason=_another_build(session, kernel, module))
+        loaded = replace(loaded, reason=_another_build(session, _packed_from(session, kernel, artefact), module))
     if loaded.good:
         library = inspect_library(artefact)
         undefined = list(map(str, library.cuda_symbols()))
@@ -130,6 +131,16 @@ def _loaded(verdict: Verdict, library: Path) -> Verdict:
     if problem := is_shared_object(library):
         return replace(verdict, state="would fail", reason=problem, library=str(library))
     return replace(verdict, library=str(library), bytes=library.stat().st_size)
+
+
+def _packed_from(session: Session, kernel: Kernel, artefact: Path) -> Kernel:
+    """The planned kernel that `doit wheel` makes this module from; the kernel itself where none is.
+
+    A module for "8.0 9.0a" may serve the target "8.0", too, for which another of the same name is compiled.
+    """
+    same = (one for one in session.plan.buildable() if one.name == kernel.name)
+    facts, directory = session.plan.facts, artefact.parents[1].name
+    return next((one for one in same if "-".join(architectures(facts[one.target]["arch"])) == directory), kernel)
 
 
 def _another_build(session: Session, kernel: Kernel, module: Module | None) -> str:

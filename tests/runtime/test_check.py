@@ -304,3 +304,21 @@ def test_a_library_of_which_its_package_says_nothing(
     assert said(workshop, planned) == (
         f"altered: {library} has no usable entry in its package's manifest.json and receipts.json; doit install"
     )
+
+
+def test_a_module_that_serves_another_target_too(workshop: Workshop, page: Kernel) -> None:
+    """Of targets "8.0" and "8.0 9.0a" FlashInfer loads the latter's module for both; each has a kernel of that name."""
+    both = with_code(workshop, page, "sm_80", "sm_90a")
+    served = installed(workshop, both, "sm80-sm90a", "sm80").aot
+    other = Workshop(workshop.root / "other", workshop.ninja, workshop.pool)
+    alone = with_code(other, other.with_flag(other.kernel(), "-g"), "sm_80")
+    alone = replace(alone, target="8.0", aot=served)
+    both = replace(both, label="page@80_90a", target="8.0 9.0a", aot=served)
+    made = session(workshop)
+    facts = made.plan.facts["9.0a"]
+    facts = {"8.0": facts | {"arch": "80"}, "8.0 9.0a": facts | {"arch": "80_90a"}}
+    made.plan = replace(made.plan, kernels=(alone, both), facts=facts)
+    verdict = predict(made, alone)
+    assert (verdict.state, verdict.reason) == ("ahead-of-time", "")
+    made.plan = replace(made.plan, kernels=(alone,))
+    assert predict(made, alone).reason == "installed from another build than the kernel here: doit install"
