@@ -23,7 +23,13 @@ if TYPE_CHECKING:
     from fitasks.config.model import Config, Serving
     from fitasks.cuda.probe import ProbeMemo
 
-PACKAGES = ("flashinfer-python", "torch", "apache-tvm-ffi", "flashinfer-jit-cache", "fitasks-kernels")
+_KERNELS = "fitasks-kernels"  # the package that `doit wheel` makes
+PACKAGES = ("flashinfer-python", "torch", "apache-tvm-ffi", "flashinfer-jit-cache", _KERNELS)
+_FINDERS = (
+    "fitasks-kernels.pth",
+    *(f"fitasks_kernels/{name}" for name in ("__init__.py", "manifest.json", "receipts.json")),
+    "fitasks_kernels/shim/flashinfer_jit_cache/__init__.py",
+)
 _PROVIDERS = "flashinfer_jit_cache_*.dist-info"  # FlashInfer's own, one for each architecture
 
 # What decides a module's name, place or commands; all FLASHINFER_* variables are added to these. Not CUDA_HOME and
@@ -55,7 +61,10 @@ class _Described(TypedDict):
 
 @dataclass(frozen=True)
 class Package:
-    """An installed distribution: its version, and a digest of RECORD that changes with any installed file."""
+    """An installed distribution: its version, and a digest of RECORD that changes with any installed file.
+
+    Our own kernels' also changes with the files by which FlashInfer finds them.
+    """
 
     name: str
     version: str
@@ -188,7 +197,8 @@ def find_package(name: str, site_packages: tuple[Path, ...]) -> Package | None:
     stem = name.replace("-", "_")
     for directory in site_packages:
         for info in sorted(directory.glob(f"{stem}-*.dist-info")):
-            return Package(name, info.name.removesuffix(".dist-info").rpartition("-")[2], _digest(info))
+            version = info.name.removesuffix(".dist-info").rpartition("-")[2]
+            return Package(name, version, _digest(info) + (_state(info) if name == _KERNELS else ""))
     return None
 
 
@@ -200,3 +210,20 @@ def _digest(info: Path) -> str:
         except OSError:
             continue
     return ""
+
+
+def _state(info: Path) -> str:
+    """Of what FlashInfer finds our kernels by: what befell one of these files after its installation, RECORD can't say.
+
+    One that is gone or broken changes what FlashInfer answers. Libraries are looked at with each check.
+    """
+    files = [*(info.parent / name for name in _FINDERS), info / "entry_points.txt"]
+    return hashlib.sha256(repr([_stamp(file) for file in files]).encode()).hexdigest()[:16]
+
+
+def _stamp(file: Path) -> tuple[int, int]:
+    try:
+        stat = file.stat()
+    except OSError:
+        return 0, 0
+    return stat.st_size, stat.st_mtime_ns

@@ -22,7 +22,8 @@ from fitasks.runtime import sm90_switch
 from fitasks.runtime.ahead import served, wanted
 from fitasks.runtime.cudart_policy import audit_kernel
 from fitasks.runtime.elsewhere import elsewhere
-from fitasks.ship.package import altered, packaged
+from fitasks.ship.collect import architectures
+from fitasks.ship.package import altered, is_ours, packaged
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -112,10 +113,11 @@ def _all_ahead(session: Session, kernel: Kernel, libraries: Sequence[Path], blan
 def _ahead(session: Session, kernel: Kernel, artefact: Path, blank: Verdict) -> Verdict:
     """Of a module that is installed: the file itself is asked what it needs, its package what it should be."""
     loaded = _loaded(replace(blank, reason=_foreign(artefact)), artefact)
-    if loaded.good and (module := packaged(artefact)):
+    if loaded.good and is_ours(artefact):
+        module = packaged(artefact)
         if damage := altered(artefact, module):
             return replace(loaded, state="altered", reason=f"{damage}; doit install")
-        loaded = replace(loaded, reason=_another_build(session, kernel, module))
+        loaded = replace(loaded, reason=_another_build(session, _packed_from(session, kernel, artefact), module))
     if loaded.good:
         library = inspect_library(artefact)
         undefined = list(map(str, library.cuda_symbols()))
@@ -131,10 +133,20 @@ def _loaded(verdict: Verdict, library: Path) -> Verdict:
     return replace(verdict, library=str(library), bytes=library.stat().st_size)
 
 
-def _another_build(session: Session, kernel: Kernel, module: Module) -> str:
+def _packed_from(session: Session, kernel: Kernel, artefact: Path) -> Kernel:
+    """The planned kernel that `doit wheel` makes this module from; the kernel itself where none is.
+
+    A module for "8.0 9.0a" may serve the target "8.0", too, for which another of the same name is compiled.
+    """
+    same = (one for one in session.plan.buildable() if one.name == kernel.name)
+    facts, directory = session.plan.facts, artefact.parents[1].name
+    return next((one for one in same if "-".join(architectures(facts[one.target]["arch"])) == directory), kernel)
+
+
+def _another_build(session: Session, kernel: Kernel, module: Module | None) -> str:
     """What tells an installed module from the kernel that is compiled here; "" where they are the same, or none is."""
     receipt = receipts.read(kernel)
-    if receipt is None or session.problem:
+    if receipt is None or module is None or session.problem:
         return ""
     if receipt.fingerprint != module.fingerprint:
         return "installed from another build than the kernel here: doit install"

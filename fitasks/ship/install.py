@@ -8,15 +8,19 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import shutil
 import subprocess
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fitasks.errors import EnvironmentProblem
 from fitasks.plan.server import find_package
+from fitasks.processes import process
 from fitasks.ship.collect import architectures
 from fitasks.ship.package import DISTRIBUTION, PACKAGE
+from fitasks.ship.remains import alone, clear, sound
 
 if TYPE_CHECKING:
     from fitasks.plan.plan import Plan
@@ -24,6 +28,8 @@ if TYPE_CHECKING:
 
 _OFFICIAL = "flashinfer-jit-cache"
 _LAST_LINES = 6  # of what an installer says before it fails
+_PART = "(what an interrupted installation left)"
+_UNMOVED = ("/bin/sh", "-c", 'trap "" TERM; exec "$@"', "sh")  # what is ignored stays ignored behind exec
 
 
 def install(plan: Plan, wheel: Path) -> None:
@@ -31,20 +37,64 @@ def install(plan: Plan, wheel: Path) -> None:
 
     Raises EnvironmentProblem where it can't be installed, or wouldn't be found.
     """
+    server = plan.server
     if reason := obstacle(plan):
-        remedy = f"{_uninstaller(plan.server)}; doit install"
+        remedy = f"{_uninstaller(server)}; doit install"
         raise EnvironmentProblem(f"{DISTRIBUTION} is not installed: {reason}", remedy=remedy)
     options = ["--no-deps", "--no-index", str(wheel.resolve())]
-    _run(plan.server, ["install", "--force-reinstall", *options], ["install", "--reinstall", "--offline", *options])
+    pip, uv = ["install", "--force-reinstall", *options], ["install", "--reinstall", "--offline", *options]
+    with alone(server.site_directories):
+        _clear(server)
+        said = _run(server, pip, uv)
+        _clear(server)
+    _prove_installed(server, wheel, said)
 
 
 def uninstall(server: Server) -> str:
-    """Take it out; the version that was there, "" where there was none. Raises EnvironmentProblem."""
+    """Take it out; the version that was there, or that it was a part of one; "" where there was nothing.
+
+    Raises EnvironmentProblem where it can't be taken out.
+    """
     found = find_package(DISTRIBUTION, server.site_packages)
-    if found is None:
-        return ""
-    _run(server, ["uninstall", "--yes", DISTRIBUTION], ["uninstall", DISTRIBUTION])
-    return found.version
+    with alone(server.site_directories):
+        cleared = _clear(server)
+        if find_package(DISTRIBUTION, server.site_packages):
+            said = _run(server, ["uninstall", "--yes", DISTRIBUTION], ["uninstall", DISTRIBUTION])
+            cleared += _clear(server)
+            _prove_gone(server, said)
+    if found:
+        return found.version
+    return _PART if cleared else ""
+
+
+def _clear(server: Server) -> list[Path]:
+    """What an interrupted installer left, removed. Raises EnvironmentProblem where that isn't allowed."""
+    try:
+        return clear(server.site_directories)
+    except OSError as error:
+        message = f"{error.filename} cannot be removed: {error.strerror}"
+        raise EnvironmentProblem(message, remedy=_permission(server, message)) from None
+
+
+def _prove_installed(server: Server, wheel: Path, installer: str) -> None:
+    """An installer's exit status is not believed: pip's configuration may send packages elsewhere."""
+    info = f"{PACKAGE}-{wheel.name.split('-')[1]}.dist-info"
+    if any(sound(site / info) for site in server.site_packages):
+        return
+    places = " or ".join(map(str, server.site_packages))
+    raise EnvironmentProblem(
+        f"{installer} reports success, but {info} is not in {places}",
+        remedy="unset what sends packages elsewhere (PIP_TARGET, PIP_PREFIX, pip config list); doit install",
+    )
+
+
+def _prove_gone(server: Server, installer: str) -> None:
+    """Nor is it here: pip leaves what is outside a virtual environment, on PYTHONPATH, and says so in passing."""
+    left = [info for site in server.site_packages for info in sorted(site.glob(f"{PACKAGE}-*.dist-info"))]
+    if left:
+        paths = " ".join(f"{info.parent / PACKAGE} {info}" for info in left)
+        there = " and ".join(map(str, left))
+        raise EnvironmentProblem(f"{installer} reports success, but {there} is still there", remedy=f"rm -r {paths}")
 
 
 def obstacle(plan: Plan) -> str:
@@ -100,21 +150,24 @@ def _notice(plan: Plan, made_for: str, version: str) -> str:
     return f"{DISTRIBUTION} {version} is installed, but {reason}" if reason else ""
 
 
-def _run(server: Server, pip: list[str], uv: list[str]) -> None:
-    """Run an installer for the serving interpreter. Raises EnvironmentProblem with its last lines."""
-    command = [*_installer(server, pip, uv)]
-    done = subprocess.run(
-        command,
-        env=server.env | {"PIP_DISABLE_PIP_VERSION_CHECK": "1", "PIP_NO_INPUT": "1"},
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        check=False,
-    )
-    if done.returncode:
-        last = "\n".join(f"  {line}" for line in done.stdout.strip().splitlines()[-_LAST_LINES:])
-        raise EnvironmentProblem(f"{' '.join(command)} failed:\n{last}", remedy=_permission(server, done.stdout))
+def _run(server: Server, pip: list[str], uv: list[str]) -> str:
+    """Run an installer for the serving interpreter; its name. Raises EnvironmentProblem with its last lines.
+
+    It leads a session of its own, which no Ctrl-C reaches, and has the seconds that a stop takes to come to its end.
+    """
+    installer, *words = _installer(server, pip, uv)
+    shown = shlex.join([installer, *words])
+    env = server.env | {"PIP_DISABLE_PIP_VERSION_CHECK": "1", "PIP_NO_INPUT": "1"}
+    with tempfile.TemporaryDirectory(prefix="fitasks-install-") as directory:
+        log = Path(directory, "log")
+        finished = process.run([*_UNMOVED, installer, *words], cwd=Path.cwd(), env=env, log=log)
+        said = log.read_text(errors="replace")
+    if finished.stopped:
+        raise EnvironmentProblem(f"{shown} was stopped", remedy="run doit install or doit uninstall: both mend that")
+    if finished.status:
+        last = "\n".join(f"  {line}" for line in said.strip().splitlines()[-_LAST_LINES:])
+        raise EnvironmentProblem(f"{shown} failed:\n{last}", remedy=_permission(server, said))
+    return installer if words[0] == "pip" else f"{installer} -m pip"
 
 
 def _permission(server: Server, said: str) -> str:

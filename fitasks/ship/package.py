@@ -25,10 +25,13 @@ class Module:
     fingerprint: str
 
 
+def is_ours(library: Path) -> bool:
+    """Whether it lies where our package has its libraries."""
+    return len(library.parts) > 3 and library.parents[2].name == PACKAGE
+
+
 def packaged(library: Path) -> Module | None:
-    """What our package says of one of its libraries; None for somebody else's file, or where it says nothing usable."""
-    if len(library.parts) < 4 or library.parents[2].name != PACKAGE:
-        return None
+    """What our package says of one of its libraries; None where it says nothing usable."""
     root, key = library.parents[2], (library.parent.parent.name, library.parent.name)
     try:
         said, receipt = _by_key(root / "manifest.json")[key], _by_key(root / "receipts.json")[key]
@@ -37,8 +40,10 @@ def packaged(library: Path) -> Module | None:
         return None
 
 
-def altered(library: Path, module: Module) -> str:
-    """How the file differs from what was packaged, in a sentence; "" if it doesn't."""
+def altered(library: Path, module: Module | None) -> str:
+    """How the file differs from what was packaged, in a sentence; "" if it doesn't. Without a module nobody knows."""
+    if module is None:
+        return f"{library} has no usable entry in its package's manifest.json and receipts.json"
     size = library.stat().st_size
     if size != module.size:
         return f"{library} has {size} bytes, {module.size} by its package's manifest"

@@ -14,13 +14,13 @@ differ with each compile, and stay in the receipts of the machine that built the
 from __future__ import annotations
 
 import json
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from packaging.version import Version
 
+from fitasks.build import scratch
 from fitasks.cuda.elf import inspect_library
 from fitasks.files import sha256_text
 from fitasks.ship.collect import Complete, collect
@@ -62,14 +62,15 @@ class Wheel:
 
 
 def build_wheel(session: Session, directory: Path) -> Wheel:
-    """Write the wheel into `directory`, in place of earlier ones of ours. Raises KernelFailure, see `collect`.
+    """Write the wheel into `directory`, in place of earlier ones of ours.
 
-    The same kernels give the same bytes, whenever they were compiled, if there is a `strip`.
+    The same kernels give the same bytes, whenever they were compiled, if there is a `strip`. Raises KernelFailure (see
+    `collect`) and OSError, which names the file.
     """
     unique = sorted({_key(one): one for one in collect(session)}.values(), key=_key)
     strip = find_strip(session.plan.server.env)
-    with tempfile.TemporaryDirectory(prefix="fitasks-wheel-") as scratch:
-        return _write(session.plan, packed(unique, Path(scratch), strip), directory, stripped=bool(strip))
+    with scratch.temporary("fitasks-wheel-") as copies:
+        return _write(session.plan, packed(unique, copies, strip), directory, stripped=bool(strip))
 
 
 def _write(plan: Plan, kernels: tuple[Complete, ...], directory: Path, *, stripped: bool) -> Wheel:
@@ -79,8 +80,8 @@ def _write(plan: Plan, kernels: tuple[Complete, ...], directory: Path, *, stripp
     path = directory / f"{PACKAGE}-{version}-{tag}.whl"
     sizes = write_zip(path, _files(plan, kernels, flashinfer, version, tag), record=f"{_info(version)}/RECORD")
     for old in directory.glob(f"{PACKAGE}-*.whl"):
-        if old != path:
-            old.unlink()
+        if old != path and (old.is_file() or old.is_symlink()):
+            old.unlink(missing_ok=True)  # another run may be at it
     compressed = {_key(one): sizes[_library(one)] for one in kernels}
     return Wheel(path, version, flashinfer, kernels, compressed, stripped)
 

@@ -17,10 +17,10 @@ from fitasks.plan.kernel import Artefact
 from fitasks.runtime.check import Verdict, conditions, predict
 from fitasks.runtime.sm90_switch import install
 from fitasks.ui.show import exports
+from tests.workshop import Workshop
 
 if TYPE_CHECKING:
     from fitasks.plan.kernel import Kernel
-    from tests.workshop import Workshop
 
 
 @pytest.fixture
@@ -206,7 +206,7 @@ def test_no_path_is_left_in_scratch(workshop: Workshop, page: Kernel) -> None:
 
 
 def installed(workshop: Workshop, kernel: Kernel, directory: str = "sm90a", *served: str) -> Kernel:
-    """The kernel as planned where our package with its library is installed; `served` as FlashInfer answered."""
+    """The kernel as planned where our package has its library, too; `served` as FlashInfer answered."""
     library = workshop.root / "venv" / "fitasks_kernels" / directory / kernel.name / kernel.library.name
     library.parent.mkdir(parents=True)
     shutil.copy(kernel.library, library)
@@ -219,8 +219,10 @@ def installed(workshop: Workshop, kernel: Kernel, directory: str = "sm90a", *ser
         "receipts.json": one | {"fingerprint": receipt.fingerprint},
     }
     for name, record in said.items():
-        (library.parents[2] / name).write_text(json.dumps({"kernels": [record]}))
-    return replace(kernel, aot=(Artefact(library, served or ("sm90a",)),))
+        file = library.parents[2] / name
+        others = json.loads(file.read_text())["kernels"] if file.exists() else []
+        file.write_text(json.dumps({"kernels": [*others, record]}))
+    return replace(kernel, aot=(*kernel.aot, Artefact(library, served or ("sm90a",))))
 
 
 def with_code(workshop: Workshop, kernel: Kernel, *codes: str) -> Kernel:
@@ -257,10 +259,8 @@ def test_a_module_for_one_gpu_of_a_mixed_host_needs_no_other(workshop: Workshop,
 
 def test_all_of_a_mixed_host_is_served_by_two_modules(workshop: Workshop, page: Kernel) -> None:
     planned = installed(workshop, with_code(workshop, page, "sm_80", "sm_90a"), "sm80", "sm80")
-    other = planned.aot[0].path.parents[2] / "sm90a" / "page" / "page.so"
-    other.parent.mkdir(parents=True)
-    shutil.copy(page.library, other)
-    planned = replace(planned, aot=(*planned.aot, Artefact(other, ("sm90a",))))
+    planned = installed(workshop, planned, "sm90a", "sm90a")
+    other = planned.aot[1].path
     assert mixed(workshop, planned) == "ahead-of-time: "
     other.write_bytes(b"damaged")
     assert mixed(workshop, planned).startswith(f"would fail: {other} is no shared object")
@@ -289,3 +289,36 @@ def test_an_installed_module_of_another_build_than_the_kernel_here(workshop: Wor
     assert told.endswith("): doit install makes it anew")
     workshop.build(page)
     assert said(workshop, planned) == ("ahead-of-time: installed from another build than the kernel here: doit install")
+
+
+@pytest.mark.parametrize("name", ["manifest.json", "receipts.json"])
+@pytest.mark.parametrize("text", [None, "", "[]", '{"kernels": [{"directory": "sm90a", "name": "page"}]}'])
+def test_a_library_of_which_its_package_says_nothing(
+    text: str | None, name: str, workshop: Workshop, page: Kernel
+) -> None:
+    planned = installed(workshop, page)
+    library = planned.aot[0].path
+    (library.parents[2] / name).unlink()
+    if text is not None:
+        (library.parents[2] / name).write_text(text)
+    assert said(workshop, planned) == (
+        f"altered: {library} has no usable entry in its package's manifest.json and receipts.json; doit install"
+    )
+
+
+def test_a_module_that_serves_another_target_too(workshop: Workshop, page: Kernel) -> None:
+    """Of targets "8.0" and "8.0 9.0a" FlashInfer loads the latter's module for both; each has a kernel of that name."""
+    both = with_code(workshop, page, "sm_80", "sm_90a")
+    served = installed(workshop, both, "sm80-sm90a", "sm80").aot
+    other = Workshop(workshop.root / "other", workshop.ninja, workshop.pool)
+    alone = with_code(other, other.with_flag(other.kernel(), "-g"), "sm_80")
+    alone = replace(alone, target="8.0", aot=served)
+    both = replace(both, label="page@80_90a", target="8.0 9.0a", aot=served)
+    made = session(workshop)
+    facts = made.plan.facts["9.0a"]
+    facts = {"8.0": facts | {"arch": "80"}, "8.0 9.0a": facts | {"arch": "80_90a"}}
+    made.plan = replace(made.plan, kernels=(alone, both), facts=facts)
+    verdict = predict(made, alone)
+    assert (verdict.state, verdict.reason) == ("ahead-of-time", "")
+    made.plan = replace(made.plan, kernels=(alone,))
+    assert predict(made, alone).reason == "installed from another build than the kernel here: doit install"

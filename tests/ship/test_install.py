@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import importlib.util
 import json
 import os
+import shutil
+import signal
 import subprocess
 import sys
 import zipfile
@@ -14,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from fitasks.build import scratch
 from fitasks.errors import EnvironmentProblem
 from fitasks.plan.kernel import Artefact
 from fitasks.plan.server import find_package
@@ -22,6 +26,8 @@ from tests.ship import official
 from tests.ship.wheelwright import Shop, flashinfer, module, unpacked
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from tests.workshop import Workshop
 
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("flashinfer") is None, reason="needs FlashInfer's sources")
@@ -51,7 +57,8 @@ def plan_for(made: Shop, python: Path, site: Path, version: str = "0.7.2.post1")
     plan = made.session(site, flashinfer(version)).plan
     facts = {target: fact | {"flashinfer": version} for target, fact in plan.facts.items()}
     env = {"PATH": os.environ["PATH"], "HOME": str(site.parent)}  # not in it: pip asks rustc, which writes there
-    return replace(plan, facts=facts, server=replace(plan.server, python=python, env=env))
+    server = replace(plan.server, python=python, env=env, site_directories=(site,))
+    return replace(plan, facts=facts, server=server)
 
 
 def shop(workshop: Workshop, *more: str) -> Shop:
@@ -124,15 +131,14 @@ def without_pip(tmp_path: Path) -> Path:
 def test_uv_where_there_is_no_pip(workshop: Workshop, tmp_path: Path) -> None:
     python, made = without_pip(tmp_path), shop(workshop)
     plan, wheel = plan_for(made, python, site_of(python)), made.wheel(tmp_path / "dist").path
-    uv = tmp_path / "tools" / "uv"
-    uv.parent.mkdir()
-    uv.write_text(f'#!/bin/sh\necho "$@" >> {tmp_path}/calls\n')
-    uv.chmod(0o755)
-    plan = replace(plan, server=replace(plan.server, env=plan.server.env | {"PATH": f"{uv.parent}:/usr/bin:/bin"}))
+    calls, info = tmp_path / "calls", f"{site_of(python)}/fitasks_kernels-*.dist-info"
+    unpack = f'for wheel; do :; done; {sys.executable} -m zipfile -e "$wheel" {site_of(python)}'
+    script = f'echo "$@" >> {calls}; case $2 in install) {unpack};; uninstall) rm -r {info};; esac'
+    plan = uv_for(python, plan, script)
     install(plan, wheel)
-    (site_of(python) / "fitasks_kernels-1.dist-info").mkdir()
-    assert uninstall(plan.server) == "1"
-    assert (tmp_path / "calls").read_text() == (
+    assert uninstall(plan.server) == wheel.name.split("-")[1]
+    assert not list(site_of(python).glob("fitasks*")), "nor what uv left"
+    assert calls.read_text() == (
         f"pip install --python {python} --reinstall --offline --no-deps --no-index {wheel}\n"
         f"pip uninstall --python {python} fitasks-kernels\n"
     )
@@ -247,3 +253,195 @@ def test_the_remedy_names_the_installer_that_is_there(workshop: Workshop, tmp_pa
     assert caught.value.remedy == (
         f"{python.parent}/uv pip uninstall --python {python} flashinfer-jit-cache; doit install"
     )
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "fitasks-kernels.pth",
+        "fitasks_kernels/__init__.py",
+        "fitasks_kernels/manifest.json",
+        "fitasks_kernels/receipts.json",
+        "fitasks_kernels/shim/flashinfer_jit_cache/__init__.py",
+        "fitasks_kernels-{version}.dist-info/entry_points.txt",
+        "fitasks_kernels-{version}.dist-info/RECORD",
+    ],
+)
+def test_a_plan_is_not_remembered_over_a_damaged_package(name: str, workshop: Workshop, tmp_path: Path) -> None:
+    """FlashInfer's answer changes with each of these files, and RECORD with none of them."""
+    wheel = shop(workshop).wheel(tmp_path / "dist")
+    site = unpacked(wheel.path, tmp_path / "venv")
+    file = site / name.format(version=wheel.version)
+    whole = find_package("fitasks-kernels", (site,))
+    assert whole == find_package("fitasks-kernels", (site,))
+    file.write_bytes(file.read_bytes()[:-1])
+    broken = find_package("fitasks-kernels", (site,))
+    file.unlink()
+    assert len({whole, broken, find_package("fitasks-kernels", (site,))}) == 3
+
+
+# Interrupted installers
+
+# pip, killed at one point of its work.
+_KILLED = """
+import os, signal, sys
+from pip._internal.cli.main import main
+from pip._internal.operations.install import wheel
+from pip._internal.req import req_install, req_uninstall
+point, calls = sys.argv.pop(1), []
+def killed(*args, **kwargs):
+    os.kill(os.getpid(), signal.SIGKILL)
+def saving(self, save=wheel.ZipBackedFile.save):
+    killed() if self.dest_path.endswith(point.partition(" ")[2]) else save(self)
+def stashing(self, path, stash=req_uninstall.StashedUninstallPathSet.stash):
+    calls.append(path)
+    return killed() if len(calls) > 1 else stash(self, path)
+if point.startswith("before "):
+    wheel.ZipBackedFile.save = saving
+elif point == "aside":
+    req_install.install_wheel = killed
+elif point == "moving":
+    req_uninstall.StashedUninstallPathSet.stash = stashing
+elif point == "moved":
+    req_uninstall.UninstallPathSet.commit = killed
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+def kill_pip(plan: Any, point: str, *words: str) -> None:
+    """Run pip in the plan's environment; it is killed at `point`."""
+    command = [str(plan.server.python), "-c", _KILLED, point, *words]
+    done = subprocess.run(command, env=plan.server.env, capture_output=True, text=True, check=False)
+    assert done.returncode == -signal.SIGKILL, done.stdout + done.stderr
+
+
+def ours(site: Path) -> list[str]:
+    """Names of all that is in a site and wasn't there without us."""
+    return sorted(path.name for path in site.iterdir() if "tasks" in path.name)
+
+
+@pytest.fixture
+def clean(venv: Path) -> Iterator[Path]:
+    yield venv
+    for name in ours(site_of(venv)):
+        path = site_of(venv) / name
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+POINTS = ("aside", "before page.so", "before METADATA", "before RECORD", "moved", "aside again")
+
+
+@pytest.mark.parametrize("point", POINTS)
+def test_an_install_that_was_killed_is_mended(point: str, clean: Path, workshop: Workshop, tmp_path: Path) -> None:
+    """By the next install, and by the next uninstall: over an older version, where there is one to move aside."""
+    site, made = site_of(clean), shop(workshop)
+    plan, old = plan_for(made, clean, site), made.wheel(tmp_path / "old").path
+    made.add(workshop, module(workshop, "rope", ("sm_90a",)))
+    new = made.wheel(tmp_path / "new").path
+    words = ["install", "--force-reinstall", "--no-deps", "--no-index", str(new)]
+    whole = sorted(["fitasks-kernels.pth", "fitasks_kernels", f"fitasks_kernels-{new.name.split('-')[1]}.dist-info"])
+
+    def kill() -> None:
+        install(plan, old)
+        for _ in point.split(" again"):
+            kill_pip(plan, point.removesuffix(" again"), *words)
+
+    kill()
+    install(plan, new)
+    assert ours(site) == whole
+    assert uninstall(plan.server) == new.name.split("-")[1]
+    assert ours(site) == []
+    kill()
+    assert uninstall(plan.server)
+    assert ours(site) == []
+    assert uninstall(plan.server) == ""
+
+
+@pytest.mark.parametrize("point", ["moving", "moved"])
+def test_an_uninstall_that_was_killed_is_mended(point: str, clean: Path, workshop: Workshop, tmp_path: Path) -> None:
+    site, made = site_of(clean), shop(workshop)
+    plan, wheel = plan_for(made, clean, site), made.wheel(tmp_path / "dist").path
+    install(plan, wheel)
+    kill_pip(plan, point, "uninstall", "--yes", "fitasks-kernels")
+    assert uninstall(plan.server)
+    assert ours(site) == []
+
+
+def test_a_first_install_that_was_killed_is_taken_out(clean: Path, workshop: Workshop, tmp_path: Path) -> None:
+    site, made = site_of(clean), shop(workshop)
+    plan, wheel = plan_for(made, clean, site), made.wheel(tmp_path / "dist").path
+    kill_pip(plan, "before page.so", "install", "--no-deps", "--no-index", str(wheel))
+    assert ours(site) == ["fitasks-kernels.pth", "fitasks_kernels"]
+    assert uninstall(plan.server) == "(what an interrupted installation left)"
+    assert ours(site) == []
+
+
+def test_piled_up_remains_go_and_nothing_else(clean: Path, workshop: Workshop, tmp_path: Path) -> None:
+    site, made = site_of(clean), shop(workshop)
+    plan, wheel = plan_for(made, clean, site), made.wheel(tmp_path / "dist").path
+    others = ["~tasks_kernels", "~itasks-0.1.dist-info", "fitasks_kernels_more", "fitasks-0.1.dist-info"]
+    for name in (*others, "~itasks_kernels", "~-tasks_kernels", "~~tasks_kernels-0.7.1+k1.dist-info"):
+        (site / name).mkdir()
+    install(plan, wheel)
+    (sound,) = site.glob("fitasks_kernels-*.dist-info")
+    shutil.copytree(sound, site / "fitasks_kernels-0.7.1+k2.dist-info")
+    record = sound / "RECORD"
+    record.write_bytes(record.read_bytes()[:300])
+    (site / "fitasks_kernels-0.7.1+k2.dist-info" / "METADATA").write_bytes(b"")
+    install(plan, wheel)
+    assert ours(site) == sorted([*others, "fitasks-kernels.pth", "fitasks_kernels", sound.name])
+    uninstall(plan.server)
+    assert ours(site) == sorted(others)
+
+
+def test_an_installer_that_says_well_done_is_not_believed(workshop: Workshop, tmp_path: Path) -> None:
+    python, made = without_pip(tmp_path), shop(workshop)
+    wheel, site = made.wheel(tmp_path / "dist"), site_of(python)
+    plan = uv_for(python, plan_for(made, python, site), "exit 0")
+    with pytest.raises(EnvironmentProblem) as caught:
+        install(plan, wheel.path)
+    info = f"fitasks_kernels-{wheel.version}.dist-info"
+    assert str(caught.value) == (
+        f"{python.parent}/uv reports success, but {info} is not in {site}\n"
+        "  remedy: unset what sends packages elsewhere (PIP_TARGET, PIP_PREFIX, pip config list); doit install"
+    )
+    unpacked(wheel.path, site)
+    with pytest.raises(EnvironmentProblem) as caught:
+        uninstall(plan.server)
+    assert str(caught.value) == (
+        f"{python.parent}/uv reports success, but {site}/{info} is still there\n"
+        f"  remedy: rm -r {site}/fitasks_kernels {site}/{info}"
+    )
+
+
+def test_one_at_a_time(workshop: Workshop, tmp_path: Path) -> None:
+    made, site = shop(workshop), tmp_path / "venv"
+    site.mkdir()
+    plan = plan_for(made, Path(sys.executable), site)
+    with scratch.alone(site), pytest.raises(EnvironmentProblem) as caught:
+        uninstall(plan.server)
+    assert str(caught.value) == (f"another doit install or uninstall is at work in {site}\n  remedy: wait for its end")
+
+
+def test_remains_that_cannot_be_removed(workshop: Workshop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def denied(path: Path) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    made, site = shop(workshop), tmp_path / "venv"
+    monkeypatch.setattr(shutil, "rmtree", denied)
+    (site / "fitasks_kernels").mkdir(parents=True)
+    plan = plan_for(made, Path(sys.executable), site)
+    with pytest.raises(EnvironmentProblem) as caught:
+        uninstall(plan.server)
+    assert caught.value.message == f"{site}/fitasks_kernels cannot be removed: Permission denied"
+    assert caught.value.remedy.startswith(f"run this as the owner of {plan.server.prefix}")
+
+
+def test_a_stop_lets_an_installer_finish(workshop: Workshop, tmp_path: Path) -> None:
+    """A terminal's Ctrl-C reaches doit alone, and the installer ignores doit's SIGTERM: it has until SIGKILL."""
+    python, made = without_pip(tmp_path), shop(workshop)
+    wheel, site = made.wheel(tmp_path / "dist").path, site_of(python)
+    script = f"ps -o sid= -p $$ > {tmp_path}/session; kill -TERM $$; {sys.executable} -m zipfile -e {wheel} {site}"
+    plan = uv_for(python, plan_for(made, python, site), script)
+    install(plan, wheel)
+    assert int((tmp_path / "session").read_text()) != os.getsid(0)

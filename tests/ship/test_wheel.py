@@ -8,11 +8,13 @@ import hashlib
 import io
 import json
 import os
+import resource
+import tempfile
 import time
 import zipfile
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from packaging.metadata import Metadata
@@ -20,8 +22,10 @@ from packaging.tags import sys_tags
 from packaging.utils import parse_wheel_filename
 from packaging.version import Version
 
+from fitasks.build import scratch
 from fitasks.cuda.elf import exported, inspect_library, machine_code_architectures
 from fitasks.errors import KernelFailure
+from fitasks.ship import zipped
 from fitasks.ship.sizes import report
 from fitasks.ship.tag import platform_tag
 from fitasks.ship.wheel import build_wheel
@@ -340,3 +344,116 @@ def test_an_sm80_wheel_is_not_compared_with_the_sm90_package(
     out = capsys.readouterr().out
     assert "sm90" not in out
     assert out.splitlines()[-1].startswith("FlashInfer's own package for all architectures: 1.9 GB, ")
+
+
+# Around the file
+
+
+def aged(path: Path) -> Path:
+    os.utime(path, (time.time() - 999,) * 2)
+    return path
+
+
+def test_what_a_killed_run_left_goes(workshop: Workshop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not what another run has locked, what may not be locked yet, or what a link leads to."""
+    made, dist, tmp = shop(workshop), tmp_path / "dist", tmp_path / "tmp"
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp))
+    dist.mkdir()
+    for name in ("left", "used", "young"):
+        (tmp / f"fitasks-wheel-{name}" / "sm90a").mkdir(parents=True)
+        (dist / f".fitasks-bundle-{name}.tmp").write_bytes(b"half")
+    aim = tmp / "aim"
+    (aim / "sm90a").mkdir(parents=True)
+    (tmp / "fitasks-wheel-link").symlink_to(aged(aim))
+    for place, prefix in ((tmp, "fitasks-wheel-"), (dist, ".fitasks-bundle-")):
+        for name in ("left", "used"):
+            aged(next(place.glob(f"{prefix}{name}*")))
+    with scratch.alone(tmp / "fitasks-wheel-used"), (dist / ".fitasks-bundle-used.tmp").open() as stream:
+        assert scratch.lock(stream.fileno())
+        wheel = made.wheel(dist)
+    assert {path.name for path in tmp.iterdir()} == {
+        "fitasks-wheel-used",
+        "fitasks-wheel-young",
+        "fitasks-wheel-link",
+        "aim",
+    }
+    assert (aim / "sm90a").is_dir()
+    assert {path.name for path in dist.iterdir()} == {
+        ".fitasks-bundle-used.tmp",
+        ".fitasks-bundle-young.tmp",
+        wheel.path.name,
+    }
+
+
+def test_nobody_sweeps_a_wheel_while_it_is_made(
+    workshop: Workshop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "tmp"))
+    (tmp_path / "tmp").mkdir()
+    made, dist = shop(workshop), tmp_path / "dist"
+
+    def adding(archive: zipfile.ZipFile, file: zipped.File, add: Any = zipped._add) -> str:
+        (writing,), (copies,) = dist.iterdir(), (tmp_path / "tmp").iterdir()
+        aged(writing), aged(copies)
+        scratch.sweep(dist)
+        with scratch.temporary("fitasks-wheel-"):
+            pass
+        assert writing.exists()
+        assert copies.exists()
+        return str(add(archive, file))
+
+    monkeypatch.setattr(zipped, "_add", adding)
+    wheel = made.wheel(dist)
+    assert list(dist.iterdir()) == [wheel.path]
+    assert not list((tmp_path / "tmp").iterdir())
+
+
+def test_another_run_removes_the_old_one_first(
+    workshop: Workshop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made, dist = shop(workshop), tmp_path / "dist"
+    dist.mkdir()
+    (dist / "fitasks_kernels-0.7.1+k1-py3-none-any.whl").touch()
+    (dist / "fitasks_kernels-x.whl").mkdir()
+
+    def raced(path: Path, missing_ok: bool = False, unlink: Any = Path.unlink) -> None:
+        if path.suffix == ".whl":
+            os.unlink(path)  # noqa: PTH108 - the other run
+        unlink(path, missing_ok=missing_ok)
+
+    monkeypatch.setattr(Path, "unlink", raced)
+    wheel = made.wheel(dist)
+    assert {path.name for path in dist.iterdir()} == {wheel.path.name, "fitasks_kernels-x.whl"}
+
+
+def test_what_the_file_system_refuses_names_the_file_and_leaves_nothing(workshop: Workshop, tmp_path: Path) -> None:
+    made = shop(workshop)
+    plain, dangling, taken = tmp_path / "plain", tmp_path / "dangling", tmp_path / "taken"
+    plain.touch()
+    dangling.symlink_to("nowhere")
+    name = made.wheel(tmp_path / "dist").path.name
+    (taken / name).mkdir(parents=True)
+    for directory, file in ((plain, plain), (dangling, dangling), (taken, taken / name)):
+        with pytest.raises(OSError) as caught:
+            made.wheel(directory)
+        assert (caught.value.filename, caught.value.filename2) == (str(file), None)
+    assert [path.name for path in taken.iterdir()] == [name]
+
+
+def test_a_full_disk(tmp_path: Path) -> None:
+    path, limits = tmp_path / "dist" / "x.whl", resource.getrlimit(resource.RLIMIT_FSIZE)
+    files = [zipped.File("fitasks_kernels/page.so", os.urandom(100_000))]
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limits[1]))
+    try:
+        with pytest.raises(OSError, match="File too large") as caught:
+            zipped.write_zip(path, files, record="RECORD")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert caught.value.filename == str(path)
+    assert not list(path.parent.iterdir())
+
+
+def test_a_library_that_is_gone_is_named(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError) as caught:
+        zipped.write_zip(tmp_path / "x.whl", [zipped.File("page.so", tmp_path / "page.so")], record="RECORD")
+    assert caught.value.filename == str(tmp_path / "page.so")
