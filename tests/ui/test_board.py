@@ -246,6 +246,42 @@ def test_a_terminal_shows_a_board_that_goes_away(project: Project) -> None:
     assert received.count("\x1b[?25l") == received.count("\x1b[?25h")  # the cursor is back
 
 
+@pytest.mark.parametrize("shared", [True, False])
+def test_a_terminal_that_goes_away_fails_no_kernel(project: Project, shared: bool) -> None:
+    """A lost ssh connection under nohup; standard error is on the same terminal, or a log."""
+    hold = project.hold()
+    leader, follower = pty.openpty()
+    process = subprocess.Popen(
+        ["sh", "-c", f"trap '' HUP; exec {sys.executable} -m doit -n 1"],
+        cwd=project.root,
+        env=project.env | {"TERM": "xterm-256color"},
+        stdin=subprocess.DEVNULL,
+        stdout=follower,
+        stderr=follower if shared else subprocess.PIPE,
+        text=True,
+    )
+    os.close(follower)
+    project.wait_for_call()
+    time.sleep(0.5)  # the board has been drawn
+    os.close(leader)
+    time.sleep(0.5)  # and is drawn again
+    hold.unlink()
+    _, error = process.communicate(timeout=60)
+    assert process.returncode == 0, error
+    assert shared or error.splitlines()[-1:] == [
+        "fitasks: what is said can't be written (Input/output error); the build goes on in silence"
+    ]
+    assert "Traceback" not in (error or "")
+    assert project.doit() == "3 kernels: 3 fresh\n"
+
+
+def test_a_closed_stream_raises_nothing() -> None:
+    stream = io.StringIO()
+    board = PlainBoard(stream, running())
+    stream.close()
+    board.line("into the void")
+
+
 def test_no_colour_where_none_is_wanted(project: Project) -> None:
     received = on_terminal(project, 100, NO_COLOR="1")
     assert not re.findall(r"\x1b\[[0-9;]*3[0-9][0-9;]*m", received)
