@@ -1,4 +1,4 @@
-"""`doit --reporter json`: doit's own object on standard output, always whole; the heartbeat on standard error."""
+"""`doit --reporter json`: doit's own object on standard output, always whole; on standard error, what goes on."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from fitasks.ui.progress import Progress
 
 
 class JsonReporter(reporter.JsonReporter):  # type: ignore[misc]  # doit has no types
-    """What the run says goes into the object's `out`, like all that is printed meanwhile."""
+    """What the run says goes into the object's `out`, like all that is printed meanwhile; and is heard at once."""
 
     def __init__(self, outstream: Any, options: Any = None) -> None:
         stderr = sys.stderr
@@ -26,6 +26,7 @@ class JsonReporter(reporter.JsonReporter):  # type: ignore[misc]  # doit has no 
     def write(self, text: str) -> None:
         """One line; into the buffer also when a thread is late and the streams are back in place."""
         self._said.write(f"{text}\n")
+        self._board.line(text)
 
     def observe(self, event: dict[str, Any]) -> None:
         """An event of the journal: the first compile begins the watch for silence."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import io
 import json
@@ -18,6 +19,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import IO, TYPE_CHECKING
 
 import pytest
+from filelock import FileLock
 
 from fitasks.build.usage import Usage, usage
 from fitasks.ui.board import Board, PlainBoard
@@ -27,6 +29,7 @@ from fitasks.ui.units import duration
 from tests.doit_project import Project
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
 
@@ -159,6 +162,29 @@ def test_a_machine_is_told_on_standard_error_that_it_goes_on(project: Project) -
     out, err = process.communicate(timeout=60)
     assert "kernel:page: compiling 2 files" in json.loads(out)["out"]
     assert len([line for line in err.splitlines() if line.startswith("still compiling: ")]) >= 2
+
+
+def test_a_machine_is_told_at_once_what_is_waited_for(project: Project) -> None:
+    with held_lock(project, "page"):
+        process = project.start("--reporter", "json", "kernel:page")
+        assert process.stderr
+        assert select.select([process.stderr], [], [], 20)[0]
+        said = process.stderr.readline()
+        assert said.startswith(f"waiting for page.lock, held by pid {os.getpid()}")
+    out, _ = process.communicate(timeout=60)
+    assert process.returncode == 0
+    assert said in json.loads(out)["out"]
+
+
+@contextlib.contextmanager
+def held_lock(project: Project, name: str) -> Iterator[None]:
+    """As a server that builds this module holds it."""
+    project.doit("list")
+    (workspace,) = (project.root.parent / "base" / ".cache" / "flashinfer").glob("*/*")
+    lock = workspace / "cached_ops" / "tmp" / f"{name}.lock"
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(lock):
+        yield
 
 
 @pytest.mark.parametrize(
