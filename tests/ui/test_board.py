@@ -361,6 +361,19 @@ def test_a_full_disk_behind_standard_output_is_no_reason_to_stop(project: Projec
     assert project.doit() == "3 kernels: 3 fresh\n"
 
 
+@pytest.mark.parametrize("words", ["", "-r zero", "--reporter json", "check", "list"])
+@pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-"])
+def test_a_closed_stream_is_no_reason_to_stop(project: Project, words: str, closed: str) -> None:
+    project.doit()
+    (project.tools / "header.h").write_text("// another\n")
+    command = ["sh", "-c", f"exec {sys.executable} -m doit {words} {closed}"]
+    done = subprocess.run(command, cwd=project.root, env=project.env, capture_output=True, text=True, check=False)
+    assert done.returncode == (words == "check"), done.stderr
+    assert "Traceback" not in done.stderr
+    if words not in {"check", "list"}:
+        assert project.doit() == "3 kernels: 3 fresh\n"
+
+
 def test_the_json_reporter_stays_machine_readable(project: Project) -> None:
     data = json.loads(project.doit("--reporter", "json"))
     results = {task["name"]: task["result"] for task in data["tasks"] if task["name"].startswith("kernel:")}
