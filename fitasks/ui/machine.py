@@ -8,6 +8,7 @@ from typing import Any
 from doit import reporter
 
 from fitasks.build.usage import Usage
+from fitasks.streams import Enduring
 from fitasks.ui.board import PlainBoard
 from fitasks.ui.progress import Progress
 
@@ -17,7 +18,7 @@ class JsonReporter(reporter.JsonReporter):  # type: ignore[misc]  # doit has no 
 
     def __init__(self, outstream: Any, options: Any = None) -> None:
         stderr = sys.stderr
-        super().__init__(outstream, options)  # which puts buffers in place of both streams
+        super().__init__(Enduring(outstream), options)  # which puts buffers in place of both streams
         self._said = sys.stdout
         self._begun: set[str] = set()
         self.progress = Progress(lambda _label: 0, Usage)
@@ -40,9 +41,11 @@ class JsonReporter(reporter.JsonReporter):  # type: ignore[misc]  # doit has no 
         super().execute_task(task)
 
     def complete_run(self) -> None:
-        """Write the object; a signal may have come before every task had its result."""
+        """Write the object, as far as it can be; a signal may have come before every task had its result."""
         self._board.stop()
         for name, one in self.t_results.items():
             if one.result is None:
                 one.set_result(*(("fail", "stopped before it was done") if name in self._begun else (None,)))
         super().complete_run()
+        self.outstream.flush()
+        self.outstream.complain("the object isn't whole")

@@ -374,6 +374,24 @@ def test_a_closed_stream_is_no_reason_to_stop(project: Project, words: str, clos
         assert project.doit() == "3 kernels: 3 fresh\n"
 
 
+@pytest.mark.parametrize(
+    ("where", "said"),
+    [
+        ("> /dev/full", "fitasks: what is said can't be written (No space left on device); the object isn't whole\n"),
+        ("| head -c 300 > part", ""),
+    ],
+)
+def test_an_object_that_cannot_be_written_ends_without_a_traceback(project: Project, where: str, said: str) -> None:
+    project.doit("list")
+    script = f"set -o pipefail; {sys.executable} -m doit --reporter json {where}"
+    done = subprocess.run(
+        ["bash", "-c", script], cwd=project.root, env=project.env, stderr=subprocess.PIPE, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert "".join(line for line in done.stderr.splitlines(True) if not line.startswith("kernel:")) == said
+    assert project.doit() == "3 kernels: 3 fresh\n"
+
+
 def test_the_json_reporter_stays_machine_readable(project: Project) -> None:
     data = json.loads(project.doit("--reporter", "json"))
     results = {task["name"]: task["result"] for task in data["tasks"] if task["name"].startswith("kernel:")}
