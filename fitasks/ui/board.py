@@ -124,7 +124,9 @@ class LiveBoard:
         from rich.table import Table
         from rich.text import Text
 
-        works = self._progress.running()
+        works, summary = self._progress.running(), Text(self._progress.summary(), style="bold")
+        room = self._console.height - len(summary.wrap(self._console, self._console.width)) - 2
+        shown = max(1, min(_SHOWN, room))
         wide = self._console.width >= _WIDE
         table = Table.grid(padding=(0, 2 if wide else 1), expand=False)
         table.add_column(overflow="ellipsis", no_wrap=True)
@@ -132,11 +134,11 @@ class LiveBoard:
             table.add_column(width=min(30, self._console.width // 4))
         for _ in range(2):
             table.add_column(justify="right", no_wrap=True)
-        for work in works[:_SHOWN]:
+        for work in works[:shown]:
             bar = [ProgressBar(total=max(1, work.files), completed=work.done)] if wide else []
             table.add_row(work.label, *bar, f"{work.done}/{work.files}", duration(time.time() - work.begun))
-        more = [Text(f"and {len(works) - _SHOWN} more")] if len(works) > _SHOWN else []
-        return Group(table, *more, Text(self._progress.summary(), style="bold"))
+        more = [Text(f"and {len(works) - shown} more")] if len(works) > shown else []
+        return Group(table, *more, summary)
 
 
 def _seconds(text: str) -> float:

@@ -20,9 +20,10 @@ from typing import IO, TYPE_CHECKING
 
 import pytest
 from filelock import FileLock
+from rich.console import Console
 
 from fitasks.build.usage import Usage, usage
-from fitasks.ui.board import Board, PlainBoard
+from fitasks.ui.board import Board, LiveBoard, PlainBoard
 from fitasks.ui.progress import Progress
 from fitasks.ui.reporter import Reporter
 from fitasks.ui.units import duration
@@ -390,6 +391,20 @@ def test_an_object_that_cannot_be_written_ends_without_a_traceback(project: Proj
     assert done.returncode == 0, done.stderr
     assert "".join(line for line in done.stderr.splitlines(True) if not line.startswith("kernel:")) == said
     assert project.doit() == "3 kernels: 3 fresh\n"
+
+
+@pytest.mark.parametrize(("width", "height", "shown"), [(80, 3, 1), (80, 10, 7), (30, 10, 5), (80, 50, 12)])
+def test_the_summary_is_on_a_low_terminal_too(width: int, height: int, shown: int) -> None:
+    progress = running()
+    for number in range(20):
+        progress.observe({"event": "begin", "t": time.time(), "label": f"kernel-{number}", "files": 2})
+    board = LiveBoard(io.StringIO(), progress)
+    board._console = Console(file=io.StringIO(), width=width, height=height, force_terminal=True)
+    lines = ["".join(segment.text for segment in line) for line in board._console.render_lines(board._render())]
+    assert sum(bool(re.search(r" (0/2|4/10) ", line)) for line in lines) == shown
+    assert f"and {21 - shown} more" in lines[shown]
+    assert lines[shown + 1].startswith("1 of 23 kernels, 6 of 56 ")
+    assert len(lines) <= max(height, 4)
 
 
 def test_the_json_reporter_stays_machine_readable(project: Project) -> None:
