@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import sys
 from typing import TYPE_CHECKING, Any
 
 from doit import exceptions, runner
@@ -11,6 +12,7 @@ from fitasks.build.ninja import read_log
 from fitasks.build.usage import usage
 from fitasks.processes import sessions
 from fitasks.session import current
+from fitasks.ui.aside import Aside
 from fitasks.ui.machine import JsonReporter
 from fitasks.ui.reporter import Reporter
 
@@ -41,13 +43,30 @@ class Json(JsonReporter):
         _attach(self, _kernels_among(tasks, selected_tasks))
 
 
+def attended(chosen: type[Any]) -> type[Any]:
+    """The reporter's class; beside one that isn't ours, what is built is heard on standard error.
+
+    Whichever it is, the session learns which kernels this run is about.
+    """
+    if issubclass(chosen, Lines | Json):
+        return chosen
+
+    class Attended(chosen):  # type: ignore[misc]
+        def initialize(self, tasks: Any, selected_tasks: Any) -> None:
+            _attach(Aside(sys.stderr), _kernels_among(tasks, selected_tasks))
+            if hasattr(chosen, "initialize"):  # doit demands none
+                super().initialize(tasks, selected_tasks)
+
+    return Attended
+
+
 def configuration() -> dict[str, Any]:
     """The part of DOIT_CONFIG that is about reporters; `reporters` is read by fitasks/command.py."""
     runner.UnmetDependency = UnmetDependency
     return {"reporter": Lines, "reporters": {"json": Json}}
 
 
-def _attach(reporter: Lines | Json, wanted: frozenset[str]) -> None:
+def _attach(reporter: Lines | Json | Aside, wanted: frozenset[str]) -> None:
     session = current()
     session.wanted = reporter.progress.wanted = wanted
     session.say = reporter.write

@@ -7,10 +7,8 @@ from typing import Any
 
 from doit import reporter
 
-from fitasks.build.usage import Usage
 from fitasks.streams import Enduring
-from fitasks.ui.board import PlainBoard
-from fitasks.ui.progress import Progress
+from fitasks.ui.aside import Aside
 
 
 class JsonReporter(reporter.JsonReporter):  # type: ignore[misc]  # doit has no types
@@ -21,19 +19,13 @@ class JsonReporter(reporter.JsonReporter):  # type: ignore[misc]  # doit has no 
         super().__init__(Enduring(outstream), options)  # which puts buffers in place of both streams
         self._said = sys.stdout
         self._begun: set[str] = set()
-        self.progress = Progress(lambda _label: 0, Usage)
-        self._board = PlainBoard(stderr, self.progress)
+        self._aside = Aside(stderr)
+        self.progress, self.observe = self._aside.progress, self._aside.observe
 
     def write(self, text: str) -> None:
         """One line; into the buffer also when a thread is late and the streams are back in place."""
         self._said.write(f"{text}\n")
-        self._board.line(text)
-
-    def observe(self, event: dict[str, Any]) -> None:
-        """An event of the journal: the first compile begins the watch for silence."""
-        self.progress.observe(event)
-        if event["event"] == "begin":
-            self._board.start()
+        self._aside.write(text)
 
     def execute_task(self, task: Any) -> None:
         """Called by the thread that does it."""
@@ -42,7 +34,7 @@ class JsonReporter(reporter.JsonReporter):  # type: ignore[misc]  # doit has no 
 
     def complete_run(self) -> None:
         """Write the object, as far as it can be; a signal may have come before every task had its result."""
-        self._board.stop()
+        self._aside.stop()
         for name, one in self.t_results.items():
             if one.result is None:
                 one.set_result(*(("fail", "stopped before it was done") if name in self._begun else (None,)))

@@ -177,6 +177,23 @@ def test_a_machine_is_told_at_once_what_is_waited_for(project: Project) -> None:
     assert said in json.loads(out)["out"]
 
 
+@pytest.mark.parametrize("reporter", ["console", "executed-only", "error-only", "zero"])
+def test_no_reporter_is_silent_or_plans_what_was_not_asked_for(project: Project, reporter: str) -> None:
+    hold = project.hold()
+    process = project.start("-r", reporter, "kernel:page", FITASKS_HEARTBEAT="0.3")
+    project.wait_for_call()
+    time.sleep(1.2)
+    hold.unlink()
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 0, err
+    beats = [line for line in err.splitlines() if line.startswith("still compiling: page")]
+    assert len(beats) >= 2
+    assert "; 0 of 1 kernels, 0 of 2 files, " in beats[0]
+    assert "compiling" not in out
+    assert out == "" or reporter not in {"error-only", "zero"}
+    assert "cascade" not in (project.root / ".fitasks" / "journal.jsonl").read_text()
+
+
 @contextlib.contextmanager
 def held_lock(project: Project, name: str) -> Iterator[None]:
     """As a server that builds this module holds it."""
