@@ -6,7 +6,7 @@ import functools
 import sys
 from typing import TYPE_CHECKING, Any
 
-from doit import exceptions, runner
+from doit import Globals, exceptions, runner
 
 from fitasks.build.ninja import read_log
 from fitasks.build.usage import usage
@@ -78,7 +78,7 @@ def _attach(reporter: Lines | Json | Aside, wanted: frozenset[str]) -> None:
 def _kernels_among(tasks: Mapping[str, Any], names: Iterable[str]) -> frozenset[str]:
     """The labels of the kernels that doit will come to: the tasks of these names, and what they depend on.
 
-    Twins are none of their own: nothing is done for them.
+    Twins are none of their own: nothing is done for them. Nor is anything for those of `doit ignore`.
     """
     seen: set[str] = set()
     waiting = list(names)
@@ -88,7 +88,8 @@ def _kernels_among(tasks: Mapping[str, Any], names: Iterable[str]) -> frozenset[
             seen.add(name)
             waiting += tasks[name].task_dep
     kernels = (name for name in seen if name.startswith("kernel:") and tasks[name].actions)
-    return frozenset(name.removeprefix("kernel:") for name in kernels)
+    ignored = Globals.dep_manager.status_is_ignore
+    return frozenset(name.removeprefix("kernel:") for name in kernels if not ignored(tasks[name]))
 
 
 def _files_done(session: Session, label: str) -> int:

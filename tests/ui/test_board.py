@@ -194,6 +194,15 @@ def test_no_reporter_is_silent_or_plans_what_was_not_asked_for(project: Project,
     assert "cascade" not in (project.root / ".fitasks" / "journal.jsonl").read_text()
 
 
+@pytest.mark.parametrize("reporter", [[], ["-r", "zero"]])
+def test_what_is_ignored_is_not_counted(project: Project, reporter: list[str]) -> None:
+    project.doit("ignore", "kernel:page")
+    project.doit(*reporter)
+    journal = (project.root / ".fitasks" / "journal.jsonl").read_text().splitlines()
+    planned = {kernel["label"] for kernel in json.loads(journal[0])["kernels"]}
+    assert planned == {"cascade", "quantization"}
+
+
 @contextlib.contextmanager
 def held_lock(project: Project, name: str) -> Iterator[None]:
     """As a server that builds this module holds it."""
