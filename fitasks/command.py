@@ -50,9 +50,18 @@ class Run(DoitRun):  # type: ignore[misc]  # doit has no types
             if obstacle := self._obstacle(config["problem"], params):
                 print(obstacle, file=sys.stderr)  # noqa: T201
                 return 2
+            params["reporter"] = self._attended(params["reporter"])
+            params["outfile"] = params["outfile"] or sys.stdout  # doit looked before dodo.py made a closed one whole
             # `-n` is how many compilers there are. Of doit's threads each may have to wait for a server's lock.
             params["num_process"] = params["num_process"] and max(params["num_process"], config["num_process"])
         return super()._execute(*args, **params)
+
+    def _attended(self, reporter: Any) -> Any:
+        """As doit takes it: a name, a class, or an object, which is left alone."""
+        from fitasks.reporting import attended
+
+        chosen = self.reporters[reporter] if isinstance(reporter, str) else reporter
+        return attended(chosen) if isinstance(chosen, type) else chosen
 
     def _obstacle(self, problem: str, params: dict[str, Any]) -> str:
         """Kernels that nobody could plan are no tasks: whoever names one is told why there is none."""
@@ -80,3 +89,8 @@ class List(DoitList):  # type: ignore[misc]
         if params["no_sm90"]:
             os.environ[VARIABLE] = "0"
         return super().execute(params, args)
+
+    @functools.wraps(DoitList._execute)  # noqa: SLF001
+    def _execute(self, *args: Any, **params: Any) -> Any:
+        self.outstream: Any = self.outstream or sys.stdout  # as above
+        return super()._execute(*args, **params)

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import functools
+import sys
 from typing import TYPE_CHECKING, Any
 
-from doit import exceptions, runner
+from doit import Globals, exceptions, runner
 
 from fitasks.build.ninja import read_log
 from fitasks.build.usage import usage
 from fitasks.processes import sessions
 from fitasks.session import current
+from fitasks.ui.aside import Aside
 from fitasks.ui.machine import JsonReporter
 from fitasks.ui.reporter import Reporter
 
@@ -41,13 +43,30 @@ class Json(JsonReporter):
         _attach(self, _kernels_among(tasks, selected_tasks))
 
 
+def attended(chosen: type[Any]) -> type[Any]:
+    """The reporter's class; beside one that isn't ours, what is built is heard on standard error.
+
+    Whichever it is, the session learns which kernels this run is about.
+    """
+    if issubclass(chosen, Lines | Json):
+        return chosen
+
+    class Attended(chosen):  # type: ignore[misc]
+        def initialize(self, tasks: Any, selected_tasks: Any) -> None:
+            _attach(Aside(sys.stderr), _kernels_among(tasks, selected_tasks))
+            if hasattr(chosen, "initialize"):  # doit demands none
+                super().initialize(tasks, selected_tasks)
+
+    return Attended
+
+
 def configuration() -> dict[str, Any]:
     """The part of DOIT_CONFIG that is about reporters; `reporters` is read by fitasks/command.py."""
     runner.UnmetDependency = UnmetDependency
     return {"reporter": Lines, "reporters": {"json": Json}}
 
 
-def _attach(reporter: Lines | Json, wanted: frozenset[str]) -> None:
+def _attach(reporter: Lines | Json | Aside, wanted: frozenset[str]) -> None:
     session = current()
     session.wanted = reporter.progress.wanted = wanted
     session.say = reporter.write
@@ -59,7 +78,7 @@ def _attach(reporter: Lines | Json, wanted: frozenset[str]) -> None:
 def _kernels_among(tasks: Mapping[str, Any], names: Iterable[str]) -> frozenset[str]:
     """The labels of the kernels that doit will come to: the tasks of these names, and what they depend on.
 
-    Twins are none of their own: nothing is done for them.
+    Twins are none of their own: nothing is done for them. Nor is anything for those of `doit ignore`.
     """
     seen: set[str] = set()
     waiting = list(names)
@@ -69,7 +88,8 @@ def _kernels_among(tasks: Mapping[str, Any], names: Iterable[str]) -> frozenset[
             seen.add(name)
             waiting += tasks[name].task_dep
     kernels = (name for name in seen if name.startswith("kernel:") and tasks[name].actions)
-    return frozenset(name.removeprefix("kernel:") for name in kernels)
+    ignored = Globals.dep_manager.status_is_ignore
+    return frozenset(name.removeprefix("kernel:") for name in kernels if not ignored(tasks[name]))
 
 
 def _files_done(session: Session, label: str) -> int:

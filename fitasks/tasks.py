@@ -10,7 +10,7 @@ import os
 import signal
 import sys
 import tempfile
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import IO, TYPE_CHECKING, Any, TypeAlias
 
 from doit.exceptions import TaskError, TaskFailed
 
@@ -216,12 +216,18 @@ def _raise(problem: FitasksError) -> Callable[[], None]:
 
 
 def _prepare_streams() -> None:
-    """A terminal or log that isn't UTF-8 gets ? for an arrow, no traceback; nor does `doit list | head`."""
+    """A terminal or log that isn't UTF-8 gets ? for an arrow, no traceback; nor does `doit list | head`, or `>&-`."""
+    sys.stdout, sys.stderr = sys.stdout or _nowhere(), sys.stderr or _nowhere()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")
     if sys.argv[1:2] == ["list"]:
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+
+
+def _nowhere() -> IO[str]:
+    """For a stream that was closed before Python began, which then has None in its place."""
+    return os.fdopen(os.open(os.devnull, os.O_WRONLY), "w")
 
 
 def _database(state: Path) -> Path:

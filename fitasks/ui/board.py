@@ -10,9 +10,9 @@ import math
 import os
 import threading
 import time
-from typing import IO, TYPE_CHECKING, Protocol
+from typing import IO, TYPE_CHECKING, Protocol, cast
 
-from fitasks.streams import silence, tell
+from fitasks.streams import Enduring, tell
 from fitasks.ui.units import duration
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ class PlainBoard:
     """Lines, and a heartbeat whenever nothing was written for a while."""
 
     def __init__(self, stream: IO[str], progress: Progress, every: float | None = None) -> None:
-        self._stream, self._progress = stream, progress
+        self._stream, self._progress = Enduring(stream), progress
         self._every = every or _seconds(os.environ.get("FITASKS_HEARTBEAT", ""))
         self._written = time.monotonic()
         self._over = threading.Event()
@@ -63,14 +63,9 @@ class PlainBoard:
         """One whole line, now. A reader that has gone (`| head`) doesn't end the build, nor does a full disk."""
         with self._lock:
             self._written = time.monotonic()
-            try:
-                self._stream.write(text + "\n")
-                self._stream.flush()
-            except BrokenPipeError:
-                silence(self._stream)
-            except OSError as error:
-                silence(self._stream)
-                tell(f"what is said can't be written ({error.strerror}); the build goes on in silence")
+            self._stream.write(text + "\n")
+            self._stream.flush()
+            self._stream.complain()
 
     def stop(self) -> None:
         """No more heartbeats."""
@@ -94,8 +89,8 @@ class LiveBoard:
         from rich.console import Console
         from rich.live import Live
 
-        self._progress = progress
-        self._console: Console = Console(file=stream, highlight=False, markup=False, emoji=False)
+        self._stream, self._progress = Enduring(stream), progress
+        self._console: Console = Console(file=cast("IO[str]", self._stream), highlight=False, markup=False, emoji=False)
         self._live = Live(
             console=self._console,
             get_renderable=self._render,
@@ -106,16 +101,22 @@ class LiveBoard:
 
     def start(self) -> None:
         """Show the board."""
-        if not self._live.is_started:
+        if not self._live.is_started and not self._stream.lost:
             self._live.start()
 
     def line(self, text: str) -> None:
-        """A line of the run, above the board; long ones are left to the terminal to wrap."""
+        """A line of the run, above the board; long ones are left to the terminal to wrap.
+
+        A terminal that has gone doesn't end the build, but the board.
+        """
         self._console.print(text, soft_wrap=True)
+        if self._stream.lost:
+            self.stop()
 
     def stop(self) -> None:
         """Take the board away."""
         self._live.stop()
+        self._stream.complain()  # now that standard error is no longer the board's
 
     def _render(self) -> RenderableType:
         from rich.console import Group
@@ -123,7 +124,9 @@ class LiveBoard:
         from rich.table import Table
         from rich.text import Text
 
-        works = self._progress.running()
+        works, summary = self._progress.running(), Text(self._progress.summary(), style="bold")
+        room = self._console.height - len(summary.wrap(self._console, self._console.width)) - 2
+        shown = max(1, min(_SHOWN, room))
         wide = self._console.width >= _WIDE
         table = Table.grid(padding=(0, 2 if wide else 1), expand=False)
         table.add_column(overflow="ellipsis", no_wrap=True)
@@ -131,11 +134,11 @@ class LiveBoard:
             table.add_column(width=min(30, self._console.width // 4))
         for _ in range(2):
             table.add_column(justify="right", no_wrap=True)
-        for work in works[:_SHOWN]:
+        for work in works[:shown]:
             bar = [ProgressBar(total=max(1, work.files), completed=work.done)] if wide else []
             table.add_row(work.label, *bar, f"{work.done}/{work.files}", duration(time.time() - work.begun))
-        more = [Text(f"and {len(works) - _SHOWN} more")] if len(works) > _SHOWN else []
-        return Group(table, *more, Text(self._progress.summary(), style="bold"))
+        more = [Text(f"and {len(works) - shown} more")] if len(works) > shown else []
+        return Group(table, *more, summary)
 
 
 def _seconds(text: str) -> float:

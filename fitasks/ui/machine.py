@@ -1,4 +1,4 @@
-"""`doit --reporter json`: doit's own object on standard output, always whole; the heartbeat on standard error."""
+"""`doit --reporter json`: doit's own object on standard output, always whole; on standard error, what goes on."""
 
 from __future__ import annotations
 
@@ -7,31 +7,25 @@ from typing import Any
 
 from doit import reporter
 
-from fitasks.build.usage import Usage
-from fitasks.ui.board import PlainBoard
-from fitasks.ui.progress import Progress
+from fitasks.streams import Enduring
+from fitasks.ui.aside import Aside
 
 
 class JsonReporter(reporter.JsonReporter):  # type: ignore[misc]  # doit has no types
-    """What the run says goes into the object's `out`, like all that is printed meanwhile."""
+    """What the run says goes into the object's `out`, like all that is printed meanwhile; and is heard at once."""
 
     def __init__(self, outstream: Any, options: Any = None) -> None:
         stderr = sys.stderr
-        super().__init__(outstream, options)  # which puts buffers in place of both streams
+        super().__init__(Enduring(outstream), options)  # which puts buffers in place of both streams
         self._said = sys.stdout
         self._begun: set[str] = set()
-        self.progress = Progress(lambda _label: 0, Usage)
-        self._board = PlainBoard(stderr, self.progress)
+        self._aside = Aside(stderr)
+        self.progress, self.observe = self._aside.progress, self._aside.observe
 
     def write(self, text: str) -> None:
         """One line; into the buffer also when a thread is late and the streams are back in place."""
         self._said.write(f"{text}\n")
-
-    def observe(self, event: dict[str, Any]) -> None:
-        """An event of the journal: the first compile begins the watch for silence."""
-        self.progress.observe(event)
-        if event["event"] == "begin":
-            self._board.start()
+        self._aside.write(text)
 
     def execute_task(self, task: Any) -> None:
         """Called by the thread that does it."""
@@ -39,9 +33,11 @@ class JsonReporter(reporter.JsonReporter):  # type: ignore[misc]  # doit has no 
         super().execute_task(task)
 
     def complete_run(self) -> None:
-        """Write the object; a signal may have come before every task had its result."""
-        self._board.stop()
+        """Write the object, as far as it can be; a signal may have come before every task had its result."""
+        self._aside.stop()
         for name, one in self.t_results.items():
             if one.result is None:
                 one.set_result(*(("fail", "stopped before it was done") if name in self._begun else (None,)))
         super().complete_run()
+        self.outstream.flush()
+        self.outstream.complain("the object isn't whole")

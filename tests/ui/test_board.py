@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import io
 import json
@@ -18,15 +19,18 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import IO, TYPE_CHECKING
 
 import pytest
+from filelock import FileLock
+from rich.console import Console
 
 from fitasks.build.usage import Usage, usage
-from fitasks.ui.board import Board, PlainBoard
+from fitasks.ui.board import Board, LiveBoard, PlainBoard
 from fitasks.ui.progress import Progress
 from fitasks.ui.reporter import Reporter
 from fitasks.ui.units import duration
 from tests.doit_project import Project
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
 
@@ -161,6 +165,55 @@ def test_a_machine_is_told_on_standard_error_that_it_goes_on(project: Project) -
     assert len([line for line in err.splitlines() if line.startswith("still compiling: ")]) >= 2
 
 
+def test_a_machine_is_told_at_once_what_is_waited_for(project: Project) -> None:
+    with held_lock(project, "page"):
+        process = project.start("--reporter", "json", "kernel:page")
+        assert process.stderr
+        assert select.select([process.stderr], [], [], 20)[0]
+        said = process.stderr.readline()
+        assert said.startswith(f"waiting for page.lock, held by pid {os.getpid()}")
+    out, _ = process.communicate(timeout=60)
+    assert process.returncode == 0
+    assert said in json.loads(out)["out"]
+
+
+@pytest.mark.parametrize("reporter", ["console", "executed-only", "error-only", "zero"])
+def test_no_reporter_is_silent_or_plans_what_was_not_asked_for(project: Project, reporter: str) -> None:
+    hold = project.hold()
+    process = project.start("-r", reporter, "kernel:page", FITASKS_HEARTBEAT="0.3")
+    project.wait_for_call()
+    time.sleep(1.2)
+    hold.unlink()
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 0, err
+    beats = [line for line in err.splitlines() if line.startswith("still compiling: page")]
+    assert len(beats) >= 2
+    assert "; 0 of 1 kernels, 0 of 2 files, " in beats[0]
+    assert "compiling" not in out
+    assert out == "" or reporter not in {"error-only", "zero"}
+    assert "cascade" not in (project.root / ".fitasks" / "journal.jsonl").read_text()
+
+
+@pytest.mark.parametrize("reporter", [[], ["-r", "zero"]])
+def test_what_is_ignored_is_not_counted(project: Project, reporter: list[str]) -> None:
+    project.doit("ignore", "kernel:page")
+    project.doit(*reporter)
+    journal = (project.root / ".fitasks" / "journal.jsonl").read_text().splitlines()
+    planned = {kernel["label"] for kernel in json.loads(journal[0])["kernels"]}
+    assert planned == {"cascade", "quantization"}
+
+
+@contextlib.contextmanager
+def held_lock(project: Project, name: str) -> Iterator[None]:
+    """As a server that builds this module holds it."""
+    project.doit("list")
+    (workspace,) = (project.root.parent / "base" / ".cache" / "flashinfer").glob("*/*")
+    lock = workspace / "cached_ops" / "tmp" / f"{name}.lock"
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(lock):
+        yield
+
+
 @pytest.mark.parametrize(
     ("text", "beats", "said"),
     [
@@ -246,6 +299,42 @@ def test_a_terminal_shows_a_board_that_goes_away(project: Project) -> None:
     assert received.count("\x1b[?25l") == received.count("\x1b[?25h")  # the cursor is back
 
 
+@pytest.mark.parametrize("shared", [True, False])
+def test_a_terminal_that_goes_away_fails_no_kernel(project: Project, shared: bool) -> None:
+    """A lost ssh connection under nohup; standard error is on the same terminal, or a log."""
+    hold = project.hold()
+    leader, follower = pty.openpty()
+    process = subprocess.Popen(
+        ["sh", "-c", f"trap '' HUP; exec {sys.executable} -m doit -n 1"],
+        cwd=project.root,
+        env=project.env | {"TERM": "xterm-256color"},
+        stdin=subprocess.DEVNULL,
+        stdout=follower,
+        stderr=follower if shared else subprocess.PIPE,
+        text=True,
+    )
+    os.close(follower)
+    project.wait_for_call()
+    time.sleep(0.5)  # the board has been drawn
+    os.close(leader)
+    time.sleep(0.5)  # and is drawn again
+    hold.unlink()
+    _, error = process.communicate(timeout=60)
+    assert process.returncode == 0, error
+    assert shared or error.splitlines()[-1:] == [
+        "fitasks: what is said can't be written (Input/output error); the build goes on in silence"
+    ]
+    assert "Traceback" not in (error or "")
+    assert project.doit() == "3 kernels: 3 fresh\n"
+
+
+def test_a_closed_stream_raises_nothing() -> None:
+    stream = io.StringIO()
+    board = PlainBoard(stream, running())
+    stream.close()
+    board.line("into the void")
+
+
 def test_no_colour_where_none_is_wanted(project: Project) -> None:
     received = on_terminal(project, 100, NO_COLOR="1")
     assert not re.findall(r"\x1b\[[0-9;]*3[0-9][0-9;]*m", received)
@@ -297,6 +386,51 @@ def test_a_full_disk_behind_standard_output_is_no_reason_to_stop(project: Projec
     assert done.stderr.endswith(said)
     assert "Traceback" not in done.stderr
     assert project.doit() == "3 kernels: 3 fresh\n"
+
+
+@pytest.mark.parametrize("words", ["", "-r zero", "--reporter json", "check", "list"])
+@pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-"])
+def test_a_closed_stream_is_no_reason_to_stop(project: Project, words: str, closed: str) -> None:
+    project.doit()
+    (project.tools / "header.h").write_text("// another\n")
+    command = ["sh", "-c", f"exec {sys.executable} -m doit {words} {closed}"]
+    done = subprocess.run(command, cwd=project.root, env=project.env, capture_output=True, text=True, check=False)
+    assert done.returncode == (words == "check"), done.stderr
+    assert "Traceback" not in done.stderr
+    if words not in {"check", "list"}:
+        assert project.doit() == "3 kernels: 3 fresh\n"
+
+
+@pytest.mark.parametrize(
+    ("where", "said"),
+    [
+        ("> /dev/full", "fitasks: what is said can't be written (No space left on device); the object isn't whole\n"),
+        ("| head -c 300 > part", ""),
+    ],
+)
+def test_an_object_that_cannot_be_written_ends_without_a_traceback(project: Project, where: str, said: str) -> None:
+    project.doit("list")
+    script = f"set -o pipefail; {sys.executable} -m doit --reporter json {where}"
+    done = subprocess.run(
+        ["bash", "-c", script], cwd=project.root, env=project.env, stderr=subprocess.PIPE, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert "".join(line for line in done.stderr.splitlines(True) if not line.startswith("kernel:")) == said
+    assert project.doit() == "3 kernels: 3 fresh\n"
+
+
+@pytest.mark.parametrize(("width", "height", "shown"), [(80, 3, 1), (80, 10, 7), (30, 10, 5), (80, 50, 12)])
+def test_the_summary_is_on_a_low_terminal_too(width: int, height: int, shown: int) -> None:
+    progress = running()
+    for number in range(20):
+        progress.observe({"event": "begin", "t": time.time(), "label": f"kernel-{number}", "files": 2})
+    board = LiveBoard(io.StringIO(), progress)
+    board._console = Console(file=io.StringIO(), width=width, height=height, force_terminal=True)
+    lines = ["".join(segment.text for segment in line) for line in board._console.render_lines(board._render())]
+    assert sum(bool(re.search(r" (0/2|4/10) ", line)) for line in lines) == shown
+    assert f"and {21 - shown} more" in lines[shown]
+    assert lines[shown + 1].startswith("1 of 23 kernels, 6 of 56 ")
+    assert len(lines) <= max(height, 4)
 
 
 def test_the_json_reporter_stays_machine_readable(project: Project) -> None:

@@ -2,21 +2,44 @@
 
 from __future__ import annotations
 
+import errno
 import json
-from typing import TYPE_CHECKING
+import os
+from pathlib import Path
 
 import pytest
 
+from fitasks.ui.report import Run, write_report
 from tests.doit_project import Project
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 
 @pytest.fixture
 def project(tmp_path: Path) -> Project:
     pytest.importorskip("flashinfer", exc_type=Exception)
     return Project.make(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["report.html", "report.trace.json"])
+def test_both_files_or_none(tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A directory in the way, then a full disk, at the first file that comes to it and at the other."""
+    page, trace = tmp_path / "report.html", tmp_path / "report.trace.json"
+    run = Run(1e9, 2, "2 cores", 0.0, 0.0, 1.0, ())
+    (tmp_path / name).mkdir()
+    with pytest.raises(IsADirectoryError) as caught:
+        write_report(run, (), page, trace)
+    assert (caught.value.filename, caught.value.filename2) == (str(tmp_path / name), None)
+    assert [entry.name for entry in tmp_path.iterdir()] == [name]
+    (tmp_path / name).rmdir()
+
+    def full(descriptor: int) -> None:
+        if f".{name}." in str(Path(f"/proc/self/fd/{descriptor}").readlink()):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space left") as failed:
+        write_report(run, (), page, trace)
+    assert failed.value.filename == str(tmp_path / name)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_report(project: Project) -> None:
