@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
     from fitasks.build.capacity import Memory
+    from fitasks.build.diagnose import Diagnosis
     from fitasks.build.ninja import Edge
     from fitasks.build.running import Runner
     from fitasks.plan.kernel import Kernel
@@ -67,7 +68,7 @@ class Compiling:
     scratch: Path  # for the compilers' temporary files
     place: Path  # for the ninjas' logs
     seconds: dict[str, float] = field(default_factory=dict)
-    said: str = ""  # by the first that failed
+    found: Diagnosis | None = None  # of the first that failed
     alone: Memory | None = None  # what was free before a compiler was tried alone
     _runs: list[Finished] = field(default_factory=list)
     _failure: Finished | None = None  # the first
@@ -186,22 +187,22 @@ class Compiling:
 
     def _note(self, finished: Finished, name: str, said: bytes, *, last: bool) -> bool:
         """What was said, and a failure, which is told at once; whether this was want of memory, to be tried again."""
-        text = said.decode(errors="replace")
+        found = _diagnosed(finished, said)
         with self._lock:
             with self.runner.log(self.kernel).open("ab") as stream:
                 stream.write(said)
             self._runs.append(finished)
             if not finished.status and not finished.timed_out:
                 return False
-            if not last and _was_killed(finished, text):
+            if found and found.out_of_memory and not last:
                 slots = self.runner.pool.narrow()
                 tell = f"{name} was killed for want of memory; from now on {slots} at once"
                 self.runner.say(f"kernel:{self.kernel.label}: {tell}")
                 return True
             if self._failure is None:
-                self._failure, self.said = finished, text
-                if not finished.stopped and not finished.timed_out:
-                    self.runner.say(f"kernel:{self.kernel.label}: {diagnose(text, finished.status).first_error}")
+                self._failure, self.found = finished, found
+                if found:
+                    self.runner.say(f"kernel:{self.kernel.label}: {found.first_error}")
             return False
 
     def _stopping(self) -> bool:
@@ -222,7 +223,8 @@ def split_variables(env: Mapping[str, str], threads: int) -> dict[str, str]:
     return {"NVCC_APPEND_FLAGS": f"{env.get('NVCC_APPEND_FLAGS', '')} --split-compile={threads}".strip()}
 
 
-def _was_killed(finished: Finished, said: str) -> bool:
+def _diagnosed(finished: Finished, said: bytes) -> Diagnosis | None:
+    """Why it failed by itself; None where it didn't, or was ended by us."""
     if not finished.status or finished.timed_out or finished.stopped:
-        return False
-    return diagnose(said, finished.status).out_of_memory
+        return None
+    return diagnose(said.decode(errors="replace"), finished.status)

@@ -91,7 +91,7 @@ def _failure(kernel: Kernel, finished: Finished, compiling: Compiling, log: Path
             f"{kernel.label}: not finished after {finished.seconds:.0f} s, and stopped\n  log: {log}",
             remedy="raise `timeout:` in kernels.yaml (seconds; 0 is no limit)",
         )
-    found = diagnose(compiling.said, finished.status)
+    found = compiling.found or diagnose("", finished.status)
     hint = f"\n  hint: {found.hint}" if found.hint else ""
     if found.out_of_memory and (had := compiling.alone):
         hint += f"; tried alone as well, with {had.available / 1e9:.1f} GB free ({had.source})"
