@@ -163,7 +163,7 @@ class Compiling:
         env |= split_variables(env, turn.threads) | {"TMPDIR": str(self.scratch)}
         env.pop("MAKEFLAGS", None)  # of a make above us, whose tokens are our business
         log = self.scratch / f"{next(self._numbers)}.log"
-        begin = time.time()
+        begin, begun_at = time.time(), time.monotonic()
         with self._timed():
             left = max(0.1, self.runner.timeout - self._clock.seconds) if self.runner.timeout else None
             finished = process.run(command, cwd=self.kernel.build_dir, env=env, log=log, timeout=left)
@@ -171,7 +171,7 @@ class Compiling:
         place = {"label": self.kernel.label, "output": Path(output).name}
         how = {"status": finished.status, "threads": turn.threads, "slots": turn.slots}
         self.runner.journal.write("file", **span, **place, **how)
-        return finished, self._note(finished, Path(output).name, log.read_bytes(), last=last)
+        return finished, self._note(finished, Path(output).name, log.read_bytes(), begun_at, last=last)
 
     @contextlib.contextmanager
     def _timed(self) -> Iterator[None]:
@@ -185,7 +185,7 @@ class Compiling:
             with self._lock:
                 self._clock.stop()
 
-    def _note(self, finished: Finished, name: str, said: bytes, *, last: bool) -> bool:
+    def _note(self, finished: Finished, name: str, said: bytes, begun_at: float, *, last: bool) -> bool:
         """What was said, and a failure, which is told at once; whether this was want of memory, to be tried again."""
         found = _diagnosed(finished, said)
         with self._lock:
@@ -195,7 +195,7 @@ class Compiling:
             if not finished.status and not finished.timed_out:
                 return False
             if found and found.out_of_memory and not last:
-                slots = self.runner.pool.narrow()
+                slots = self.runner.pool.narrow(begun_at)
                 tell = f"{name} was killed for want of memory; from now on {slots} at once"
                 self.runner.say(f"kernel:{self.kernel.label}: {tell}")
                 return True
