@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
+import signal
 import time
 from pathlib import Path
 
@@ -60,6 +62,21 @@ def test_a_compiler_killed_for_want_of_memory_is_tried_again_alone(project: Proj
     assert "kernel:page: page.cu once more, alone\n" in out
     assert out.splitlines()[-1] == "1 kernel: 1 compiled"
     assert project.calls() == 3
+
+
+def test_compilers_that_are_killed_together_halve_the_pool_once(project: Project) -> None:
+    hold = project.hold()
+    process = project.start("-n", "4")
+    deadline = time.monotonic() + 60
+    while len(killed := stand_ins(project)) < 4 and time.monotonic() < deadline:
+        time.sleep(0.05)
+    for pid in killed:
+        os.kill(pid, signal.SIGKILL)
+    time.sleep(1)
+    hold.unlink()
+    out, err = process.communicate(timeout=120)
+    assert re.findall(r"from now on (\d+) at once", out) == ["2"] * 4, out + err
+    assert out.splitlines()[-1] == "3 kernels: 3 compiled"
 
 
 def test_one_that_is_killed_again_fails_and_says_what_to_do(project: Project) -> None:
@@ -172,6 +189,24 @@ def test_a_kernel_that_takes_too_long_is_ended(project: Project) -> None:
     assert "page: not finished after " in out
     assert "remedy: raise `timeout:` in kernels.yaml (seconds; 0 is no limit)" in out
     assert stand_ins(project) == []
+
+
+def test_a_kernel_whose_ninja_vanishes_has_failed(project: Project, tmp_path: Path) -> None:
+    """It is over, for the heartbeat and for the report as well."""
+    ninja = tmp_path / "ninja"
+    shutil.copy(shutil.which("ninja", path=project.env["PATH"]) or "", ninja)
+    hold = project.hold()
+    path = f"{tmp_path}:{project.env['PATH']}"
+    process = project.start("-n", "1", "kernel:page", PATH=path)
+    project.wait_for_call()
+    ninja.unlink()
+    hold.unlink()
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 1, out + err
+    assert f"{ninja} cannot be run in " in out
+    assert "1 kernel: 1 failed" in out
+    events = [json.loads(line) for line in (project.root / ".fitasks" / "journal.jsonl").read_text().splitlines()]
+    assert [event["outcome"] for event in events if event["event"] == "end"] == ["failed"]
 
 
 def test_the_journal_tells_of_every_compiler(project: Project) -> None:

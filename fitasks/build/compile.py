@@ -12,6 +12,7 @@ import functools
 import shutil
 import tempfile
 import threading
+import traceback
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -23,7 +24,7 @@ from fitasks.build.heal import NotHealed, heal
 from fitasks.build.lock import module_lock
 from fitasks.build.outcome import check, receipt_of, utc
 from fitasks.build.reasons import Reason, judgement
-from fitasks.errors import KernelFailure
+from fitasks.errors import FitasksError, KernelFailure
 from fitasks.plan import planner
 from fitasks.processes import sessions
 
@@ -60,18 +61,31 @@ class Builder:
         """Bring one kernel up to date. Raises KernelFailure; other kernels aren't touched."""
         try:
             done = self._build(kernel, force=force)
-        except (OSError, KernelFailure) as error:
-            failure = error if isinstance(error, KernelFailure) else _no_place(kernel, error)
+            size = kernel.library.stat().st_size
+        except Exception as error:  # noqa: BLE001 - whatever it is, this kernel is over, and who shows the run must know
+            failure = self._failure(kernel, error)
             outcome = "stopped" if sessions.stopping() else "failed"
             self.runner.journal.write("end", label=kernel.label, outcome=outcome, error=str(failure))
             raise failure from None
         receipt = receipts.read(kernel)
         costs = {"cpu_seconds": receipt.cpu_seconds, "peak_rss": receipt.peak_rss} if receipt else {}
-        size = kernel.library.stat().st_size
         self.runner.journal.write(
             "end", label=kernel.label, outcome=done.outcome, seconds=done.seconds, bytes=size, error="", **costs
         )
         return done
+
+    def _failure(self, kernel: Kernel, error: Exception) -> KernelFailure:
+        """In words; of what nobody has foreseen the traceback goes into the kernel's log."""
+        if isinstance(error, KernelFailure):
+            return error
+        if isinstance(error, FitasksError):
+            return KernelFailure(f"{kernel.label}: {error.message}", remedy=error.remedy)
+        if isinstance(error, OSError):
+            return _no_place(kernel, error)
+        log = self.runner.log(kernel)
+        with contextlib.suppress(OSError), log.open("a", encoding="utf-8", errors="replace") as stream:
+            stream.writelines(traceback.format_exception(error))
+        return KernelFailure(f"{kernel.label}: {type(error).__name__}: {error}\n  log: {log}")
 
     def _build(self, kernel: Kernel, *, force: bool) -> Done:
         if kernel.problem:
