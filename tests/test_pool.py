@@ -9,6 +9,7 @@ import shutil
 import signal
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from filelock import FileLock
@@ -124,6 +125,49 @@ def test_several_lost_objects_are_compiled_again(project: Project, slots: str) -
     assert project.doit("kernel:page", MAX_JOBS=slots).splitlines()[-1] == "1 kernel: 1 compiled"
     assert project.calls() == 2
     assert project.doit("kernel:page") == "1 kernel: 1 fresh\n"
+
+
+def first_event(project: Project) -> dict[str, Any]:
+    event: dict[str, Any] = json.loads((project.root / ".fitasks" / "journal.jsonl").read_text().splitlines()[0])
+    return event
+
+
+def test_files_that_need_no_compiler_are_counted_as_there(project: Project) -> None:
+    """Before it begins, while it compiles, and in what is foretold."""
+    project.doit("kernel:page", "kernel:cascade")
+    whole = first_event(project)
+    shutil.rmtree(Path(project.env["XDG_CACHE_HOME"]) / "fitasks" / "store")
+    next(project.library("page").parent.glob("*binding*.o")).unlink()
+    hold = project.hold()
+    process = project.start("kernel:page", FITASKS_HEARTBEAT="0.5")
+    project.calls()
+    project.wait_for_call()
+    time.sleep(1.5)
+    hold.unlink()
+    out, err = process.communicate(timeout=60)
+    assert "kernel:page: compiling 1 file; " in out, out + err
+    assert "still compiling: page 1/2 (" in out
+    assert "; 0 of 1 kernels, 1 of 2 files, " in out
+    (page,) = first_event(project)["kernels"]
+    assert (page["files"], page["kept"]) == (2, 1)
+    before = next(kernel for kernel in whole["kernels"] if kernel["label"] == "page")
+    assert 0 < page["cpu_seconds"] < before["cpu_seconds"]
+    assert 0 < first_event(project)["bound"] <= page["cpu_seconds"]
+
+
+def test_what_an_interrupted_build_finished_is_not_announced_again(project: Project) -> None:
+    process = project.start("-n", "1", "kernel:page", STAND_IN_SECONDS="1")
+    deadline = time.monotonic() + 60
+    project.wait_for_call()
+    while " end " not in (project.tools / "calls").read_text():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    time.sleep(0.5)
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=60)
+    out = project.doit("-n", "1", "kernel:page")
+    assert "kernel:page: compiling 1 file; incomplete: " in out
+    assert first_event(project)["kernels"][0]["kept"] == 1
 
 
 def test_the_pool_is_made_for_what_was_asked_for(project: Project) -> None:

@@ -161,11 +161,10 @@ class Builder:
             return heal(kernel, receipt, judge.roots, self.runner.ninja)
         return receipt
 
-    def _announce(self, kernel: Kernel, judged: Judgement) -> None:
+    def _announce(self, kernel: Kernel, judged: Judgement, count: int) -> None:
         why = [str(reason) for reason in judged.reasons]
         facts = {"label": kernel.label, "op": kernel.op, "target": kernel.target, "files": len(kernel.sources)}
         self.runner.journal.write("begin", **facts, why=why)
-        count = sum(not name.endswith(".so") for name in judged.damaged) if judged.damaged else len(kernel.sources)
         work = f"compiling {count} file{'s'[: count != 1]}" if count else "linking"
         self.runner.say(f"kernel:{kernel.label}: {work}; {judged.reasons[0]}")
 

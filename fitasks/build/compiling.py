@@ -60,16 +60,17 @@ class _Clock:
 
 @dataclass
 class Compiling:
-    """`announce` is called when the first compiler has a slot; `seconds` are those of CPU, by source file."""
+    """`announce` is told the number of files when the first has a slot; `seconds` are those of CPU, by source file."""
 
     runner: Runner
     kernel: Kernel
-    announce: Callable[[], None]
+    announce: Callable[[int], None]
     scratch: Path  # for the compilers' temporary files
     place: Path  # for the ninjas' logs
     seconds: dict[str, float] = field(default_factory=dict)
     found: Diagnosis | None = None  # of the first that failed
     alone: Memory | None = None  # what was free before a compiler was tried alone
+    _files: int = 0  # to compile
     _runs: list[Finished] = field(default_factory=list)
     _failure: Finished | None = None  # the first
     _killed: list[Edge] = field(default_factory=list)  # for want of memory
@@ -80,7 +81,9 @@ class Compiling:
 
     def run(self) -> Finished:
         """To the end, or to the first failure; what was killed for want of memory is tried once more, alone."""
-        self._side_by_side(self._unfinished())
+        edges = self._unfinished()
+        self._files = len(edges)
+        self._side_by_side(edges)
         for edge in self._killed:
             with self._alone(Path(edge.source).name) as held:
                 if held:
@@ -177,7 +180,7 @@ class Compiling:
     def _timed(self) -> Iterator[None]:
         with self._lock:
             if not self._clock.begun:
-                self.announce()
+                self.announce(self._files)
             self._clock.start()
         try:
             yield

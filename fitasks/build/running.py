@@ -44,8 +44,8 @@ class Runner:
     timeout: float | None
     say: Callable[[str], None]
 
-    def run(self, kernel: Kernel, announce: Callable[[], None]) -> Finished:
-        """Compile; `announce` is called once there is a slot. Raises KernelFailure, OSError."""
+    def run(self, kernel: Kernel, announce: Callable[[int], None]) -> Finished:
+        """Compile; `announce` is told the number of files once there is a slot. Raises KernelFailure, OSError."""
         log = self.log(kernel)
         log.parent.mkdir(parents=True, exist_ok=True)
         log.write_bytes(b"")
