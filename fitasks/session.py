@@ -163,9 +163,9 @@ class Session:
     def _start_builder(self) -> Builder:
         """The pool, sized and ordered for the kernels that are stale now."""
         from fitasks.build import begun
-        from fitasks.build.capacity import slots
+        from fitasks.build.capacity import at_most, slots
         from fitasks.build.compile import Builder
-        from fitasks.build.jobserver import MakeTokens, parent_fifo
+        from fitasks.build.jobserver import MakeTokens, make_jobs, parent_fifo
         from fitasks.build.journal import Journal
         from fitasks.build.pool import Pool
         from fitasks.build.running import Runner, sweep
@@ -174,8 +174,8 @@ class Session:
         sweep()
         stale = [kernel for kernel in self.plan.buildable() if self._will_compile(kernel)]
         peak = max((self.costs.of(kernel).peak_rss for kernel in stale), default=1 << 30)
-        chosen = slots(self.jobs, peak_bytes=peak)
         fifo = parent_fifo(os.environ)
+        chosen = at_most(slots(self.jobs, peak_bytes=peak), make_jobs(os.environ) if fifo else None)
         make = MakeTokens(fifo) if fifo else None
         if make:
             atexit.register(make.close)

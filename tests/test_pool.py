@@ -7,6 +7,8 @@ import os
 import re
 import shutil
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -78,6 +80,25 @@ def test_compilers_that_are_killed_together_halve_the_pool_once(project: Project
     out, err = process.communicate(timeout=120)
     assert re.findall(r"from now on (\d+) at once", out) == ["2"] * 4, out + err
     assert out.splitlines()[-1] == "3 kernels: 3 compiled"
+
+
+def test_a_narrowed_pool_is_shown_as_it_is(project: Project) -> None:
+    (project.tools / "killed").write_text("page.cu 1")
+    out = project.doit("kernel:page", MAX_JOBS="4", FITASKS_HEARTBEAT="0.2", STAND_IN_SECONDS="1")
+    after = out[out.index("once more, alone") :]
+    assert set(re.findall(r"\d+ of (\d+) compilers", after)) == {"2"}, out
+    project.doit("report")
+    assert "2 at once after a compiler was killed" in (project.root / ".fitasks" / "report.html").read_text()
+
+
+def test_makes_number_is_the_pools(project: Project, tmp_path: Path) -> None:
+    """For the board, for what is foretold, and for how many files are split."""
+    (tmp_path / "Makefile").write_text(f"all:\n\t+@{sys.executable} -m doit kernel:page\n")
+    env = {name: value for name, value in project.env.items() if not name.startswith(("MAKE", "MFLAGS"))}
+    command = ["make", "-C", str(project.root), "-f", str(tmp_path / "Makefile"), "-j2"]
+    subprocess.run(command, env=env | {"MAX_JOBS": "16"}, check=True, capture_output=True)
+    assert first_event(project)["slots"] == 2
+    assert first_event(project)["reason"] == "2 compilers: make -j2 allows no more; else 16 compilers, as asked for"
 
 
 def test_one_that_is_killed_again_fails_and_says_what_to_do(project: Project) -> None:

@@ -199,6 +199,7 @@ class Compiling:
                 return False
             if found and found.out_of_memory and not last:
                 slots = self.runner.pool.narrow(begun_at)
+                self.runner.journal.write("narrowed", slots=slots)
                 tell = f"{name} was killed for want of memory; from now on {slots} at once"
                 self.runner.say(f"kernel:{self.kernel.label}: {tell}")
                 return True

@@ -72,6 +72,8 @@ class Progress:
             elif event["event"] == "begin":
                 unknown = Work(event["label"], event["files"], 0.0, learnt=False)
                 self.works.setdefault(event["label"], unknown).begun = event["t"]
+            elif event["event"] == "narrowed":
+                self.slots = event["slots"]
             elif event["event"] == "end":
                 self._end(event["label"], event["outcome"])
 
