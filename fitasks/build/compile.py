@@ -7,14 +7,10 @@ a `begun` record says what the half-finished objects were compiled from.
 from __future__ import annotations
 
 import contextlib
-import errno
 import functools
-import shutil
-import tempfile
 import threading
 import traceback
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from fitasks.build import begun
@@ -22,6 +18,7 @@ from fitasks.build import ninja as ninjas
 from fitasks.build import receipt as receipts
 from fitasks.build.heal import NotHealed, heal
 from fitasks.build.lock import module_lock
+from fitasks.build.noplace import no_place
 from fitasks.build.outcome import check, receipt_of, utc
 from fitasks.build.reasons import Reason, judgement
 from fitasks.errors import FitasksError, KernelFailure
@@ -81,7 +78,7 @@ class Builder:
         if isinstance(error, FitasksError):
             return KernelFailure(f"{kernel.label}: {error.message}", remedy=error.remedy)
         if isinstance(error, OSError):
-            return _no_place(kernel, error)
+            return no_place(kernel, error)
         log = self.runner.log(kernel)
         with contextlib.suppress(OSError), log.open("a", encoding="utf-8", errors="replace") as stream:
             stream.writelines(traceback.format_exception(error))
@@ -177,19 +174,3 @@ class Builder:
             planner.ask(self.runner.plan.server, home, [kernel.target], config.kernels, sm90=config.sm90)
         if missing := [str(source) for source in kernel.sources if not source.exists()]:
             raise KernelFailure(f"{kernel.label}: FlashInfer did not generate {missing[0]}")
-
-
-def _no_place(kernel: Kernel, error: OSError) -> KernelFailure:
-    """The disk is full, the cache read-only, or something stands in the way."""
-    if error.errno in {errno.ENOSPC, errno.EDQUOT}:
-        places = [kernel.build_dir.parent, Path(tempfile.gettempdir())]
-        full = min(places, key=lambda place: shutil.disk_usage(place).free if place.exists() else 0)
-        return KernelFailure(
-            f"{kernel.label}: {error.strerror}, in {full}",
-            remedy=f"leave room in {places[0]} and in {places[1]} (TMPDIR); run doit again",
-        )
-    where = error.filename or kernel.build_dir
-    return KernelFailure(
-        f"{kernel.label}: {where}: {error.strerror or error}",
-        remedy=f"make {kernel.build_dir.parent} writable; run doit again",
-    )
