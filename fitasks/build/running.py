@@ -94,5 +94,6 @@ def _failure(kernel: Kernel, finished: Finished, compiling: Compiling, log: Path
     found = compiling.found or diagnose("", finished.status)
     hint = f"\n  hint: {found.hint}" if found.hint else ""
     if found.out_of_memory and (had := compiling.alone):
-        hint += f"; tried alone as well, with {had.available / 1e9:.1f} GB free ({had.source})"
+        free = f"the {had.available / 1e9:.1f} GB that were free ({had.source})"
+        hint = f"\n  hint: alone it failed as well: it needs more memory than {free}"
     return KernelFailure(f"{kernel.label}: {found.first_error}{hint}\n  log: {log}")
