@@ -93,8 +93,10 @@ def _kernels_among(tasks: Mapping[str, Any], names: Iterable[str]) -> frozenset[
 
 
 def _files_done(session: Session, label: str) -> int:
+    """Its objects that ninja has made and that are there; the log also has the library, and what is lost."""
     kernel = next(kernel for kernel in session.kernels if kernel.label == label)
     try:
-        return len(read_log(kernel.build_dir))
+        outputs = read_log(kernel.build_dir)
     except OSError:
         return 0
+    return sum(output != str(kernel.library) and (kernel.build_dir / output).exists() for output in outputs)

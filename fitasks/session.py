@@ -160,9 +160,10 @@ class Session:
 
     def _start_builder(self) -> Builder:
         """The pool, sized and ordered for the kernels that are stale now."""
-        from fitasks.build.capacity import slots
+        from fitasks.build import begun
+        from fitasks.build.capacity import at_most, slots
         from fitasks.build.compile import Builder
-        from fitasks.build.jobserver import MakeTokens, parent_fifo
+        from fitasks.build.jobserver import MakeTokens, make_jobs, parent_fifo
         from fitasks.build.journal import Journal
         from fitasks.build.pool import Pool
         from fitasks.build.running import Runner, sweep
@@ -171,15 +172,19 @@ class Session:
         sweep()
         stale = [kernel for kernel in self.plan.buildable() if self._will_compile(kernel)]
         peak = max((self.costs.of(kernel).peak_rss for kernel in stale), default=1 << 30)
-        chosen = slots(self.jobs, peak_bytes=peak)
         fifo = parent_fifo(os.environ)
+        chosen = at_most(slots(self.jobs, peak_bytes=peak), make_jobs(os.environ) if fifo else None)
         make = MakeTokens(fifo) if fifo else None
         if make:
             atexit.register(make.close)
         config = self.plan.config
-        planned = schedule(stale, self.costs, chosen.count, split=self._may_split())
+        files = {
+            kernel.label: begun.remaining(kernel, self.judges[kernel.target], self.ninja, self.judge(kernel).damaged)
+            for kernel in stale
+        }
+        planned = schedule(stale, self.costs, chosen.count, split=self._may_split(), only=files)
         journal = Journal.of_run(self.plan.state, self.observers)
-        works = [_expected(kernel, self.costs) for kernel in stale]
+        works = [_expected(kernel, self.costs, files[kernel.label]) for kernel in stale]
         times = {"bound": round(planned.bound, 1), "expected": round(planned.expected, 1)}
         journal.write("run", version=1, slots=chosen.count, reason=chosen.reason, kernels=works, **times)
         runner = Runner(
@@ -229,7 +234,9 @@ def current() -> Session:
     return _CURRENT[0]
 
 
-def _expected(kernel: Kernel, costs: Costs) -> dict[str, Any]:
-    cost = costs.of(kernel)
-    cpu_seconds = round(cost.cpu_seconds, 1)
-    return {"label": kernel.label, "files": len(kernel.sources), "cpu_seconds": cpu_seconds, "learnt": cost.learnt}
+def _expected(kernel: Kernel, costs: Costs, files: Sequence[str]) -> dict[str, Any]:
+    """What the journal says of a kernel of which these files are to be compiled."""
+    cost, seconds, kept = costs.of(kernel), costs.files(kernel), len(kernel.sources) - len(files)
+    cpu_seconds = round(sum(seconds[name] for name in files) if kept else cost.cpu_seconds, 1)
+    counts = {"files": len(kernel.sources), "kept": kept}
+    return {"label": kernel.label, **counts, "cpu_seconds": cpu_seconds, "learnt": cost.learnt}

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
+import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from filelock import FileLock
@@ -62,13 +67,48 @@ def test_a_compiler_killed_for_want_of_memory_is_tried_again_alone(project: Proj
     assert project.calls() == 3
 
 
+def test_compilers_that_are_killed_together_halve_the_pool_once(project: Project) -> None:
+    hold = project.hold()
+    process = project.start("-n", "4")
+    deadline = time.monotonic() + 60
+    while len(killed := stand_ins(project)) < 4 and time.monotonic() < deadline:
+        time.sleep(0.05)
+    for pid in killed:
+        os.kill(pid, signal.SIGKILL)
+    time.sleep(1)
+    hold.unlink()
+    out, err = process.communicate(timeout=120)
+    assert re.findall(r"from now on (\d+) at once", out) == ["2"] * 4, out + err
+    assert out.splitlines()[-1] == "3 kernels: 3 compiled"
+
+
+def test_a_narrowed_pool_is_shown_as_it_is(project: Project) -> None:
+    (project.tools / "killed").write_text("page.cu 1")
+    out = project.doit("kernel:page", MAX_JOBS="4", FITASKS_HEARTBEAT="0.2", STAND_IN_SECONDS="1")
+    after = out[out.index("once more, alone") :]
+    assert set(re.findall(r"\d+ of (\d+) compilers", after)) == {"2"}, out
+    project.doit("report")
+    assert "2 at once after a compiler was killed" in (project.root / ".fitasks" / "report.html").read_text()
+
+
+def test_makes_number_is_the_pools(project: Project, tmp_path: Path) -> None:
+    """For the board, for what is foretold, and for how many files are split."""
+    (tmp_path / "Makefile").write_text(f"all:\n\t+@{sys.executable} -m doit kernel:page\n")
+    env = {name: value for name, value in project.env.items() if not name.startswith(("MAKE", "MFLAGS"))}
+    command = ["make", "-C", str(project.root), "-f", str(tmp_path / "Makefile"), "-j2"]
+    subprocess.run(command, env=env | {"MAX_JOBS": "16"}, check=True, capture_output=True)
+    assert first_event(project)["slots"] == 2
+    assert first_event(project)["reason"] == "2 compilers: make -j2 allows no more; else 16 compilers, as asked for"
+
+
 def test_one_that_is_killed_again_fails_and_says_what_to_do(project: Project) -> None:
     (project.tools / "killed").write_text("9")
     out = project.doit("kernel:page", status=1)
     assert "page: nvcc error   : 'cicc' died due to signal 9 (Kill signal)" in out
-    assert "hint: " in out
-    assert "MAX_JOBS=1" in out
-    assert re.search(r"; tried alone as well, with \d+\.\d GB free \(\S+\)", out)
+    assert re.search(
+        r"hint: alone it failed as well: it needs more memory than the \d+\.\d GB that were free \(\S+\)", out
+    )
+    assert "MAX_JOBS" not in out, "which would change nothing"
 
 
 def test_what_fails_otherwise_after_a_kill_is_told_for_what_it_is(project: Project) -> None:
@@ -107,6 +147,49 @@ def test_several_lost_objects_are_compiled_again(project: Project, slots: str) -
     assert project.doit("kernel:page", MAX_JOBS=slots).splitlines()[-1] == "1 kernel: 1 compiled"
     assert project.calls() == 2
     assert project.doit("kernel:page") == "1 kernel: 1 fresh\n"
+
+
+def first_event(project: Project) -> dict[str, Any]:
+    event: dict[str, Any] = json.loads((project.root / ".fitasks" / "journal.jsonl").read_text().splitlines()[0])
+    return event
+
+
+def test_files_that_need_no_compiler_are_counted_as_there(project: Project) -> None:
+    """Before it begins, while it compiles, and in what is foretold."""
+    project.doit("kernel:page", "kernel:cascade")
+    whole = first_event(project)
+    shutil.rmtree(Path(project.env["XDG_CACHE_HOME"]) / "fitasks" / "store")
+    next(project.library("page").parent.glob("*binding*.o")).unlink()
+    hold = project.hold()
+    process = project.start("kernel:page", FITASKS_HEARTBEAT="0.5")
+    project.calls()
+    project.wait_for_call()
+    time.sleep(1.5)
+    hold.unlink()
+    out, err = process.communicate(timeout=60)
+    assert "kernel:page: compiling 1 file; " in out, out + err
+    assert "still compiling: page 1/2 (" in out
+    assert "; 0 of 1 kernels, 1 of 2 files, " in out
+    (page,) = first_event(project)["kernels"]
+    assert (page["files"], page["kept"]) == (2, 1)
+    before = next(kernel for kernel in whole["kernels"] if kernel["label"] == "page")
+    assert 0 < page["cpu_seconds"] < before["cpu_seconds"]
+    assert 0 < first_event(project)["bound"] <= page["cpu_seconds"]
+
+
+def test_what_an_interrupted_build_finished_is_not_announced_again(project: Project) -> None:
+    process = project.start("-n", "1", "kernel:page", STAND_IN_SECONDS="1")
+    deadline = time.monotonic() + 60
+    project.wait_for_call()
+    while " end " not in (project.tools / "calls").read_text():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    time.sleep(0.5)
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=60)
+    out = project.doit("-n", "1", "kernel:page")
+    assert "kernel:page: compiling 1 file; incomplete: " in out
+    assert first_event(project)["kernels"][0]["kept"] == 1
 
 
 def test_the_pool_is_made_for_what_was_asked_for(project: Project) -> None:
@@ -172,6 +255,24 @@ def test_a_kernel_that_takes_too_long_is_ended(project: Project) -> None:
     assert "page: not finished after " in out
     assert "remedy: raise `timeout:` in kernels.yaml (seconds; 0 is no limit)" in out
     assert stand_ins(project) == []
+
+
+def test_a_kernel_whose_ninja_vanishes_has_failed(project: Project, tmp_path: Path) -> None:
+    """It is over, for the heartbeat and for the report as well."""
+    ninja = tmp_path / "ninja"
+    shutil.copy(shutil.which("ninja", path=project.env["PATH"]) or "", ninja)
+    hold = project.hold()
+    path = f"{tmp_path}:{project.env['PATH']}"
+    process = project.start("-n", "1", "kernel:page", PATH=path)
+    project.wait_for_call()
+    ninja.unlink()
+    hold.unlink()
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 1, out + err
+    assert f"{ninja} cannot be run in " in out
+    assert "1 kernel: 1 failed" in out
+    events = [json.loads(line) for line in (project.root / ".fitasks" / "journal.jsonl").read_text().splitlines()]
+    assert [event["outcome"] for event in events if event["event"] == "end"] == ["failed"]
 
 
 def test_the_journal_tells_of_every_compiler(project: Project) -> None:

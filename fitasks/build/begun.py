@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fitasks.build import ninja as ninjas
@@ -35,11 +36,7 @@ def begin(kernel: Kernel, judge: Judge, ninja: Ninja, damaged: tuple[str, ...]) 
     before = receipts.read(kernel)
     receipts.path_of(kernel).unlink(missing_ok=True)
     kernel.library.unlink(missing_ok=True)
-    record: dict[str, object] = {
-        "commands": judge.commands(kernel),
-        "toolchain": judge.toolchain,
-        "ninja": ninja.version,
-    }
+    record = _record(kernel, judge, ninja)
     begun = kernel.build_dir / NAME
     resumed = _resumable(kernel, record)
     write_if_changed(kernel.ninja_file, kernel.ninja)
@@ -52,6 +49,28 @@ def begin(kernel: Kernel, judge: Judge, ninja: Ninja, damaged: tuple[str, ...]) 
         note_threads(kernel, before.notes.get("split_compile", 1))
     write_atomic(begun, json.dumps(record))
     return begun.stat().st_ctime_ns
+
+
+def remaining(kernel: Kernel, judge: Judge, ninja: Ninja, damaged: tuple[str, ...]) -> list[str]:
+    """Names of the sources that would be compiled after `begin`, whose objects it wouldn't keep. Changes nothing.
+
+    ninja is asked where there is something to keep at all.
+    """
+    interrupted = (kernel.build_dir / NAME).exists() and _resumable(kernel, _record(kernel, judge, ninja))
+    if not interrupted and not damaged:
+        return [source.name for source in kernel.sources]
+    try:
+        edges = ninjas.unfinished(ninja, kernel.build_dir, kernel.ninja_file)
+        if not interrupted:
+            known = ninjas.edges(ninja, kernel.build_dir, kernel.ninja_file)
+            edges += [edge for edge in known if Path(edge.output).name in damaged and edge not in edges]
+    except (OSError, ValueError):
+        return [source.name for source in kernel.sources]
+    return [Path(edge.source).name for edge in edges if edge.output != str(kernel.library)]
+
+
+def _record(kernel: Kernel, judge: Judge, ninja: Ninja) -> dict[str, object]:
+    return {"commands": judge.commands(kernel), "toolchain": judge.toolchain, "ninja": ninja.version}
 
 
 def _resumable(kernel: Kernel, record: dict[str, object]) -> int:

@@ -53,6 +53,13 @@ def slots(requested: int | None, *, peak_bytes: int, root: Path = _ROOT) -> Slot
     return Slots(count, f"{_compilers(count)}: {cores_text}; memory, {what}, would allow {each}")
 
 
+def at_most(chosen: Slots, jobs: int | None) -> Slots:
+    """What a `make -jN` above us leaves of them."""
+    if jobs is None or chosen.count <= jobs:
+        return chosen
+    return Slots(jobs, f"{_compilers(jobs)}: make -j{jobs} allows no more; else {chosen.reason}")
+
+
 def cores(root: Path = _ROOT) -> int:
     """Those this process may use: its affinity, and the CPU quota of its cgroup and all above it, rounded down."""
     allowed = len(os.sched_getaffinity(0))

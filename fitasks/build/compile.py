@@ -7,13 +7,10 @@ a `begun` record says what the half-finished objects were compiled from.
 from __future__ import annotations
 
 import contextlib
-import errno
 import functools
-import shutil
-import tempfile
 import threading
+import traceback
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from fitasks.build import begun
@@ -21,9 +18,10 @@ from fitasks.build import ninja as ninjas
 from fitasks.build import receipt as receipts
 from fitasks.build.heal import NotHealed, heal
 from fitasks.build.lock import module_lock
+from fitasks.build.noplace import no_place
 from fitasks.build.outcome import check, receipt_of, utc
 from fitasks.build.reasons import Reason, judgement
-from fitasks.errors import KernelFailure
+from fitasks.errors import FitasksError, KernelFailure
 from fitasks.plan import planner
 from fitasks.processes import sessions
 
@@ -60,18 +58,31 @@ class Builder:
         """Bring one kernel up to date. Raises KernelFailure; other kernels aren't touched."""
         try:
             done = self._build(kernel, force=force)
-        except (OSError, KernelFailure) as error:
-            failure = error if isinstance(error, KernelFailure) else _no_place(kernel, error)
+            size = kernel.library.stat().st_size
+        except Exception as error:  # noqa: BLE001 - whatever it is, this kernel is over, and who shows the run must know
+            failure = self._failure(kernel, error)
             outcome = "stopped" if sessions.stopping() else "failed"
             self.runner.journal.write("end", label=kernel.label, outcome=outcome, error=str(failure))
             raise failure from None
         receipt = receipts.read(kernel)
         costs = {"cpu_seconds": receipt.cpu_seconds, "peak_rss": receipt.peak_rss} if receipt else {}
-        size = kernel.library.stat().st_size
         self.runner.journal.write(
             "end", label=kernel.label, outcome=done.outcome, seconds=done.seconds, bytes=size, error="", **costs
         )
         return done
+
+    def _failure(self, kernel: Kernel, error: Exception) -> KernelFailure:
+        """In words; of what nobody has foreseen the traceback goes into the kernel's log."""
+        if isinstance(error, KernelFailure):
+            return error
+        if isinstance(error, FitasksError):
+            return KernelFailure(f"{kernel.label}: {error.message}", remedy=error.remedy)
+        if isinstance(error, OSError):
+            return no_place(kernel, error)
+        log = self.runner.log(kernel)
+        with contextlib.suppress(OSError), log.open("a", encoding="utf-8", errors="replace") as stream:
+            stream.writelines(traceback.format_exception(error))
+        return KernelFailure(f"{kernel.label}: {type(error).__name__}: {error}\n  log: {log}")
 
     def _build(self, kernel: Kernel, *, force: bool) -> Done:
         if kernel.problem:
@@ -147,11 +158,10 @@ class Builder:
             return heal(kernel, receipt, judge.roots, self.runner.ninja)
         return receipt
 
-    def _announce(self, kernel: Kernel, judged: Judgement) -> None:
+    def _announce(self, kernel: Kernel, judged: Judgement, count: int) -> None:
         why = [str(reason) for reason in judged.reasons]
         facts = {"label": kernel.label, "op": kernel.op, "target": kernel.target, "files": len(kernel.sources)}
         self.runner.journal.write("begin", **facts, why=why)
-        count = sum(not name.endswith(".so") for name in judged.damaged) if judged.damaged else len(kernel.sources)
         work = f"compiling {count} file{'s'[: count != 1]}" if count else "linking"
         self.runner.say(f"kernel:{kernel.label}: {work}; {judged.reasons[0]}")
 
@@ -164,19 +174,3 @@ class Builder:
             planner.ask(self.runner.plan.server, home, [kernel.target], config.kernels, sm90=config.sm90)
         if missing := [str(source) for source in kernel.sources if not source.exists()]:
             raise KernelFailure(f"{kernel.label}: FlashInfer did not generate {missing[0]}")
-
-
-def _no_place(kernel: Kernel, error: OSError) -> KernelFailure:
-    """The disk is full, the cache read-only, or something stands in the way."""
-    if error.errno in {errno.ENOSPC, errno.EDQUOT}:
-        places = [kernel.build_dir.parent, Path(tempfile.gettempdir())]
-        full = min(places, key=lambda place: shutil.disk_usage(place).free if place.exists() else 0)
-        return KernelFailure(
-            f"{kernel.label}: {error.strerror}, in {full}",
-            remedy=f"leave room in {places[0]} and in {places[1]} (TMPDIR); run doit again",
-        )
-    where = error.filename or kernel.build_dir
-    return KernelFailure(
-        f"{kernel.label}: {where}: {error.strerror or error}",
-        remedy=f"make {kernel.build_dir.parent} writable; run doit again",
-    )

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
     from fitasks.build.capacity import Memory
+    from fitasks.build.diagnose import Diagnosis
     from fitasks.build.ninja import Edge
     from fitasks.build.running import Runner
     from fitasks.plan.kernel import Kernel
@@ -59,16 +60,17 @@ class _Clock:
 
 @dataclass
 class Compiling:
-    """`announce` is called when the first compiler has a slot; `seconds` are those of CPU, by source file."""
+    """`announce` is told the number of files when the first has a slot; `seconds` are those of CPU, by source file."""
 
     runner: Runner
     kernel: Kernel
-    announce: Callable[[], None]
+    announce: Callable[[int], None]
     scratch: Path  # for the compilers' temporary files
     place: Path  # for the ninjas' logs
     seconds: dict[str, float] = field(default_factory=dict)
-    said: str = ""  # by the first that failed
+    found: Diagnosis | None = None  # of the first that failed
     alone: Memory | None = None  # what was free before a compiler was tried alone
+    _files: int = 0  # to compile
     _runs: list[Finished] = field(default_factory=list)
     _failure: Finished | None = None  # the first
     _killed: list[Edge] = field(default_factory=list)  # for want of memory
@@ -79,7 +81,9 @@ class Compiling:
 
     def run(self) -> Finished:
         """To the end, or to the first failure; what was killed for want of memory is tried once more, alone."""
-        self._side_by_side(self._unfinished())
+        edges = self._unfinished()
+        self._files = len(edges)
+        self._side_by_side(edges)
         for edge in self._killed:
             with self._alone(Path(edge.source).name) as held:
                 if held:
@@ -162,7 +166,7 @@ class Compiling:
         env |= split_variables(env, turn.threads) | {"TMPDIR": str(self.scratch)}
         env.pop("MAKEFLAGS", None)  # of a make above us, whose tokens are our business
         log = self.scratch / f"{next(self._numbers)}.log"
-        begin = time.time()
+        begin, begun_at = time.time(), time.monotonic()
         with self._timed():
             left = max(0.1, self.runner.timeout - self._clock.seconds) if self.runner.timeout else None
             finished = process.run(command, cwd=self.kernel.build_dir, env=env, log=log, timeout=left)
@@ -170,13 +174,13 @@ class Compiling:
         place = {"label": self.kernel.label, "output": Path(output).name}
         how = {"status": finished.status, "threads": turn.threads, "slots": turn.slots}
         self.runner.journal.write("file", **span, **place, **how)
-        return finished, self._note(finished, Path(output).name, log.read_bytes(), last=last)
+        return finished, self._note(finished, Path(output).name, log.read_bytes(), begun_at, last=last)
 
     @contextlib.contextmanager
     def _timed(self) -> Iterator[None]:
         with self._lock:
             if not self._clock.begun:
-                self.announce()
+                self.announce(self._files)
             self._clock.start()
         try:
             yield
@@ -184,24 +188,25 @@ class Compiling:
             with self._lock:
                 self._clock.stop()
 
-    def _note(self, finished: Finished, name: str, said: bytes, *, last: bool) -> bool:
+    def _note(self, finished: Finished, name: str, said: bytes, begun_at: float, *, last: bool) -> bool:
         """What was said, and a failure, which is told at once; whether this was want of memory, to be tried again."""
-        text = said.decode(errors="replace")
+        found = _diagnosed(finished, said)
         with self._lock:
             with self.runner.log(self.kernel).open("ab") as stream:
                 stream.write(said)
             self._runs.append(finished)
             if not finished.status and not finished.timed_out:
                 return False
-            if not last and _was_killed(finished, text):
-                slots = self.runner.pool.narrow()
+            if found and found.out_of_memory and not last:
+                slots = self.runner.pool.narrow(begun_at)
+                self.runner.journal.write("narrowed", slots=slots)
                 tell = f"{name} was killed for want of memory; from now on {slots} at once"
                 self.runner.say(f"kernel:{self.kernel.label}: {tell}")
                 return True
             if self._failure is None:
-                self._failure, self.said = finished, text
-                if not finished.stopped and not finished.timed_out:
-                    self.runner.say(f"kernel:{self.kernel.label}: {diagnose(text, finished.status).first_error}")
+                self._failure, self.found = finished, found
+                if found:
+                    self.runner.say(f"kernel:{self.kernel.label}: {found.first_error}")
             return False
 
     def _stopping(self) -> bool:
@@ -222,7 +227,8 @@ def split_variables(env: Mapping[str, str], threads: int) -> dict[str, str]:
     return {"NVCC_APPEND_FLAGS": f"{env.get('NVCC_APPEND_FLAGS', '')} --split-compile={threads}".strip()}
 
 
-def _was_killed(finished: Finished, said: str) -> bool:
+def _diagnosed(finished: Finished, said: bytes) -> Diagnosis | None:
+    """Why it failed by itself; None where it didn't, or was ended by us."""
     if not finished.status or finished.timed_out or finished.stopped:
-        return False
-    return diagnose(said, finished.status).out_of_memory
+        return None
+    return diagnose(said.decode(errors="replace"), finished.status)

@@ -9,9 +9,9 @@ from __future__ import annotations
 import contextlib
 import json
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
 from fitasks.files import write_atomic
 
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from fitasks.plan.kernel import Kernel
 
 _VERSION = 2
+_PATIENCE = 2.0  # seconds for somebody else to write the file; a cost that isn't remembered is no loss
+_MOST = 1e15  # seconds, or bytes
 
 
 @dataclass(frozen=True)
@@ -95,9 +97,9 @@ class Costs:
     def learn(self, kernel: Kernel, cost: Cost) -> None:
         """Remember; merged with what other processes have learnt meanwhile. Trouble with the file is ignored."""
         self._known |= {_key(kernel): cost, kernel.name: cost}
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, Timeout):
             self.file.parent.mkdir(parents=True, exist_ok=True)
-            with FileLock(self.file.with_suffix(".lock")):
+            with FileLock(self.file.with_suffix(".lock"), timeout=_PATIENCE):
                 merged = _read(self.file) | {_key(kernel): cost, kernel.name: cost}
                 modules = {name: asdict(known) for name, known in merged.items()}
                 write_atomic(self.file, json.dumps({"version": _VERSION, "modules": modules}, indent=1))
@@ -122,6 +124,18 @@ def _read(file: Path) -> dict[str, Cost]:
         data = json.loads(file.read_bytes())
         if data["version"] != _VERSION:
             return {}
-        return {name: Cost(**cost) for name, cost in data["modules"].items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return {name: cost for name, written in data["modules"].items() if (cost := _cost(written))}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return {}
+
+
+def _cost(written: Any) -> Cost | None:
+    """One entry; None for one that isn't as we write it, whoever did."""
+    try:
+        cost = Cost(**written)
+        numbers = (cost.cpu_seconds, cost.longest, cost.peak_rss, cost.gain, *cost.files.values())
+    except (TypeError, AttributeError):
+        return None
+    sound = all(type(number) in {int, float} and 0 <= number < _MOST for number in numbers)
+    typed = isinstance(cost.peak_rss, int) and isinstance(cost.longest_file, str) and isinstance(cost.learnt, bool)
+    return cost if sound and typed else None

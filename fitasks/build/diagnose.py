@@ -15,6 +15,8 @@ from fitasks.build.hints import hint_for
 
 Kind = Literal["compile", "link", "oom", "disk", "killed", "timeout", "toolchain", "unknown"]
 
+_LONGEST = 2000  # letters of a line that are looked at, half of them of its end: C++ has names of 30 kB
+_MOST = 4_000_000  # letters of an output, likewise
 _NUMBERED = re.compile(r"^\[\d+/\d+\] ")  # ninja's echo of a command, whose options may look like errors
 _NINJA_SAYS = (
     "FAILED:",
@@ -84,12 +86,17 @@ def _output(log: str) -> list[str]:
     """What the commands said, without ninja's repetition of the commands themselves."""
     found: list[str] = []
     failed = False
-    for raw in log.splitlines():
-        line = raw.rstrip()
+    for raw in _shortened(log, _MOST, "\n").splitlines():
+        line = _shortened(raw.rstrip(), _LONGEST, "...")
         if line and not failed and not _NUMBERED.match(line) and not line.startswith(_NINJA_SAYS):
             found.append(line)
         failed = line.startswith("FAILED:")  # the next line is the command
     return found
+
+
+def _shortened(text: str, most: int, gap: str) -> str:
+    """Beginning and end, where it is longer: no pattern is searched for in what a compiler may make endless."""
+    return text if len(text) <= most else text[: most // 2] + gap + text[-most // 2 :]
 
 
 def _find(lines: list[str], kinds: tuple[tuple[Kind, re.Pattern[str]], ...]) -> tuple[Kind, str] | None:

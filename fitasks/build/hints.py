@@ -9,6 +9,7 @@ from fitasks.cuda.components import component_of, debian_packages, pip_command
 _RELEASE = "13.0"  # that the names of Debian packages are given for
 _HEADER = re.compile(r"fatal error: (?P<header>[\w./-]+\.(?:h|hpp|cuh)): No such file")
 _ONE_RELEASE = f"must be of one release, e.g. {pip_command(())}"
+# What begins with a word of any length is looked for where words begin: from each letter on it would take n² steps.
 _HINTS = [
     (r"Unsupported gpu architecture '(\S+)'", "this nvcc doesn't know {0}: correct targets, or use a newer toolkit"),
     (
@@ -31,10 +32,10 @@ _HINTS = [
     (r"cannot find -l(\S+?):?(?:\s|$)", "the linker misses lib{0}.so: install the package that has it"),
     (r"undefined reference to [`'](cu[A-Z]\w+)", "{0} is of libcuda: the stub is missing from the link, or too old"),
     (r"Python\.h: No such file", "the serving interpreter's headers are missing: apt-get install python3-dev"),
-    (r"(\S*nvcc): not found", "{0} is gone: set CUDA_HOME to a toolkit that exists"),
-    (r"(\S+): not found", "{0} is gone: install it, or correct CC, CXX and PATH"),
+    (r"(?<!\S)(\S*nvcc): not found", "{0} is gone: set CUDA_HOME to a toolkit that exists"),
+    (r"(?<!\S)(\S+): not found", "{0} is gone: install it, or correct CC, CXX and PATH"),
     (
-        r"([^\s:']+)'?: (?:Permission denied|Read-only file system)",
+        r"(?<![^\s:'])([^\s:']+)'?: (?:Permission denied|Read-only file system)",
         "{0} can't be written or run by this user: see `ls -ld` of it and its directory",
     ),
     (r"Too many open files", "raise the limit: ulimit -n 4096"),

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 _AUTH = re.compile(r"--jobserver-(?:auth|fds)=(?:fifo:(\S+)|(\d+),\d+)")
+_JOBS = re.compile(r"-j([1-9]\d*)")
 
 
 class MakeTokens:
@@ -64,6 +65,13 @@ def parent_fifo(env: Mapping[str, str]) -> Path | None:
         return None
     path = Path(found[-1][1]) if found[-1][1] else _pipe(int(found[-1][2]))
     return path if path and path.is_fifo() and _is_held(path) else None
+
+
+def make_jobs(env: Mapping[str, str]) -> int | None:
+    """The N of the `make -jN` above us; None where it doesn't say (before make 4.2)."""
+    words = env.get("MAKEFLAGS", "").partition(" -- ")[0].split()
+    found = [match for word in words if (match := _JOBS.fullmatch(word))]
+    return int(found[-1][1]) if found else None
 
 
 def _pipe(descriptor: int) -> Path | None:

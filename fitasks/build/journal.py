@@ -6,10 +6,12 @@ compile doesn't take its place. The first line is `run`. Times are Unix seconds.
 
     {"event": "run", "t": …, "version": 1, "slots": 2, "reason": "2 compilers: …", "bound": seconds it takes at least,
      "expected": seconds it takes as far as is known,
-     "kernels": [{"label": "page", "files": 2, "cpu_seconds": as it took before, "learnt": true}, …]}    that are stale
+     "kernels": [{"label": "page", "files": 2, "kept": of them, with an object that stays, "cpu_seconds": that
+     the others took before, "learnt": true}, …]}    that are stale
     {"event": "begin", "t": …, "label": "page", "op": "page", "target": "9.0a", "files": 2, "why": ["new: …", …]}
     {"event": "file", "begin": …, "end": …, "label": "page", "output": "csrc_page.cuda.o", "status": 0 or as subprocess
      has it, "threads": of nvcc's optimiser, "slots": that it takes}     one per compiler, linker, also of failed ones
+    {"event": "narrowed", "t": …, "slots": that there are from now on}      a compiler was killed for want of memory
     {"event": "end", "t": …, "label": "page", "outcome": "compiled", "failed", "stopped", …, "seconds": …,
      "cpu_seconds": …, "peak_rss": …, "bytes": …, "error": ""}
 """

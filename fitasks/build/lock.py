@@ -3,22 +3,17 @@
 from __future__ import annotations
 
 import contextlib
-import os
-import time
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from filelock import FileLock, Timeout
 
-from fitasks.errors import KernelFailure
+from fitasks.errors import EnvironmentProblem, KernelFailure
+from fitasks.locks import acquired
 from fitasks.streams import tell
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-
-_ANNOUNCE = 1.0  # seconds of waiting before it is said aloud
-_AGAIN = 30.0  # and then every so many
-_TRY = 0.2  # length of one try, so that a stop is noticed
+    from pathlib import Path
 
 
 @contextlib.contextmanager
@@ -33,23 +28,10 @@ def module_lock(
 
     Raises KernelFailure when somebody else keeps it for more than `timeout` seconds, or on a stop.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(path, thread_local=False)
-    begin = time.monotonic()
-    announce = begin + _ANNOUNCE
-    while True:
-        with contextlib.suppress(Timeout):
-            lock.acquire(timeout=_TRY)
-            break
-        now = time.monotonic()
-        if stopping() or now - begin > timeout:
-            raise KernelFailure(
-                f"waited {now - begin:.0f} s for {path}, held by {_named(holder(path))}",
-                remedy="let that process finish, or end it, and run doit again; finished kernels stay finished",
-            )
-        if now > announce:
-            (say or tell)(f"waiting for {path.name}, held by {_named(holder(path))}")
-            announce = now + _AGAIN
+    try:
+        lock = acquired(path, timeout=timeout, stopping=stopping, say=say or tell)
+    except EnvironmentProblem as error:
+        raise KernelFailure(error.message, remedy=error.remedy) from None
     try:
         yield
     finally:
@@ -67,26 +49,3 @@ def is_locked(path: Path) -> bool:
         return True
     lock.release()
     return False
-
-
-def holder(path: Path) -> int | None:
-    """Pid of the process that holds a flock on `path`, as far as /proc/locks tells (not across containers)."""
-    with contextlib.suppress(OSError, ValueError):
-        stat = path.stat()
-        wanted = f"{os.major(stat.st_dev):02x}:{os.minor(stat.st_dev):02x}:{stat.st_ino}"
-        for line in Path("/proc/locks").read_text().splitlines():
-            fields = line.split()
-            if "FLOCK" in fields and "->" not in fields and wanted in fields:
-                pid = int(fields[4])
-                return pid if pid > 0 else None
-    return None
-
-
-def _named(pid: int | None) -> str:
-    if pid is None:
-        return "another process"
-    with contextlib.suppress(OSError):
-        words = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").split()
-        command = "".join(letter if letter.isprintable() else "?" for letter in " ".join(words))
-        return f"pid {pid} ({command[:80]})"  # one line, whatever somebody calls his process
-    return f"pid {pid}"

@@ -29,6 +29,7 @@ class Pool:
     def __init__(self, slots: int, make: MakeTokens | None = None) -> None:
         self.slots = max(1, slots)
         self.free = self.slots
+        self._narrowed = 0.0  # when, last
         self._make = make
         self._turn = threading.Condition()
         self._waiting: list[tuple[float, int]] = []  # a heap of (-weight, arrival)
@@ -49,13 +50,19 @@ class Pool:
         with self._held(float("inf"), sys.maxsize, 1, stopping) as held:
             yield held
 
-    def narrow(self) -> int:
-        """Half as many slots from now on, at least one: memory is scarcer than was thought. How many there are now."""
+    def narrow(self, begun: float = float("inf")) -> int:
+        """Half as many slots from now on, at least one: memory is scarcer than was thought. How many there are now.
+
+        A compiler that had `begun` (by time.monotonic) before the last narrowing was killed among those of before it,
+        and says nothing about so few.
+        """
         with self._turn:
-            gone = self.slots // 2
-            self.slots -= gone
-            self.free -= gone  # below zero, until those who hold them have given back
-            self._turn.notify_all()
+            if begun >= self._narrowed:
+                gone = self.slots // 2
+                self.slots -= gone
+                self.free -= gone  # below zero, until those who hold them have given back
+                self._narrowed = time.monotonic()
+                self._turn.notify_all()
             return self.slots
 
     @contextlib.contextmanager

@@ -44,8 +44,8 @@ class Runner:
     timeout: float | None
     say: Callable[[str], None]
 
-    def run(self, kernel: Kernel, announce: Callable[[], None]) -> Finished:
-        """Compile; `announce` is called once there is a slot. Raises KernelFailure, OSError."""
+    def run(self, kernel: Kernel, announce: Callable[[int], None]) -> Finished:
+        """Compile; `announce` is told the number of files once there is a slot. Raises KernelFailure, OSError."""
         log = self.log(kernel)
         log.parent.mkdir(parents=True, exist_ok=True)
         log.write_bytes(b"")
@@ -91,8 +91,9 @@ def _failure(kernel: Kernel, finished: Finished, compiling: Compiling, log: Path
             f"{kernel.label}: not finished after {finished.seconds:.0f} s, and stopped\n  log: {log}",
             remedy="raise `timeout:` in kernels.yaml (seconds; 0 is no limit)",
         )
-    found = diagnose(compiling.said, finished.status)
+    found = compiling.found or diagnose("", finished.status)
     hint = f"\n  hint: {found.hint}" if found.hint else ""
     if found.out_of_memory and (had := compiling.alone):
-        hint += f"; tried alone as well, with {had.available / 1e9:.1f} GB free ({had.source})"
+        free = f"the {had.available / 1e9:.1f} GB that were free ({had.source})"
+        hint = f"\n  hint: alone it failed as well: it needs more memory than {free}"
     return KernelFailure(f"{kernel.label}: {found.first_error}{hint}\n  log: {log}")

@@ -14,13 +14,14 @@ How many of the longest are split is tried out: the pool is simulated (forecast.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from fitasks.build.costs import guess
 from fitasks.build.forecast import Work, makespan
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Collection, Iterable, Mapping
 
     from fitasks.build.costs import Costs
     from fitasks.plan.kernel import Kernel
@@ -70,12 +71,18 @@ class _File:
     gain: float  # if it is split
 
 
-def schedule(kernels: Iterable[Kernel], costs: Costs, slots: int, *, split: bool) -> Schedule:
-    """Of the kernels that are to be compiled."""
+_ALL: Mapping[str, Collection[str]] = MappingProxyType({})
+
+
+def schedule(
+    kernels: Iterable[Kernel], costs: Costs, slots: int, *, split: bool, only: Mapping[str, Collection[str]] = _ALL
+) -> Schedule:
+    """Of the kernels that are to be compiled; `only` names the files of those that aren't compiled whole, by label."""
     files = [
         _File(kernel.label, name, seconds, guess(kernel).gain)
         for kernel in kernels
         for name, seconds in costs.files(kernel).items()
+        if name in only.get(kernel.label, (name,))
     ]
     if not files:
         return Schedule()

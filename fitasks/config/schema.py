@@ -132,6 +132,9 @@ class ModelModel(BaseModel):
     speculative: StrictBool = Field(default=False, description="Whether speculative decoding is on.")
 
 
+_YEAR = 366 * 24 * 3600  # in seconds; what is much longer no system call can wait for
+
+
 class FileModel(BaseModel):
     """The kernels that fitasks compiles before a server needs them."""
 
@@ -144,7 +147,7 @@ class FileModel(BaseModel):
     jobs: Annotated[StrictInt, Field(ge=1, le=1024)] | None = Field(
         default=None, description="Compilers at once; by default as many as cores and memory allow."
     )
-    timeout: Annotated[StrictInt, Field(ge=0)] = Field(
+    timeout: Annotated[StrictInt, Field(ge=0, le=_YEAR)] = Field(
         default=DEFAULT_TIMEOUT, description="Seconds that one kernel may take to compile; 0 is no limit."
     )
     split_compile: StrictBool = Field(

@@ -26,7 +26,7 @@ _EXPECTED = {
 _CHOICES: dict[str, tuple[str, ...]] = {"serving.engine": get_args(Engine), "cudart": get_args(CudartPolicy)}
 _NUMBERS = {
     "jobs": "a whole number of compilers, 1 to 1024",
-    "timeout": "a whole number of seconds, 0 for no limit",
+    "timeout": "a whole number of seconds, at most a year; 0 for no limit",
 }
 _VALUES = "text, a number, true or false, or a list of these"
 _NAMES = "letters, digits, `_`, `.` and `-`, first a letter or digit"

@@ -15,7 +15,6 @@ it is whole, even if it leads into another virtual environment that has the very
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
 import re
@@ -28,11 +27,13 @@ from typing import TYPE_CHECKING
 from fitasks.cuda.survey import pip_versions
 from fitasks.errors import EnvironmentProblem
 from fitasks.files import write_atomic
+from fitasks.locks import locked
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
 MARKER = ".fitasks-toolkit.json"
+_PATIENCE = 120.0  # seconds for another process to assemble it, which takes it a few
 _STUB = "lib64/stubs/libcuda.so"
 
 # The exported names: declared ones, what macros turn them into (cuMemAlloc → cuMemAlloc_v2), and per-thread
@@ -73,7 +74,7 @@ def assemble(root: Path, home: Path, *, compiler: str | Path = "c++", stubs: Ite
         return
     try:
         home.parent.mkdir(parents=True, exist_ok=True)
-        with _locked(home.parent / f".{home.name}.lock"):
+        with locked(home.parent / f".{home.name}.lock", timeout=_PATIENCE):
             if not is_whole(root, home):
                 _make(root, home, str(compiler), stubs)
     except OSError as error:
@@ -152,13 +153,6 @@ def _replace_link(link: Path, target: str) -> None:
 def _same_versions(one: Path, other: Path) -> bool:
     versions = pip_versions(one)
     return bool(versions) and versions == pip_versions(other)
-
-
-@contextlib.contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    with path.open("w", encoding="utf-8") as stream:
-        fcntl.flock(stream, fcntl.LOCK_EX)
-        yield
 
 
 def _make_stub(home: Path, compiler: str, stubs: Iterable[Path]) -> None:

@@ -19,16 +19,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from filelock import FileLock
 from packaging.version import InvalidVersion, Version
 
 from fitasks.errors import EnvironmentProblem
 from fitasks.files import sha256_file, write_atomic
+from fitasks.locks import locked
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from fitasks.cuda.cudart import Cudart
+
+_PATIENCE = 120.0  # seconds for another process to replace the same library
 
 Action = Literal["none", "patch", "refuse"]
 
@@ -71,7 +73,7 @@ def patch(decision: Decision, *, dry_run: bool = False) -> str:
         return f"nothing to patch: {decision.reason}"
     if dry_run:
         return f"would replace {target} by {source}: {decision.reason}"
-    with FileLock(_beside(target, "lock")):
+    with locked(_beside(target, "lock"), timeout=_PATIENCE):
         _replace(target, source)
     return f"replaced {target} by {source}: {decision.reason}"
 
@@ -94,7 +96,7 @@ def restore(target: Path, *, dry_run: bool = False) -> str:
         )
     if dry_run:
         return f"would restore {target} from {original}"
-    with FileLock(_beside(target, "lock")):
+    with locked(_beside(target, "lock"), timeout=_PATIENCE):
         original.replace(target)
         _sync_directory(target.parent)
         _beside(target, "json").unlink(missing_ok=True)

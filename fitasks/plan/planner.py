@@ -6,17 +6,22 @@ FlashInfer takes 4 to 10 s each time, which is why the answers are cached (see p
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import tempfile
+import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fitasks.errors import EnvironmentProblem
 from fitasks.processes import process
+from fitasks.streams import tell
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from fitasks.config.model import KernelConfig
     from fitasks.plan.server import Server
@@ -24,6 +29,7 @@ if TYPE_CHECKING:
 SCRIPT = Path(__file__).parent.parent / "serving" / "plan.py"
 Answer = dict[str, Any]
 
+_HEARTBEAT = 30.0  # seconds of silence at most
 _TIMEOUT = 600  # seconds; generous, because a first import writes byte code for thousands of files
 
 
@@ -78,12 +84,37 @@ def asked(server: Server, words: Sequence[Path], env: Mapping[str, str], what: s
 
 def _run(command: list[str], env: Mapping[str, str], log: Path) -> str:
     """What it said. It leads a session of its own, which ends with this process, however that ends."""
-    finished = process.run(command, cwd=Path.cwd(), env=env, log=log, timeout=_TIMEOUT)
+    with _heard(command[0]):
+        finished = process.run(command, cwd=Path.cwd(), env=env, log=log, timeout=_TIMEOUT)
     if finished.timed_out:
         raise EnvironmentProblem(f"{command[0]} did not finish planning within {_TIMEOUT} s")
     if finished.stopped:
         raise EnvironmentProblem(f"{command[0]} was stopped while planning", remedy="run doit again")
     return log.read_text(errors="replace")
+
+
+@contextlib.contextmanager
+def _heard(what: str) -> Iterator[None]:
+    """Say every so often that `what` is still waited for: nobody takes a slow first import for a hang."""
+    begin, over, every = time.monotonic(), threading.Event(), _every()
+
+    def beat() -> None:
+        while not over.wait(every):
+            tell(f"still planning ({time.monotonic() - begin:.0f} s), waiting for {what}")
+
+    threading.Thread(target=beat, name="still planning", daemon=True).start()
+    try:
+        yield
+    finally:
+        over.set()
+
+
+def _every() -> float:
+    """Seconds, as FITASKS_HEARTBEAT has them (0 is never); what is no number is told of when something is built."""
+    with contextlib.suppress(ValueError):
+        seconds = float(os.environ.get("FITASKS_HEARTBEAT") or _HEARTBEAT)
+        return min(max(0.1, seconds), threading.TIMEOUT_MAX) if seconds > 0 else threading.TIMEOUT_MAX
+    return _HEARTBEAT
 
 
 def _tail(text: str, lines: int = 12) -> str:

@@ -48,7 +48,7 @@ class Logged:
     unended: int = 0
 
 
-State = Literal["covered", "another name", "another target", "not covered"]
+State = Literal["covered", "another name", "another target", "not covered", "coverage unknown"]
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,9 @@ class Covered:
     @property
     def accuses(self) -> bool:
         """Whether a server compiled, or began to, what kernels.yaml doesn't give: 0.2.5 logs every load, cached too."""
-        return self.state != "covered" and (self.logged.kind == "built" or self.logged.unended > 0)
+        return self.state not in {"covered", "coverage unknown"} and (
+            self.logged.kind == "built" or self.logged.unended > 0
+        )
 
 
 def find_logs(bases: Iterable[Path]) -> tuple[Path, ...]:
@@ -76,6 +78,12 @@ def find_logs(bases: Iterable[Path]) -> tuple[Path, ...]:
 
 def _says_something(path: Path) -> bool:
     return path.is_file() and path.stat().st_size > 0
+
+
+def is_compressed(path: Path) -> bool:
+    """As logrotate and people do it: gzip, bzip2, xz, zstd. Raises OSError."""
+    with path.open("rb") as stream:
+        return stream.read(4).startswith((b"\x1f\x8b", b"BZh", b"\xfd7zX", b"\x28\xb5\x2f\xfd"))
 
 
 def read_log(path: Path) -> tuple[Logged, ...]:
@@ -147,10 +155,11 @@ def _add(found: dict[tuple[str, str], Logged], path: Path, what: str, name: str,
 
 
 def _without_library(logged: Logged) -> Logged:
-    """A build is unended where there is no library to this day."""
-    if logged.kind == "loaded":
+    """A build is unended where there is no library to this day; a log that was copied elsewhere doesn't tell."""
+    modules = logged.log.parent / "cached_ops"
+    if logged.kind == "loaded" or not modules.is_dir():
         return logged
-    library = logged.log.parent / "cached_ops" / logged.name / f"{logged.name}.so"
+    library = modules / logged.name / f"{logged.name}.so"
     return replace(logged, unended=int(not library.exists()))
 
 

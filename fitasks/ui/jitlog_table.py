@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
 from fitasks.errors import EnvironmentProblem
 from fitasks.runtime.elsewhere import bases
-from fitasks.runtime.jitlog import Covered, State, coverage, find_logs, read_log
+from fitasks.runtime.jitlog import Covered, State, coverage, find_logs, is_compressed, read_log
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -21,16 +22,30 @@ _SILENT = " (FlashInfer 0.2.6 to 0.6.18 never does, nor any at a logging level a
 def show_jitlog(session: Session, files: Sequence[str]) -> bool:
     """Each module that a log names, and whether kernels.yaml covers it; whether it covers all that servers compiled.
 
-    Raises EnvironmentProblem.
+    Raises EnvironmentProblem, also after the lines, where there is no plan to compare them with.
     """
-    logs = tuple(map(Path, files)) or find_logs(bases(session))
+    named = {os.path.realpath(file): Path(file) for file in files}
+    logs = tuple(named.values()) or find_logs(bases(session))
     try:
-        found = [one for log in logs for one in coverage(read_log(log), session.kernels)]
+        found = [one for log in logs for one in _read(session, log)]
     except OSError as error:
         raise EnvironmentProblem(f"{error.filename}: {error.strerror}") from None
     for line in lines(found, logs):
         _print(line)
+    if found and session.problem:
+        raise EnvironmentProblem(f"coverage unknown: {session.problem.message}", remedy=session.problem.remedy)
     return not any(one.accuses for one in found)
+
+
+def _read(session: Session, log: Path) -> Sequence[Covered]:
+    if is_compressed(log):
+        raise EnvironmentProblem(
+            f"{log} is compressed", remedy="name a file with what zcat (bzcat, xzcat, zstdcat) says"
+        )
+    logged = read_log(log)
+    return (
+        [Covered(one, "coverage unknown") for one in logged] if session.problem else coverage(logged, session.kernels)
+    )
 
 
 def lines(found: Sequence[Covered], logs: Sequence[Path]) -> Iterator[str]:
@@ -61,5 +76,6 @@ def _line(one: Covered) -> str:
         "another name": f"kernel:{one.label} is another variant of it: see `targets` and the FlashInfer version",
         "another target": f"kernel:{one.label} is the same module, but for another architecture set: see `targets`",
         "not covered": "not covered by kernels.yaml",
+        "coverage unknown": "coverage unknown",
     }
     return f"{logged.name}: {logged.kind}{times} by a server{when}{end}; {told[one.state]}"

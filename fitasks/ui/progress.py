@@ -21,15 +21,19 @@ _UNDONE = ("failed", "stopped")  # outcomes
 
 @dataclass
 class Work:
-    """One kernel that is stale: `files` to compile, of which `done` are; `begun` in Unix seconds, 0 before."""
+    """One kernel that is stale: its `files`, of which `done` are compiled; `begun` in Unix seconds, 0 before."""
 
     label: str
     files: int
-    cpu_seconds: float  # that it took before
+    cpu_seconds: float  # that those that aren't kept took before
     learnt: bool  # whether that is known
+    kept: int = 0  # files whose objects were there before
     begun: float = 0.0
     outcome: str = ""  # of the builder, once it has ended
     done: int = 0
+
+    def __post_init__(self) -> None:
+        self.done = self.kept
 
     @property
     def right(self) -> bool:
@@ -39,7 +43,8 @@ class Work:
     @property
     def left(self) -> float:
         """CPU seconds that are left of it, as far as earlier builds tell."""
-        return 0.0 if self.outcome else self.cpu_seconds * (1 - min(self.done, self.files) / max(1, self.files))
+        left = (self.files - self.done) / max(1, self.files - self.kept)
+        return 0.0 if self.outcome else self.cpu_seconds * min(1.0, max(0.0, left))
 
 
 @dataclass
@@ -67,6 +72,8 @@ class Progress:
             elif event["event"] == "begin":
                 unknown = Work(event["label"], event["files"], 0.0, learnt=False)
                 self.works.setdefault(event["label"], unknown).begun = event["t"]
+            elif event["event"] == "narrowed":
+                self.slots = event["slots"]
             elif event["event"] == "end":
                 self._end(event["label"], event["outcome"])
 
@@ -74,7 +81,10 @@ class Progress:
         self._outcomes[label] = outcome
         if work := self.works.get(label):
             work.outcome = outcome
-            work.done = work.files if work.right else min(self.files_done(label), work.files)
+            if work.right:
+                work.done = work.files
+            elif work.begun:
+                work.done = min(self.files_done(label), work.files)
 
     def running(self) -> list[Work]:
         """Kernels that are being compiled, longest first, with the files that are done by now."""

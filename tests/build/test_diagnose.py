@@ -6,6 +6,7 @@ Each log in logs/ is of a tiny file that was really compiled, with neutral paths
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import pytest
@@ -235,3 +236,33 @@ def test_a_long_log_takes_no_time() -> None:
     found = diagnose(warning * 100_000 + "a.cu(1): error: late\n", 1)
     assert found.first_error == "a.cu(1): error: late"
     assert time.process_time() - begin < 5
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        "ptxas error   : Entry function '_ZN{long}' uses too much shared data (0x20000 bytes)",
+        "{long}",
+        "error: {long}: nothing of the kind",
+        "x.cu:3:1: error: {long}",
+    ],
+)
+def test_a_word_without_end_is_looked_at_in_no_time(error: str) -> None:
+    """With the interpreter's lock held, so that not even a signal would be heard meanwhile."""
+    begin = time.monotonic()
+    found = diagnose(error.format(long="N7cutlass" * 300_000), 255)
+    assert time.monotonic() - begin < 1
+    assert len(found.first_error) < 2100
+    assert found.first_error.startswith(error.format(long="N7cutlass" * 9)[:20])
+
+
+def test_of_a_long_line_the_end_counts_as_well() -> None:
+    assert diagnose(f"ptxas error   : '{'N' * 30_000}' uses too much", 255).first_error.endswith("N' uses too much")
+    assert diagnose(f"sh: 1: /{'N' * 30_000}/nvcc: not found", 127).kind == "toolchain"
+
+
+def test_an_endless_output_is_looked_at_in_no_time() -> None:
+    begin = time.monotonic()
+    found = diagnose('bad.cu(4): error: identifier "x" is undefined\n' + "of no interest here\n" * 3_000_000, 2)
+    assert time.monotonic() - begin < 2
+    assert found.file == "bad.cu"

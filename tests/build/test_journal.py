@@ -6,8 +6,15 @@ import json
 import os
 import subprocess
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
 
 from fitasks.build.journal import NAME, Journal
+from fitasks.errors import EnvironmentProblem, KernelFailure
+
+if TYPE_CHECKING:
+    from tests.workshop import Workshop
 
 
 def events(path: Path) -> list[tuple[str, int]]:
@@ -70,3 +77,24 @@ def test_where_nothing_can_be_written_nothing_is_said(tmp_path: Path) -> None:
     (tmp_path / "journals").touch()
     run(tmp_path, 1, compiles=True)
     assert not (tmp_path / NAME).exists()
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (OverflowError("too long"), "page: OverflowError: too long\n  log: "),
+        (EnvironmentProblem("no ninja", remedy="install it"), "page: no ninja\n  remedy: install it"),
+    ],
+)
+def test_whatever_ends_a_kernel_its_end_is_told(
+    workshop: Workshop, monkeypatch: pytest.MonkeyPatch, error: Exception, told: str
+) -> None:
+    def fail(*_: object) -> int:
+        raise error
+
+    monkeypatch.setattr("fitasks.build.begun.begin", fail)
+    with pytest.raises(KernelFailure) as caught:
+        workshop.build(workshop.kernel())
+    assert str(caught.value).startswith(told)
+    (end,) = map(json.loads, (workshop.root / "journal.jsonl").read_text().splitlines())
+    assert (end["event"], end["outcome"], end["error"]) == ("end", "failed", str(caught.value))

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import time
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 from fitasks.build.costs import Cost, Costs, guess
 from fitasks.build.forecast import Work, makespan
@@ -135,3 +138,45 @@ def test_what_was_learnt_of_other_files_is_not_used(tmp_path: Path) -> None:
 def test_a_damaged_or_older_file_is_an_empty_one(tmp_path: Path, text: str) -> None:
     (tmp_path / "costs.json").write_text(text)
     assert not Costs.load(tmp_path / "costs.json").of(kernel("page")).learnt
+
+
+GOOD = {"cpu_seconds": 30.0, "longest": 20, "peak_rss": 1 << 30, "longest_file": "page.cu", "files": {"page.cu": 20.0}}
+BAD = [
+    {"cpu_seconds": None, "longest": None, "peak_rss": 1},
+    {"cpu_seconds": 1.0, "longest": 1.0, "peak_rss": "x", "files": None},
+    {"peak_rss": "x"},
+    {"peak_rss": 1e9},
+    {"files": None},
+    {"files": {"page.cu": "long"}},
+    {"files": {"page.cu": float("nan")}},
+    {"cpu_seconds": float("inf")},
+    {"longest": -1},
+    {"longest": 10**400},
+    {"learnt": "yes"},
+    {"longest_file": 3},
+    {"gain": True},
+    {"unknown": 3},
+    [],
+    None,
+]
+
+
+@pytest.mark.parametrize("bad", BAD, ids=str)
+def test_of_a_damaged_file_of_costs_what_is_sound_counts(tmp_path: Path, bad: object) -> None:
+    file = tmp_path / "costs.json"
+    damaged = GOOD | bad if isinstance(bad, dict) and "longest" not in bad else bad
+    file.write_text(json.dumps({"version": 2, "modules": {"page": GOOD, "sampling": damaged}}))
+    costs = Costs.load(file)
+    assert costs.of(kernel("page")).cpu_seconds == 30.0
+    assert not costs.of(kernel("sampling")).learnt, "guessed"
+    assert schedule([kernel("page"), kernel("sampling")], costs, 4, split=True).expected > 0
+
+
+def test_costs_that_somebody_else_is_writing_are_not_waited_for(tmp_path: Path) -> None:
+    costs = Costs.load(tmp_path / "costs.json")
+    begin = time.monotonic()
+    with FileLock(tmp_path / "costs.lock"):
+        costs.learn(kernel("page"), Cost(30.0, 20.0, 1 << 30))
+    assert time.monotonic() - begin < 5
+    assert costs.of(kernel("page")).learnt
+    assert not (tmp_path / "costs.json").exists()

@@ -155,6 +155,14 @@ def test_a_narrowed_pool() -> None:
     assert (pool.narrow(), pool.narrow(), pool.narrow(), pool.free) == (2, 1, 1, 1)
 
 
+def test_those_who_are_killed_together_narrow_it_once() -> None:
+    """One moment of want: all that ran then had begun while there were eight."""
+    pool, begun = Pool(8), time.monotonic()
+    assert [pool.narrow(begun) for _ in range(4)] == [4] * 4
+    assert pool.narrow(time.monotonic()) == 2, "one that began since"
+    assert pool.free == 2
+
+
 def test_an_error_gives_the_slot_back() -> None:
     pool = Pool(1)
     with pytest.raises(ZeroDivisionError), pool.slot():

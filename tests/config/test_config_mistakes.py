@@ -49,6 +49,10 @@ CASES = {
         OK + "cudart: off",
         "2:9: cudart: found the boolean off; accepted: patch, check, ignore",
     ),
+    "timeout, of three thousand years": (
+        OK + "timeout: 99999999999",
+        "2:10: timeout: found the number 99999999999; expected a whole number of seconds, at most a year; 0 for no limit",
+    ),
     "python, a number": (
         OK + "serving: {python: 3.10}",
         '2:19: serving.python: found the number 3.10; expected text, quote it: "3.10"',

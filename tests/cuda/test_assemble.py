@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import fcntl
 import json
 import multiprocessing
 import os
@@ -105,6 +106,18 @@ def test_nvidias_stub_is_preferred_and_a_driver_is_not_copied(root: Path, maker:
     garbage = put(tmp_path / "garbage/stubs/libcuda.so")
     assemble(root, tmp_path / "home", stubs=(tmp_path / "stubs/absent", driver, garbage, stub))
     assert (tmp_path / "home/lib64/stubs/libcuda.so").read_bytes() == stub.read_bytes()
+
+
+def test_whoever_holds_the_lock_is_named_and_not_waited_for_without_end(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("fitasks.cuda.assemble._PATIENCE", 1.5, raising=False)
+    with (tmp_path / ".home.lock").open("w") as stream:
+        fcntl.flock(stream, fcntl.LOCK_EX)
+        with pytest.raises(EnvironmentProblem, match=rf"waited \d s for .*, held by pid {os.getpid()} \("):
+            assemble(root, tmp_path / "home")
+    assert f"waiting for .home.lock, held by pid {os.getpid()} (" in capsys.readouterr().err
+    assemble(root, tmp_path / "home")
 
 
 def test_a_whole_one_is_left_alone_without_a_compiler(root: Path, tmp_path: Path) -> None:

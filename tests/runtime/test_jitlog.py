@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import os
 import subprocess
 import sys
@@ -62,9 +63,7 @@ def test_a_torn_line_names_no_module(tmp_path: Path) -> None:
     torn = NEW[: NEW.index("sampling") + 4]
     later = NEW.replace("14:43:10", "15:00:00").replace("sampling", "page")
     path = log(tmp_path, OLD[: OLD.index("page") + 3] + later + torn + later + torn)
-    assert read_log(path) == (
-        Logged(path, "page", "built", "2026-11-23 15:00:00", "2026-11-23 15:00:00", times=2, unended=1),
-    )
+    assert read_log(path) == (Logged(path, "page", "built", "2026-11-23 15:00:00", "2026-11-23 15:00:00", times=2),)
 
 
 def test_a_line_behind_what_a_crash_left_is_whole(tmp_path: Path) -> None:
@@ -164,6 +163,21 @@ def test_as_a_task(tmp_path: Path) -> None:
         "jitlog", status=1
     )
     assert "no.log: No such file" in project.doit("jitlog", "no.log", status=2)
+    copy = log(tmp_path, NEW)
+    out = project.doit("jitlog", str(copy), f"{tmp_path}/../{tmp_path.name}/{NAME}", status=1)
+    assert "left no library" not in out, "which a log that lies elsewhere doesn't tell"
+    assert out.count("sampling: ") == 1
+    (tmp_path / "log.2.gz").write_bytes(gzip.compress(NEW.encode()))
+    assert "log.2.gz is compressed" in project.doit("jitlog", str(tmp_path / "log.2.gz"), status=2)
+
+
+def test_without_a_plan_nobody_is_accused(tmp_path: Path) -> None:
+    project = Project.make(tmp_path, "targets: auto\nkernels:\n  page:\n")
+    copy = log(tmp_path, NEW)
+    out = project.doit("jitlog", str(copy), status=2, CUDA_HOME="/no/such/toolkit", CUDA_VISIBLE_DEVICES="")
+    assert "sampling: built by a server, last 2026-11-23 14:43:10; coverage unknown" in out
+    assert "not covered" not in out
+    assert "coverage unknown: " in out + project.stderr
 
 
 def test_the_installed_flashinfer_writes_what_is_read_here(tmp_path: Path) -> None:

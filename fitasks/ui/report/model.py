@@ -104,6 +104,7 @@ class _Draft:
 
     begun: float = 0.0
     last: float = 0.0
+    narrowed: int = 0  # slots after the last narrowing
     head: dict[str, Any] = field(default_factory=dict)
     kernels: dict[str, dict[str, Any]] = field(default_factory=dict)  # label → fields of KernelRun
     spans: list[FileSpan] = field(default_factory=list)
@@ -111,7 +112,8 @@ class _Draft:
 
     def take(self, event: dict[str, Any]) -> bool:
         """Whether it was one of ours."""
-        reader = {"run": self._run, "begin": self._begin, "file": self._file, "end": self._end}.get(event["event"])
+        readers = {"run": self._run, "begin": self._begin, "file": self._file, "end": self._end}
+        reader = (readers | {"narrowed": self._narrowed}).get(event["event"])
         try:
             if reader:
                 reader(event)
@@ -137,6 +139,13 @@ class _Draft:
         if (begun := _number(event, "t")) > _LATEST:
             raise ValueError
         self.begun, self.head, self.kernels = begun, head, planned
+
+    def _narrowed(self, event: dict[str, Any]) -> None:
+        """Told with the reason for the number of slots, which is that of the beginning."""
+        slots = _count(event, "slots")
+        if slots != self.narrowed:
+            self.narrowed = slots
+            self.head["reason"] += f"; {slots} at once after a compiler was killed for want of memory"
 
     def _begin(self, event: dict[str, Any]) -> None:
         """Again, where inputs were edited meanwhile: it began the first time."""
