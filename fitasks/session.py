@@ -31,7 +31,7 @@ from fitasks.plan.server import Server, find_server
 from fitasks.plan.unbuilt import plan_unbuilt
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from fitasks.build.compile import Builder
     from fitasks.build.ninja import Ninja
