@@ -79,6 +79,9 @@ class Builder:
             return KernelFailure(f"{kernel.label}: {error.message}", remedy=error.remedy)
         if isinstance(error, OSError):
             return no_place(kernel, error)
+        if isinstance(error, UnicodeEncodeError) and error.object == kernel.ninja:
+            what = f"{kernel.label}: {kernel.ninja_file} would name a path with letters that this locale can't write"
+            return KernelFailure(what, remedy="set LC_ALL=C.UTF-8, for servers as well; run doit again")
         log = self.runner.log(kernel)
         with contextlib.suppress(OSError), log.open("a", encoding="utf-8", errors="replace") as stream:
             stream.writelines(traceback.format_exception(error))

@@ -1,0 +1,24 @@
+"""A cache whose path the locale has no letters for."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.doit_project import Project
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def test_a_path_that_the_locale_cannot_write_fails_each_kernel_with_what_to_do(tmp_path: Path) -> None:
+    pytest.importorskip("flashinfer", exc_type=Exception)
+    project = Project.make(tmp_path, 'targets: ["9.0a"]\nkernels:\n  page:\n')
+    project.env["FLASHINFER_WORKSPACE_BASE"] = str(tmp_path / "größe")
+    ascii_only = {"PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "LC_ALL": "C"}
+    out = project.doit(status=1, **ascii_only)
+    assert "remedy: " in out
+    assert "LC_ALL=C.UTF-8" in out
+    assert "Traceback" not in out + project.stderr
+    assert "1 compiled" in project.doit(LC_ALL="C.UTF-8")
