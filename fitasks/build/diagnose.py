@@ -16,7 +16,7 @@ from fitasks.build.hints import hint_for
 Kind = Literal["compile", "link", "oom", "disk", "killed", "timeout", "toolchain", "unknown"]
 
 _LONGEST = 2000  # letters of a line that are looked at, half of them of its end: C++ has names of 30 kB
-_MOST = 4_000_000  # letters of an output, likewise
+_MOST = 1_000_000  # letters of an output, likewise
 _NUMBERED = re.compile(r"^\[\d+/\d+\] ")  # ninja's echo of a command, whose options may look like errors
 _NINJA_SAYS = (
     "FAILED:",

