@@ -154,7 +154,7 @@ def test_something_in_the_way_is_named(project: Project) -> None:
     directory.write_text("not a directory")
     out = project.doit(status=1)
     assert f"page: {directory}" in out
-    assert "remedy: make " in out
+    assert f"remedy: mv {directory} {directory}.old" in out
     directory.unlink()
     assert project.doit().splitlines()[-1].startswith("4 kernels: 3 fresh, 1 ")
 
