@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import sys
 from typing import IO, TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+HEARTBEAT = 30.0  # seconds of silence at most, unless somebody says otherwise
 
 
 def tell(text: str) -> None:
@@ -20,6 +23,15 @@ def tell(text: str) -> None:
             stream.flush()
     except (OSError, ValueError, RuntimeError):  # gone or full; closed; a signal handler that interrupted a write
         silence(stream)
+
+
+def heartbeat() -> float | None:
+    """Seconds of silence that FITASKS_HEARTBEAT allows: inf where nobody wants a word, None where it is no number."""
+    with contextlib.suppress(ValueError):
+        seconds = float(os.environ.get("FITASKS_HEARTBEAT") or HEARTBEAT)
+        if seconds >= 0:
+            return max(0.1, seconds) if seconds else math.inf
+    return None
 
 
 def silence(stream: IO[str]) -> None:

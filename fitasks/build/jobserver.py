@@ -57,7 +57,7 @@ class MakeTokens:
 
 def parent_fifo(env: Mapping[str, str]) -> Path | None:
     """The fifo or pipe of a `make -jN` above us that is still held open; None where there is none to join."""
-    words = env.get("MAKEFLAGS", "").partition(" -- ")[0].split()  # after that: `make V=--jobserver-auth=…`
+    words = _options(env)
     if words and not words[0].startswith("-") and "n" in words[0]:
         return None  # a dry run
     found = [match for word in words if (match := _AUTH.fullmatch(word))]
@@ -69,9 +69,13 @@ def parent_fifo(env: Mapping[str, str]) -> Path | None:
 
 def make_jobs(env: Mapping[str, str]) -> int | None:
     """The N of the `make -jN` above us; None where it doesn't say (before make 4.2)."""
-    words = env.get("MAKEFLAGS", "").partition(" -- ")[0].split()
-    found = [match for word in words if (match := _JOBS.fullmatch(word))]
+    found = [match for word in _options(env) if (match := _JOBS.fullmatch(word))]
     return int(found[-1][1]) if found else None
+
+
+def _options(env: Mapping[str, str]) -> list[str]:
+    """Of MAKEFLAGS; what comes after them are variables: `make V=--jobserver-auth=…`."""
+    return env.get("MAKEFLAGS", "").partition(" -- ")[0].split()
 
 
 def _pipe(descriptor: int) -> Path | None:

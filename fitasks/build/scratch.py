@@ -10,7 +10,9 @@ import stat
 import tempfile
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING
+
+from fitasks.files import replacing
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -66,6 +68,20 @@ def sweep(directory: Path) -> None:
     for path in directory.glob(f"{WRITTEN}*"):
         with contextlib.suppress(OSError):
             _remove_unlocked(path)
+
+
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[IO[bytes]]:
+    """A stream that replaces `path` whole, locked meanwhile; what killed runs left beside it goes first.
+
+    Raises OSError.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    sweep(path.parent)
+    with replacing(path, prefix=WRITTEN) as stream:
+        with contextlib.suppress(OSError):  # a file system without locks
+            lock(stream.fileno())
+        yield stream
 
 
 def _remove_unlocked(path: Path) -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import tempfile
 import threading
 import time
@@ -18,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from fitasks.errors import EnvironmentProblem
 from fitasks.processes import process
-from fitasks.streams import tell
+from fitasks.streams import HEARTBEAT, heartbeat, tell
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -29,7 +28,6 @@ if TYPE_CHECKING:
 SCRIPT = Path(__file__).parent.parent / "serving" / "plan.py"
 Answer = dict[str, Any]
 
-_HEARTBEAT = 30.0  # seconds of silence at most
 _TIMEOUT = 600  # seconds; generous, because a first import writes byte code for thousands of files
 
 
@@ -96,7 +94,8 @@ def _run(command: list[str], env: Mapping[str, str], log: Path) -> str:
 @contextlib.contextmanager
 def _heard(what: str) -> Iterator[None]:
     """Say every so often that `what` is still waited for: nobody takes a slow first import for a hang."""
-    begin, over, every = time.monotonic(), threading.Event(), _every()
+    begin, over = time.monotonic(), threading.Event()
+    every = min(heartbeat() or HEARTBEAT, threading.TIMEOUT_MAX)  # what is no number, the board will tell
 
     def beat() -> None:
         while not over.wait(every):
@@ -107,14 +106,6 @@ def _heard(what: str) -> Iterator[None]:
         yield
     finally:
         over.set()
-
-
-def _every() -> float:
-    """Seconds, as FITASKS_HEARTBEAT has them (0 is never); what is no number is told of when something is built."""
-    with contextlib.suppress(ValueError):
-        seconds = float(os.environ.get("FITASKS_HEARTBEAT") or _HEARTBEAT)
-        return min(max(0.1, seconds), threading.TIMEOUT_MAX) if seconds > 0 else threading.TIMEOUT_MAX
-    return _HEARTBEAT
 
 
 def _tail(text: str, lines: int = 12) -> str:

@@ -111,20 +111,10 @@ class Arriving:
     def _lay_generated(self, architecture: str, name: str) -> None:
         """File by file: modules may share a directory of generated sources."""
         source = self.unpacked / architecture / "generated" / name
-        target = Path(self.workspaces[architecture]) / "generated" / name
+        root = Path(self.workspaces[architecture]) / "generated"
         if source.exists():  # another module may have brought it
-            target.parent.mkdir(parents=True, exist_ok=True)
-            self._replace(source, target, Path(self.workspaces[architecture]) / "generated")
-
-    def _replace(self, source: Path, target: Path, root: Path) -> None:
-        """By a rename; where that would lead to another file system, by a copy there."""
-        try:
-            source.replace(target)
-        except OSError as error:
-            if error.errno != errno.EXDEV:
-                raise
-            with copied(source, root, target) as near:
-                near.replace(target)
+            (root / name).parent.mkdir(parents=True, exist_ok=True)
+            _replace(source, root / name, root)
 
     def _swap(self, module: Module, target: Path) -> None:
         """As `_exchange` does, of a copy where cached_ops is on another file system than what was unpacked."""
@@ -152,6 +142,17 @@ class Arriving:
         plan = self.session.plan
         found = (one for one in plan.buildable() if (plan.facts[one.target]["arch"], one.name) == (architecture, name))
         return next(found, None)
+
+
+def _replace(source: Path, target: Path, root: Path) -> None:
+    """By a rename; where that would lead to another file system, by a copy there."""
+    try:
+        source.replace(target)
+    except OSError as error:
+        if error.errno != errno.EXDEV:
+            raise
+        with copied(source, root, target) as near:
+            near.replace(target)
 
 
 def _exchange(new: Path, target: Path, aside: Path) -> None:

@@ -11,7 +11,6 @@ from typing import IO, TYPE_CHECKING
 
 from fitasks.build import scratch
 from fitasks.errors import FitasksError
-from fitasks.files import replacing
 from fitasks.ship import manifest as manifests
 
 if TYPE_CHECKING:
@@ -23,16 +22,11 @@ if TYPE_CHECKING:
 
 def write(path: Path, manifest: Manifest, sources: dict[str, Path]) -> int:
     """Write the archive of a manifest and its files; its size. Raises OSError, FitasksError where a file changed."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    scratch.sweep(path.parent)
-    with replacing(path, prefix=scratch.WRITTEN) as stream:
-        with contextlib.suppress(OSError):  # a file system without locks
-            scratch.lock(stream.fileno())
-        with _compressed(stream) as tar:
-            text = manifests.to_json(manifest)
-            tar.addfile(_member(manifests.NAME, len(text), 0), io.BytesIO(text))
-            for name, entry in manifest.files.items():
-                _add(tar, name, sources[name], entry)
+    with scratch.writing(path) as stream, _compressed(stream) as tar:
+        text = manifests.to_json(manifest)
+        tar.addfile(_member(manifests.NAME, len(text), 0), io.BytesIO(text))
+        for name, entry in manifest.files.items():
+            _add(tar, name, sources[name], entry)
     return path.stat().st_size
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import contextlib
 import hashlib
 import zipfile
 from dataclasses import dataclass
@@ -12,7 +11,6 @@ from typing import TYPE_CHECKING
 
 from fitasks.build import scratch
 from fitasks.errors import KernelFailure
-from fitasks.files import replacing
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -35,25 +33,10 @@ def write_zip(path: Path, files: list[File], *, record: str) -> dict[str, int]:
 
     Raises KernelFailure for a file that is not what its receipt says, OSError. What killed runs left beside it goes.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    scratch.sweep(path.parent)
-    with _named(path), replacing(path, prefix=scratch.WRITTEN) as stream, zipfile.ZipFile(stream, "w") as archive:
-        with contextlib.suppress(OSError):  # a file system without locks
-            scratch.lock(stream.fileno())
+    with scratch.writing(path) as stream, zipfile.ZipFile(stream, "w") as archive:
         lines = [_add(archive, file) for file in sorted(files, key=lambda file: _order(file.name))]
         _add(archive, File(record, "".join([*lines, f"{record},,\n"]).encode()))
         return {info.filename: info.compress_size for info in archive.infolist()}
-
-
-@contextlib.contextmanager
-def _named(path: Path) -> Iterator[None]:
-    """An error without a file's name (a full disk), or with the temporary one's, is about `path`."""
-    try:
-        yield
-    except OSError as error:
-        if error.filename is None or error.filename2 is not None:
-            raise type(error)(error.errno, error.strerror, str(path)) from None
-        raise
 
 
 def _order(name: str) -> tuple[bool, str]:

@@ -12,7 +12,7 @@ import threading
 import time
 from typing import IO, TYPE_CHECKING, Protocol, cast
 
-from fitasks.streams import Enduring, tell
+from fitasks.streams import HEARTBEAT, Enduring, heartbeat, tell
 from fitasks.ui.units import duration
 
 if TYPE_CHECKING:
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
     from fitasks.ui.progress import Progress
 
-_HEARTBEAT = 30.0  # seconds of silence at most; FITASKS_HEARTBEAT sets it, 0 or inf is no heartbeat
 _SHOWN = 12  # kernels; a board higher than its terminal can't be redrawn
 _WIDE = 60  # columns from which there is room for bars beside the names
 
@@ -47,7 +46,7 @@ class PlainBoard:
 
     def __init__(self, stream: IO[str], progress: Progress, every: float | None = None) -> None:
         self._stream, self._progress = Enduring(stream), progress
-        self._every = every or _seconds(os.environ.get("FITASKS_HEARTBEAT", ""))
+        self._every = every or _seconds()
         self._written = time.monotonic()
         self._over = threading.Event()
         self._thread: threading.Thread | None = None
@@ -141,13 +140,13 @@ class LiveBoard:
         return Group(table, *more, summary)
 
 
-def _seconds(text: str) -> float:
-    """What FITASKS_HEARTBEAT says; inf where nobody wants one."""
-    try:
-        seconds = float(text or _HEARTBEAT)
-    except ValueError:
-        seconds = math.nan
-    if seconds >= 0:
-        return max(0.1, seconds) if seconds else math.inf
-    tell(f"FITASKS_HEARTBEAT={text!r} is no number of seconds (0 for none); a line every {_HEARTBEAT:.0f} s, as ever")
-    return _HEARTBEAT
+def _seconds() -> float:
+    """As FITASKS_HEARTBEAT has them; if it is no number, that is said."""
+    seconds = heartbeat()
+    if seconds is None:
+        text = os.environ["FITASKS_HEARTBEAT"]
+        tell(
+            f"FITASKS_HEARTBEAT={text!r} is no number of seconds (0 for none); a line every {HEARTBEAT:.0f} s, as ever"
+        )
+        return HEARTBEAT
+    return seconds

@@ -112,8 +112,14 @@ class _Draft:
 
     def take(self, event: dict[str, Any]) -> bool:
         """Whether it was one of ours."""
-        readers = {"run": self._run, "begin": self._begin, "file": self._file, "end": self._end}
-        reader = (readers | {"narrowed": self._narrowed}).get(event["event"])
+        readers = {
+            "run": self._run,
+            "begin": self._begin,
+            "file": self._file,
+            "narrowed": self._narrowed,
+            "end": self._end,
+        }
+        reader = readers.get(event["event"])
         try:
             if reader:
                 reader(event)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import json
 import os
 from typing import TYPE_CHECKING
@@ -16,7 +15,7 @@ from fitasks.ui.report.model import last_run
 from fitasks.ui.report.page import page
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable
     from pathlib import Path
 
     from fitasks.session import Session
@@ -37,21 +36,7 @@ def write_report(run: Run, kernels_info: Iterable[KernelInfo], html_path: Path, 
     trace = json.dumps(chrome_trace(run)) + "\n"
     with contextlib.ExitStack() as both:  # they replace what was there at its end, after all that may fail
         for path, text in ((trace_path, trace), (html_path, page(run, tuple(kernels_info), trace_path.name))):
-            both.enter_context(_naming(path))
-            if path.is_dir():
-                raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
             stream = both.enter_context(replacing(path, sync=False))
             stream.write(text.encode())
             stream.flush()
             os.fsync(stream.fileno())
-
-
-@contextlib.contextmanager
-def _naming(path: Path) -> Iterator[None]:
-    """An OSError that names no file, or a temporary one, is about `path`."""
-    try:
-        yield
-    except OSError as error:
-        if error.filename and not error.filename2:
-            raise
-        raise OSError(error.errno, error.strerror, str(path)) from None
