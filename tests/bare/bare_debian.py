@@ -3,7 +3,7 @@
     python -m tests.bare.bare_debian [--suite trixie] [--directory D] [pytest's arguments]
 
 `make test-bare`; not part of `make test`. Needs root and debootstrap, and about 12 GB in the directory (default
-/var/tmp/fitasks-bare), where logs stay, and the packages for a later run. The last commit is what is tried. Everything
+/var/tmp/fitasks-bare), where logs stay, and debootstrap's tree for a later run. The last commit is what is tried. Everything
 is mounted in a namespace of its own, which ends with the command in it: nothing stays mounted, however that ends.
 """
 
@@ -39,7 +39,7 @@ ln -s pts/ptmx dev/ptmx
 ln -s /proc/self/fd dev/fd
 while [ "$1" != -- ]; do mount -o bind,ro "$1" ".$1"; shift; done
 shift
-exec chroot . "$@"
+exec chroot "$@"
 """
 
 
@@ -120,13 +120,14 @@ def readmes_packages() -> list[str]:
 
 
 def make_machine(debian: Debian, suite: str) -> None:
-    """Debian minimal with all updates, and the packages."""
-    sources = apt_sources(suite)
-    mirror = sources[0].split()[1]
-    packages = debian.directory / "packages"
-    packages.mkdir(exist_ok=True)
-    options = ["--variant=minbase", f"--cache-dir={packages}"]
-    debian.step("debootstrap", ["debootstrap", *options, suite, str(debian.tree), mirror])
+    """Debian minimal with all updates, and a user. What debootstrap made is kept for a later run."""
+    sources, base = apt_sources(suite), debian.directory / "base"
+    if not base.exists():
+        begun = debian.directory / "begun"
+        shutil.rmtree(begun, ignore_errors=True)
+        debian.step("debootstrap", ["debootstrap", "--variant=minbase", suite, str(begun), sources[0].split()[1]])
+        begun.rename(base)
+    debian.step("copy of debootstrap's tree", ["cp", "-a", str(base), str(debian.tree)])
     (debian.tree / "etc/apt/sources.list").write_text("\n".join(sources) + "\n")
     shutil.copy("/etc/resolv.conf", debian.tree / "etc/resolv.conf")
     debian.inside("updates", "sh", "-ec", "apt-get update; DEBIAN_FRONTEND=noninteractive apt-get -y full-upgrade")
