@@ -3,10 +3,14 @@
 #   make kernels                     compile what kernels.yaml names
 #   make kernels K='kernel:prefill*' some of them
 #   make kernels SM90=0              generic modules in place of Hopper's; so also check, verify, list and the others
+#   make test PYTHON3=python3.13 VENV=.venv-3.13        in another environment, made with that Python
 #   make kernels PYTHON=/opt/venv/bin/python   in an environment that is there already; nothing is installed
 
 K ?=
 SM90 ?= 1
+PYTHON3 := python3
+PYTHONS := /usr/bin/python3
+EXTRAS := flashinfer,cuda13,dev
 VENV := .venv
 ifdef PYTHON
   READY :=
@@ -18,7 +22,7 @@ endif
 DOIT = $(if $(filter 0 false no off,$(SM90)),FITASKS_SM90=0) PATH="$(dir $(abspath $(PYTHON))):$$PATH" $(PYTHON) -m doit
 
 .DEFAULT_GOAL := kernels
-.PHONY: kernels check doctor env verify why list test test-image lint clean reset
+.PHONY: kernels check doctor env verify why list test test-bare test-image test-pythons lint clean reset
 
 # Marked with +, so that `make -jN` of any version lends its tokens; but `make -n` shall do nothing.
 kernels: $(READY)
@@ -38,17 +42,32 @@ test: $(READY)
 
 # Needs root, buildah and debootstrap, and about 15 GB below /var/tmp. Not part of `make test`.
 test-image: $(READY)
-	@$(PYTHON) tests/image/build_images.py $(K)
+	@$(PYTHON) -m tests.image.build_images $(K)
+
+# Needs root and debootstrap, and about 12 GB below /var/tmp. Not part of `make test`.
+test-bare: $(READY)
+	@$(PYTHON) -m tests.bare.bare_debian $(K)
+
+# What depends on Python itself, without torch and FlashInfer: make test-pythons PYTHONS='python3.12 python3.13'
+test-pythons:
+	@set -e; for python in $(PYTHONS); do $(MAKE) --no-print-directory test PYTHON3=$$python EXTRAS=dev \
+	  VENV=.venv-$$($$python -c 'import platform; print(platform.python_version())') \
+	  K="$(or $(K),tests/ship tests/build tests/config tests/processes)"; done
 
 lint: $(READY)
 	@$(PYTHON) -m ruff check . && $(PYTHON) -m ruff format --check . && $(PYTHON) -m mypy
 
 # What fitasks itself made here; the compiled kernels stay (make reset removes those).
 clean:
-	rm -rf $(VENV) .fitasks .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf .venv .venv-* .fitasks .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
-# The environment is made, or brought up to date, only when pyproject.toml's text has changed.
+# The environment is made, or brought up to date, only when pyproject.toml's text has changed. pip's own progress is for
+# a terminal; elsewhere a line every 30 s tells that something happens.
+INSTALL = $(VENV)/bin/python -m pip install --disable-pip-version-check -e '.[$(EXTRAS)]'
 $(VENV)/.made-for: pyproject.toml
-	@test -x $(VENV)/bin/python || python3 -m venv $(VENV)
-	@cmp -s pyproject.toml $@ || $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -e '.[flashinfer,cuda13,dev]'
+	@test -x $(VENV)/bin/python || $(PYTHON3) -m venv $(VENV)
+	@cmp -s pyproject.toml $@ || if [ -t 1 ]; then $(INSTALL); else \
+	  echo "$(VENV): pip installs $(EXTRAS)"; \
+	  (s=0; while sleep 30 >&-; do s=$$((s+30)); echo "$(VENV): pip is installing, $$s s"; done) 2>&- & \
+	  trap "kill $$!" EXIT; $(INSTALL) --quiet; fi
 	@cp pyproject.toml $@

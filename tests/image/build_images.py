@@ -1,6 +1,6 @@
 """Builds the real Dockerfile with buildah, twice, on a base made with debootstrap, and looks into the result.
 
-    python tests/image/build_images.py [directory]        needs root, buildah and debootstrap; about 10 GB
+    python -m tests.image.build_images [directory]        needs root, buildah and debootstrap; about 10 GB
 
 `make test-image`; not part of `make test`. Storage and logs stay in the directory (default /var/tmp/fitasks-image). A
 later run takes the base and the layers of dependencies from there, and compiles its kernels again; remove it to begin
@@ -10,7 +10,6 @@ mounts. CPU wheels of torch will do.
 
 from __future__ import annotations
 
-import ast
 import json
 import os
 import re
@@ -23,6 +22,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from tests.mirrors import pip_configuration
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -97,18 +98,10 @@ class Workshop:
 
 def _pip(root: Path) -> tuple[list[str], Path]:
     """Mounts of the local places that pip's configuration names, and that configuration as one file."""
-    listed = subprocess.run([sys.executable, "-m", "pip", "config", "list"], capture_output=True, text=True, check=True)
-    options: dict[str, str] = {}
-    for section, name, value in re.findall(r"^(.+?)\.([\w-]+)=(.*)$", listed.stdout, re.MULTILINE):
-        if section == ":env:" or name not in options:  # it comes first in this list, but wins
-            options[name] = ast.literal_eval(value)
+    places, text = pip_configuration()
     secret = root / "pip.conf"
-    secret.write_text("[global]\n" + "".join(f"{name} = {value}\n" for name, value in options.items()))
+    secret.write_text(text)
     secret.chmod(0o600)
-    words = (word.removeprefix("file://") for value in options.values() for word in value.split())
-    # The pages of an index lead to files beside it.
-    words = (word.removesuffix("/simple") for word in words if word.startswith("/"))
-    places = dict.fromkeys(word for word in words if Path(word).exists())
     return [f"--volume={place}:{place}:ro" for place in places], secret
 
 

@@ -60,7 +60,7 @@ def test_more_behind_the_end_is_refused(tmp_path: Path, blocks: int, more: bytes
 @pytest.mark.parametrize("blocks", [1, 7, 20])
 @pytest.mark.parametrize("length", [9, BLOCK, RECORD])
 def test_rubbish_in_the_place_of_the_end_is_refused(tmp_path: Path, blocks: int, length: int) -> None:
-    """tarfile takes a header that is none for the end."""
+    """A lenient reader of tar takes a header that is none for the end."""
     path = packed(tmp_path, blocks * BLOCK)
     content = gzip.decompress(path.read_bytes()).rstrip(b"\0")
     path.write_bytes(gzip.compress(content + b"y" * length))

@@ -323,7 +323,7 @@ def test_links_devices_and_fifos(place: Place, good: Path, bad: Path, kind: byte
 
 @pytest.mark.parametrize("kind", [tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK])
 def test_an_extended_header_is_not_read_into_memory(place: Place, good: Path, bad: Path, kind: bytes) -> None:
-    """tarfile reads these whole, before anybody sees a member; this one unpacks to 200 MB."""
+    """Readers of tar take these whole, before anybody sees a member; this one unpacks to 200 MB."""
     import resource
 
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -346,7 +346,7 @@ def test_a_chain_of_long_names(place: Place, good: Path, bad: Path) -> None:
     one = link.tobuf(tarfile.GNU_FORMAT) + b"x".ljust(512, b"\0")
     start = member.tobuf(tarfile.GNU_FORMAT) + data + b"\0" * (-len(data) % 512)
     bad.write_bytes(gzip.compress(start + one * 5000))
-    assert refused(place, bad).startswith("it is damaged or cut short: maximum recursion depth exceeded")
+    assert refused(place, bad) == "it is damaged or cut short: a long name without a file"
 
 
 @pytest.mark.parametrize("size", [LIMIT + 1, 1 << 40, -1])
