@@ -16,6 +16,9 @@ from fitasks.runtime.cudart_policy import apply
 from fitasks.ui.units import size
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+
     from fitasks.build.reasons import Judgement
     from fitasks.cuda.cudart import Cudart
     from fitasks.plan.kernel import Kernel
@@ -112,8 +115,8 @@ def show_cleared(session: Session) -> None:
     """Remove half-built modules and say which."""
     removed = clear.clear_incomplete(clear.base_of(session.plan))
     for module in removed:
-        _print(f"{'kept (locked)' if module.locked else 'removed'}  {size(module.bytes):>8}  {module.path}")
-    gone = [module for module in removed if not module.locked]
+        _print(f"{f'kept ({module.kept})' if module.kept else 'removed'}  {size(module.bytes):>8}  {module.path}")
+    gone = [module for module in removed if not module.kept]
     _print(f"{len(gone)} incomplete modules removed, {size(sum(module.bytes for module in gone))}")
 
 
@@ -126,17 +129,25 @@ def show_collected(session: Session, limit: int) -> None:
 
 
 def ask_and_reset(session: Session, *, yes: bool) -> None:
-    """Remove this plan's cached_ops and generated, after a yes. Raises EnvironmentProblem without one."""
+    """Remove this plan's nvcc modules and generated sources, after a yes. Raises EnvironmentProblem without one."""
     directories = clear.reset_targets(session.plan)
     if not directories:
         _print("nothing to remove")
         return
-    for directory in directories:
-        _print(f"{size(clear.bytes_in(directory)):>8}  {directory}")
+    for line in _grouped(directories):
+        _print(line)
     if not yes and not _confirmed():
         raise EnvironmentProblem("nothing was removed", remedy="doit reset --yes")
-    clear.reset(session.plan, directories)
+    clear.reset(directories)
     _print("removed")
+
+
+def _grouped(directories: Sequence[Path]) -> Iterator[str]:
+    """`  7.1 MB  …/cached_ops: cascade, page`: modules by the directory that they are in."""
+    for place in dict.fromkeys(directory.parent for directory in directories):
+        inside = [directory for directory in directories if directory.parent == place]
+        names = ", ".join(directory.name for directory in inside)
+        yield f"{size(sum(map(clear.bytes_in, inside))):>8}  {place}: {names}"
 
 
 def _confirmed() -> bool:

@@ -1,0 +1,54 @@
+"""What a directory of FlashInfer's cached_ops holds: each toolchain has a layout of its own.
+
+    page/                       build.ninja, .ninja_log, .ninja_deps, *.o, page.so     nvcc, by way of ninja
+    <op>_<arch>_cute_dsl/       meta.json and *.o, one for each kernel                 CuTe-DSL (jit/cute_dsl_core.py)
+    kda_tirx_<hash>/            kernel.so, kernel.json                                 TIRx (kda_kernels/tirx/cache.py)
+    tmp/                        locks
+
+Whoever removes anything there asks here first, and leaves what shows no marks.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+Toolchain = Literal["nvcc", "cute-dsl", "tirx", ""]
+
+LOCKS = "tmp"
+_META = "meta.json"
+_NINJAS = frozenset({"build.ninja", ".ninja_log", ".ninja_deps", ".ninja_lock"})
+_OURS = ("fitasks-", ".fitasks-")  # receipt, begun, proof; parts of a build, and what they are written as
+_BUILT = frozenset({".o", ".so", ".d", ".rsp"})
+
+
+def toolchain_of(directory: Path) -> Toolchain:
+    """Return which toolchain's module this is, by the marks that it leaves; "" where it shows none."""
+    names = _names(directory)
+    if _META in names:
+        return "cute-dsl"
+    if {"kernel.so", "kernel.json"} <= names:
+        return "tirx"
+    marked = bool(names & _NINJAS) or any(name.startswith(_OURS) for name in names)
+    return "nvcc" if marked or f"{directory.name}.so" in names else ""
+
+
+def strangers(directory: Path) -> list[str]:
+    """Return the names in an nvcc module's directory that no build of it leaves there."""
+    return sorted(name for name in _names(directory) if not _of_a_build(directory / name))
+
+
+def _of_a_build(path: Path) -> bool:
+    temporary = path.name.startswith(".build.ninja.") and path.name.endswith(".tmp")
+    if path.name in _NINJAS or path.name.startswith(_OURS) or temporary:
+        return True
+    return path.suffix in _BUILT and not path.is_dir()
+
+
+def _names(directory: Path) -> set[str]:
+    try:
+        return {entry.name for entry in directory.iterdir()}
+    except OSError:
+        return set()
