@@ -174,7 +174,12 @@ def _after_named(
 def _kernel(session: Session, kernel: Kernel) -> TaskDict:
     build = functools.partial(_build, session, kernel)
     if kernel.problem:
-        return {"name": kernel.label, "doc": kernel.problem, "actions": [_guard(build)], "io": {"capture": False}}
+        return {
+            "name": kernel.label,
+            "doc": kernel.problem.partition("\n")[0],
+            "actions": [_guard(build)],
+            "io": {"capture": False},
+        }
     return {
         "name": kernel.label,
         "doc": _described(kernel),

@@ -290,7 +290,7 @@ def test_a_mistake_in_kernels_yaml_is_status_2_without_a_traceback(project: Proj
 def test_an_entry_that_cannot_be_planned_fails_alone_with_its_place(project: Project) -> None:
     file = project.root / "kernels.yaml"
     text = file.read_text()
-    file.write_text(text + "  decode: {op: batch_decode, dtype_q: bfloat16, haed_dim: 128}\n")
+    file.write_text(text + "  decode: {op: batch_decode, dtype_q: bfloat16, haed_dim: 128, bakend: fa2}\n")
     try:
         out = project.doit(status=1)
         listed = project.doit("list", "--all")
@@ -298,6 +298,7 @@ def test_an_entry_that_cannot_be_planned_fails_alone_with_its_place(project: Pro
         file.write_text(text)
     assert "kernels.yaml:6:49: kernels.decode.haed_dim: unknown parameter; batch_decode takes " in out
     assert "(did you mean head_dim?)" in out
+    assert "kernels.yaml:6:64: kernels.decode.bakend: unknown parameter; batch_decode takes " in out, "all at once"
     assert out.splitlines()[-1] == "4 kernels: 3 fresh, 1 failed"
     assert "kernel:decode-" in listed
 

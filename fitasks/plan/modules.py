@@ -10,6 +10,7 @@ Whoever removes anything there asks here first, and leaves what shows no marks.
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
@@ -21,6 +22,9 @@ LOCKS = "tmp"
 _META = "meta.json"
 _NINJAS = frozenset({"build.ninja", ".ninja_log", ".ninja_deps", ".ninja_lock"})
 _OURS = ("fitasks-", ".fitasks-")  # receipt, begun, proof; parts of a build, and what they are written as
+# jit/attention/modules.py of 0.7.2.post1: what stands behind one and the same list of parameters
+_STRIDES = re.compile(r"(_paged)?_kv_stride_(equal|independent)$")
+_HOPPER = "_sm90"
 _BUILT = frozenset({".o", ".so", ".d", ".rsp"})
 
 
@@ -33,6 +37,25 @@ def toolchain_of(directory: Path) -> Toolchain:
         return "tirx"
     marked = bool(names & _NINJAS) or any(name.startswith(_OURS) for name in names)
     return "nvcc" if marked or f"{directory.name}.so" in names else ""
+
+
+def toolchain_named(name: str) -> Toolchain:
+    """Return which toolchain makes a module of this name, as logs say it: `page`, `<op>_<arch>_cute_dsl/<kernel>`."""
+    if name.partition("/")[0].endswith("_cute_dsl"):
+        return "cute-dsl"
+    return "tirx" if name.startswith("kda_tirx_") else "nvcc"
+
+
+def object_of(name: str) -> str:
+    """Return the file below cached_ops that a build of this module leaves: `page/page.so`."""
+    made = {"cute-dsl": f"{name}.o", "tirx": f"{name}/kernel.so"}
+    return made.get(toolchain_named(name), f"{name}/{name}.so")
+
+
+def variant(name: str) -> tuple[str, bool]:
+    """Return what a module's name says of its parameters, and whether it is Hopper's: fa2 and fa3 say the same."""
+    base = _STRIDES.sub("", name)
+    return base.removesuffix(_HOPPER), base.endswith(_HOPPER)
 
 
 def strangers(directory: Path) -> list[str]:
