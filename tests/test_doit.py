@@ -29,6 +29,7 @@ def whole(project: Project) -> None:
     project.calls()
 
 
+BUILD = '{"toolchain": "nvcc", "name": "page", "seconds": 25.1, "pid": 7, "time": 1795901000.5}\n'
 ALL = {"kernel:cascade", "kernel:page", "kernel:quantization"}
 
 
@@ -228,7 +229,15 @@ def test_check_predicts_and_counts(project: Project, tmp_path: Path) -> None:
 def test_env_prints_lines_for_a_shell(project: Project) -> None:
     lines = project.doit("env").splitlines()
     assert lines[0].startswith("export CUDA_HOME=")
-    assert all(line.startswith("export ") for line in lines)
+    assert all(line.startswith("export ") for line in lines[:-1])
+    workspace = project.cached_ops.parent
+    assert lines[-1].startswith(f"# export FLASHINFER_JIT_BUILD_LOG={workspace}/flashinfer_jit_build.jsonl  # ")
+    (workspace / "flashinfer_jit_build.jsonl").write_text(BUILD)
+    try:
+        assert "page: built by a server" in project.doit("jitlog")
+    finally:
+        (workspace / "flashinfer_jit_build.jsonl").unlink()
+    assert "# " not in project.doit("env", FLASHINFER_JIT_BUILD_LOG="/tmp/builds.jsonl")
 
 
 def test_why_of_a_fresh_kernel_and_of_an_unknown_one(project: Project) -> None:

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from fitasks.build.freshness import Judge
-    from fitasks.build.reasons import Reason
+    from fitasks.build.reasons import Judgement, Reason
     from fitasks.build.receipt import Receipt
     from fitasks.plan.kernel import Kernel
 
@@ -77,6 +77,18 @@ class Store:
         """The stored kernel that differs least from what is wanted, and in what; None where there is none."""
         found = [(receipt, judge.differences(kernel, receipt)) for _, receipt in self._candidates(kernel)]
         return min(found, key=lambda pair: len(pair[1]), default=None)
+
+    def told(self, kernel: Kernel, judge: Judge, judged: Judgement) -> list[str]:
+        """Return, of a kernel without a receipt, whether it can be adopted, and if not, what keeps it from that."""
+        if not judged.reasons or judged.reasons[0].kind not in {"new", "incomplete"}:
+            return []
+        if not (found := self.nearest(kernel, judge)):
+            return []
+        receipt, reasons = found
+        if not reasons:
+            return [f"will be adopted: compiled for FlashInfer {receipt.flashinfer}, all inputs equal"]
+        more = f" and {len(reasons) - 1} more" if len(reasons) > 1 else ""
+        return [f"not adopted from FlashInfer {receipt.flashinfer}: {reasons[0]}{more}"]
 
     def _candidates(self, kernel: Kernel) -> Iterator[tuple[Path, Receipt]]:
         try:
