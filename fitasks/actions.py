@@ -44,7 +44,7 @@ def restore_cudart(dry_run: bool) -> None:
 
 
 def check(json: str, trace: str, names: list[str]) -> None:
-    """what the server will do with each kernel; exit status 1 if it would compile (--json FILE, --trace FILE)"""
+    """what the server will do with each kernel, or some (doit check page); status 1 if it would compile (--json, --trace)"""
     from fitasks.runtime.check import check as predict_all
     from fitasks.runtime.check import conditions
     from fitasks.ship.install import notice
@@ -76,6 +76,7 @@ def verify(names: list[str], force: bool) -> None:
     from fitasks.runtime.verify.verify import verify as prove
     from fitasks.ui.verify_table import line, summary
 
+    current().plan.chosen(names)  # a wrong name is told where there is no GPU, too
     verdicts = prove(current(), names, force=force, say=_print, told=lambda verdict: _print(line(verdict)))
     _print(summary(verdicts))
     if verdicts and all(verdict.outcome == "no GPU" for verdict in verdicts):
@@ -151,7 +152,7 @@ def env() -> None:
 
 
 def wheel(json: str, names: list[str]) -> None:
-    """the kernels as a package that FlashInfer loads without compiler or cache, in dist/ (--json FILE for its sizes)"""
+    """the kernels, or some, as a package that FlashInfer loads without compiler or cache, in dist/ (--json for sizes)"""
     from fitasks.ship.install import obstacle
     from fitasks.ship.sizes import report
     from fitasks.ship.wheel import build_wheel
@@ -197,7 +198,7 @@ def uninstall() -> None:
 
 
 def bundle(file: str, names: list[str]) -> None:
-    """put the fresh kernels into one file for another machine (doit bundle FILE); exit status 1 if some aren't fresh"""
+    """put the fresh kernels, or some, into one file (doit bundle FILE page); exit status 1 if some aren't fresh"""
     from fitasks.ui.bundles import file_among, show_bundled
 
     path, kernels = file_among(file, names)
@@ -236,7 +237,7 @@ def import_trace(files: list[str], write: bool) -> None:
 
 
 def clear_incomplete() -> None:
-    """remove half-built kernels that nobody is building"""
+    """remove half-built nvcc modules that nobody is building, and nothing else"""
     from fitasks.ui.show import show_cleared
 
     show_cleared(current())
@@ -250,7 +251,7 @@ def gc(limit: int) -> None:
 
 
 def reset(yes: bool) -> None:
-    """remove all compiled kernels and generated sources of this plan (asks, or --yes)"""
+    """remove nvcc's modules and generated sources of this version and these targets (asks, or --yes)"""
     from fitasks.ui.show import ask_and_reset
 
     ask_and_reset(current(), yes=yes)

@@ -89,7 +89,7 @@ def _build_log(plan: Plan) -> str:
     if set_already or not buildlog.is_read_by(Path(facts["flashinfer_root"])):
         return ""
     file = shlex.quote(str(Path(facts["workspace"], buildlog.NAME)))
-    return f"# export {buildlog.VARIABLE}={file}  # every build of a server, with its seconds; `doit jitlog` reads it"
+    return f"# export {buildlog.VARIABLE}={file}  # every build of a server, with its seconds; doit jitlog reads it"
 
 
 def exports(plan: Plan, ninja_dir: os.PathLike[str]) -> dict[str, str]:
