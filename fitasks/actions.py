@@ -44,7 +44,7 @@ def restore_cudart(dry_run: bool) -> None:
 
 
 def check(json: str, trace: str, names: list[str]) -> None:
-    """what the server will do with each kernel, or some (doit check page); status 1 if it would compile (--json, --trace)"""
+    """what the server will do with each kernel (doit check page: with one); exit status 1 if it would compile"""
     from fitasks.runtime.check import check as predict_all
     from fitasks.runtime.check import conditions
     from fitasks.ship.install import notice
@@ -152,7 +152,7 @@ def env() -> None:
 
 
 def wheel(json: str, names: list[str]) -> None:
-    """the kernels, or some, as a package that FlashInfer loads without compiler or cache, in dist/ (--json for sizes)"""
+    """the kernels, or some, as a package that FlashInfer loads without compiler or cache, in dist/ (--json FILE)"""
     from fitasks.ship.install import obstacle
     from fitasks.ship.sizes import report
     from fitasks.ship.wheel import build_wheel

@@ -109,13 +109,20 @@ def reset(directories: list[Path]) -> None:
             f"{held[0]} is held by another process; nothing was removed",
             remedy="stop the server or the build first",
         )
-    for directory, lock in zip(directories, locks, strict=True):
+    for directory in directories:
         shutil.rmtree(directory)
-        lock.unlink(missing_ok=True)
     for place in dict.fromkeys(directory.parent for directory in directories if directory.name != GENERATED):
-        for empty in (place / LOCKS, place):
-            with contextlib.suppress(OSError):  # it holds something else
-                empty.rmdir()
+        _tidy(place)
+
+
+def _tidy(cached_ops: Path) -> None:
+    """Remove the locks of modules that aren't there and that nobody holds, and what is empty then."""
+    for lock in (cached_ops / LOCKS).glob("*.lock"):
+        if not (cached_ops / lock.stem).exists() and not is_locked(lock):
+            lock.unlink(missing_ok=True)
+    for place in (cached_ops / LOCKS, cached_ops):
+        with contextlib.suppress(OSError):  # it holds something else
+            place.rmdir()
 
 
 def bytes_in(directory: Path) -> int:
