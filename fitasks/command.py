@@ -74,7 +74,7 @@ class Run(DoitRun):  # type: ignore[misc]  # doit has no types
             tasks = {task.name: task for task in self.task_list}
             self.sel_tasks: list[str] = resolved(self.sel_tasks or (), tasks)
         except UnknownName as error:  # kernels that nobody could plan are no tasks: why there are none is told
-            return f"{error.name}: {problem}" if problem else str(error)
+            return f"{error.name}: {problem}" if problem and not error.meant else str(error)
         return ""
 
 

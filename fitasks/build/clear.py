@@ -65,8 +65,10 @@ def _cleared(module: Path) -> Incomplete:
 
 
 def _claim(module: Path) -> str:
-    if is_locked(_lock(module)):
-        return "locked"
+    return "locked" if is_locked(_lock(module)) else _foreign(module)
+
+
+def _foreign(module: Path) -> str:
     foreign = strangers(module)
     return f"holds {foreign[0]}, which no build leaves there" if foreign else ""
 
@@ -92,13 +94,20 @@ def reset_targets(plan: Plan) -> list[Path]:
     Not what other toolchains have compiled, nor what shows no marks of a module.
     """
     workspaces = [Path(facts["workspace"]) for facts in plan.facts.values()]
-    modules = [
-        module
-        for workspace in workspaces
-        for module in sorted(workspace.glob("cached_ops/*"))
-        if _is_module(module) and toolchain_of(module) == "nvcc" and not strangers(module)
-    ]
+    modules = (module for module in _of_nvcc(plan) if not strangers(module))
     return [*modules, *filter(Path.is_dir, (workspace / GENERATED for workspace in workspaces))]
+
+
+def left_by_reset(plan: Plan) -> list[Incomplete]:
+    """Return the nvcc modules that `reset` leaves, because they hold something that no build leaves there."""
+    return [Incomplete(module, bytes_in(module), _foreign(module)) for module in _of_nvcc(plan) if strangers(module)]
+
+
+def _of_nvcc(plan: Plan) -> Iterator[Path]:
+    for facts in plan.facts.values():
+        for module in sorted(Path(facts["workspace"]).glob("cached_ops/*")):
+            if _is_module(module) and toolchain_of(module) == "nvcc":
+                yield module
 
 
 def reset(directories: list[Path]) -> None:

@@ -20,7 +20,7 @@ Toolchain = Literal["nvcc", "cute-dsl", "tirx", ""]
 
 LOCKS = "tmp"
 _META = "meta.json"
-_NINJAS = frozenset({"build.ninja", ".ninja_log", ".ninja_deps", ".ninja_lock"})
+_NINJAS = (".ninja_", "build.ninja", ".build.ninja.")  # its logs, its build file, and what FlashInfer writes that as
 _OURS = ("fitasks-", ".fitasks-")  # receipt, begun, proof; parts of a build, and what they are written as
 # jit/attention/modules.py of 0.7.2.post1: what stands behind one and the same list of parameters
 _STRIDES = re.compile(r"(_paged)?_kv_stride_(equal|independent)$")
@@ -35,7 +35,7 @@ def toolchain_of(directory: Path) -> Toolchain:
         return "cute-dsl"
     if {"kernel.so", "kernel.json"} <= names:
         return "tirx"
-    marked = bool(names & _NINJAS) or any(name.startswith(_OURS) for name in names)
+    marked = any(name.startswith((*_NINJAS, *_OURS)) for name in names)
     return "nvcc" if marked or f"{directory.name}.so" in names else ""
 
 
@@ -64,8 +64,7 @@ def strangers(directory: Path) -> list[str]:
 
 
 def _of_a_build(path: Path) -> bool:
-    temporary = path.name.startswith(".build.ninja.") and path.name.endswith(".tmp")
-    if path.name in _NINJAS or path.name.startswith(_OURS) or temporary:
+    if path.name.startswith((*_NINJAS, *_OURS)):
         return True
     return path.suffix in _BUILT and not path.is_dir()
 

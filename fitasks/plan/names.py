@@ -15,11 +15,12 @@ PREFIX = f"{GROUP}:"
 
 
 class UnknownName(EnvironmentProblem):
-    """No kernel is called `name`."""
+    """No kernel is called `name`; `meant` is what probably was, "" where nothing is like it."""
 
-    def __init__(self, name: str, message: str) -> None:
-        super().__init__(message, remedy="`doit list --all` has them all")
-        self.name = name
+    def __init__(self, name: str, told: str, meant: str) -> None:
+        guess = f" (did you mean {meant}?)" if meant else ""
+        super().__init__(told + guess, remedy="`doit list --all` has them all")
+        self.name, self.meant = name, meant
 
 
 def is_task_name(word: str) -> bool:
@@ -35,18 +36,18 @@ def named(name: str, labels: Collection[str], tasks: Iterable[str] = ()) -> list
     pattern = name.removeprefix(PREFIX)
     found = [label for label in labels if name == GROUP or label == pattern or fnmatch.fnmatchcase(label, pattern)]
     if not found:
-        raise UnknownName(name, _unmatched(name, labels, tasks))
+        told = f"no task and no kernel is called '{name}'" if tasks else f"no kernel matches '{name}'"
+        raise UnknownName(name, told, _nearest(name, labels, tasks))
     return found
 
 
-def _unmatched(name: str, labels: Collection[str], tasks: Iterable[str]) -> str:
-    """`no kernel matches 'prefil*' (did you mean kernel:prefill*?)`."""
+def _nearest(name: str, labels: Collection[str], tasks: Iterable[str]) -> str:
+    """`kernel:prefill*` for `perfill*`."""
     import difflib
 
     words = {word: f"{PREFIX}{word}" for word in (*labels, *_families(labels))} | {task: task for task in tasks}
     near = difflib.get_close_matches(name.removeprefix(PREFIX).lower(), words, n=1)
-    told = f"no task and no kernel is called '{name}'" if tasks else f"no kernel matches '{name}'"
-    return told + (f" (did you mean {words[near[0]]}?)" if near else "")
+    return words[near[0]] if near else ""
 
 
 def _families(labels: Iterable[str]) -> Iterator[str]:

@@ -128,6 +128,8 @@ def show_collected(session: Session, limit: int) -> None:
 def ask_and_reset(session: Session, *, yes: bool) -> None:
     """Remove this plan's nvcc modules and generated sources, after a yes. Raises EnvironmentProblem without one."""
     directories = clear.reset_targets(session.plan)
+    for left in clear.left_by_reset(session.plan):
+        _print(f"kept ({left.kept})  {size(left.bytes):>8}  {left.path}")
     if not directories:
         _print("nothing to remove")
         return

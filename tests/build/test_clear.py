@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from fitasks.build import running, scratch
-from fitasks.build.clear import Incomplete, clear_incomplete, reset, reset_targets
+from fitasks.build.clear import Incomplete, clear_incomplete, left_by_reset, reset, reset_targets
 from fitasks.build.receipt import NAME as RECEIPT
 from fitasks.build.store import Store
 from fitasks.errors import EnvironmentProblem
@@ -99,6 +99,13 @@ def test_reset_leaves_what_others_made(tmp_path: Path, strange: Any) -> None:
     reset(reset_targets(plan(workspace)))
     assert sorted(path.name for path in workspace.iterdir()) == ["cached_ops"]
     assert list(theirs.parent.iterdir()) == [theirs]
+
+
+def test_reset_says_what_it_leaves(tmp_path: Path) -> None:
+    mixed, ours = half(tmp_path / "cached_ops", "page", "notes.txt"), half(tmp_path / "cached_ops", "rope")
+    assert reset_targets(plan(tmp_path)) == [ours]
+    (left,) = left_by_reset(plan(tmp_path))
+    assert (left.path, left.kept) == (mixed, "holds notes.txt, which no build leaves there")
 
 
 def test_reset_of_what_is_held_removes_nothing(tmp_path: Path) -> None:
