@@ -1,7 +1,7 @@
 # Thin: each target is one doit or pytest call in an environment that makes itself.
 #
 #   make kernels                     compile what kernels.yaml names
-#   make kernels K='kernel:prefill*' some of them
+#   make kernels K='prefill* page'   some of them; so also check, why and verify
 #   make kernels SM90=0              generic modules in place of Hopper's; so also check, verify, list and the others
 #   make test PYTHON3=python3.13 VENV=.venv-3.13        in another environment, made with that Python
 #   make kernels PYTHON=/opt/venv/bin/python   in an environment that is there already; nothing is installed
@@ -20,16 +20,18 @@ else
 endif
 # PATH as in an activated environment: FlashInfer takes ninja from it.
 DOIT = $(if $(filter 0 false no off,$(SM90)),FITASKS_SM90=0) PATH="$(dir $(abspath $(PYTHON))):$$PATH" $(PYTHON) -m doit
+# Word by word in quotes of ours: the shell here neither matches files with them nor runs what is in them.
+NAMES = $(foreach word,$(subst ',,$(subst ",,$(K))),'$(word)')
 
 .DEFAULT_GOAL := kernels
 .PHONY: kernels check doctor env verify why list test test-bare test-image test-pythons lint clean reset
 
 # Marked with +, so that `make -jN` of any version lends its tokens; but `make -n` shall do nothing.
 kernels: $(READY)
-	+@$(if $(findstring n,$(firstword -$(MAKEFLAGS))),: )$(DOIT) $(K)
+	+@$(if $(findstring n,$(firstword -$(MAKEFLAGS))),: )$(DOIT) $(NAMES)
 
 check doctor env verify why: $(READY)
-	@$(DOIT) $@ $(K)
+	@$(DOIT) $@ $(NAMES)
 
 list: $(READY)
 	@$(DOIT) list --all --status

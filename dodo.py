@@ -22,18 +22,18 @@ def task_kernel() -> Iterator[TaskDict]:
 
 def task_libcudart() -> Iterator[TaskDict]:
     """the CUDA runtime library that kernels are linked against, and the one that they will meet"""
-    yield tasks.after_kernels(actions.apply_cudart_policy, name="_cudart")
+    yield tasks.after_all_kernels(actions.apply_cudart_policy, "_cudart")
     yield tasks.speaking(actions.cudart)
     yield from (tasks.speaking(action, tasks.DRY_RUN) for action in (actions.patch_cudart, actions.restore_cudart))
 
 
 def task_server() -> Iterator[TaskDict]:
     """what a server will meet"""
-    yield tasks.speaking(actions.check, tasks.JSON, tasks.TRACE)
+    yield tasks.speaking(actions.check, tasks.JSON, tasks.TRACE, words="names")
     yield tasks.speaking(actions.why, words="names")
     yield tasks.on_gpus(actions.verify, tasks.FORCE)
     yield tasks.speaking(actions.jitlog, words="files")
-    yield tasks.speaking(actions.report)
+    yield tasks.speaking(actions.report, words="names")
     yield from map(tasks.speaking, (actions.env, actions.install_sm90_switch, actions.uninstall_sm90_switch))
     yield tasks.speaking(actions.doctor, tasks.JSON)
 
@@ -50,7 +50,7 @@ def task_delivery() -> Iterator[TaskDict]:
     yield from (tasks.after_kernels(actions.wheel, tasks.JSON), tasks.after_kernels(actions.install))
     yield tasks.speaking(actions.uninstall)
     yield tasks.speaking(actions.bundle, tasks.FILE, words="names")
-    yield tasks.speaking(actions.unbundle, tasks.FILE, tasks.WHEEL, words="names")
+    yield tasks.speaking(actions.unbundle, tasks.FILE, tasks.WHEEL, words="files")
 
 
 def task_clearing() -> Iterator[TaskDict]:

@@ -43,15 +43,15 @@ def restore_cudart(dry_run: bool) -> None:
     _print(restore(current(), dry_run=dry_run))
 
 
-def check(json: str, trace: str) -> None:
-    """what the server will do with each kernel; exit status 1 if it would compile (--json FILE, --trace FILE)"""
+def check(json: str, trace: str, names: list[str]) -> None:
+    """what the server will do with each kernel (doit check page: with one); exit status 1 if it would compile"""
     from fitasks.runtime.check import check as predict_all
     from fitasks.runtime.check import conditions
     from fitasks.ship.install import notice
     from fitasks.ui.check_table import show_verdicts, write_verdicts
 
     session = current().asking
-    verdicts = predict_all(session)
+    verdicts = predict_all(session, names)
     needed = [] if session.problem else conditions(session, verdicts)
     show_verdicts(verdicts, needed)
     if told := notice(session.plan):
@@ -76,6 +76,7 @@ def verify(names: list[str], force: bool) -> None:
     from fitasks.runtime.verify.verify import verify as prove
     from fitasks.ui.verify_table import line, summary
 
+    current().plan.chosen(names)  # a wrong name is told where there is no GPU, too
     verdicts = prove(current(), names, force=force, say=_print, told=lambda verdict: _print(line(verdict)))
     _print(summary(verdicts))
     if verdicts and all(verdict.outcome == "no GPU" for verdict in verdicts):
@@ -107,11 +108,11 @@ def uninstall_sm90_switch() -> None:
         _print(f"the switch is not installed for {server.python}")
 
 
-def report() -> None:
+def report(names: list[str]) -> None:
     """the last run as a page and as a trace for Chrome: what was compiled when, by which slot, and why"""
     from fitasks.ui.report import report_last_run
 
-    for path in report_last_run(current()):
+    for path in report_last_run(current(), names):
         _print(str(path))
 
 
@@ -137,7 +138,7 @@ def doctor(json: str) -> None:
 
 
 def why(names: list[str]) -> None:
-    """why each kernel that isn't fresh isn't (or of some: doit why kernel:page)"""
+    """why each kernel that isn't fresh isn't (or of some: doit why page)"""
     from fitasks.ui.show import show_why
 
     show_why(current(), names)
@@ -150,33 +151,42 @@ def env() -> None:
     show_env(current())
 
 
-def wheel(json: str) -> None:
-    """the kernels as a package that FlashInfer loads without compiler or cache, in dist/ (--json FILE for its sizes)"""
+def wheel(json: str, names: list[str]) -> None:
+    """the kernels, or some, as a package that FlashInfer loads without compiler or cache, in dist/ (--json FILE)"""
     from fitasks.ship.install import obstacle
     from fitasks.ship.sizes import report
     from fitasks.ship.wheel import build_wheel
     from fitasks.ui.size_table import show_sizes, write_sizes
     from fitasks.ui.units import size
 
-    made = build_wheel(current(), Path("dist"))
+    made = build_wheel(current(), Path("dist"), names)
     sizes = report(made)
     show_sizes(sizes)
     _print(f"{made.path} ({size(sizes.wheel)})")
+    _say_what_is_left_out(names)
     if why := obstacle(current().plan):
         _print(f"not for this environment: {why}")
     if json:
         write_sizes(Path(json), sizes)
 
 
-def install() -> None:
+def install(names: list[str]) -> None:
     """put that package into the serving environment (pip, or uv)"""
     from fitasks.ship.install import install as put
     from fitasks.ship.wheel import build_wheel
 
     plan = current().plan
-    made = build_wheel(current(), Path("dist"))
+    made = build_wheel(current(), Path("dist"), names)
     put(plan, made.path)
     _print(f"fitasks-kernels {made.version} is installed for {plan.server.python}; `doit check` asks FlashInfer")
+    _say_what_is_left_out(names)
+
+
+def _say_what_is_left_out(names: list[str]) -> None:
+    """Say what a package of named kernels does without: installed, it takes the place of one that holds others."""
+    planned, packed = (len(current().plan.chosen(chosen)) for chosen in ((), names))
+    if packed < planned:
+        _print(f"{packed} of {planned} planned kernels: installed, it takes the place of a package that has the others")
 
 
 def uninstall() -> None:
@@ -188,25 +198,21 @@ def uninstall() -> None:
 
 
 def bundle(file: str, names: list[str]) -> None:
-    """put the fresh kernels into one file for another machine (doit bundle FILE); exit status 1 if some aren't fresh"""
-    from fitasks.ui.bundles import show_bundled
+    """put the fresh kernels, or some, into one file (doit bundle FILE page); exit status 1 if some aren't fresh"""
+    from fitasks.ui.bundles import file_among, show_bundled
 
-    if not show_bundled(current(), _one_file(file, names, "bundle")):
+    path, kernels = file_among(file, names)
+    if not show_bundled(current(), path, kernels):
         raise Silent
 
 
-def unbundle(file: str, names: list[str], wheel: bool) -> None:
+def unbundle(file: str, files: list[str], wheel: bool) -> None:
     """take the kernels of a bundle, proven by hash (doit unbundle FILE), or make a package of them (--wheel)"""
-    from fitasks.ui.bundles import show_repacked, show_unbundled
+    from fitasks.ui.bundles import one_file, show_repacked, show_unbundled
 
-    if not (show_repacked if wheel else show_unbundled)(current(), _one_file(file, names, "unbundle")):
+    path = one_file([*filter(None, [file]), *files], "doit unbundle kernels.tar.gz")
+    if not (show_repacked if wheel else show_unbundled)(current(), path):
         raise Silent
-
-
-def _one_file(file: str, names: list[str], task: str) -> Path:
-    if len(chosen := [*filter(None, [file]), *names]) != 1:
-        raise EnvironmentProblem(f"doit {task} takes one file", remedy=f"doit {task} kernels.tar.gz")
-    return Path(chosen[0])
 
 
 def ops(words: list[str]) -> None:
@@ -231,7 +237,7 @@ def import_trace(files: list[str], write: bool) -> None:
 
 
 def clear_incomplete() -> None:
-    """remove half-built kernels that nobody is building"""
+    """remove half-built nvcc modules that nobody is building, and nothing else"""
     from fitasks.ui.show import show_cleared
 
     show_cleared(current())
@@ -245,7 +251,7 @@ def gc(limit: int) -> None:
 
 
 def reset(yes: bool) -> None:
-    """remove all compiled kernels and generated sources of this plan (asks, or --yes)"""
+    """remove nvcc's modules and generated sources of this version and these targets (asks, or --yes)"""
     from fitasks.ui.show import ask_and_reset
 
     ask_and_reset(current(), yes=yes)

@@ -6,7 +6,6 @@ It serves every dodo.py of this environment, ours or not, and otherwise does onl
 
 from __future__ import annotations
 
-import fnmatch
 import functools
 import os
 import sys
@@ -16,6 +15,8 @@ from doit.cmd_list import List as DoitList
 from doit.cmd_run import Run as DoitRun
 
 from fitasks.plan.hopper import VARIABLE
+from fitasks.plan.names import UnknownName
+from fitasks.words import kernels_named, resolved
 
 _NO_SM90 = {
     "name": "no_sm90",
@@ -64,18 +65,16 @@ class Run(DoitRun):  # type: ignore[misc]  # doit has no types
         return attended(chosen) if isinstance(chosen, type) else chosen
 
     def _obstacle(self, problem: str, params: dict[str, Any]) -> str:
-        """Kernels that nobody could plan are no tasks: whoever names one is told why there is none."""
-        asked = [name for name in self.sel_tasks or () if name.startswith("kernel:")]
-        if asked and problem:
-            return f"{asked[0]}: {problem}"
+        """Return why nothing is run; where nothing is in the way, each word is brought to what it stands for."""
         if params["par_type"] == "process":
             return "kernels are compiled from one process, which counts the compilers; leave out -P process"
         if params["num_process"] < 0:
             return f"-n {params['num_process']} is no number of compilers"
-        names = [task.name for task in self.task_list]
-        for pattern in (name for name in asked if "*" in name):  # doit itself would do nothing, and call that success
-            if not fnmatch.filter(names, pattern):
-                return f"{pattern}: no kernel's name is like that; `doit list --all` has them all"
+        try:
+            tasks = {task.name: task for task in self.task_list}
+            self.sel_tasks: list[str] = resolved(self.sel_tasks or (), tasks)
+        except UnknownName as error:  # kernels that nobody could plan are no tasks: why there are none is told
+            return f"{error.name}: {problem}" if problem and not error.meant else str(error)
         return ""
 
 
@@ -93,4 +92,17 @@ class List(DoitList):  # type: ignore[misc]
     @functools.wraps(DoitList._execute)  # noqa: SLF001
     def _execute(self, *args: Any, **params: Any) -> Any:
         self.outstream: Any = self.outstream or sys.stdout  # as above
+        config = self.loader.load_doit_config()
+        if "problem" in config and params["pos_args"] and not config["problem"]:
+            tasks = {task.name: task for task in self.task_list}
+            try:
+                words = [names for word in params["pos_args"] for names in _listed(word, tasks)]
+            except UnknownName as error:
+                print(error, file=sys.stderr)  # noqa: T201
+                return 2
+            params["pos_args"] = words
         return super()._execute(*args, **params)
+
+
+def _listed(word: str, tasks: dict[str, Any]) -> list[str]:
+    return [word] if word in tasks else kernels_named(word, tasks)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import getopt
+import inspect
 import io
 import os
 import signal
@@ -19,10 +20,12 @@ from fitasks.build.schedule import longest_first
 from fitasks.cuda.gpus import all_gpus, visible
 from fitasks.errors import EnvironmentProblem, FitasksError, Silent
 from fitasks.files import forgotten
+from fitasks.plan.names import GROUP, PREFIX
 from fitasks.processes import signals
 from fitasks.session import current
 from fitasks.streams import silence, tell
 from fitasks.uptodate import Fresh
+from fitasks.words import NAMES, NOTHING
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -78,12 +81,13 @@ def kernels() -> Iterator[TaskDict]:
     yield from map(_twin, twins)
 
 
-def speaking(action: Callable[..., None], *params: dict[str, Any], words: str = "") -> TaskDict:
-    """A task that always runs and speaks for itself; `words` is the parameter that takes its words, if it takes any."""
-    if words:
-        action = _with_late_options(action, params, words)
-    task = _task(action.__name__, action.__doc__ or "", action) | {"params": list(params)}
-    return task | {"pos_arg": words} if words else task
+def speaking(action: Callable[..., None], *params: dict[str, Any], words: str = NOTHING) -> TaskDict:
+    """A task that always runs and speaks for itself; `words` is the parameter that takes the words behind its name.
+
+    One that takes none refuses them: doit would run them as tasks, and compile the kernel that was asked about.
+    """
+    spoken = _with_late_options(action, params, words)
+    return _task(action.__name__, action.__doc__ or "", spoken) | {"params": list(params), "pos_arg": words}
 
 
 def _with_late_options(
@@ -93,20 +97,34 @@ def _with_late_options(
 
     @functools.wraps(action)
     def parsed(**given: Any) -> None:
-        long = [param["long"] + ("" if param["type"] is bool else "=") for param in params]
-        short = "".join(
-            param.get("short", "") + ("" if param["type"] is bool else ":") for param in params if "short" in param
-        )
         try:
-            found, given[words] = getopt.gnu_getopt(given[words] or [], short, long)
+            found, given[words] = _split(given.get(words) or [], params)
         except getopt.GetoptError as error:
             raise EnvironmentProblem(f"{action.__name__}: {error}", remedy=f"see doit help {action.__name__}") from None
         for word, value in found:
             param = next(one for one in params if word in {f"--{one['long']}", f"-{one.get('short')}"})
             given[param["name"]] = True if param["type"] is bool else value
+        if words == NOTHING and (refused := given.pop(words)):
+            raise EnvironmentProblem(
+                f"doit {action.__name__} takes no names, but was given {' '.join(refused)}",
+                remedy=f"doit {action.__name__}",
+            )
         action(**given)
 
+    if words == NOTHING:  # doit gives an action only what its signature has
+        signature = inspect.signature(action)
+        refused = inspect.Parameter(NOTHING, inspect.Parameter.KEYWORD_ONLY)
+        vars(parsed)["__signature__"] = signature.replace(parameters=[*signature.parameters.values(), refused])
     return parsed
+
+
+def _split(words: Sequence[str], params: Sequence[dict[str, Any]]) -> tuple[list[tuple[str, str]], list[str]]:
+    """Return options with their values, and the other words. Raises GetoptError."""
+    long = [param["long"] + ("" if param["type"] is bool else "=") for param in params]
+    short = "".join(
+        param.get("short", "") + ("" if param["type"] is bool else ":") for param in params if "short" in param
+    )
+    return getopt.gnu_getopt(list(words), short, long)
 
 
 def on_gpus(action: Callable[..., None], *params: dict[str, Any]) -> TaskDict:
@@ -117,34 +135,51 @@ def on_gpus(action: Callable[..., None], *params: dict[str, Any]) -> TaskDict:
     """
     from fitasks.runtime.ahead import ahead_of_time
 
-    session, name = current(), action.__name__
-    kernels = [kernel for kernel in _named(session, name, sys.argv) if not kernel.problem]
-    if name in sys.argv and kernels and not visible(all_gpus(), session.plan.server.env):
-        kernels = []
-    libraries = [next(iter(ahead_of_time(session, kernel)), kernel.library) for kernel in kernels]
-    return speaking(action, *params, words="names") | {"file_dep": [str(library) for library in libraries]}
+    session = current()
+
+    def needed(kernels: Sequence[Kernel]) -> list[Kernel]:
+        if not session.kernels or not visible(all_gpus(), session.plan.server.env):
+            return []
+        return [kernel for kernel in kernels if not kernel.problem and not ahead_of_time(session, kernel)]
+
+    return _after_named(action, params, needed)
 
 
-def _named(session: Session, task: str, argv: Sequence[str]) -> list[Kernel]:
-    """The kernels that `doit TASK page …` names: doit itself knows its words only when the tasks are made."""
-    if not session.kernels or task not in argv:
-        return [kernel for kernel in session.kernels if not kernel.twin]
-    names = [word for word in argv[argv.index(task) + 1 :] if not word.startswith("-")]
-    with contextlib.suppress(EnvironmentProblem):  # the task will say it
-        return session.plan.chosen(names)
-    return []
+def after_kernels(action: Callable[..., None], *params: dict[str, Any]) -> TaskDict:
+    """A task that runs once all kernels are done, or those that it was given the names of."""
+    return _after_named(action, params, list)
 
 
-def after_kernels(action: Callable[..., None], *params: dict[str, Any], name: str = "") -> TaskDict:
+def after_all_kernels(action: Callable[..., None], name: str) -> TaskDict:
     """A task that runs once all kernels are done."""
-    task = _task(name or action.__name__, action.__doc__ or "", action)
-    return task | {"params": list(params), "task_dep": ["kernel"]}
+    return _task(name, action.__doc__ or "", action) | {"task_dep": [GROUP]}
+
+
+def _after_named(
+    action: Callable[..., None],
+    params: Sequence[dict[str, Any]],
+    needed: Callable[[Sequence[Kernel]], list[Kernel]],
+) -> TaskDict:
+    """What it depends on is known once its words are: fitasks/words.py asks `needs`."""
+    session = current()
+
+    def needs(words: Sequence[str]) -> list[str]:
+        with contextlib.suppress(FitasksError, getopt.GetoptError):  # the task will say it
+            return [f"{PREFIX}{kernel.label}" for kernel in needed(session.plan.chosen(_split(words, params)[1]))]
+        return []
+
+    return speaking(action, *params, words=NAMES) | {"task_dep": [GROUP], "meta": {"needs": needs}}
 
 
 def _kernel(session: Session, kernel: Kernel) -> TaskDict:
     build = functools.partial(_build, session, kernel)
     if kernel.problem:
-        return {"name": kernel.label, "doc": kernel.problem, "actions": [_guard(build)], "io": {"capture": False}}
+        return {
+            "name": kernel.label,
+            "doc": kernel.problem.partition("\n")[0],
+            "actions": [_guard(build)],
+            "io": {"capture": False},
+        }
     return {
         "name": kernel.label,
         "doc": _described(kernel),

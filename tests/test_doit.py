@@ -29,6 +29,7 @@ def whole(project: Project) -> None:
     project.calls()
 
 
+BUILD = '{"toolchain": "nvcc", "name": "page", "seconds": 25.1, "pid": 7, "time": 1795901000.5}\n'
 ALL = {"kernel:cascade", "kernel:page", "kernel:quantization"}
 
 
@@ -110,7 +111,7 @@ def test_wildcards_choose_kernels(project: Project) -> None:
 
 def test_a_wildcard_that_no_kernel_is_like_is_a_mistake(project: Project) -> None:
     project.doit("kernel:pag?x*", status=2)
-    assert "kernel:pag?x*: no kernel's name is like that" in project.stderr
+    assert "no kernel matches 'kernel:pag?x*'" in project.stderr
     project.doit("kernel:p*", "kernel:cascad*")
 
 
@@ -211,8 +212,8 @@ def test_a_kernel_that_could_not_be_planned_says_why(project: Project, words: li
         file.write_text(text)
     assert project.stderr.startswith(f"{words[0]}: ")
     assert "/nowhere/python" in project.stderr
-    project.doit("kernel:nonsense", status=3)
-    assert 'Invalid parameter: "kernel:nonsense"' in project.stderr
+    project.doit("kernel:nonsense", status=2)
+    assert "no kernel matches 'kernel:nonsense'" in project.stderr
 
 
 def test_check_predicts_and_counts(project: Project, tmp_path: Path) -> None:
@@ -228,7 +229,15 @@ def test_check_predicts_and_counts(project: Project, tmp_path: Path) -> None:
 def test_env_prints_lines_for_a_shell(project: Project) -> None:
     lines = project.doit("env").splitlines()
     assert lines[0].startswith("export CUDA_HOME=")
-    assert all(line.startswith("export ") for line in lines)
+    assert all(line.startswith("export ") for line in lines[:-1])
+    workspace = project.cached_ops.parent
+    assert lines[-1].startswith(f"# export FLASHINFER_JIT_BUILD_LOG={workspace}/flashinfer_jit_build.jsonl  # ")
+    (workspace / "flashinfer_jit_build.jsonl").write_text(BUILD)
+    try:
+        assert "page: built by a server" in project.doit("jitlog")
+    finally:
+        (workspace / "flashinfer_jit_build.jsonl").unlink()
+    assert "# " not in project.doit("env", FLASHINFER_JIT_BUILD_LOG="/tmp/builds.jsonl")
 
 
 def test_why_of_a_fresh_kernel_and_of_an_unknown_one(project: Project) -> None:
@@ -236,7 +245,7 @@ def test_why_of_a_fresh_kernel_and_of_an_unknown_one(project: Project) -> None:
     out = project.doit("why", "kernel:page")
     assert out.startswith("kernel:page: fresh: ")
     assert out.endswith(" inputs unchanged\n")
-    assert "names no kernel; there are cascade, quantization, page" in project.doit("why", "kernel:pgae", status=2)
+    assert "no kernel matches 'kernel:pgae' (did you mean kernel:page?)" in project.doit("why", "kernel:pgae", status=2)
 
 
 def test_clear_incomplete_keeps_what_is_whole_or_being_built(project: Project) -> None:
@@ -290,7 +299,7 @@ def test_a_mistake_in_kernels_yaml_is_status_2_without_a_traceback(project: Proj
 def test_an_entry_that_cannot_be_planned_fails_alone_with_its_place(project: Project) -> None:
     file = project.root / "kernels.yaml"
     text = file.read_text()
-    file.write_text(text + "  decode: {op: batch_decode, dtype_q: bfloat16, haed_dim: 128}\n")
+    file.write_text(text + "  decode: {op: batch_decode, dtype_q: bfloat16, haed_dim: 128, bakend: fa2}\n")
     try:
         out = project.doit(status=1)
         listed = project.doit("list", "--all")
@@ -298,6 +307,7 @@ def test_an_entry_that_cannot_be_planned_fails_alone_with_its_place(project: Pro
         file.write_text(text)
     assert "kernels.yaml:6:49: kernels.decode.haed_dim: unknown parameter; batch_decode takes " in out
     assert "(did you mean head_dim?)" in out
+    assert "kernels.yaml:6:64: kernels.decode.bakend: unknown parameter; batch_decode takes " in out, "all at once"
     assert out.splitlines()[-1] == "4 kernels: 3 fresh, 1 failed"
     assert "kernel:decode-" in listed
 

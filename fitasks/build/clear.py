@@ -1,7 +1,11 @@
-"""Removing what is half-built, or all that was built; never a module that somebody holds the lock of."""
+"""Removing what is half-built, or all that was built; never a module that somebody holds the lock of.
+
+Nor anything that isn't known to be what is to be removed: a cache is shared with other toolchains, and with people.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 from dataclasses import dataclass
@@ -13,20 +17,23 @@ from fitasks.build.lock import is_locked
 from fitasks.build.scratch import abandoned, places
 from fitasks.cuda.elf import is_shared_object
 from fitasks.errors import EnvironmentProblem
+from fitasks.plan.modules import LOCKS, strangers, toolchain_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from fitasks.plan.plan import Plan
 
+GENERATED = "generated"  # FlashInfer's directory of sources
+
 
 @dataclass(frozen=True)
 class Incomplete:
-    """A module directory without a usable `.so`."""
+    """A module directory without a usable `.so`; `kept` is why it was not removed, "" where it was."""
 
     path: Path
     bytes: int
-    locked: bool
+    kept: str = ""
 
 
 def base_of(plan: Plan) -> Path:
@@ -35,17 +42,40 @@ def base_of(plan: Plan) -> Path:
 
 
 def clear_incomplete(base: Path) -> list[Incomplete]:
-    """Remove the half-built modules below `base`, in every cache layout; those that are being built are kept."""
+    """Remove the half-built nvcc modules below `base`, in every cache layout; those that are being built are kept.
+
+    So is whatever shows no marks of such a module: other toolchains keep theirs in the same place.
+    """
     found = []
     for module in _modules(base):
-        if _complete(module):
-            continue
-        lock = module.parent / "tmp" / f"{module.name}.lock"
-        incomplete = Incomplete(module, bytes_in(module), is_locked(lock))
-        found.append(incomplete)
-        if not incomplete.locked:
-            shutil.rmtree(module, ignore_errors=True)
+        if not any(module.iterdir()):
+            module.rmdir()
+            found.append(Incomplete(module, 0))
+        elif toolchain_of(module) == "nvcc" and not _complete(module):
+            found.append(_cleared(module))
     return [*found, *_unpacked(base)]
+
+
+def _cleared(module: Path) -> Incomplete:
+    """Remove a module, unless somebody holds its lock or has put something of their own into it."""
+    left = Incomplete(module, bytes_in(module), _claim(module))
+    if not left.kept:
+        shutil.rmtree(module, ignore_errors=True)
+    return left
+
+
+def _claim(module: Path) -> str:
+    return "locked" if is_locked(_lock(module)) else _foreign(module)
+
+
+def _foreign(module: Path) -> str:
+    foreign = strangers(module)
+    return f"holds {foreign[0]}, which no build leaves there" if foreign else ""
+
+
+def _lock(module: Path) -> Path:
+    """FlashInfer's."""
+    return module.parent / LOCKS / f"{module.name}.lock"
 
 
 def _unpacked(base: Path) -> Iterator[Incomplete]:
@@ -54,26 +84,54 @@ def _unpacked(base: Path) -> Iterator[Incomplete]:
     for place in dict.fromkeys((base, *sorted(base.glob("*/")), *places(workspaces))):
         with abandoned(place) as left:
             for path in left:
-                yield Incomplete(path, bytes_in(path), locked=False)
+                yield Incomplete(path, bytes_in(path))
                 shutil.rmtree(path, ignore_errors=True)
 
 
 def reset_targets(plan: Plan) -> list[Path]:
-    """The directories that `reset` removes: cached_ops and generated of this version, for the planned targets."""
-    wanted = [Path(facts["workspace"]) / name for facts in plan.facts.values() for name in ("cached_ops", "generated")]
-    return [directory for directory in wanted if directory.is_dir()]
+    """Return what `reset` removes of this version, for the planned targets: each nvcc module, and all of `generated`.
+
+    Not what other toolchains have compiled, nor what shows no marks of a module.
+    """
+    workspaces = [Path(facts["workspace"]) for facts in plan.facts.values()]
+    modules = (module for module in _of_nvcc(plan) if not strangers(module))
+    return [*modules, *filter(Path.is_dir, (workspace / GENERATED for workspace in workspaces))]
 
 
-def reset(plan: Plan, directories: list[Path]) -> None:
+def left_by_reset(plan: Plan) -> list[Incomplete]:
+    """Return the nvcc modules that `reset` leaves, because they hold something that no build leaves there."""
+    return [Incomplete(module, bytes_in(module), _foreign(module)) for module in _of_nvcc(plan) if strangers(module)]
+
+
+def _of_nvcc(plan: Plan) -> Iterator[Path]:
+    for facts in plan.facts.values():
+        for module in sorted(Path(facts["workspace"]).glob("cached_ops/*")):
+            if _is_module(module) and toolchain_of(module) == "nvcc":
+                yield module
+
+
+def reset(directories: list[Path]) -> None:
     """Remove them. Raises EnvironmentProblem, before anything is gone, where a module is being built or loaded."""
-    held = [str(kernel.lock) for kernel in plan.buildable() if is_locked(kernel.lock)]
-    if held:
+    locks = [_lock(directory) for directory in directories]
+    if held := [str(lock) for lock in locks if is_locked(lock)]:
         raise EnvironmentProblem(
             f"{held[0]} is held by another process; nothing was removed",
             remedy="stop the server or the build first",
         )
     for directory in directories:
         shutil.rmtree(directory)
+    for place in dict.fromkeys(directory.parent for directory in directories if directory.name != GENERATED):
+        _tidy(place)
+
+
+def _tidy(cached_ops: Path) -> None:
+    """Remove the locks of modules that aren't there and that nobody holds, and what is empty then."""
+    for lock in (cached_ops / LOCKS).glob("*.lock"):
+        if not (cached_ops / lock.stem).exists() and not is_locked(lock):
+            lock.unlink(missing_ok=True)
+    for place in (cached_ops / LOCKS, cached_ops):
+        with contextlib.suppress(OSError):  # it holds something else
+            place.rmdir()
 
 
 def bytes_in(directory: Path) -> int:
@@ -88,9 +146,11 @@ def bytes_in(directory: Path) -> int:
 def _modules(base: Path) -> Iterator[Path]:
     """Module directories of `<version>/<arch>/cached_ops` (since 0.4.1) and of the older `<arch>/cached_ops`."""
     for pattern in ("*/cached_ops/*", "*/*/cached_ops/*"):
-        for module in sorted(base.glob(pattern)):
-            if module.is_dir() and not module.is_symlink() and module.name != "tmp":
-                yield module
+        yield from filter(_is_module, sorted(base.glob(pattern)))
+
+
+def _is_module(directory: Path) -> bool:
+    return directory.is_dir() and not directory.is_symlink() and directory.name != LOCKS
 
 
 def _complete(module: Path) -> bool:

@@ -140,7 +140,7 @@ class Builder:
         damaged = judged.damaged
         for _ in range(2):
             began_ns = begun.begin(kernel, judge, self.runner.ninja, damaged)
-            finished = self.runner.run(kernel, functools.partial(self._announce, kernel, judged))
+            finished = self.runner.run(kernel, functools.partial(self._announce, kernel, judge, judged))
             check(kernel)
             receipt = receipt_of(self.runner, kernel, judge.anew(), finished)
             if not (changed := begun.edited(receipt, judge, began_ns)):
@@ -161,12 +161,13 @@ class Builder:
             return heal(kernel, receipt, judge.roots, self.runner.ninja)
         return receipt
 
-    def _announce(self, kernel: Kernel, judged: Judgement, count: int) -> None:
+    def _announce(self, kernel: Kernel, judge: Judge, judged: Judgement, count: int) -> None:
         why = [str(reason) for reason in judged.reasons]
+        apart = self.store.told(kernel, judge, judged) if self.store else []
         facts = {"label": kernel.label, "op": kernel.op, "target": kernel.target, "files": len(kernel.sources)}
-        self.runner.journal.write("begin", **facts, why=why)
+        self.runner.journal.write("begin", **facts, why=why + apart)
         work = f"compiling {count} file{'s'[: count != 1]}" if count else "linking"
-        self.runner.say(f"kernel:{kernel.label}: {work}; {judged.reasons[0]}")
+        self.runner.say("; ".join([f"kernel:{kernel.label}: {work}", *why[:1], *apart]))
 
     def _regenerate(self, kernel: Kernel) -> None:
         """FlashInfer's generators write `generated/` when asked; ask them all at once, one thread at a time."""

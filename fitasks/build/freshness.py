@@ -11,7 +11,6 @@ Nothing here writes, locks or starts a process; 655 kernels are judged by about 
 
 from __future__ import annotations
 
-import difflib
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -21,12 +20,15 @@ from fitasks.build.reasons import Judgement, Reason, judgement
 from fitasks.files import sha256_text
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from fitasks.build.contents import Contents, State
     from fitasks.build.receipt import Output, Receipt
     from fitasks.build.roots import Roots
     from fitasks.plan.kernel import Kernel
 
 _SHORT = 12  # digits of a hash that people compare
+_WORDS = 8  # of a command that are shown of either side
 
 
 @dataclass
@@ -180,11 +182,39 @@ def _log(name: str, output: Output, state: State | None) -> Reason | None:
 
 
 def _difference(old: str, new: str) -> tuple[str, str, str]:
-    """(where, old flags, new flags) of two ninja files: the first differing line, and what differs in it."""
-    before, after = old.splitlines(), new.splitlines()
-    changes = [
-        line for line in difflib.unified_diff(before, after, n=0, lineterm="") if line[:2] not in {"--", "++", "@@"}
-    ]
-    removed = " ".join(line[1:].strip().removesuffix(" $") for line in changes if line.startswith("-"))
-    added = " ".join(line[1:].strip().removesuffix(" $") for line in changes if line.startswith("+"))
-    return "build.ninja", removed[:120], added[:120]
+    """(where, old words, new words) of two ninja files: the first statement that differs, word by word."""
+    before, after = _statements(old), _statements(new)
+    changed = [head for head in {**before, **after} if before.get(head) != after.get(head)]
+    if not changed:
+        return "build.ninja", "", ""
+    ours, theirs = before.get(changed[0], ()), after.get(changed[0], ())
+    removed, added = (
+        _shortened([word for word in one if word not in other]) for one, other in ((ours, theirs), (theirs, ours))
+    )
+    where = f"{changed[0]} in build.ninja" + (f", and {len(changed) - 1} more" if len(changed) > 1 else "")
+    if not removed and not added:
+        return f"{where}, in another order", "", ""
+    return where, removed or "nothing", added or "nothing"
+
+
+def _statements(text: str) -> dict[str, tuple[str, ...]]:
+    """The words of each statement of a ninja file, by what it is about: `cuda_cflags`, `link: command`, `page.o`."""
+    found: dict[str, tuple[str, ...]] = {}
+    rule = ""
+    for line in text.replace("$\n", " ").splitlines():
+        head, _, value = line.strip().partition(" = ")
+        if line.startswith(("build ", "default ")):
+            outputs, _, value = line.partition(" ")[2].partition(": ")
+            head, rule = outputs.rpartition("/")[2] if value else "default", ""
+        elif line.startswith("rule "):
+            rule = f"{line[5:].strip()}: "
+        elif not line.startswith(" "):
+            rule = ""
+        if head:
+            found[rule + head if line.startswith(" ") else head] = tuple(value.split())
+    return found
+
+
+def _shortened(words: Sequence[str]) -> str:
+    """As many whole words as a line has room for."""
+    return " ".join(words) if len(words) <= _WORDS else " ".join([*words[:_WORDS], "…"])

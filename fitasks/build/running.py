@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-import tempfile
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fitasks.build import parts
+from fitasks.build import parts, scratch
 from fitasks.build.compiling import Compiling
 from fitasks.build.costs import Cost
 from fitasks.build.diagnose import diagnose
@@ -17,6 +13,7 @@ from fitasks.errors import KernelFailure
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
     from fitasks.build.costs import Costs
     from fitasks.build.journal import Journal
@@ -28,7 +25,7 @@ if TYPE_CHECKING:
     from fitasks.processes.process import Finished
 
 
-_SCRATCH = "fitasks-nvcc-"  # and the pid; below TMPDIR
+_SCRATCH = "fitasks-nvcc-"  # below TMPDIR
 
 
 @dataclass(frozen=True)
@@ -51,9 +48,8 @@ class Runner:
         log.write_bytes(b"")
         try:
             # An interrupted nvcc leaves three to seven temporary files (measured): they go with their directory.
-            prefix = f"{_SCRATCH}{os.getpid()}-"
-            with tempfile.TemporaryDirectory(prefix=prefix, ignore_cleanup_errors=True) as scratch:
-                compiling = Compiling(self, kernel, announce, Path(scratch), parts.begin(kernel))
+            with scratch.in_use(_SCRATCH) as place:
+                compiling = Compiling(self, kernel, announce, place, parts.begin(kernel))
                 finished = compiling.run()
         finally:
             parts.end(kernel)
@@ -78,11 +74,11 @@ class Runner:
 
 
 def sweep() -> None:
-    """Remove the compilers' temporary files of those of us that were killed (`kill -9` leaves them)."""
-    for place in Path(tempfile.gettempdir()).glob(f"{_SCRATCH}*"):
-        pid = place.name.removeprefix(_SCRATCH).partition("-")[0]
-        if pid.isdigit() and not Path("/proc", pid).exists():
-            shutil.rmtree(place, ignore_errors=True)
+    """Remove the compilers' temporary files of those of us that were killed (`kill -9` leaves them).
+
+    A lock tells which are in use: in a /tmp that containers share, a process id says nothing.
+    """
+    scratch.sweep_temporary(_SCRATCH)
 
 
 def _failure(kernel: Kernel, finished: Finished, compiling: Compiling, log: Path) -> KernelFailure:

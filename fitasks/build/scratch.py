@@ -96,10 +96,25 @@ def temporary(prefix: str) -> Iterator[Path]:
 
     Raises OSError.
     """
+    sweep_temporary(prefix)
+    with in_use(prefix) as made:
+        yield made
+
+
+def sweep_temporary(prefix: str) -> None:
+    """Remove the directories for temporary files that killed runs of this user left under that prefix."""
     for path in Path(tempfile.gettempdir()).glob(f"{prefix}*"):
         with contextlib.suppress(OSError):
             _remove_unused(path)
-    with tempfile.TemporaryDirectory(prefix=prefix) as made, contextlib.ExitStack() as stack:
+
+
+@contextlib.contextmanager
+def in_use(prefix: str) -> Iterator[Path]:
+    """A directory for temporary files, locked while it is in use. Raises OSError."""
+    with (
+        tempfile.TemporaryDirectory(prefix=prefix, ignore_cleanup_errors=True) as made,
+        contextlib.ExitStack() as stack,
+    ):
         with contextlib.suppress(OSError):  # a file system without locks: nobody sweeps there either
             stack.enter_context(alone(Path(made)))
         yield Path(made)

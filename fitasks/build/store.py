@@ -18,6 +18,7 @@ import json
 import os
 import shutil
 import tempfile
+import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -30,12 +31,13 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from fitasks.build.freshness import Judge
-    from fitasks.build.reasons import Reason
+    from fitasks.build.reasons import Judgement, Reason
     from fitasks.build.receipt import Receipt
     from fitasks.plan.kernel import Kernel
 
 DEFAULT_LIMIT = 20 * 10**9  # bytes
 _LOGS = {LOG, DEPS}
+_BEGUN, _DAY = ".tmp-", 86_400  # a kernel that is being put in; seconds
 
 
 @dataclass(frozen=True)
@@ -76,6 +78,18 @@ class Store:
         found = [(receipt, judge.differences(kernel, receipt)) for _, receipt in self._candidates(kernel)]
         return min(found, key=lambda pair: len(pair[1]), default=None)
 
+    def told(self, kernel: Kernel, judge: Judge, judged: Judgement) -> list[str]:
+        """Return, of a kernel without a receipt, whether it can be adopted, and if not, what keeps it from that."""
+        if not judged.reasons or judged.reasons[0].kind not in {"new", "incomplete"}:
+            return []
+        if not (found := self.nearest(kernel, judge)):
+            return []
+        receipt, reasons = found
+        if not reasons:
+            return [f"will be adopted: compiled for FlashInfer {receipt.flashinfer}, all inputs equal"]
+        more = f" and {len(reasons) - 1} more" if len(reasons) > 1 else ""
+        return [f"not adopted from FlashInfer {receipt.flashinfer}: {reasons[0]}{more}"]
+
     def _candidates(self, kernel: Kernel) -> Iterator[tuple[Path, Receipt]]:
         try:
             places = sorted((self.root / kernel.name).iterdir())
@@ -100,6 +114,8 @@ class Store:
         """Everything stored, least recently used first."""
         found = []
         for place in self.root.glob("*/*"):
+            if not _is_entry(place):
+                continue
             with contextlib.suppress(OSError):
                 size = sum(path.stat().st_size for path in place.iterdir())
                 found.append(Stored(place, size, place.stat().st_mtime_ns))
@@ -119,6 +135,15 @@ class Store:
             total -= entry.bytes
             removed.append(entry)
         return removed
+
+
+def _is_entry(place: Path) -> bool:
+    """Whether a kernel was put in here, or was being put in by a run that was killed a day ago; others stay."""
+    if place.name.startswith(_BEGUN):
+        with contextlib.suppress(OSError):
+            return place.is_dir() and time.time() - place.stat().st_mtime > _DAY
+        return False
+    return (place / receipts.NAME).is_file()
 
 
 def _whole(place: Path, receipt: Receipt) -> bool:
@@ -142,7 +167,7 @@ def _link_or_copy(source: Path, target: Path) -> None:
 def _beside(place: Path) -> Iterator[Path]:
     """A scratch directory on the same file system; whatever is left of it afterwards is removed."""
     place.parent.mkdir(parents=True, exist_ok=True)
-    scratch = Path(tempfile.mkdtemp(prefix=".tmp-", dir=place.parent))
+    scratch = Path(tempfile.mkdtemp(prefix=_BEGUN, dir=place.parent))
     try:
         yield scratch
     finally:

@@ -32,7 +32,8 @@ def kernels_of(config: Config, answers: Mapping[str, Answer]) -> tuple[Kernel, .
 def _kernel(entry: KernelConfig, target: str, label: str, planned: dict[str, Any]) -> Kernel:
     kernel = Kernel(label, entry.entry, entry.op, target, str(entry.place), dict(entry.params))
     if error := planned.get("error"):
-        return replace(kernel, problem=_problem(entry, error))
+        problems = [_problem(entry, one) for one in planned.get("errors") or [error]]
+        return replace(kernel, problem="\n".join(dict.fromkeys(problems)))
     return replace(
         kernel,
         params=planned["params"],

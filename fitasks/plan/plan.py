@@ -24,6 +24,7 @@ from fitasks.models.kernels import digests, kernels_of_models
 from fitasks.plan import hopper, planner
 from fitasks.plan.expand import kernels_of
 from fitasks.plan.kernel import Artefact, Kernel, as_record, from_record
+from fitasks.plan.names import named
 from fitasks.plan.server import Server, find_server
 
 if TYPE_CHECKING:
@@ -57,22 +58,13 @@ class Plan:
     def chosen(self, names: Sequence[str]) -> list[Kernel]:
         """Kernels by label or wildcard, also as `kernel:…`; all without names, those with a problem too.
 
-        Raises EnvironmentProblem for a name that fits none.
+        A twin stands for the kernel that it is the same module as. Raises EnvironmentProblem for a name that fits none.
         """
-        import fnmatch
-
-        known = [kernel for kernel in self.kernels if not kernel.twin]
+        known = {kernel.label: kernel for kernel in self.kernels}
         if not names:
-            return known
-        chosen: list[Kernel] = []
-        for name in names:
-            pattern = name.removeprefix("kernel:")
-            found = [kernel for kernel in known if fnmatch.fnmatchcase(kernel.label, pattern)]
-            if not found:
-                there = ", ".join(kernel.label for kernel in known[:12])
-                raise EnvironmentProblem(f"{name} names no kernel; there are {there}", remedy="doit list --all")
-            chosen += [kernel for kernel in found if kernel not in chosen]
-        return chosen
+            return [kernel for kernel in self.kernels if not kernel.twin]
+        labels = [label for name in names for label in named(name, known)]
+        return [known[label] for label in dict.fromkeys(known[label].twin or label for label in labels)]
 
     def environment(self, target: str) -> dict[str, str]:
         """The environment in which a server, and so ninja, works for `target`."""

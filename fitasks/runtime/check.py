@@ -60,9 +60,9 @@ class Verdict:
         return self.state in {"ahead-of-time", "cached"}
 
 
-def check(session: Session) -> list[Verdict]:
-    """The verdict on every planned kernel, in the plan's order."""
-    kernels = [kernel for kernel in session.plan.kernels if not kernel.twin]
+def check(session: Session, names: Sequence[str] = ()) -> list[Verdict]:
+    """The verdict on each kernel of these names, or on every planned one in the plan's order."""
+    kernels = session.plan.chosen(names)
     with ThreadPoolExecutor(max_workers=4) as pool:  # each asks one ninja process
         return list(pool.map(lambda kernel: predict(session, kernel), kernels))
 

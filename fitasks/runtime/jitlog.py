@@ -3,36 +3,44 @@
 The file lies in `<version>/<arch>/` since 0.4.1 and in `<arch>/` before. What FlashInfer writes into it (read in the
 sources of 0.2.5 to 0.7.2, jit/core.py): up to 0.2.5 `Loading JIT ops: N` and `Finished loading JIT ops: N`; from 0.2.6
 to 0.6.18 nothing about single modules; since 0.7.0 `Building JIT module N; …` where there is no `.so` yet, and nothing
-at its end. So a module that is compiled *again* leaves no line; `doit check` predicts those. Nor is there one where
-FLASHINFER_LOGGING_LEVEL is above info. fitasks itself runs ninja without FlashInfer, and its planning leaves only
-`Generated … JIT spec: N`, which isn't counted: a line is a server's, or somebody's script that calls `spec.build()`,
-and the two look alike.
+at its end; `Compiling CuTe-DSL kernel N`. So a module that nvcc compiles *again* leaves no line; `doit check` predicts
+those. Nor is there one where FLASHINFER_LOGGING_LEVEL is above info. fitasks itself runs ninja without FlashInfer, and
+its planning leaves only `Generated … JIT spec: N`, which isn't counted: a line is a server's, or somebody's script that
+calls `spec.build()`, and the two look alike.
+
+Read as well: a server's own output, where ninja says in which module it is at work, and FLASHINFER_JIT_BUILD_LOG
+(buildlog.py), which has every build with its seconds.
 """
 
 from __future__ import annotations
 
 import re
 from dataclasses import dataclass, replace
+from datetime import datetime
 from typing import TYPE_CHECKING, Literal
+
+from fitasks.plan.modules import object_of, toolchain_named, variant
+from fitasks.runtime import buildlog
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
     from pathlib import Path
 
     from fitasks.plan.kernel import Kernel
+    from fitasks.runtime.buildlog import Build
 
 NAME = "flashinfer_jit.log"
 # A name counts only with what follows it in a whole line: a torn one would be the name of another module, or of none.
 _LINE = re.compile(
     r"(?:(?P<when>\d{4}-\d\d-\d\d \d\d:\d\d:\d\d)[,.]\d+ - \w+ - (?:[\w.]+:\d+ - )?)?flashinfer\.jit: "
-    r"(?P<what>Building JIT module|Loading JIT ops:|Finished loading JIT ops:) (?P<name>[\w.+-]+)(?:;|\r?\n)"
+    r"(?P<what>Building JIT module|Loading JIT ops:|Finished loading JIT ops:|Compiling CuTe-DSL kernel) "
+    r"(?P<name>[\w.+-]+(?:/[\w.+-]+)?)(?:;|\r?\n)"
 )
+_ENTERED = re.compile(r"ninja: Entering directory [`'\"].*/cached_ops/(?P<name>[\w.+-]+)[`'\"]")
+_IDLE = "ninja: no work to do"
 _LONGEST = 4096  # bytes at a line's end that are looked at; garbage may have no end of line for megabytes
-_ROTATED = re.compile(rf"{re.escape(NAME)}([.-]\d+)*")
+_ROTATED = re.compile(rf"({re.escape(NAME)}|{re.escape(buildlog.NAME)})([.-]\d+)*")
 _ARCHITECTURES = re.compile(r"\d+[af]?(_\d+[af]?)*")
-# jit/attention/modules.py of 0.7.2.post1: what stands behind one and the same list of parameters
-_STRIDES = re.compile(r"(_paged)?_kv_stride_(equal|independent)$")
-_HOPPER = "_sm90"
 
 
 @dataclass(frozen=True)
@@ -46,9 +54,10 @@ class Logged:
     last: str
     times: int = 1
     unended: int = 0
+    seconds: float = 0.0  # of all its builds, where the log says it
 
 
-State = Literal["covered", "another name", "another target", "not covered", "coverage unknown"]
+State = Literal["covered", "another name", "another target", "not covered", "not nvcc's", "coverage unknown"]
 
 
 @dataclass(frozen=True)
@@ -62,7 +71,7 @@ class Covered:
     @property
     def accuses(self) -> bool:
         """Whether a server compiled, or began to, what kernels.yaml doesn't give: 0.2.5 logs every load, cached too."""
-        return self.state not in {"covered", "coverage unknown"} and (
+        return self.state not in {"covered", "not nvcc's", "coverage unknown"} and (
             self.logged.kind == "built" or self.logged.unended > 0
         )
 
@@ -72,7 +81,8 @@ def find_logs(bases: Iterable[Path]) -> tuple[Path, ...]:
 
     FlashInfer never rotates its log, but logrotate may: `flashinfer_jit.log.1`, `flashinfer_jit.log-20261101`.
     """
-    found = (path for base in bases for pattern in ("*", "*/*") for path in sorted(base.glob(f"{pattern}/{NAME}*")))
+    patterns = [f"{place}/{name}*" for place in ("*", "*/*") for name in (NAME, buildlog.NAME)]
+    found = (path for base in bases for pattern in patterns for path in sorted(base.glob(pattern)))
     return tuple(dict.fromkeys(path for path in found if _ROTATED.fullmatch(path.name) and _says_something(path)))
 
 
@@ -92,10 +102,34 @@ def read_log(path: Path) -> tuple[Logged, ...]:
     Read line by line: a log may be large, torn, or hold anything.
     """
     found: dict[tuple[str, str], Logged] = {}
+    entered = ""  # the module that ninja has begun to look at
     for line in _lines(path):
+        if entered and _IDLE not in line and ("built", entered) not in found:
+            _add(found, path, "Building", entered, "")
+        entered = match["name"] if (match := _ENTERED.search(line)) else ""
         if match := _LINE.search(line):
             _add(found, path, match["what"], match["name"], match["when"] or "")
+        elif (build := buildlog.parse(line)) and build.name:
+            _add_build(found, path, build)
+    if entered and ("built", entered) not in found:
+        _add(found, path, "Building", entered, "")
     return tuple(_without_library(logged) for logged in found.values())
+
+
+def _add_build(found: dict[tuple[str, str], Logged], path: Path, build: Build) -> None:
+    what = "Building" if build.compiled else "Loading"
+    _add(found, path, what, build.name, _local(build.time))
+    kind: Literal["built", "loaded"] = "built" if build.compiled else "loaded"
+    logged = found[kind, build.name]
+    found[kind, build.name] = replace(logged, unended=0, seconds=logged.seconds + build.seconds)
+
+
+def _local(time: float) -> str:
+    """Unix seconds as the logs write them; "" for a time that no calendar has."""
+    try:
+        return f"{datetime.fromtimestamp(time).astimezone():%Y-%m-%d %H:%M:%S}"
+    except (ValueError, OverflowError, OSError):
+        return ""
 
 
 def coverage(logged: Iterable[Logged], kernels: Sequence[Kernel]) -> tuple[Covered, ...]:
@@ -108,6 +142,8 @@ def coverage(logged: Iterable[Logged], kernels: Sequence[Kernel]) -> tuple[Cover
 
 
 def _covered(logged: Logged, planned: Sequence[Kernel]) -> Covered:
+    if toolchain_named(logged.name) != "nvcc":
+        return Covered(logged, "not nvcc's")
     here = [kernel for kernel in planned if _same_architectures(logged.log, kernel)]
     states: tuple[tuple[State, Iterable[Kernel]], ...] = (
         ("covered", (kernel for kernel in here if kernel.name == logged.name)),
@@ -120,15 +156,10 @@ def _covered(logged: Logged, planned: Sequence[Kernel]) -> Covered:
 
 def _variants(name: str, kernels: Iterable[Kernel]) -> list[Kernel]:
     """Those with the same parameters in their names, of the same backend (fa2, fa3) first."""
-    base, hopper = _without_variant(name)
-    alike = [(_without_variant(kernel.name), kernel) for kernel in kernels]
+    base, hopper = variant(name)
+    alike = [(variant(kernel.name), kernel) for kernel in kernels]
     same = [(other, kernel) for (parameters, other), kernel in alike if parameters == base]
     return [kernel for _, kernel in sorted(same, key=lambda pair: pair[0] != hopper)]
-
-
-def _without_variant(name: str) -> tuple[str, bool]:
-    base = _STRIDES.sub("", name)
-    return base.removesuffix(_HOPPER), base.endswith(_HOPPER)
 
 
 def _same_architectures(log: Path, kernel: Kernel) -> bool:
@@ -140,7 +171,7 @@ def _same_architectures(log: Path, kernel: Kernel) -> bool:
 
 
 def _add(found: dict[tuple[str, str], Logged], path: Path, what: str, name: str, when: str) -> None:
-    kind: Literal["built", "loaded"] = "built" if what.startswith("Building") else "loaded"
+    kind: Literal["built", "loaded"] = "built" if what.startswith(("Building", "Compiling")) else "loaded"
     known = found.get((kind, name))
     if what.startswith("Finished"):
         if known and known.unended:
@@ -159,8 +190,7 @@ def _without_library(logged: Logged) -> Logged:
     modules = logged.log.parent / "cached_ops"
     if logged.kind == "loaded" or not modules.is_dir():
         return logged
-    library = modules / logged.name / f"{logged.name}.so"
-    return replace(logged, unended=int(not library.exists()))
+    return replace(logged, unended=int(not (modules / object_of(logged.name)).exists()))
 
 
 def _lines(path: Path) -> Iterator[str]:

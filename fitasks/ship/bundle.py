@@ -30,7 +30,7 @@ from fitasks.ship.pack import write
 from fitasks.ship.settle import settle
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     from fitasks.build.receipt import Receipt
     from fitasks.plan.kernel import Kernel
@@ -56,15 +56,16 @@ class Bundled:
     size: int
 
 
-def bundle(session: Session, path: Path) -> Bundled:
-    """Write the planned kernels that are fresh to `path`, whole or not at all; first wrong timestamps are put right.
+def bundle(session: Session, path: Path, names: Sequence[str] = ()) -> Bundled:
+    """Write the named kernels (all without names) that are fresh to `path`, whole or not at all.
 
-    Raises FitasksError where none is fresh, where a file isn't what was built, and where `path` can't be written.
+    First wrong timestamps are put right. Raises FitasksError where none is fresh, where a file isn't what was built,
+    and where `path` can't be written.
     """
     _refuse_name(path)
     try:
         _refuse_to_overwrite(path)
-        chosen, left_out = _chosen(session)
+        chosen, left_out = _chosen(session, names)
         sources: dict[str, Path] = {}
         for kernel, receipt in chosen:
             sources |= _files(session, kernel, receipt)
@@ -100,6 +101,12 @@ def manifest_of(session: Session, files: dict[str, Entry]) -> Manifest:
     )
 
 
+def promises_another(name: str) -> str:
+    """Return the end of a file's name that promises another format than a bundle has, ".tar.zst"; "" if none does."""
+    found = _OTHER_KINDS.search(name)
+    return found[0] if found else ""
+
+
 def _refuse_name(path: Path) -> None:
     """Raise EnvironmentProblem for a name that is none for a bundle, or promises another format than the file has."""
     if path == DASH:
@@ -109,10 +116,10 @@ def _refuse_name(path: Path) -> None:
         )
     if path.is_dir():
         raise EnvironmentProblem(f"{path} is a directory", remedy=f"doit bundle {path / 'kernels.tar.gz'}")
-    if other := _OTHER_KINDS.search(path.name):
-        good = path.with_name(_OTHER_KINDS.sub("", path.name.removesuffix(other[0])) + ".tar.gz")
+    if other := promises_another(path.name):
+        good = path.with_name(_OTHER_KINDS.sub("", path.name.removesuffix(other)) + ".tar.gz")
         raise EnvironmentProblem(
-            f"{path}: a bundle is tar in gzip, its name says {other[0]}", remedy=f"doit bundle {good}"
+            f"{path}: a bundle is tar in gzip, its name says {other}", remedy=f"doit bundle {good}"
         )
 
 
@@ -130,12 +137,10 @@ def _refuse_to_overwrite(path: Path) -> None:
         )
 
 
-def _chosen(session: Session) -> tuple[list[tuple[Kernel, Receipt]], list[tuple[str, str]]]:
+def _chosen(session: Session, names: Sequence[str]) -> tuple[list[tuple[Kernel, Receipt]], list[tuple[str, str]]]:
     """The fresh kernels with their receipts, and the others with their reasons. Raises FitasksError if none is."""
     chosen, left_out = [], []
-    for kernel in session.plan.kernels:
-        if kernel.twin:
-            continue
+    for kernel in session.plan.chosen(names):
         if kernel.problem:
             left_out.append((kernel.label, kernel.problem))
         elif (why := _unfit(session, kernel)) or not (receipt := receipts.read(kernel)):

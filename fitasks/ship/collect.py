@@ -11,6 +11,7 @@ from fitasks.errors import KernelFailure
 from fitasks.ship.audit import audited
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from fitasks.build.freshness import Judge
@@ -35,16 +36,15 @@ class Complete:
     size: int
 
 
-def collect(session: Session) -> tuple[Complete, ...]:
-    """Every planned kernel, in the plan's order. Raises KernelFailure that names all that aren't complete.
+def collect(session: Session, names: Sequence[str] = ()) -> tuple[Complete, ...]:
+    """The named kernels, or every planned one in the plan's order.
 
-    Judged anew: they may have been built in this very run. Wrong timestamps do not matter here.
+    Raises KernelFailure that names all that aren't complete. Judged anew: they may have been built in this very run.
+    Wrong timestamps do not matter here.
     """
     judges = {target: judge.anew() for target, judge in session.judges.items()}
     found, refused = [], []
-    for kernel in session.plan.kernels:
-        if kernel.twin:
-            continue
+    for kernel in session.plan.chosen(names):
         try:
             found.append(_complete(kernel, judges, session.plan.facts))
         except KernelFailure as error:

@@ -31,7 +31,7 @@ from fitasks.ship.tag import platform_tag
 from fitasks.ship.zipped import File, write_zip
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     from fitasks.plan.plan import Plan
     from fitasks.session import Session
@@ -61,13 +61,13 @@ class Wheel:
         return self.path.stat().st_size
 
 
-def build_wheel(session: Session, directory: Path) -> Wheel:
-    """Write the wheel into `directory`, in place of earlier ones of ours.
+def build_wheel(session: Session, directory: Path, names: Sequence[str] = ()) -> Wheel:
+    """Write the wheel of the named kernels (all without names) into `directory`, in place of earlier ones of ours.
 
     The same kernels give the same bytes, whenever they were compiled, if there is a `strip`. Raises KernelFailure (see
     `collect`) and OSError, which names the file.
     """
-    unique = sorted({_key(one): one for one in collect(session)}.values(), key=_key)
+    unique = sorted({_key(one): one for one in collect(session, names)}.values(), key=_key)
     strip = find_strip(session.plan.server.env)
     with scratch.temporary("fitasks-wheel-") as copies:
         return _write(session.plan, packed(unique, copies, strip), directory, stripped=bool(strip))

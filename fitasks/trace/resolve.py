@@ -6,11 +6,13 @@ gives its name and its arguments; of a bare name the only one, since to choose a
 
 from __future__ import annotations
 
+import difflib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from fitasks.plan.modules import variant
 from fitasks.trace.entries import Entry, entries_of, unsayable
 from fitasks.trace.names import entries_of_name
 
@@ -21,6 +23,8 @@ if TYPE_CHECKING:
     from fitasks.trace.model import Requested
 
 Record = dict[str, Any]
+_ALIKE = 0.6  # of an op's name and a module's, from 0 to 1: fp4_quantization_sm90 and fp4_quantization_90 are
+_GENERATORS_OWN = {"generator", "not_nvcc"}  # kinds of errors that aren't about what kernels.yaml says
 # Entries → for each architecture set ("90a") one record of the planner's response per entry, in order.
 Ask = Callable[[Sequence[Entry]], Mapping[str, Sequence[Record]]]
 
@@ -112,11 +116,34 @@ def _guess(entries: Sequence[Entry]) -> str:
 
 
 def _why_none(one: Requested, planned: Sequence[tuple[Entry, Record]]) -> str:
+    if instead := _successor(one, planned):
+        return instead
     if not one.generator:
-        return "not without a guess: no op of this FlashInfer, with what its name says, gives this name"
+        return _refusal(one, planned) or (
+            "not without a guess: no op of this FlashInfer, with what its name says, gives this name"
+        )
     reasons = list(dict.fromkeys(_reasons(one, planned)))
     version = f" (recorded with FlashInfer {one.flashinfer})" if one.flashinfer else ""
     return "; ".join(reasons) + version
+
+
+def _successor(one: Requested, planned: Sequence[tuple[Entry, Record]]) -> str:
+    """What this FlashInfer loads instead: its fa2 modules have another name since 0.7.0, for the same parameters."""
+    for entry, record in planned:
+        if variant(record.get("name", "")) == variant(one.name):
+            return f"this FlashInfer loads {record['name']} instead: {entry} in kernels.yaml"
+    return ""
+
+
+def _refusal(one: Requested, planned: Sequence[tuple[Entry, Record]]) -> str:
+    """What the generator of that name says, where it makes nothing for these targets."""
+    refused = [
+        (difflib.SequenceMatcher(None, one.name, entry.op).ratio(), str(entry), record["error"]["message"])
+        for entry, record in planned
+        if record.get("error", {}).get("kind") in _GENERATORS_OWN
+    ]
+    likeness, entry, message = max(refused, default=(0.0, "", ""))
+    return f"{entry} may give it, but not for these targets: {message}" if likeness >= _ALIKE else ""
 
 
 def _reasons(one: Requested, planned: Sequence[tuple[Entry, Record]]) -> Iterator[str]:

@@ -2,26 +2,33 @@
 
 Of logs and caches only names are known. FlashInfer's own message for a module that it may not compile
 (MissingJITCacheError, 0.6.7 to 0.7.2) says that one is missing, but not which; what does name modules are `Building
-JIT module N` (since 0.7.0), `Loading JIT ops: N` (0.2.5), and any path into cached_ops, as ninja's failures print it.
+JIT module N` (since 0.7.0), `Loading JIT ops: N` (0.2.5), `Compiling CuTe-DSL kernel N`, any path into cached_ops, as
+ninja prints it, and FLASHINFER_JIT_BUILD_LOG (runtime/buildlog.py), which has seconds, too.
 """
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from fitasks.errors import EnvironmentProblem
+from fitasks.plan.modules import toolchain_named, toolchain_of
+from fitasks.runtime import buildlog
 from fitasks.trace.model import Requested, identity, parse, together
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
 
+    from fitasks.runtime.buildlog import Build
+
 _NAMED = re.compile(
     r"Building JIT module (?P<built>[\w.+-]+);|(?:Loading|loading) JIT ops?: (?P<loaded>[\w.+-]+)"
-    r"|/cached_ops/(?P<cached>[\w.+-]+)/"
+    r"|Compiling CuTe-DSL kernel (?P<dsl>[\w.+-]+/[\w.+-]+)\s"
+    r"|/cached_ops/(?P<cached>[\w.+-]*\w)(?:/(?P<object>\w+)\.o\b|(?=[/'\"`\s,;:)\]]))"
 )
+_FILES = (".ninja", ".json", ".lock", ".log", ".so")  # beside the modules
 _MISSING = "MissingJITCacheError"
 _NOT_MODULES = frozenset({"tmp"})  # FlashInfer's locks
 
@@ -58,20 +65,25 @@ def _without_bare(requested: tuple[Requested, ...]) -> tuple[Requested, ...]:
 def _directory(path: Path) -> tuple[list[Requested], list[str]]:
     """Modules of a `cached_ops` directory, or of the directory that it is in."""
     ops = path if path.name == "cached_ops" or not (path / "cached_ops").is_dir() else path / "cached_ops"
-    names = sorted(entry.name for entry in ops.iterdir() if _is_module(entry))
+    names = [name for entry in sorted(ops.iterdir()) for name in _names(entry)]
     if not names:
         raise EnvironmentProblem(
             f"{path} holds no FlashInfer modules",
             remedy="name a cached_ops directory, e.g. ~/.cache/flashinfer/<version>/<arch>/cached_ops",
         )
     version, arch = _version_and_architectures(ops)
-    return [Requested(name, flashinfer=version, architectures=arch) for name in names], []
+    return [Requested(name, kind=toolchain_named(name), flashinfer=version, architectures=arch) for name in names], []
 
 
-def _is_module(directory: Path) -> bool:
+def _names(directory: Path) -> list[str]:
+    """Of the modules in one directory of cached_ops: CuTe-DSL's holds a family of kernels."""
     if directory.name in _NOT_MODULES or not directory.is_dir():
-        return False
-    return (directory / "build.ninja").exists() or (directory / f"{directory.name}.so").exists()
+        return []
+    toolchain = toolchain_of(directory)
+    if toolchain == "cute-dsl":
+        return sorted(f"{directory.name}/{kernel.stem}" for kernel in directory.glob("*.o"))
+    built = (directory / "build.ninja").exists() or (directory / f"{directory.name}.so").exists()
+    return [directory.name] if built or toolchain == "tirx" else []
 
 
 def _version_and_architectures(ops: Path) -> tuple[str, str]:
@@ -83,14 +95,18 @@ def _version_and_architectures(ops: Path) -> tuple[str, str]:
 
 def _file(path: Path) -> tuple[list[Requested], list[str]]:
     found: list[Requested] = []
-    unnamed = torn = 0
+    unnamed = torn = together = 0
     for line in _lines(path):
-        request = parse(line)
+        build = buildlog.parse(line)
+        request = parse(line) or _of_build(build)
         named = [request] if request else list(_of_log(line))
         found += named
-        torn += not named and line.startswith("{")
+        together += build is not None and not build.name
+        torn += not named and line.startswith("{") and build is None
         unnamed += not named and _MISSING in line
     notes = [f"{path}: {torn} lines that are no whole trace lines were left out"] if torn else []
+    if together:
+        notes.append(f"{path}: {together} builds of several modules at once, which it doesn't name")
     if unnamed:
         notes.append(
             f"{path}: {_MISSING} {unnamed} times; FlashInfer's message doesn't say of which module, a trace does"
@@ -106,7 +122,7 @@ def _file(path: Path) -> tuple[list[Requested], list[str]]:
 def _lines(path: Path) -> Iterator[str]:
     try:
         with path.open(encoding="utf-8", errors="replace") as stream:
-            yield from map(str.strip, stream)
+            yield from map(str.lstrip, stream)  # the end of a line tells a whole name from a torn one
     except OSError as error:
         raise EnvironmentProblem(f"{path}: {error.strerror}") from None
 
@@ -114,5 +130,15 @@ def _lines(path: Path) -> Iterator[str]:
 def _of_log(line: str) -> Iterator[Requested]:
     for match in _NAMED.finditer(line):
         name = next(filter(None, match.groups()))
-        if name not in _NOT_MODULES:
-            yield replace(Requested(name), how=frozenset({"compiled"}))
+        kind = toolchain_named(name)
+        if kind == "cute-dsl" and match["object"]:
+            name = f"{name}/{match['object']}"
+        if name not in _NOT_MODULES and not name.endswith(_FILES) and (kind != "cute-dsl" or "/" in name):
+            yield Requested(name, kind=kind, how=frozenset({"compiled"}))
+
+
+def _of_build(build: Build | None) -> Requested | None:
+    if build is None or not build.name:
+        return None
+    how = frozenset({"compiled" if build.compiled else "cached"})
+    return Requested(build.name, kind=build.toolchain, how=how, seconds=build.seconds, processes=frozenset({build.pid}))

@@ -6,10 +6,13 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from fitasks.errors import EnvironmentProblem
+from fitasks.ship.archive import DASH
+from fitasks.ship.bundle import bundle, promises_another
 from fitasks.ui.units import size
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from fitasks.session import Session
     from fitasks.ship.bundle import Bundled
@@ -26,11 +29,33 @@ _WENT = {
 }
 
 
-def show_bundled(session: Session, path: Path) -> bool:
-    """Make a bundle and say what it holds; whether that is all that is planned."""
-    from fitasks.ship.bundle import bundle
+def file_among(file: str, words: Sequence[str]) -> tuple[Path, list[str]]:
+    """Return the bundle that is to be written, and the names of kernels beside it. Raises EnvironmentProblem.
 
-    done = bundle(session, path)
+    The file is what `-f` says, or the word that has a slash, is `-`, or ends as an archive does.
+    """
+    files = [word for word in words if _is_file(word)]
+    names = [word for word in words if not _is_file(word)]
+    right = " ".join(["doit bundle kernels.tar.gz", *names])
+    return one_file([*filter(None, [file]), *files], right), names
+
+
+def one_file(files: Sequence[str], right: str) -> Path:
+    """Return the only file. Raises EnvironmentProblem where it isn't one; `right` is a command that names one."""
+    if len(files) != 1:
+        given = f"was given {' and '.join(files)}" if files else "was given none"
+        raise EnvironmentProblem(f"{' '.join(right.split()[:2])} takes one file, and {given}", remedy=right)
+    return Path(files[0])
+
+
+def _is_file(word: str) -> bool:
+    ours = word == str(DASH) or word.lower().endswith((".tar.gz", ".tgz"))
+    return "/" in word or ours or bool(promises_another(word))
+
+
+def show_bundled(session: Session, path: Path, names: Sequence[str]) -> bool:
+    """Make a bundle of the named kernels (all without names) and say what it holds; whether that is all of them."""
+    done = bundle(session, path, names)
     _print("\n".join(bundled_lines(done)))
     return not done.left_out
 

@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
 from fitasks.errors import EnvironmentProblem
+from fitasks.plan.modules import toolchain_named
+from fitasks.runtime import buildlog
 from fitasks.runtime.elsewhere import bases
 from fitasks.runtime.jitlog import Covered, State, coverage, find_logs, is_compressed, read_log
 
@@ -25,7 +27,7 @@ def show_jitlog(session: Session, files: Sequence[str]) -> bool:
     Raises EnvironmentProblem, also after the lines, where there is no plan to compare them with.
     """
     named = {os.path.realpath(file): Path(file) for file in files}
-    logs = tuple(named.values()) or find_logs(bases(session))
+    logs = tuple(named.values()) or tuple(dict.fromkeys([*find_logs(bases(session)), *_build_log(session)]))
     try:
         found = [one for log in logs for one in _read(session, log)]
     except OSError as error:
@@ -35,6 +37,12 @@ def show_jitlog(session: Session, files: Sequence[str]) -> bool:
     if found and session.problem:
         raise EnvironmentProblem(f"coverage unknown: {session.problem.message}", remedy=session.problem.remedy)
     return not any(one.accuses for one in found)
+
+
+def _build_log(session: Session) -> list[Path]:
+    """Where the server's environment has FlashInfer note its builds."""
+    path = Path(session.server.env.get(buildlog.VARIABLE) or "relative")
+    return [path] if path.is_absolute() and path.is_file() else []
 
 
 def _read(session: Session, log: Path) -> Sequence[Covered]:
@@ -68,14 +76,15 @@ def _line(one: Covered) -> str:
     logged = one.logged
     times = f" {logged.times} times" if logged.times > 1 else ""
     when = f", last {logged.last}" if logged.last else ""
-    end = ""
+    end = f", {logged.seconds:.1f} s" if logged.seconds else ""
     if logged.unended:
-        end = ", and left no library" if logged.kind == "built" else f", {logged.unended} of them without an end"
+        end += ", and left no library" if logged.kind == "built" else f", {logged.unended} of them without an end"
     told = {
         "covered": f"covered by kernel:{one.label}",
         "another name": f"kernel:{one.label} is another variant of it: see `targets` and the FlashInfer version",
         "another target": f"kernel:{one.label} is the same module, but for another architecture set: see `targets`",
         "not covered": "not covered by kernels.yaml",
+        "not nvcc's": f"not covered by precompilation ({toolchain_named(logged.name)})",
         "coverage unknown": "coverage unknown",
     }
     return f"{logged.name}: {logged.kind}{times} by a server{when}{end}; {told[one.state]}"

@@ -6,19 +6,20 @@ import os
 import shlex
 import shutil
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fitasks.build import clear
 from fitasks.errors import EnvironmentProblem
 from fitasks.plan.hopper import left_out
-from fitasks.runtime import sm90_switch
+from fitasks.runtime import buildlog, sm90_switch
 from fitasks.runtime.cudart_policy import apply
 from fitasks.ui.units import size
 
 if TYPE_CHECKING:
-    from fitasks.build.reasons import Judgement
+    from collections.abc import Iterator, Sequence
+
     from fitasks.cuda.cudart import Cudart
-    from fitasks.plan.kernel import Kernel
     from fitasks.plan.plan import Plan
     from fitasks.session import Session
 
@@ -67,29 +68,28 @@ def show_why(session: Session, names: list[str]) -> None:
             continue
         shown += 1
         _print(f"kernel:{kernel.label}: {judged.reasons[0] if judged.reasons else judged}")
-        for line in [*map(str, judged.reasons[1:]), *_stored(session, kernel, judged)]:
+        for line in [*map(str, judged.reasons[1:]), *session.store.told(kernel, session.judges[kernel.target], judged)]:
             _print(f"{'':{len(kernel.label) + 8}} {line}")
     if not shown and not names:
         _print(f"all {len(chosen)} kernels are fresh")
-
-
-def _stored(session: Session, kernel: Kernel, judged: Judgement) -> list[str]:
-    """Of a kernel without a receipt: whether it will be adopted from the store, and if not, what keeps it from that."""
-    if not judged.reasons or judged.reasons[0].kind not in {"new", "incomplete"}:
-        return []
-    if not (found := session.store.nearest(kernel, session.judges[kernel.target])):
-        return []
-    receipt, reasons = found
-    if not reasons:
-        return [f"will be adopted: compiled for FlashInfer {receipt.flashinfer}, all inputs equal"]
-    more = f" and {len(reasons) - 1} more" if len(reasons) > 1 else ""
-    return [f"not adopted from FlashInfer {receipt.flashinfer}: {reasons[0]}{more}"]
 
 
 def show_env(session: Session) -> None:
     """Export lines for a server that is to find its kernels fresh."""
     for name, value in exports(session.plan, session.ninja.executable.parent).items():
         _print(f"export {name}={value if name == 'PATH' else shlex.quote(value)}")
+    if line := _build_log(session.plan):
+        _print(line)
+
+
+def _build_log(plan: Plan) -> str:
+    """A comment that offers FlashInfer's log of what a server builds; "" where it reads no such variable, or has it."""
+    facts = next(iter(plan.facts.values()))
+    set_already = buildlog.VARIABLE in plan.server.env | plan.config.serving.env
+    if set_already or not buildlog.is_read_by(Path(facts["flashinfer_root"])):
+        return ""
+    file = shlex.quote(str(Path(facts["workspace"], buildlog.NAME)))
+    return f"# export {buildlog.VARIABLE}={file}  # every build of a server, with its seconds; doit jitlog reads it"
 
 
 def exports(plan: Plan, ninja_dir: os.PathLike[str]) -> dict[str, str]:
@@ -112,8 +112,8 @@ def show_cleared(session: Session) -> None:
     """Remove half-built modules and say which."""
     removed = clear.clear_incomplete(clear.base_of(session.plan))
     for module in removed:
-        _print(f"{'kept (locked)' if module.locked else 'removed'}  {size(module.bytes):>8}  {module.path}")
-    gone = [module for module in removed if not module.locked]
+        _print(f"{f'kept ({module.kept})' if module.kept else 'removed'}  {size(module.bytes):>8}  {module.path}")
+    gone = [module for module in removed if not module.kept]
     _print(f"{len(gone)} incomplete modules removed, {size(sum(module.bytes for module in gone))}")
 
 
@@ -126,17 +126,27 @@ def show_collected(session: Session, limit: int) -> None:
 
 
 def ask_and_reset(session: Session, *, yes: bool) -> None:
-    """Remove this plan's cached_ops and generated, after a yes. Raises EnvironmentProblem without one."""
+    """Remove this plan's nvcc modules and generated sources, after a yes. Raises EnvironmentProblem without one."""
     directories = clear.reset_targets(session.plan)
+    for left in clear.left_by_reset(session.plan):
+        _print(f"kept ({left.kept})  {size(left.bytes):>8}  {left.path}")
     if not directories:
         _print("nothing to remove")
         return
-    for directory in directories:
-        _print(f"{size(clear.bytes_in(directory)):>8}  {directory}")
+    for line in _grouped(directories):
+        _print(line)
     if not yes and not _confirmed():
         raise EnvironmentProblem("nothing was removed", remedy="doit reset --yes")
-    clear.reset(session.plan, directories)
+    clear.reset(directories)
     _print("removed")
+
+
+def _grouped(directories: Sequence[Path]) -> Iterator[str]:
+    """`  7.1 MB  …/cached_ops: cascade, page`: modules by the directory that they are in."""
+    for place in dict.fromkeys(directory.parent for directory in directories):
+        inside = [directory for directory in directories if directory.parent == place]
+        names = ", ".join(directory.name for directory in inside)
+        yield f"{size(sum(map(clear.bytes_in, inside))):>8}  {place}: {names}"
 
 
 def _confirmed() -> bool:

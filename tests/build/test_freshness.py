@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from fitasks.build import receipt as receipts
+from fitasks.build.freshness import _difference
 from fitasks.build.ninja import DEPS, LOG
+from fitasks.build.reasons import Reason
 from fitasks.build.receipt import fingerprint, input_lines
 
 if TYPE_CHECKING:
@@ -133,10 +135,54 @@ def test_a_header_that_is_gone(workshop: Workshop, page: Kernel) -> None:
 
 def test_a_changed_command_shows_the_flags(workshop: Workshop, page: Kernel) -> None:
     judged = workshop.verdict(workshop.with_flag(page, "-DX=1"))
-    assert f"{judged.verdict}: {judged}" == (
-        "stale: command changed: build.ninja (cflags = $common_cflags -fPIC -O0 → "
-        "cflags = $common_cflags -fPIC -O0 -DX=1)"
-    )
+    assert f"{judged.verdict}: {judged}" == ("stale: command changed: cflags in build.ninja (nothing → -DX=1)")
+
+
+BEFORE = """\
+nvcc = {CUDA}/bin/nvcc
+cuda_cflags = $common_cflags -O3 $
+  -gencode=arch=compute_90a,code=sm_90a $
+  --compress-mode=size
+
+rule cuda_compile
+  command = $nvcc -c $in -o $out
+
+rule link
+  command = $cxx $in -shared -o $out
+
+build page/page.cuda.o: cuda_compile {FLASHINFER}/csrc/page.cu
+build page/page.so: link page/page.cuda.o
+default page/page.so
+"""
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "told"),
+    [
+        ("  --compress-mode=size\n", "  -DNDEBUG\n", "cuda_cflags in build.ninja (--compress-mode=size → -DNDEBUG)"),
+        (" $\n  --compress-mode=size", "", "cuda_cflags in build.ninja (--compress-mode=size → nothing)"),
+        ("-shared", "-shared -Wl,--as-needed", "link: command in build.ninja (nothing → -Wl,--as-needed)"),
+        (
+            "csrc/page.cu",
+            "csrc/page_v2.cu",
+            "page.cuda.o in build.ninja ({FLASHINFER}/csrc/page.cu → {FLASHINFER}/csrc/page_v2.cu)",
+        ),
+        ("-c $in -o $out", "-o $out -c $in", "cuda_compile: command in build.ninja, in another order"),
+        (
+            "-O3",
+            "-O3 " + " ".join(f"-D{letter}" for letter in "ABCDEFGHIJ"),
+            "cuda_cflags in build.ninja (nothing → -DA -DB -DC -DD -DE -DF -DG -DH …)",
+        ),
+        (
+            "build page/page.so: link page/page.cuda.o",
+            "build page/b.o: cuda_compile b.cu\nbuild page/page.so: link page/page.cuda.o page/b.o",
+            "page.so in build.ninja, and 1 more (nothing → page/b.o)",
+        ),
+    ],
+)
+def test_a_command_reason_pairs_what_belongs_together_in_whole_words(old: str, new: str, told: str) -> None:
+    reason = Reason("command", *_difference(BEFORE, BEFORE.replace(old, new)))
+    assert str(reason) == f"command changed: {told}"
 
 
 def test_another_compiler_is_named_with_both_versions(workshop: Workshop, page: Kernel) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -53,6 +54,23 @@ def test_a_changed_header_forbids_it(workshop: Workshop, store: Store) -> None:
     upgrade(workshop)
     (workshop.include / "page_1.h").write_text("inline int own_1() { return 11; }\n")
     assert workshop.build(workshop.kernel()).outcome == "compiled"
+
+
+def test_why_nothing_was_adopted_is_said_where_it_is_compiled(workshop: Workshop, store: Store) -> None:
+    workshop.build(workshop.kernel())
+    upgrade(workshop)
+    for name in ("page_0.h", "page_1.h"):
+        (workshop.include / name).write_text("inline int own_0() { return 11; }\ninline int own_1() { return 11; }\n")
+    said: list[str] = []
+    builder = workshop.builder()
+    builder.runner = replace(builder.runner, say=said.append)
+    builder.build(workshop.kernel())
+    assert said[0].startswith("kernel:page: compiling 2 files; new: never built; not adopted from FlashInfer ")
+    assert "{FLASHINFER}/include/page_0.h changed (" in said[0]
+    assert said[0].endswith(") and 1 more")
+    said.clear()
+    builder.build(workshop.kernel("rope"))
+    assert said[0] == "kernel:rope: compiling 2 files; new: never built", "nothing of it was ever stored"
 
 
 def test_the_header_changed_back_is_adopted_again(workshop: Workshop, store: Store) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import json
 import os
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from fitasks.plan.kernel import Kernel
+from fitasks.runtime import buildlog
 from fitasks.runtime.jitlog import NAME, Covered, Logged, coverage, find_logs, read_log
 from fitasks.ui.jitlog_table import lines
 from tests.doit_project import Project
@@ -50,6 +52,61 @@ def test_builds_and_whether_they_left_a_library(tmp_path: Path) -> None:
         ("sampling", "built", 1),
         ("page", "built", 0),
     ]
+
+
+DSL = "gdn_qk_l2norm_sm90a_cute_dsl/l2norm_bf16_128"
+
+
+def test_cute_dsl_kernels_which_kernels_yaml_cannot_say(tmp_path: Path) -> None:
+    path = log(tmp_path, f"{PREFIX}Compiling CuTe-DSL kernel {DSL}\n")
+    (tmp_path / "cached_ops" / DSL).parent.mkdir(parents=True)
+    (left_none,) = read_log(path)
+    (tmp_path / "cached_ops" / f"{DSL}.o").touch()
+    (logged,) = read_log(path)
+    assert (logged.name, logged.kind, logged.unended, left_none.unended) == (DSL, "built", 0, 1)
+    (covered,) = coverage([logged], [])
+    assert (covered.state, covered.accuses) == ("not nvcc's", False)
+    assert list(lines([covered], [path]))[1:] == [
+        f"  {DSL}: built by a server, last 2026-11-23 14:43:10; not covered by precompilation (cute-dsl)",
+        "1 not nvcc's",
+    ]
+
+
+def entered(name: str) -> str:
+    return f"ninja: Entering directory '/root/.cache/flashinfer/0.7.4/90a/cached_ops/{name}'\n"
+
+
+def test_where_ninja_was_at_work(tmp_path: Path) -> None:
+    idle = entered("idle") + "ninja: no work to do.\n"
+    path = log(tmp_path, NEW + entered("sampling") + "[1/2] nvcc …\n" + idle + entered("rope") + entered("norm"))
+    assert [(one.name, one.kind, one.times, one.last) for one in read_log(path)] == [
+        ("sampling", "built", 1, "2026-11-23 14:43:10"),
+        ("rope", "built", 1, ""),
+        ("norm", "built", 1, ""),
+    ]
+
+
+def test_a_build_log_tells_seconds_and_what_had_no_work(tmp_path: Path) -> None:
+    records = [
+        {"toolchain": "nvcc", "name": "page", "seconds": 25.0, "pid": 7, "time": 1795901000.5},
+        {"toolchain": "nvcc", "name": "page", "seconds": 16.1, "pid": 7, "time": 1795901100.5},
+        {"toolchain": "nvcc", "name": "rope", "seconds": 0.03, "pid": 7, "time": 1e30},
+        {"toolchain": "cute_dsl", "name": DSL, "seconds": 0.7, "pid": 7, "time": 1795901000.5},
+        {"toolchain": "nvcc", "name": "prebuild[3 modules]", "seconds": 99.0, "pid": 7, "time": 1795901000.5},
+    ]
+    path = tmp_path / "flashinfer" / "0.7.4" / "90a" / buildlog.NAME
+    path.parent.mkdir(parents=True)
+    path.write_text("".join(f"{json.dumps(record)}\n" for record in records) + '{"toolchain": "nvcc", "name": "pag')
+    assert find_logs([tmp_path / "flashinfer"]) == (path,)
+    found = read_log(path)
+    assert [(one.name, one.kind, one.times, round(one.seconds, 2), one.unended) for one in found] == [
+        ("page", "built", 2, 41.1, 0),
+        ("rope", "loaded", 1, 0.03, 0),
+        (DSL, "built", 1, 0.7, 0),
+    ]
+    accused = [Covered(one, "not covered").accuses for one in found]
+    assert accused == [True, False, True]
+    assert ", 41.1 s; not covered by kernels.yaml" in list(lines([Covered(found[0], "not covered")], [path]))[1]
 
 
 def test_garbage_is_passed_over(tmp_path: Path) -> None:

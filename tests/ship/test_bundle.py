@@ -498,7 +498,7 @@ def test_clear_incomplete_sweeps_too_but_not_under_somebodys_hands(here: Place, 
     (left / "file").write_text("1234")
     with scratch.alone(beside):
         assert clear_incomplete(base) == []
-    assert clear_incomplete(base) == [Incomplete(left, 4, locked=False)]
+    assert clear_incomplete(base) == [Incomplete(left, 4)]
     assert not left.exists()
 
 

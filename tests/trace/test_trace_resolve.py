@@ -109,6 +109,37 @@ def test_refusals_say_why():
     )
 
 
+def test_the_entry_that_takes_a_modules_place_is_named():
+    """From 0.7.0 on fa2 modules are called …_kv_stride_equal."""
+    new = NAME + "_kv_stride_equal"
+
+    def asked(wanted):
+        records = ask(wanted)["90a"]
+        return {"90a": [one | {"name": new} if one.get("name") == NAME else one for one in records]}
+
+    old = Requested(NAME, f"{PLACE}:gen_batch_prefill_module", ALL, flashinfer="0.6.18")
+    strided = Requested(NAME + "_paged_kv_stride_independent")
+    _, refused = resolve([Requested(NAME), old, strided], KNOWN, asked)
+    entry = "batch_prefill(backend=fa2, dtype_q=bfloat16, head_dim=128)"
+    assert [one.reason for one in refused] == [f"this FlashInfer loads {new} instead: {entry} in kernels.yaml"] * 3
+
+
+@pytest.mark.parametrize(
+    ("name", "op"),
+    [("trtllm_comm", "trtllm_comm"), ("fp4_quantization_90", "fp4_quantization_sm90"), ("fmha_gen", "trtllm_fmha_gen")],
+)
+def test_a_generator_that_refuses_these_targets_is_no_unknown_name(name, op):
+    known = [Op(op, f"m:gen_{op}_module", (), ""), PAGE]
+    said = f"{op} cannot be planned: RuntimeError: No supported CUDA architectures found for major versions [9, 10]."
+
+    def asked(wanted):
+        error = {"error": {"kind": "generator", "message": said}}
+        return {"89": [error if entry.op == op else planned(entry) for entry in wanted]}
+
+    _, (refused,) = resolve([Requested(name)], known, asked)
+    assert refused.reason == f"{Entry(op, {})} may give it, but not for these targets: {said}"
+
+
 def test_names_alone():
     known = [
         Entry("batch_prefill", {"backend": "fa2", "dtype_q": "bfloat16", "head_dim": 128}),

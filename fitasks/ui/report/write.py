@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from fitasks.build import journal as journals
@@ -15,7 +16,7 @@ from fitasks.ui.report.model import last_run
 from fitasks.ui.report.page import page
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
     from pathlib import Path
 
     from fitasks.session import Session
@@ -23,11 +24,19 @@ if TYPE_CHECKING:
     from fitasks.ui.report.model import Run
 
 
-def report_last_run(session: Session) -> tuple[Path, Path]:
-    """Write report.html and report.trace.json into the project's .fitasks. Raises FitasksError where nothing ran."""
+def report_last_run(session: Session, names: Sequence[str] = ()) -> tuple[Path, Path]:
+    """Write report.html and report.trace.json into the project's .fitasks, of the named kernels or of all.
+
+    Raises FitasksError where nothing ran, or a name fits no kernel.
+    """
     state = session.root / ".fitasks"
     html_path, trace_path = state / "report.html", state / "report.trace.json"
-    write_report(last_run(state / journals.NAME), kernels_on_disk(session), html_path, trace_path)
+    run, known = last_run(state / journals.NAME), kernels_on_disk(session)
+    if names:
+        labels = {kernel.label for kernel in session.plan.chosen(names)}
+        run = replace(run, kernels=tuple(kernel for kernel in run.kernels if kernel.label in labels))
+        known = tuple(kernel for kernel in known if kernel.label in labels)
+    write_report(run, known, html_path, trace_path)
     return html_path, trace_path
 
 

@@ -1,0 +1,233 @@
+"""Names of kernels behind a task, before one, and alone: the same for every task, and nothing that asks compiles."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from doit.task import Task
+
+from fitasks.errors import EnvironmentProblem
+from fitasks.plan.names import UnknownName, named
+from fitasks.ui.bundles import file_among
+from fitasks.words import NAMES, NOTHING, resolved
+from tests.doit_project import ROOT, Project
+
+LABELS = ["page", "prefill-fa2-bf16-d128", "prefill-fa3-bf16-d128", "quantization"]
+JSON = {"name": "json", "long": "json", "short": "j", "type": str, "default": ""}
+FORCE = {"name": "force", "long": "force", "type": bool, "default": False}
+TASKS = {"kernel", "kernel:page", "kernel:cascade", "kernel:quantization"}
+
+
+@pytest.mark.parametrize(
+    ("name", "found"),
+    [
+        ("page", [0]),
+        ("kernel:page", [0]),
+        ("prefill*", [1, 2]),
+        ("kernel:prefill-fa?-*", [1, 2]),
+        ("*", [0, 1, 2, 3]),
+        ("kernel", [0, 1, 2, 3]),
+    ],
+)
+def test_with_and_without_prefix_and_wildcards(name: str, found: list[int]) -> None:
+    assert named(name, LABELS) == [LABELS[index] for index in found]
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("pgae", "kernel:page"),
+        ("kernel:pgae", "kernel:page"),
+        ("perfill*", "kernel:prefill*"),
+        ("kernel:perfill*", "kernel:prefill*"),
+        ("prefill", "kernel:prefill*"),
+        ("Page", "kernel:page"),
+        ("kernel:prefil-fa2*", "kernel:prefill-fa2*"),
+    ],
+)
+def test_what_was_meant(name: str, meant: str) -> None:
+    with pytest.raises(UnknownName) as error:
+        named(name, LABELS)
+    assert error.value.message == f"no kernel matches '{name}' (did you mean {meant}?)"
+
+
+def test_what_is_like_nothing() -> None:
+    with pytest.raises(UnknownName) as error:
+        named("zzz*", LABELS)
+    assert error.value.message == "no kernel matches 'zzz*'"
+
+
+def tasks() -> dict[str, Any]:
+    def task(name: str, **more: Any) -> Task:
+        return Task(name, None, **more)
+
+    def needs(words: list[str]) -> list[str]:
+        return [f"kernel:{word}" for word in words if not word.startswith("-")]
+
+    all_ = [
+        task("check", params=[JSON], pos_arg=NAMES),
+        task("wheel", params=[JSON], pos_arg=NAMES, meta={"needs": needs}, task_dep=["kernel"]),
+        task("verify", params=[FORCE], pos_arg=NAMES),
+        task("env", pos_arg=NOTHING),
+        task("gc", params=[{"name": "limit", "long": "limit", "type": int, "default": 20}], pos_arg=NOTHING),
+        task("ops", pos_arg="words"),
+        task("kernel", task_dep=[f"kernel:{label}" for label in LABELS]),
+        *(task(f"kernel:{label}", targets=[f"/cache/{label}.so"]) for label in LABELS),
+    ]
+    return {one.name: one for one in all_}
+
+
+@pytest.mark.parametrize(
+    ("words", "said", "given"),
+    [
+        ("check page", "check", {"check": "page"}),
+        ("check kernel:page kernel:prefill*", "check", {"check": "kernel:page kernel:prefill*"}),
+        ("check kernel", "check", {"check": "kernel"}),
+        ("check --json f page", "check --json f", {"check": "page"}),
+        ("check page --json f", "check", {"check": "page --json f"}),
+        ("check page --json env env", "check env", {"check": "page --json env", "env": ""}),
+        ("check page -j env", "check", {"check": "page -j env"}),
+        ("verify page --force why", "verify", {"verify": "page --force why"}),
+        ("page check", "kernel:page check", {"check": ""}),
+        ("prefill* check page env", "kernel:prefill-fa2-bf16-d128 kernel:prefill-fa3-bf16-d128 check env", {"check": "page", "env": ""}),
+        ("env kernel:page", "env", {"env": "kernel:page"}),
+        ("gc --limit 2 page", "gc --limit 2", {"gc": "page"}),
+        ("ops check page", "ops", {"ops": "check page"}),
+        ("/cache/page.so", "/cache/page.so", {}),
+        ("kernel:page kernel", "kernel:page kernel", {}),
+    ],
+)  # fmt: skip
+def test_whose_a_word_is(words: str, said: str, given: dict[str, str]) -> None:
+    known = tasks()
+    assert resolved(words.split(), known) == said.split()
+    assert {name: " ".join(task.pos_arg_val) for name, task in known.items() if task.pos_arg_val is not None} == given
+
+
+def test_a_package_of_some_waits_for_these_alone() -> None:
+    known = tasks()
+    resolved(["wheel", "page"], known)
+    assert known["wheel"].task_dep == ["kernel:page"]
+
+
+@pytest.mark.parametrize(
+    ("word", "told"),
+    [
+        ("perfill*", "no kernel matches 'perfill*' (did you mean kernel:prefill*?)"),
+        ("kernel:pgae", "no kernel matches 'kernel:pgae' (did you mean kernel:page?)"),
+        ("pgae", "no task and no kernel is called 'pgae' (did you mean kernel:page?)"),
+        ("chekc", "no task and no kernel is called 'chekc' (did you mean check?)"),
+    ],
+)
+def test_a_word_that_is_nothing(word: str, told: str) -> None:
+    with pytest.raises(UnknownName) as error:
+        resolved([word], tasks())
+    assert error.value.message == told
+
+
+@pytest.mark.parametrize(
+    ("file", "words", "path", "names"),
+    [
+        ("", "kernels.tar.gz", "kernels.tar.gz", ""),
+        ("", "page kernels.tgz prefill*", "kernels.tgz", "page prefill*"),
+        ("", "./kernels kernel:page", "kernels", "kernel:page"),
+        ("kernels", "page", "kernels", "page"),
+        ("", "kernels.zip", "kernels.zip", ""),  # refused later, with the reason
+        ("", "-", "-", ""),
+    ],
+)
+def test_the_file_among_the_names(file: str, words: str, path: str, names: str) -> None:
+    assert file_among(file, words.split()) == (Path(path), names.split())
+
+
+@pytest.mark.parametrize(
+    ("file", "words", "given"),
+    [("", "page", "none"), ("", "", "none"), ("x", "a.tgz", "x and a.tgz"), ("", "a.tgz ./b", "a.tgz and ./b")],
+)
+def test_one_file(file: str, words: str, given: str) -> None:
+    with pytest.raises(EnvironmentProblem) as error:
+        file_among(file, words.split())
+    assert error.value.message == f"doit bundle takes one file, and was given {given}"
+    assert error.value.remedy.startswith("doit bundle kernels.tar.gz")
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    pytest.importorskip("flashinfer", exc_type=Exception)
+    made = Project.make(tmp_path_factory.mktemp("words"))
+    made.doit("kernel:cascade")
+    made.calls()
+    return made
+
+
+def make(project: Project, *words: str, status: int = 0) -> str:
+    command = ["make", "--no-print-directory", "-f", str(ROOT / "Makefile"), *words, f"PYTHON={sys.executable}"]
+    done = subprocess.run(command, cwd=project.root, env=project.env, capture_output=True, text=True, check=False)
+    assert done.returncode == (2 if status else 0), done.stdout + done.stderr  # make's own status
+    return done.stdout + done.stderr
+
+
+ASKING = ["check", "why", "bundle", "env", "gc"]
+
+
+@pytest.mark.parametrize("task", ASKING)
+def test_what_asks_never_compiles(project: Project, task: str) -> None:
+    """page is not built: a word of it must not build it."""
+    words = ["a.tgz"] if task == "bundle" else []
+    out, _ = (process := project.start(task, *words, "kernel:page")).communicate(timeout=120)
+    assert project.calls() == 0
+    assert not project.library("page").exists()
+    assert process.returncode == {"check": 1, "why": 0}.get(task, 2), out
+
+
+def test_each_takes_the_same_names(project: Project, tmp_path: Path) -> None:
+    file = tmp_path / "check.json"
+    project.doit("check", "cas*", "--json", str(file))
+    assert [kernel["label"] for kernel in json.loads(file.read_text())["kernels"]] == ["cascade"]
+    assert [line.split()[0] for line in project.doit("check", "page", "kernel:q*", status=1).splitlines()[1:3]] == [
+        "page",
+        "quantization",
+    ]
+    assert "cascade: fresh" in project.doit("why", "cas*")
+    assert ": 1 kernel, " in project.doit("bundle", str(tmp_path / "some.tar.gz"), "cascade")
+    assert ">cascade<" in Path(project.doit("report", "cascade").splitlines()[0]).read_text()
+    assert ">cascade<" not in Path(project.doit("report", "page").splitlines()[0]).read_text()
+
+
+def test_a_package_of_one_builds_that_one(project: Project) -> None:
+    out = project.doit("wheel", "cas*")
+    assert project.calls() == 0
+    assert "1 of 3 planned kernels: installed, it takes the place of a package that has the others" in out
+
+
+@pytest.mark.parametrize("task", ["check", "report", "wheel", "install"])
+def test_an_unknown_name_is_status_2(project: Project, task: str) -> None:
+    assert "no kernel matches 'casc-*' (did you mean kernel:cascade?)" in project.doit(task, "casc-*", status=2)
+    assert project.calls() == 0
+
+
+def test_words_that_are_no_task_build_kernels_or_are_mistakes(project: Project) -> None:
+    assert project.doit("cascade").endswith("1 kernel: 1 fresh\n")
+    assert project.doit("cas*").endswith("1 kernel: 1 fresh\n")
+    for word, meant in {"cascad-*": "kernel:cascade", "pgae": "kernel:page", "kernel:pgae": "kernel:page"}.items():
+        assert project.doit(word, status=2) == ""
+        assert f"'{word}' (did you mean {meant}?)" in project.stderr
+    assert project.doit("list", "cas*").split()[0] == "kernel:cascade"
+    project.doit("list", "x*", status=2)
+    assert project.calls() == 0
+
+
+def test_make_passes_names_as_they_are(project: Project) -> None:
+    (project.root / "page_of_mine").touch()  # a shell that matched files would name this one
+    assert "Found 0 compiled kernel(s) of 1" in make(project, "check", "K=kernel:page", status=1)
+    assert "Found 0 compiled kernel(s) of 2" in make(project, "check", "K=pag* quantization", status=1)
+    assert "Found 1 compiled kernel(s) of 1" in make(project, "check", "K='cas*'")
+    assert make(project, "kernels", "K='cas*' \"cascade\"").endswith("1 kernel: 1 fresh\n")
+    assert "did you mean kernel:page?" in make(project, "kernels", "K=pagee*", status=2)
+    make(project, "check", "K=cascade;touch$$IFS./ran `touch ran` && touch ran", status=2)
+    assert not (project.root / "ran").exists()
+    assert project.calls() == 0
