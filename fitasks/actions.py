@@ -46,13 +46,13 @@ def restore_cudart(dry_run: bool) -> None:
 def check(json: str, trace: str, names: list[str]) -> None:
     """what the server will do with each kernel (doit check page: with one); exit status 1 if it would compile"""
     from fitasks.runtime.check import check as predict_all
-    from fitasks.runtime.check import conditions
+    from fitasks.runtime.conditions import conditions
     from fitasks.ship.install import notice
     from fitasks.ui.check_table import show_verdicts, write_verdicts
 
     session = current().asking
     verdicts = predict_all(session, names)
-    needed = [] if session.problem else conditions(session, verdicts)
+    needed = conditions(session, verdicts)
     show_verdicts(verdicts, needed)
     if told := notice(session.plan):
         _print(told)

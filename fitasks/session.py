@@ -22,6 +22,7 @@ from fitasks.build.freshness import Judge
 from fitasks.build.ninja import find_ninja
 from fitasks.build.roots import roots_of
 from fitasks.build.store import Store
+from fitasks.cuda.capability import nvcc_of
 from fitasks.cuda.cudart import Runtime, discover
 from fitasks.cuda.probe import ProbeMemo
 from fitasks.errors import ConfigError, EnvironmentProblem, FitasksError
@@ -204,8 +205,7 @@ class Session:
         own = env.get("NVCC_PREPEND_FLAGS", "") + env.get("NVCC_APPEND_FLAGS", "")
         if not self.plan.config.split_compile or "-split-compile" in own:
             return False
-        nvcc = env.get("FLASHINFER_NVCC") or self.plan.toolkit.home / "bin" / "nvcc"
-        return "--split-compile" in self.probe.options(Path(nvcc))
+        return "--split-compile" in self.probe.options(nvcc_of(self.plan.toolkit.home, env))
 
     @property
     def jobs(self) -> int | None:

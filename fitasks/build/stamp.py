@@ -7,12 +7,15 @@ no longer holds.
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import TYPE_CHECKING
 
+from fitasks.cuda.survey import Linker
+from fitasks.errors import EnvironmentProblem
 from fitasks.files import forgotten, write_if_changed
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from fitasks.build.ninja import Ninja
     from fitasks.cuda.cudart import Cudart, Runtime
     from fitasks.cuda.probe import ProbeMemo
@@ -23,7 +26,7 @@ NAME = "cudart.stamp"
 
 def toolchain(plan: Plan, probe: ProbeMemo) -> dict[str, str]:
     """The tools whose version decides what a compile makes: they are part of every fingerprint."""
-    return {"nvcc": plan.toolkit.build, "c++": _first_line(plan, "CXX", "c++", probe)}
+    return {"nvcc": plan.toolkit.build, "c++": _host_compiler(plan, probe)}
 
 
 def write_stamp(plan: Plan, ninja: Ninja, tools: dict[str, str], runtime: Runtime) -> tuple[Path, str]:
@@ -64,9 +67,10 @@ def _library(cudart: Cudart | None) -> dict[str, str]:
     return {name: value for name, value in named.items() if value}
 
 
-def _first_line(plan: Plan, variable: str, default: str, probe: ProbeMemo) -> str:
-    import shutil
-
-    name = plan.server.env.get(variable, default)
-    found = shutil.which(name, path=plan.server.env.get("PATH"))
-    return probe.output(Path(found), "--version").partition("\n")[0] if found else f"{name} not found"
+def _host_compiler(plan: Plan, probe: ProbeMemo) -> str:
+    """What the compiler of CXX, without its launcher, says of its version."""
+    try:
+        compiler = Linker(plan.server.env, probe).compiler()
+    except EnvironmentProblem:
+        return f"{plan.server.env.get('CXX', 'c++')} not found"
+    return probe.output(compiler, "--version").partition("\n")[0]

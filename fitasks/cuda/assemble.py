@@ -24,6 +24,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from fitasks.cuda.components import compiler_command
 from fitasks.cuda.survey import pip_versions
 from fitasks.errors import EnvironmentProblem
 from fitasks.files import write_atomic
@@ -207,7 +208,7 @@ def _compile(compiler: str, source: str, output: Path, *flags: str) -> None:
         except OSError as error:
             raise EnvironmentProblem(
                 f"{compiler} does not run: {error.strerror}",
-                remedy="apt-get install g++, or set CXX to the compiler",
+                remedy=f"{compiler_command()}, or set CXX to the compiler",
             ) from None
     if done.returncode:
         said = "\n".join(done.stderr.strip().splitlines()[:5])

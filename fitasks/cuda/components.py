@@ -6,13 +6,16 @@ lacks.
 
 from __future__ import annotations
 
+import os
 import re
+import shutil
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Collection
+    from pathlib import Path
 
-PIP_RELEASE = "13.0.*"  # any patch release: a CUDA torch of PyPI pins one of its own
+PIP_RELEASE = "13.0.*"  # where nothing that is installed asks for another
 STUB = "driver stub"
 
 # Without any of these nothing compiles; with nvcc alone, pip takes nvvm and crt of another release.
@@ -67,10 +70,10 @@ def component_of(header: str) -> str:
     return next((component for component, pattern in _HEADERS if re.fullmatch(pattern, header)), "")
 
 
-def pip_command(components: Collection[str]) -> str:
-    """The pip command for a complete toolkit with these components too."""
+def pip_command(components: Collection[str], release: str = PIP_RELEASE) -> str:
+    """The pip command for a complete toolkit with these components too; `release` as release.py finds it."""
     extras = [*CORE, *sorted(set(components) - set(CORE) - {STUB})]
-    return f"pip install 'cuda-toolkit[{','.join(extras)}]=={PIP_RELEASE}'"
+    return f"pip install 'cuda-toolkit[{','.join(extras)}]=={release}'"
 
 
 def debian_packages(components: Collection[str], release: str) -> tuple[str, ...]:
@@ -82,3 +85,23 @@ def debian_packages(components: Collection[str], release: str) -> tuple[str, ...
     wanted = {"nvcc" if before_13 and name in ("nvvm", "crt") else name for name in components}
     suffix = release.replace(".", "-")
     return tuple(f"{package}-{suffix}" for name, (_, package) in _PARTS.items() if name in wanted)
+
+
+def install_command(components: Collection[str], home: Path, release: str) -> str:
+    """What completes the toolkit in `home`: conda's command for a conda prefix, else apt's; "" where there is neither.
+
+    conda-forge's `cuda-version` pins a release, its `cuda-toolkit` is the whole of one.
+    """
+    prefix = next((path for path in (home, *home.parents) if (path / "conda-meta").is_dir()), None)
+    if prefix:
+        return f"conda install -p {prefix} -c conda-forge cuda-toolkit cuda-version={release or '13.0'}"
+    packages = debian_packages(components, release) if release and shutil.which("apt-get") else ()
+    return f"apt-get install {' '.join(packages)}" if packages else ""
+
+
+def compiler_command() -> str:
+    """How to get a host compiler on this machine."""
+    if os.environ.get("CONDA_PREFIX"):
+        return "conda install -c conda-forge gxx"
+    known = {"apt-get": "apt-get install g++", "dnf": "dnf install gcc-c++", "apk": "apk add g++"}
+    return next((command for tool, command in known.items() if shutil.which(tool)), "install g++")

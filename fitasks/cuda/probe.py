@@ -100,16 +100,37 @@ class ProbeMemo:
         """
         chain = exec_chain(executable)
         if chain is None:
-            return _run(executable, args)
+            return _printed(executable, args)
         key = "\0".join((str(executable), *args))
         files = [list(_identity(path)) for path in chain]
         entry = self._entries.get(key)
         if entry is not None and entry["files"] == files:
             return cast("str", entry["output"])
-        output = _run(executable, args)
+        output = _printed(executable, args)
         self._entries[key] = {"files": files, "output": output}
         self._changed = True
         return output
+
+    def failure(self, executable: Path, build: str, *args: str) -> str:
+        """What `executable *args` prints where it fails; "" where it goes well or can't be run.
+
+        `build` is what the executable says of itself: with it, answers of scripts are remembered too.
+        """
+        try:
+            chain = exec_chain(executable) or (executable.resolve(strict=True),)
+            files = [list(_identity(path)) for path in chain]
+        except (OSError, RuntimeError):
+            return ""
+        key = "\0".join((str(executable), build, *args))
+        entry = self._entries.get(key)
+        if entry is None or entry["files"] != files:
+            try:
+                status, text = _run(executable, args)
+            except EnvironmentProblem:
+                return ""
+            entry = self._entries[key] = {"files": files, "output": text if status else ""}
+            self._changed = True
+        return cast("str", entry["output"])
 
     def options(self, executable: Path) -> frozenset[str]:
         """The long options that its `--help` lists; none where it has no such list."""
@@ -145,7 +166,15 @@ def _is_entry(entry: object) -> bool:
     return False
 
 
-def _run(executable: Path, args: Sequence[str]) -> str:
+def _printed(executable: Path, args: Sequence[str]) -> str:
+    status, text = _run(executable, args)
+    if status:
+        last = text.strip().splitlines()[-1:] or ["no output"]
+        raise EnvironmentProblem(f"{' '.join((str(executable), *args))}: exit status {status}: {last[0]}")
+    return text
+
+
+def _run(executable: Path, args: Sequence[str]) -> tuple[int, str]:
     command = " ".join((str(executable), *args))
     environment = {name: value for name, value in os.environ.items() if name not in _DROPPED} | {"LC_ALL": "C"}
     try:
@@ -162,8 +191,4 @@ def _run(executable: Path, args: Sequence[str]) -> str:
         raise EnvironmentProblem(f"{command}: no answer within {TIMEOUT_S:g} s") from None
     except OSError as error:
         raise EnvironmentProblem(f"{command}: {error.strerror or error}") from None
-    text = done.stdout.decode(errors="replace")
-    if done.returncode:
-        last = text.strip().splitlines()[-1:] or ["no output"]
-        raise EnvironmentProblem(f"{command}: exit status {done.returncode}: {last[0]}")
-    return text
+    return done.returncode, done.stdout.decode(errors="replace")

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fitasks.cuda.components import DISTRIBUTIONS, STUB, component_of
+from fitasks.cuda.components import DISTRIBUTIONS, STUB, compiler_command, component_of
 from fitasks.cuda.probe import LAUNCHERS, ProbeMemo
 from fitasks.errors import EnvironmentProblem
 
@@ -46,13 +46,28 @@ class Hole:
 
 @dataclass(frozen=True)
 class Survey:
-    """A directory seen as a toolkit. `release` "13.0", `version` "13.0.88", `cudart` what -lcudart finds."""
+    """A directory seen as a toolkit. `release` "13.0", `version` "13.0.88", `cudart` what -lcudart finds.
+
+    `refuses` is what its nvcc says of FlashInfer's commands where it can't do them (capability.py).
+    """
 
     holes: tuple[Hole, ...]
     release: str = ""
     version: str = ""
     build: str = ""
     cudart: Path | None = None
+    refuses: str = ""
+
+    @property
+    def complete(self) -> bool:
+        """Whether nothing is missing of it; what its nvcc can do is another question."""
+        return not self.holes and self.cudart is not None
+
+    def __str__(self) -> str:
+        """What keeps it from being used: "lacks …"."""
+        if self.refuses:
+            return f"can't do FlashInfer's commands (nvcc {self.version}: {self.refuses})"
+        return "lacks " + ", ".join(str(hole) for hole in self.holes)
 
 
 @dataclass
@@ -69,9 +84,10 @@ class Linker:
         name = words[0] if words else "c++"
         found = shutil.which(name, path=self.env.get("PATH", os.defpath))
         if found is None:
+            remedy = f"correct CXX, or unset it: {name} isn't there" if words else ""
             raise EnvironmentProblem(
                 f"no host compiler: {name} is not on PATH",
-                remedy="apt-get install g++, or set CXX to the compiler",
+                remedy=remedy or f"{compiler_command()}, or set CXX to the compiler",
             )
         return Path(found)
 
@@ -84,7 +100,10 @@ class Linker:
         return self._dirs
 
     def _defaults(self) -> list[str]:
-        compiler = self.compiler()
+        try:
+            compiler = self.compiler()
+        except EnvironmentProblem:  # which is said where something is to be compiled
+            return []
         listed = self.probe.output(compiler, "-print-search-dirs")
         libraries = re.search(r"^libraries: =?(.*)$", listed, re.MULTILINE)
         ld = self.probe.output(compiler, "-print-prog-name=ld").strip()

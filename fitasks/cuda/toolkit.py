@@ -10,18 +10,22 @@ from __future__ import annotations
 import os
 import re
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fitasks.cuda.assemble import assemble, assembled_root
-from fitasks.cuda.components import STUB, debian_packages, pip_command
+from fitasks.cuda.capability import nvcc_of, refusal, wanted_of
+from fitasks.cuda.components import STUB, install_command, pip_command
 from fitasks.cuda.probe import ProbeMemo, exec_chain
+from fitasks.cuda.release import pip_release
 from fitasks.cuda.survey import Hole, Linker, Survey, survey, survey_pip
 from fitasks.errors import EnvironmentProblem
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping, Sequence
+
+    from fitasks.cuda.capability import Commands
 
 __all__ = ["Candidate", "Choice", "Hole", "Toolkit", "choose_toolkit", "surveyed"]
 
@@ -79,33 +83,46 @@ def choose_toolkit(
     needs: Collection[str],
     probe: ProbeMemo,
     cache_home: Path,
+    *,
+    commands: Commands | None = None,
 ) -> Choice:
-    """The first complete toolkit of CUDA_HOME, CUDA_PATH, nvcc on PATH, /usr/local/cuda and pip's.
+    """The first complete toolkit of CUDA_HOME, CUDA_PATH, nvcc on PATH, /usr/local/cuda and pip's that can do it.
 
-    `env` is the server's environment, `needs` the headers that kernels need (needs.py), `cache_home`
-    XDG_CACHE_HOME or ~/.cache: a pip toolkit is assembled below it. The caller saves `probe`. Raises
+    `env` is the server's environment, `needs` the headers that kernels need (needs.py), `commands` the flags that
+    its nvcc has to know (capability.py), `cache_home` XDG_CACHE_HOME or ~/.cache: a pip toolkit is assembled below it.
+    Where no complete one's nvcc knows all flags, the first complete one. The caller saves `probe`. Raises
     EnvironmentProblem, with what each candidate lacks and how to get it, if none is complete.
     """
+    Linker(env, probe).compiler()  # nothing is linked without one
     refused: list[tuple[Candidate, Survey]] = []
-    for candidate, found in surveyed(env, site_packages, needs, probe):
-        if found.holes or found.cudart is None:
-            refused.append((candidate, found))
-            continue
-        is_pip = candidate.origin == "pip"
-        linker = Linker(env, probe)
-        toolkit = _pip_toolkit(candidate, found, linker, cache_home) if is_pip else _toolkit(candidate, found)
-        return Choice(toolkit, tuple(_note(other, lacks, toolkit) for other, lacks in refused))
+    for candidate, found in surveyed(env, site_packages, needs, probe, commands):
+        if found.complete and not found.refuses:
+            toolkit = _made(candidate, found, env, probe, cache_home)
+            return Choice(toolkit, tuple(_note(other, lacks, toolkit) for other, lacks in refused))
+        refused.append((candidate, found))
+    for candidate, found in refused:
+        if found.complete:
+            toolkit = _made(candidate, found, env, probe, cache_home)
+            return Choice(toolkit, (f"{candidate} {found}, nor can any other: some kernels would fail",))
     raise _nothing_usable(refused, site_packages)
 
 
 def surveyed(
-    env: Mapping[str, str], site_packages: Sequence[Path], needs: Collection[str], probe: ProbeMemo
+    env: Mapping[str, str],
+    site_packages: Sequence[Path],
+    needs: Collection[str],
+    probe: ProbeMemo,
+    commands: Commands | None = None,
 ) -> Iterator[tuple[Candidate, Survey]]:
-    """Every toolkit in FlashInfer's order of search, pip's last, with what it has and lacks."""
+    """Every toolkit in FlashInfer's order of search, pip's last, with what it has, lacks and can't do."""
     linker = Linker(env, probe)
     for candidate in _candidates(env, site_packages, probe):
         is_pip = candidate.origin == "pip"
-        yield candidate, survey_pip(candidate.home, needs, probe) if is_pip else survey(candidate.home, needs, linker)
+        found = survey_pip(candidate.home, needs, probe) if is_pip else survey(candidate.home, needs, linker)
+        if found.complete and (flags := wanted_of(found.build, commands or {})):
+            refuses = refusal(nvcc_of(candidate.home, env), found.build, flags, probe)
+            found = replace(found, refuses=refuses)
+        yield candidate, found
 
 
 def _candidates(env: Mapping[str, str], site_packages: Sequence[Path], probe: ProbeMemo) -> Iterator[Candidate]:
@@ -179,6 +196,12 @@ def _toolkit(candidate: Candidate, found: Survey) -> Toolkit:
     return Toolkit(candidate.home, candidate.origin, root, found.release, found.build, found.cudart)
 
 
+def _made(candidate: Candidate, found: Survey, env: Mapping[str, str], probe: ProbeMemo, cache_home: Path) -> Toolkit:
+    if candidate.origin == "pip":
+        return _pip_toolkit(candidate, found, Linker(env, probe), cache_home)
+    return _toolkit(candidate, found)
+
+
 def _pip_toolkit(candidate: Candidate, found: Survey, linker: Linker, cache_home: Path) -> Toolkit:
     """Assembles it where it was, so that commands stay the same, but never under another version's name."""
     name = f"cuda-{found.version}"
@@ -190,14 +213,10 @@ def _pip_toolkit(candidate: Candidate, found: Survey, linker: Linker, cache_home
     return Toolkit(home, "pip", root, found.release, found.build, cudart)
 
 
-def _lacks(found: Survey) -> str:
-    return "lacks " + ", ".join(str(hole) for hole in found.holes)
-
-
 def _note(refused: Candidate, found: Survey, chosen: Toolkit) -> str:
     version = chosen.build.split(maxsplit=1)[0].removeprefix("V")
     instead = f"the pip toolkit {version}" if chosen.origin == "pip" else f"{chosen.home} ({version})"
-    return f"{refused} {_lacks(found)}; using {instead} instead"
+    return f"{refused} {found}; using {instead} instead"
 
 
 def _nothing_usable(refused: list[tuple[Candidate, Survey]], site_packages: Sequence[Path]) -> EnvironmentProblem:
@@ -206,17 +225,18 @@ def _nothing_usable(refused: list[tuple[Candidate, Survey]], site_packages: Sequ
         return EnvironmentProblem(
             f"no CUDA toolkit: CUDA_HOME and CUDA_PATH are not set, no nvcc on PATH, no {DEFAULT_HOME}, "
             f"none from pip in {places}",
-            remedy=pip_command(()),
+            remedy=pip_command((), pip_release(site_packages)[0]),
         )
-    lines = [f"  {candidate} {_lacks(found)}" for candidate, found in refused]
-    return EnvironmentProblem("\n".join(["no complete CUDA toolkit:", *lines]), remedy=_remedy(refused))
+    lines = [f"  {candidate} {found}" for candidate, found in refused]
+    remedy = _remedy(refused, pip_release(site_packages)[0])
+    return EnvironmentProblem("\n".join(["no complete CUDA toolkit:", *lines]), remedy=remedy)
 
 
-def _remedy(refused: list[tuple[Candidate, Survey]]) -> str:
-    """The pip command, and the Debian packages that would complete the first installed toolkit."""
-    pip = pip_command({hole.component for _, found in refused for hole in found.holes} - {STUB})
+def _remedy(refused: list[tuple[Candidate, Survey]], release: str) -> str:
+    """The pip command, and the one that would complete the first installed toolkit."""
+    pip = pip_command({hole.component for _, found in refused for hole in found.holes} - {STUB}, release)
     for candidate, found in refused:
         if candidate.origin != "pip" and found.release:
-            packages = debian_packages({hole.component for hole in found.holes}, found.release)
-            return f"{pip}\n  or, for {candidate.home}: apt-get install {' '.join(packages)}"
+            command = install_command({hole.component for hole in found.holes}, candidate.home, found.release)
+            return f"{pip}\n  or, for {candidate.home}: {command}" if command else pip
     return pip

@@ -9,15 +9,17 @@ from __future__ import annotations
 import json
 import os
 import sys
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fitasks.config.model import Config, KernelConfig, ModelRequest, Place, Serving
+from fitasks.cuda.capability import Flags, nvcc_flags, of_targets
 from fitasks.cuda.gpus import architectures
 from fitasks.cuda.needs import IncludeMemo, include_dirs, needed_headers
 from fitasks.cuda.probe import ProbeMemo
 from fitasks.cuda.toolkit import choose_toolkit
+from fitasks.environment import home, refuse_unusable
 from fitasks.errors import EnvironmentProblem
 from fitasks.files import remember, sha256_file
 from fitasks.models.kernels import digests, kernels_of_models
@@ -30,11 +32,12 @@ from fitasks.plan.server import Server, find_server
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
 
+    from fitasks.cuda.capability import Commands
     from fitasks.cuda.toolkit import Choice, Toolkit
 
 # Of plan.json: raised whenever its meaning changes; a changed shape is noticed by itself.
 VERSION = [
-    1,
+    2,
     *(field.name for record in (Kernel, Artefact, Config, KernelConfig, ModelRequest) for field in fields(record)),
 ]
 
@@ -50,6 +53,7 @@ class Plan:
     kernels: tuple[Kernel, ...]
     facts: dict[str, dict[str, str]]  # per target: flashinfer, flashinfer_root, workspace, arch, …
     state: Path  # the project's .fitasks directory
+    commands: Commands = field(default_factory=dict)  # what an nvcc has to know, per build of nvcc
 
     def buildable(self) -> tuple[Kernel, ...]:
         """Kernels that have a module of their own: planned without a problem, and nobody's twin."""
@@ -82,18 +86,19 @@ def make_plan(root: Path, *, file: str = "kernels.yaml") -> Plan:
     written = _config(root / file, digest, cache)
     probe = ProbeMemo(state / "probe.json")
     server = find_server(written, probe)
+    refuse_unusable(server.env)
     targets = targets_of(written, server)
     config = effective(written, targets)
-    choice = toolkit_of(server, cache.get("needs", ()), probe)
+    choice = toolkit_of(server, cache.get("needs", ()), probe, cache.get("commands"))
     derived = {"sm90": config.sm90, "models": digests(config.models)}
     if cache.get("key") != _key(digest, targets, server, choice.toolkit) | derived:
-        cache, choice = _plan_anew(config, targets, server, choice, probe)
+        cache, choice = _plan_anew(config, targets, server, cache.get("needs", ()), probe)
         key = _key(digest, targets, server, choice.toolkit) | derived
         cache |= {"key": key, "config": asdict(written)}
         remember(state / "plan.json", json.dumps(cache))
     probe.save()
     kernels = tuple(from_record(record) for record in cache["kernels"])
-    return Plan(config, server, choice.toolkit, choice.notes, kernels, cache["facts"], state)
+    return Plan(config, server, choice.toolkit, choice.notes, kernels, cache["facts"], state, cache["commands"])
 
 
 def effective(written: Config, targets: tuple[str, ...]) -> Config:
@@ -103,21 +108,31 @@ def effective(written: Config, targets: tuple[str, ...]) -> Config:
 
 
 def _plan_anew(
-    config: Config, targets: tuple[str, ...], server: Server, choice: Choice, probe: ProbeMemo
+    config: Config, targets: tuple[str, ...], server: Server, needs: Collection[str], probe: ProbeMemo
 ) -> tuple[dict[str, Any], Choice]:
-    """Ask FlashInfer, then see whether the toolkit has what these modules include; if another has, ask once more."""
+    """Ask FlashInfer, then see whether the toolkit has what these modules include, and can do their commands.
+
+    If another toolkit has and can, ask with that one.
+    """
     if not server.version("flashinfer-python"):
         raise EnvironmentProblem(
             f"{server.python} has no flashinfer-python",
-            remedy=f"{server.python} -m pip install 'fitasks[flashinfer]', or set serving.python in kernels.yaml",
+            remedy=f"{server.python} -m pip install flashinfer-python, or set serving.python in kernels.yaml",
         )
     _say(f"planning {len(config.kernels) * len(targets)} kernels with FlashInfer", server)
-    planned = _ask(config, targets, server, choice.toolkit)
-    needs = _needs(planned["kernels"])
-    chosen = toolkit_of(server, needs, probe)
-    if chosen.toolkit.home != choice.toolkit.home:
-        planned = _ask(config, targets, server, chosen.toolkit)
-    return planned | {"needs": sorted(needs)}, chosen
+    commands: Commands = {"": of_targets(targets)}
+    choice, asked = toolkit_of(server, needs, probe, commands), set[Path]()
+    while True:
+        planned = _ask(config, targets, server, choice.toolkit)
+        kernels = [kernel for kernel in map(from_record, planned["kernels"]) if not kernel.problem and not kernel.twin]
+        needs = _needs(kernels)
+        commands[choice.toolkit.build] = _commands(kernels)
+        chosen = toolkit_of(server, needs, probe, commands)
+        asked.add(choice.toolkit.home)
+        if chosen.toolkit.home in asked:
+            choice = chosen if chosen.toolkit.home == choice.toolkit.home else choice
+            return planned | {"needs": sorted(needs), "commands": commands}, choice
+        choice = chosen
 
 
 def _ask(config: Config, targets: tuple[str, ...], server: Server, toolkit: Toolkit) -> dict[str, Any]:
@@ -134,17 +149,21 @@ def facts_of(answers: Mapping[str, planner.Answer]) -> dict[str, dict[str, str]]
     }
 
 
-def _needs(records: list[dict[str, Any]]) -> frozenset[str]:
+def _needs(kernels: Sequence[Kernel]) -> frozenset[str]:
     """Toolkit headers that the planned modules include, found before anything is compiled."""
     memo = IncludeMemo()
-    kernels = [kernel for kernel in map(from_record, records) if not kernel.problem and not kernel.twin]
     found = (needed_headers(kernel.sources, include_dirs(kernel.ninja), memo) for kernel in kernels)
     return frozenset[str]().union(*found)
 
 
-def toolkit_of(server: Server, needs: Collection[str], probe: ProbeMemo) -> Choice:
-    """The first toolkit with the headers `needs`. Raises EnvironmentProblem where there is none."""
-    return choose_toolkit(server.env, server.toolkit_places(), needs, probe, cache_home(server.env))
+def _commands(kernels: Sequence[Kernel]) -> list[list[str]]:
+    """The flags that nvcc has to know for these modules."""
+    return sorted(map(list, set[Flags]().union(*(nvcc_flags(kernel.ninja) for kernel in kernels))))
+
+
+def toolkit_of(server: Server, needs: Collection[str], probe: ProbeMemo, commands: Commands | None = None) -> Choice:
+    """The first toolkit with the headers `needs` that can do `commands`. Raises EnvironmentProblem where none has."""
+    return choose_toolkit(server.env, server.toolkit_places(), needs, probe, cache_home(server.env), commands=commands)
 
 
 def configuration(root: Path, *, file: str = "kernels.yaml") -> Config:
@@ -153,8 +172,8 @@ def configuration(root: Path, *, file: str = "kernels.yaml") -> Config:
 
 
 def cache_home(env: Mapping[str, str]) -> Path:
-    """Where a user's caches lie: XDG_CACHE_HOME, or ~/.cache."""
-    return Path(env.get("XDG_CACHE_HOME") or Path(env.get("HOME") or Path.home()) / ".cache")
+    """Where a user's caches lie: XDG_CACHE_HOME, or ~/.cache. Raises EnvironmentProblem where there is no home."""
+    return Path(env.get("XDG_CACHE_HOME") or home(env) / ".cache")
 
 
 def targets_of(config: Config, server: Server) -> tuple[str, ...]:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypedDict, cast
 
+from fitasks.environment import home
 from fitasks.errors import EnvironmentProblem
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ _PROVIDERS = "flashinfer_jit_cache_*.dist-info"  # FlashInfer's own, one for eac
 # What decides a module's name, place or commands; all FLASHINFER_* variables are added to these. Not CUDA_HOME and
 # FLASHINFER_CUDA_ARCH_LIST: the toolkit and the target are chosen by then, and the planner gets both from us.
 _VARIABLES = ("CC", "CXX", "HOME", "PYTHONPATH", "SGLANG_CACHE_DIR")
-_QUIET = {
+QUIET = {
     "FLASHINFER_CUDA_ARCH_LIST",
     "FLASHINFER_LOGGING_LEVEL",
     "FLASHINFER_LOGLEVEL",
@@ -101,7 +102,7 @@ class Server:
         return {
             name: value
             for name, value in sorted(self.env.items())
-            if name in _VARIABLES or (name.startswith("FLASHINFER_") and name not in _QUIET)
+            if name in _VARIABLES or (name.startswith("FLASHINFER_") and name not in QUIET)
         }
 
 
@@ -183,9 +184,12 @@ def _sglang(env: dict[str, str], site_packages: tuple[Path, ...]) -> dict[str, s
     installed = find_package("sglang", site_packages)
     if installed and Version(installed.version) < Version("0.5.18"):
         return env
-    home = env.get("HOME", str(Path.home()))
-    base = env.get("SGLANG_CACHE_DIR") or f"{home}/.cache/sglang"
-    return {"FLASHINFER_WORKSPACE_BASE": base} | env
+    return {"FLASHINFER_WORKSPACE_BASE": sglang_base(env)} | env
+
+
+def sglang_base(env: Mapping[str, str]) -> str:
+    """What SGLang sets FLASHINFER_WORKSPACE_BASE to where nothing else has set it."""
+    return env.get("SGLANG_CACHE_DIR") or f"{home(env)}/.cache/sglang"
 
 
 def _providers(site_packages: tuple[Path, ...]) -> list[str]:

@@ -6,7 +6,6 @@ FLASHINFER_DISABLE_JIT forbids it, build.ninja is written, ninja always runs, an
 
 from __future__ import annotations
 
-import shutil
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -16,9 +15,8 @@ from typing import TYPE_CHECKING, Literal
 from fitasks.build import ninja as ninjas
 from fitasks.build import receipt as receipts
 from fitasks.cuda.audit import audit
+from fitasks.cuda.capability import nvcc_flags, nvcc_of, refusal
 from fitasks.cuda.elf import inspect_library, is_shared_object
-from fitasks.plan.hopper import left_out
-from fitasks.runtime import sm90_switch
 from fitasks.runtime.ahead import served, wanted
 from fitasks.runtime.cudart_policy import audit_kernel
 from fitasks.runtime.elsewhere import elsewhere
@@ -29,7 +27,6 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from fitasks.plan.kernel import Kernel
-    from fitasks.plan.plan import Plan
     from fitasks.session import Session
     from fitasks.ship.package import Module
 
@@ -88,11 +85,20 @@ def _compiled(session: Session, kernel: Kernel, blank: Verdict) -> Verdict:
     if session.problem:
         return replace(blank, state="would fail", reason=f"nothing to compile it with: {session.problem.message}")
     if reason := _work(session, kernel):
-        return replace(blank, state="would compile", reason=reason)
+        refused = _refused(session, kernel)
+        return replace(blank, state="would fail" if refused else "would compile", reason=refused or reason)
     trusted = _trusted(session, kernel, blank)
     if trusted.state == "cached" and (failure := audit_kernel(session, kernel)):
         return replace(trusted, state="would fail", reason=failure)
     return _loaded(trusted, kernel.library)
+
+
+def _refused(session: Session, kernel: Kernel) -> str:
+    """Why the toolkit's nvcc can't compile this kernel; "" where it can, as far as it tells without compiling."""
+    toolkit = session.plan.toolkit
+    nvcc = nvcc_of(toolkit.home, session.plan.server.env)
+    said = refusal(nvcc, toolkit.build, nvcc_flags(kernel.ninja), session.probe)
+    return f"{nvcc} can't compile it: {said}" if said else ""
 
 
 def _trusted(session: Session, kernel: Kernel, blank: Verdict) -> Verdict:
@@ -184,40 +190,3 @@ def _provenance(kernel: Kernel) -> str:
         return "without a receipt: somebody else compiled it"
     origin = receipt.notes.get("adopted_from")
     return f"adopted from FlashInfer {origin}, all inputs equal" if origin else ""
-
-
-def conditions(session: Session, verdicts: Sequence[Verdict] = ()) -> list[str]:
-    """What the prediction takes for granted and the present environment does not have, with what brings it about."""
-    switch = _switch(session.plan)
-    if verdicts and all(verdict.state == "ahead-of-time" for verdict in verdicts):
-        return switch  # no ninja, no commands
-    return _toolkit(session.plan) + switch
-
-
-def _toolkit(plan: Plan) -> list[str]:
-    found, wanted = _cuda_home(plan.server.env), str(plan.toolkit.home)
-    if found == wanted:
-        return []
-    without = f"without it FlashInfer would find {found} and compile again"
-    return [f"the server has CUDA_HOME={wanted} ({without}); `doit env` prints the lines"]
-
-
-def _switch(plan: Plan) -> list[str]:
-    """Without Hopper's modules in the plan: a server has to leave them out, too."""
-    if not left_out(plan.config, plan.facts):
-        return []
-    without = "without it FlashInfer would choose Hopper's modules and compile them"
-    needed = []
-    if not sm90_switch.is_on(plan.server.env):
-        needed.append(f"the server has {sm90_switch.VARIABLE}=1 ({without}); `doit env` prints the lines")
-    if not sm90_switch.is_installed(plan.server.site_directories):
-        needed.append(f"the server has the hook that heeds {sm90_switch.VARIABLE}; `doit install_sm90_switch`")
-    return needed
-
-
-def _cuda_home(env: dict[str, str]) -> str:
-    """FlashInfer's own search (jit/cpp_ext.py, get_cuda_path): no wrapper is seen through."""
-    if home := env.get("CUDA_HOME") or env.get("CUDA_PATH"):
-        return home
-    nvcc = shutil.which("nvcc", path=env.get("PATH"))
-    return str(Path(nvcc).parent.parent) if nvcc else "/usr/local/cuda"

@@ -9,9 +9,11 @@ from __future__ import annotations
 import contextlib
 import importlib
 import importlib.util
+import linecache
 import os
 import re
 import sys
+import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -65,8 +67,27 @@ def _import_failure(name: str, error: BaseException) -> FatalError:
     return FatalError(
         "import",
         f"import {name} fails in {sys.executable}: {one_line(error)}",
-        f'make this work: {sys.executable} -c "import {name}"',
+        _remedy(name, error),
     )
+
+
+def _remedy(name: str, error: BaseException) -> str:
+    if isinstance(error, RuntimeError) and "home directory" in str(error):  # pathlib's, of jit/env.py
+        return "set HOME to a directory that this user can write to, for doit and the server alike"
+    if variable := _variable(error):
+        return f"correct {variable} (it is {os.environ[variable]!r}), or unset it"
+    return f'make this work: {sys.executable} -c "import {name}"'
+
+
+def _variable(error: BaseException) -> str:
+    """The variable of the environment whose value the error speaks of, and that a file on the way to it reads."""
+    files = {frame.filename for frame in traceback.extract_tb(error.__traceback__)}
+    text = "".join(line for file in files for line in linecache.getlines(file))
+    said = str(error).lower()
+    spoken = (name for name, value in os.environ.items() if len(value) > 1 and value.lower() in said)
+    own = ("HOME", "FLASHINFER_")
+    read = [name for name in spoken if name.startswith(own) or f'"{name}"' in text or f"'{name}'" in text]
+    return max(read, key=lambda name: len(os.environ[name]), default="")
 
 
 def _import_flashinfer() -> None:

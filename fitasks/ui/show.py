@@ -14,6 +14,8 @@ from fitasks.errors import EnvironmentProblem
 from fitasks.plan.hopper import left_out
 from fitasks.runtime import buildlog, sm90_switch
 from fitasks.runtime.cudart_policy import apply
+from fitasks.runtime.engine_conditions import finds_nvcc, version_of_engine, wanted_without_nvcc
+from fitasks.runtime.variables import in_choices, in_commands
 from fitasks.ui.units import size
 
 if TYPE_CHECKING:
@@ -75,10 +77,17 @@ def show_why(session: Session, names: list[str]) -> None:
 
 
 def show_env(session: Session) -> None:
-    """Export lines for a server that is to find its kernels fresh."""
-    for name, value in exports(session.plan, session.ninja.executable.parent).items():
-        _print(f"export {name}={value if name == 'PATH' else shlex.quote(value)}")
-    if line := _build_log(session.plan):
+    """Export lines for a server that is to find its kernels fresh; what it may need elsewhere, as comments."""
+    plan = session.plan
+    lines = exports(plan, session.ninja.executable.parent)
+    for name, value in lines.items():
+        _print(
+            f"export {name}={value if name == 'PATH' and name not in plan.config.serving.env else shlex.quote(value)}"
+        )
+    for name, value in wanted_without_nvcc(plan.server).items():
+        if name not in lines:
+            _print(f"# {version_of_engine(plan.server)}, where there is no nvcc: export {name}={shlex.quote(value)}")
+    if line := _build_log(plan):
         _print(line)
 
 
@@ -93,19 +102,22 @@ def _build_log(plan: Plan) -> str:
 
 
 def exports(plan: Plan, ninja_dir: os.PathLike[str]) -> dict[str, str]:
-    """What a server's environment needs beyond the present one: CUDA_HOME is part of every ninja command.
+    """What a server's environment needs beyond a clean one: what is part of ninja's commands, and of where they work.
 
     A plan without Hopper's modules has no use for a server that chooses them.
     """
-    wanted = {"CUDA_HOME": str(plan.toolkit.home)}
-    if base := plan.server.env.get("FLASHINFER_WORKSPACE_BASE"):
+    server, cuda_home = plan.server, str(plan.toolkit.home)
+    wanted = {"CUDA_HOME": cuda_home}
+    if base := server.env.get("FLASHINFER_WORKSPACE_BASE"):
         wanted["FLASHINFER_WORKSPACE_BASE"] = base
-    found = shutil.which("ninja")
+    found = shutil.which("ninja", path=os.defpath)  # as in a clean shell, without what is activated here
     if not found or os.path.dirname(found) != os.fspath(ninja_dir):  # noqa: PTH120
         wanted["PATH"] = f"{shlex.quote(os.fspath(ninja_dir))}:$PATH"
     if left_out(plan.config, plan.facts):
         wanted[sm90_switch.VARIABLE] = "1"
-    return wanted | plan.config.serving.env
+    if server.env.get("FLASHINFER_DISABLE_JIT") or not finds_nvcc(server.env, cuda_home):
+        wanted |= wanted_without_nvcc(server)
+    return wanted | in_commands(server) | in_choices(server) | plan.config.serving.env
 
 
 def show_cleared(session: Session) -> None:

@@ -14,7 +14,14 @@ import pytest
 from fitasks.build.diagnose import Diagnosis, diagnose
 
 LOGS = Path(__file__).parent / "logs"
-PIP = "pip install 'cuda-toolkit[nvcc,nvvm,crt,cudart,cccl,cublas,curand,nvrtc]==13.0.*'"
+PIP = (
+    "pip install 'cuda-toolkit[nvcc,nvvm,crt,cudart,cccl,cublas,curand,nvrtc]==RELEASE' "
+    "(`doit doctor` names the RELEASE that fits)"
+)
+BAD_OPTION = (
+    "this nvcc doesn't know --{option}, which FlashInfer, or FLASHINFER_EXTRA_CUDAFLAGS, asks of it: use a newer toolkit "
+    "(CUDA_HOME; `doit doctor` shows all), or correct the variable"
+)
 OOM = "the compiler ran out of memory: build with fewer at once (MAX_JOBS=1), or give it more"
 DISK = "the disk is full: free space in the cache and in TMPDIR (nvcc's temporary files), then run doit again"
 KILLED = "somebody or the kernel's OOM killer ended it: see dmesg; with MAX_JOBS=1 it needs the least memory"
@@ -34,7 +41,7 @@ def header(name: str, component: str, package: str) -> Diagnosis:
 EXPECTED = {
     "cannot_find_lcuda": Diagnosis(
         "/usr/bin/ld: cannot find -lcudart: No such file or directory",
-        hint="the toolkit's lib64 has no libcudart.so: pip install 'fitasks[cuda13]', or cuda-cudart-dev",
+        hint=f"the toolkit's lib64 has no libcudart.so: {PIP}, or apt-get install cuda-cudart-dev-13-0",
         kind="link",
     ),
     "disk_full_ld": Diagnosis("/usr/bin/ld: final link failed: No space left on device", hint=DISK, kind="disk"),
@@ -67,7 +74,11 @@ EXPECTED = {
         "ninja: error: 'gone.cu', needed by 'out.o', missing and no known rule to make it", kind="toolchain"
     ),
     "ninja_syntax": Diagnosis("ninja: error: build.ninja:2: unexpected variable 'comand'", kind="toolchain"),
-    "nvcc_bad_option": Diagnosis("nvcc fatal   : Unknown option '--no-such-option'", kind="toolchain"),
+    "nvcc_bad_option": Diagnosis(
+        "nvcc fatal   : Unknown option '--no-such-option'",
+        hint=BAD_OPTION.format(option="no-such-option"),
+        kind="toolchain",
+    ),
     "nvcc_error": Diagnosis('bad.cu(4): error: identifier "scael" is undefined', "bad.cu", 4, None, "compile"),
     "nvcc_missing_header": Diagnosis(
         "miss.cu:1:10: fatal error: cutlass/nonexistent.h: No such file or directory", "miss.cu", 1, None, "compile"
@@ -96,12 +107,12 @@ EXPECTED = {
         "Unsupported .version 9.5; current version is '9.0'",
         "/tmp/tmpxft_000014f8_00000000-6_ok.ptx",
         9,
-        f"the toolkit's nvvm is newer than its ptxas; all its parts must be of one release, e.g. {PIP}",
+        f"the toolkit's nvvm is newer than its ptxas; all its parts must be of one release: {PIP}",
         "toolchain",
     ),
     "nvvm_missing": Diagnosis(
         "sh: 1: /usr/local/cuda/bin/../nvvm/bin/cicc: not found",
-        hint=f"the toolkit lacks cicc; all its parts must be of one release, e.g. {PIP}",
+        hint=f"the toolkit lacks cicc; all its parts must be of one release: {PIP}",
         kind="toolchain",
     ),
     "permission": Diagnosis(
@@ -162,8 +173,36 @@ def test_what_may_go_well_alone() -> None:
 def test_the_driver_library_alone() -> None:
     found = diagnose("/usr/bin/ld: cannot find -lcuda: No such file or directory\n", 1)
     assert found.hint == (
-        "the toolkit has no libcuda stub: pip install 'fitasks[cuda13]', or apt-get install cuda-driver-dev-13-0"
+        f"the toolkit has no libcuda stub: {PIP}, for which fitasks makes one, or apt-get install cuda-driver-dev-13-0"
     )
+
+
+# As users reported them, of CUDA 12.4, 12.9 and 13.3 on Fedora 44, Ubuntu 25.04 and openSUSE; the second is nvcc 13.0's.
+REPORTED = {
+    "nvcc fatal   : Unknown option '--compress-mode=size'": BAD_OPTION.format(option="compress-mode=size"),
+    "nvcc fatal   : A single input file is required for a non-link phase when an outputfile is specified": (
+        "a word of the command is taken for a source file: CC must be one word"
+    ),
+    '/usr/include/bits/mathcalls.h(79): error: exception specification is incompatible with that of previous function "c'
+    'ospi" (declared at line 2601 of /usr/local/cuda/include/crt/math_functions.h)': (
+        "this toolkit's headers are older than the system's glibc"
+    ),
+    "/usr/include/x86_64-linux-gnu/bits/mathcalls.h(79): error: exception\n  specification is incompatible": (
+        "this toolkit's headers are older than the system's glibc"
+    ),
+    "memoryUtils.cu:22:10: fatal error: sanitizer/asan_interface.h: No such file or directory": (
+        "the headers of the compiler's sanitizers are missing"
+    ),
+    '/usr/include/c++/16/bits/utility.h(137): error: identifier "__type_pack_element" is undefined': (
+        "an error in GCC 16's own headers: if this nvcc doesn't support that GCC, set CC and CXX to a g++ that it supports"
+    ),
+    "/usr/include/c++/16.1.1/type_traits(3521): error: expected an identifier": "an error in GCC 16's own headers",
+}
+
+
+@pytest.mark.parametrize("said", REPORTED)
+def test_reported_failures_have_a_hint(said: str) -> None:
+    assert (diagnose(f"{said}\n", 1).hint or "").startswith(REPORTED[said])
 
 
 @pytest.mark.parametrize("first", ["nvcc_error", "gcc_error", "disk_full_tmpdir", "killed_cicc"])

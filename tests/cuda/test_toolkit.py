@@ -8,65 +8,15 @@ import time
 from pathlib import Path
 
 import pytest
-from fake_toolkit import Maker, build_library, build_talker, calls, put
+from fake_toolkit import Maker, calls, put
+from toolkit_world import NEEDS, World
 
 from fitasks.cuda import toolkit as toolkit_module
 from fitasks.cuda.probe import ProbeMemo
 from fitasks.cuda.survey import Linker, find_library
-from fitasks.cuda.toolkit import Choice, Toolkit, choose_toolkit
-from fitasks.errors import EnvironmentProblem
+from fitasks.cuda.toolkit import choose_toolkit
 
-BUILD = "V13.0.88 cuda_13.0.r13.0/compiler.1_0"
 PIP = "pip install 'cuda-toolkit[nvcc,nvvm,crt,cudart,cccl,cublas,curand,nvrtc]==13.0.*'"
-NEEDS = ("cublasLt.h", "cuda_runtime.h")
-
-
-@pytest.fixture(scope="session")
-def maker(tmp_path_factory: pytest.TempPathFactory) -> Maker:
-    directory = tmp_path_factory.mktemp("parts")
-    return Maker(build_talker(directory), build_library(directory))
-
-
-class World:
-    """A machine below tmp_path: no toolkit, a host compiler on PATH, and no libraries beside the toolkits'."""
-
-    def __init__(self, base: Path) -> None:
-        self.base = base
-        self.site = base / "site"
-        self.site.mkdir()
-        self.bin = base / "bin"
-        self.bin.mkdir()
-        (self.bin / "c++").symlink_to(str(shutil.which("c++")))
-        self.env = {"PATH": str(self.bin)}
-
-    def choose(self, needs: tuple[str, ...] = NEEDS, **env: object) -> Choice:
-        probe = ProbeMemo(self.base / "memo.json")
-        environment = self.env | {name: str(value) for name, value in env.items()}
-        choice = choose_toolkit(environment, [self.site], needs, probe, self.base / "cache")
-        probe.save()
-        return choice
-
-    def problem(self, needs: tuple[str, ...] = NEEDS, **env: object) -> str:
-        with pytest.raises(EnvironmentProblem) as caught:
-            self.choose(needs, **env)
-        return str(caught.value).replace(str(self.base), "…")
-
-    def expect_installed(self, home: Path, origin: str) -> Choice:
-        cudart = home.resolve() / "lib64" / "libcudart.so.13"
-        return Choice(Toolkit(home, origin, home.resolve(), "13.0", BUILD, cudart), ())
-
-    def expect_pip(self, root: Path, *notes: str) -> Choice:
-        home = self.base / "cache" / "fitasks" / "cuda-13.0.88"
-        cudart = root / "lib" / "libcudart.so.13"
-        full = tuple(note.replace("…", str(self.base)) for note in notes)
-        return Choice(Toolkit(home, "pip", root, "13.0", BUILD, cudart), full)
-
-
-@pytest.fixture
-def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
-    monkeypatch.setattr(toolkit_module, "DEFAULT_HOME", tmp_path / "default")
-    monkeypatch.setattr(Linker, "_defaults", lambda self: [])
-    return World(tmp_path)
 
 
 def test_the_order_is_flashinfers(world: World, maker: Maker) -> None:

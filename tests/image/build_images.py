@@ -129,7 +129,7 @@ def make_runtime(shop: Workshop) -> None:
         return
     library = Path(sysconfig.get_path("purelib"), "nvidia", "cu13", "lib", "libcudart.so.13")
     if not library.exists():
-        raise WrongError(f"{library} is missing; pip install 'fitasks[cuda13]'")
+        raise WrongError(f"{library} is missing; make install")
     name = shop.buildah("from", "--pull-never", BASE).split()[-1]
     shop.buildah("copy", name, library, "/usr/local/lib/")
     shop.buildah("run", name, "--", "ldconfig")

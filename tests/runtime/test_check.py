@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from fitasks.build.receipt import read
+from fitasks.cuda.probe import ProbeMemo
 from fitasks.files import sha256_file
 from fitasks.plan.kernel import Artefact
-from fitasks.runtime.check import Verdict, conditions, predict
+from fitasks.runtime.check import Verdict, predict
+from fitasks.runtime.conditions import conditions
 from fitasks.runtime.sm90_switch import install
 from fitasks.ui.show import exports
 from tests.workshop import Workshop
@@ -48,7 +50,14 @@ def session(workshop: Workshop, arch: str = "90a", **env: str) -> Any:
         ninja=workshop.ninja,
         runtime=SimpleNamespace(loaded=None),
         judge=workshop.judge().judge,
+        probe=ProbeMemo(workshop.root / "probe.json"),
     )
+
+
+@pytest.fixture
+def own_ninja(workshop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The ninja of the plan is the first on PATH, as in an activated environment."""
+    monkeypatch.setenv("PATH", str(workshop.ninja.executable.parent))
 
 
 def said(workshop: Workshop, kernel: Kernel, **env: str) -> str:
@@ -148,12 +157,36 @@ def test_a_kernel_compiled_where_the_server_never_looks(
     assert said(workshop, page) == f"would compile: compiled in {where}, where this server never looks ({why})"
 
 
+@pytest.mark.usefixtures("own_ninja")
 def test_what_a_prediction_takes_for_granted(workshop: Workshop) -> None:
-    home = workshop.root / "cuda"
+    home, other = workshop.root / "cuda", workshop.root / "other"
     assert conditions(session(workshop, CUDA_HOME=str(home))) == []
-    (told,) = conditions(session(workshop, CUDA_HOME="/opt/other"))
-    without = "without it FlashInfer would find /opt/other and compile again"
+    (told,) = conditions(session(workshop, CUDA_HOME=str(other)))
+    without = f"without it FlashInfer would look for {other}, which isn't there, and fail"
     assert told == f"the server has CUDA_HOME={home} ({without}); `doit env` prints the lines"
+    other.mkdir()
+    (told,) = conditions(session(workshop, CUDA_HOME=str(other)))
+    without = f"without it FlashInfer would find {other} and compile again"
+    assert told == f"the server has CUDA_HOME={home} ({without}); `doit env` prints the lines"
+
+
+def test_what_nvcc_cannot_do_would_fail(workshop: Workshop, page: Kernel) -> None:
+    """Known from the planned flags, where there is work; what is compiled already is loaded all the same."""
+    nvcc = workshop.root / "cuda" / "bin" / "nvcc"
+    nvcc.parent.mkdir(parents=True)
+    script = '#!/bin/sh\ncase "$*" in *--compress-mode*) echo "nvcc fatal   : Unknown option \'--compress-mode=size\'"; exit 1;; esac\n'
+    nvcc.write_text(script)
+    nvcc.chmod(0o755)
+    asks = replace(page, ninja=page.ninja + "cuda_cflags = $common_cflags $\n    --compress-mode=size\n")
+    assert said(workshop, asks).startswith("outdated: "), "ninja has no work, and asks no nvcc"
+    page.library.unlink()
+    assert said(workshop, asks) == f"would fail: {nvcc} can't compile it: Unknown option '--compress-mode=size'"
+    assert said(workshop, page).startswith("would compile: ")
+    script = script.replace("Unknown option '--compress-mode=size'", "Unsupported gpu architecture 'compute_120f'")
+    nvcc.write_text(script.replace("*--compress-mode*", "*compute_120f*"))
+    newer = replace(page, ninja=page.ninja + "cuda_cflags = -gencode=arch=compute_120f,code=sm_120f\n")
+    assert "can't compile it: Un" in said(workshop, newer)
+    assert said(workshop, asks).startswith("would compile: ")
 
 
 def without_sm90(workshop: Workshop, target: str = "9.0a", **env: str) -> Any:
@@ -166,6 +199,7 @@ def without_sm90(workshop: Workshop, target: str = "9.0a", **env: str) -> Any:
     return made
 
 
+@pytest.mark.usefixtures("own_ninja")
 def test_a_plan_without_hoppers_modules_needs_a_server_that_does_without(workshop: Workshop) -> None:
     variable = (
         "the server has FLASHINFER_DISABLE_SM90=1 (without it FlashInfer would choose Hopper's modules and compile "

@@ -16,7 +16,7 @@ from fitasks.plan.server import Package, Server
 from fitasks.runtime.doctor import caches, machine, packages, toolkits
 from fitasks.runtime.doctor.finding import Finding
 from fitasks.runtime.sm90_switch import install
-from tests.cuda.fake_toolkit import Maker, build_library, build_talker, install_program, put
+from tests.cuda.fake_toolkit import SAYS, Maker, build_library, build_talker, install_program, put
 from tests.doit_project import Project
 
 PIP = "pip install 'cuda-toolkit[nvcc,nvvm,crt,cudart,cccl,cublas,curand,nvrtc]==13.0.*'"
@@ -85,6 +85,17 @@ def test_no_toolkit_at_all(server: Server, tmp_path: Path) -> None:
     assert found[0].value.startswith("no CUDA toolkit: CUDA_HOME and CUDA_PATH are not set, no nvcc on PATH")
 
 
+def test_without_a_host_compiler_toolkits_are_told_all_the_same(server: Server, maker: Maker, tmp_path: Path) -> None:
+    home = maker.installed(tmp_path / "usr-local-cuda", headers=HEADERS)
+    (home / "lib64" / "stubs" / "libcuda.so").unlink()
+    maker.pip(tmp_path / "site", headers=HEADERS)
+    (tmp_path / "bin" / "c++").unlink()
+    used, lacks, complete = examine_toolkits(server, tmp_path)
+    assert used.startswith("problem: used: no host compiler: c++ is not on PATH → ")
+    assert lacks.startswith("problem: …/usr-local-cuda: lacks lib64/stubs/libcuda.so")
+    assert complete.startswith("ok: …/site/nvidia/cu13 (from pip): complete: nvcc 13.0.88")
+
+
 def test_headers_of_another_release(server: Server, maker: Maker, tmp_path: Path) -> None:
     home = maker.installed(tmp_path / "usr-local-cuda", headers=HEADERS)
     put(home / "include" / "cuda.h", "#define CUDA_VERSION 12090\nCUresult CUDAAPI cuInit(unsigned int Flags);\n")
@@ -94,13 +105,38 @@ def test_headers_of_another_release(server: Server, maker: Maker, tmp_path: Path
     )
 
 
+def test_a_toolkit_whose_nvcc_cannot_do_it(server: Server, maker: Maker, tmp_path: Path) -> None:
+    home = maker.installed(tmp_path / "usr-local-cuda", headers=HEADERS)
+    refuses = '#!/bin/sh\ncase "$*" in *gencode*) echo "nvcc fatal   : Unsupported gpu architecture \'compute_120f\'"; exit 1;; esac\n'
+    put(home / "bin" / "nvcc", f"{refuses}cat {home}/bin/nvcc.says\n")
+    commands = {"": [["-gencode=arch=compute_120f,code=sm_120f"]]}
+    said = (
+        "…/usr-local-cuda: can't do FlashInfer's commands (nvcc 13.0.88: Unsupported gpu architecture 'compute_120f')"
+    )
+    remedy = f"a newer toolkit: {PIP}, and CUDA_HOME must not name this one"
+    found, chosen = toolkits.examine(server, ProbeMemo(tmp_path / "memo"), commands)
+    assert chosen is not None
+    assert lines(found, tmp_path)[1:] == [f"problem: {said} → {remedy}"]
+    maker.pip(tmp_path / "site", headers=HEADERS)
+    (tmp_path / "usr-local-cuda" / "bin" / "nvcc.says").write_text(SAYS.format(release="13.0", version="13.0.1"))
+    found, chosen = toolkits.examine(server, ProbeMemo(tmp_path / "memo"), commands)
+    assert chosen is not None
+    assert chosen.origin == "pip"
+    assert [one.state for one in found] == ["ok", "note", "ok"]
+
+
 def test_packages_that_do_not_fit(server: Server, tmp_path: Path) -> None:
     site = tmp_path / "site"
     (site / "flashinfer_cubin-0.7.1.dist-info").mkdir()
     (site / "flashinfer_jit_cache-0.7.2+cu130.dist-info").mkdir()
     put(site / "torch" / "version.py", "cuda: Optional[str] = '12.8'\nhip = None\n")
     toolkit = toolkit_module.Toolkit(tmp_path, "default", tmp_path, "13.0", "V13.0.88", tmp_path)
+    put(site / "flashinfer" / "__init__.py")
+    put(site / "flashinfer" / "__main__.py", '@cli.command("install-cubin-wheel")\n')
     found = lines(list(packages.examine(server, toolkit)), tmp_path)
+    uninstall = "…/bin/python -m pip uninstall flashinfer-cubin"
+    brings = "FlashInfer's own `flashinfer install-cubin-wheel` brings the one that fits"
+    assert f"problem: flashinfer-cubin: 0.7.1, but flashinfer-python is 0.7.2 → {uninstall}; {brings}" in found
     assert "problem: flashinfer-cubin: 0.7.1, but flashinfer-python is 0.7.2 → " in "".join(found)
     assert "ok: flashinfer-jit-cache: 0.7.2+cu130 → " in found
     assert found[-1] == (
@@ -113,16 +149,22 @@ def test_what_is_missing_from_the_environment(server: Server, tmp_path: Path) ->
     bare = Server(server.python, "none", tmp_path, server.site_packages, server.env, ())
     found = [one for one in packages.examine(bare, None) if one.state == "problem"]
     assert [one.subject for one in found] == ["flashinfer-python", "torch", "apache-tvm-ffi"]
-    assert found[0].remedy == f"{server.python} -m pip install 'fitasks[flashinfer]'"
+    assert found[0].remedy == f"{server.python} -m pip install flashinfer-python"
 
 
 @pytest.mark.parametrize(
     ("env", "expected"),
     [
         ({"FLASHINFER_JIT_VERBOSE": "1"}, ["problem FLASHINFER_JIT_VERBOSE"]),
-        ({"FLASHINFER_JIT_VERBOSE": "1", "FLASHINFER_JIT_DEBUG": "0"}, []),
+        (
+            {"FLASHINFER_JIT_VERBOSE": "1", "FLASHINFER_JIT_DEBUG": "0"},
+            ["note FLASHINFER_JIT_DEBUG"],
+        ),
         ({"FLASHINFER_JIT_DEBUG": "1"}, ["problem FLASHINFER_JIT_DEBUG"]),
         ({"FLASHINFER_EXTRA_CUDAFLAGS": "-g", "CC": "gcc-12"}, ["note CC", "note FLASHINFER_EXTRA_CUDAFLAGS"]),
+        ({"FLASHINFER_NVCC_LAUNCHER": "ccache", "CXX": "g++"}, ["note CXX", "note FLASHINFER_NVCC_LAUNCHER"]),
+        ({"CC": "ccache gcc"}, ["problem CC"]),
+        ({"CXX": ""}, ["problem CXX"]),
         ({"FLASHINFER_DISABLE_JIT": "1"}, ["note FLASHINFER_DISABLE_JIT"]),
         ({"FLASHINFER_CUDA_ARCH_LIST": "9.0a", "CCC": "1"}, []),
     ],

@@ -274,10 +274,10 @@ def fake_package(directory, name, text):
     (directory / name / "__init__.py").write_text(text)
 
 
-def fatal(bare_python, tmp_path, **packages):
+def fatal(bare_python, tmp_path, environment=(), **packages):
     for name, text in packages.items():
         fake_package(tmp_path / "site", name, text)
-    env = {"PYTHONPATH": str(tmp_path / "site"), "PATH": "/usr/bin:/bin"}
+    env = {"PYTHONPATH": str(tmp_path / "site"), "PATH": "/usr/bin:/bin", **dict(environment)}
     process, response = run(PLAN, request_of(("page", {})), tmp_path, env, python=bare_python)
     assert (process.returncode, process.stdout) == (3, "")
     return response["fatal"]
@@ -316,6 +316,30 @@ def test_flashinfer_that_dies_on_import(bare_python, tmp_path, text, says):
         "message": f"import flashinfer fails in {bare_python}: {says}",
         "remedy": f'make this work: {bare_python} -c "import flashinfer"',
     }
+
+
+READS = "import os, logging; logging.Logger('x').setLevel(os.environ.get('{name}').upper())"
+OPENS = "import os; open(os.environ.get('{name}') + '/.cache/x')"
+
+
+@pytest.mark.parametrize(
+    ("text", "name", "value"),
+    [
+        (READS, "FLASHINFER_LOGGING_LEVEL", "nonsense"),
+        (OPENS, "FLASHINFER_WORKSPACE_BASE", "/nowhere/base"),
+        (OPENS, "HOME", "/nowhere/home"),
+        (READS, "OTHER_LEVEL", "nonsense"),
+    ],
+)
+def test_the_variable_that_flashinfer_dies_of_is_named(bare_python, tmp_path, text, name, value):
+    found = fatal(bare_python, tmp_path, {name: value}, torch=TORCH, flashinfer=text.format(name=name))
+    assert found["remedy"] == f"correct {name} (it is {value!r}), or unset it"
+
+
+def test_a_user_without_a_home(bare_python, tmp_path):
+    text = "raise RuntimeError('Could not determine home directory.')"
+    found = fatal(bare_python, tmp_path, torch=TORCH, flashinfer=text)
+    assert found["remedy"] == "set HOME to a directory that this user can write to, for doit and the server alike"
 
 
 def test_cpu_only_assertion_is_turned_into_what_flashinfer_swallows(bare_python, tmp_path):

@@ -2,41 +2,70 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+from fitasks.cuda.capability import of_targets
 from fitasks.cuda.cudart import discover
+from fitasks.environment import problems
 from fitasks.errors import ConfigError, EnvironmentProblem, FitasksError
 from fitasks.plan.hopper import left_out
 from fitasks.plan.plan import configuration, targets_of
-from fitasks.plan.server import find_server
+from fitasks.plan.server import Server, find_server
 from fitasks.runtime.doctor import caches, machine, packages, toolkits, trial
-from fitasks.runtime.doctor.finding import Finding
+from fitasks.runtime.doctor.finding import Finding, failure, kept
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from fitasks.config.model import Config
+    from fitasks.cuda.capability import Commands
     from fitasks.cuda.toolkit import Toolkit
-    from fitasks.plan.server import Server
     from fitasks.session import Session
 
 
 def examine(session: Session) -> list[Finding]:
-    """Every finding; works where no plan can be made."""
+    """Every finding; works where no plan can be made, or no serving interpreter is found. Raises ConfigError alone."""
+    config = configuration(session.root)
     try:
-        config = configuration(session.root)
         server = find_server(config, session.probe)
     except ConfigError:
         raise
-    except FitasksError as error:
-        return [packages.failed(error)]
-    found, toolkit = toolkits.examine(server, session.probe)
-    findings = [*found, *packages.examine(server, toolkit, sm90=_sm90(config, server))]
+    except (FitasksError, OSError) as error:
+        return list(_without_interpreter(config, session, error))
+    found, toolkit = toolkits.examine(server, session.probe, _commands(config, session))
+    findings = [*found, *kept("packages", packages.examine(server, toolkit, sm90=_sm90(config, server)))]
     if toolkit:
-        findings += _cudart(session, server, toolkit)
-    findings += [*machine.examine(server, toolkit, session.probe), *caches.examine(server)]
-    if session.problem:
+        findings += kept("libcudart", _cudart(session, server, toolkit))
+    findings += _around(session, server, toolkit)
+    if session.problem and not any(session.problem.message == finding.value for finding in findings):
         findings.append(Finding("plan", "not made", session.problem.message, "problem", session.problem.remedy))
     session.probe.save()
-    return [*findings, *_trial(config, server, toolkit)]
+    return [*findings, *kept("trial", _trial(config, server, toolkit), section="trial")]
+
+
+def _without_interpreter(config: Config, session: Session, error: Exception) -> Iterator[Finding]:
+    """Why there is none, and what is to be said of the rest: toolkits of this environment, the machine and caches."""
+    env = dict(os.environ) | config.serving.env
+    server = Server(Path(config.serving.python), config.serving.engine, Path(), (), env, ())
+    found, toolkit = toolkits.examine(server, session.probe, _commands(config, session))
+    yield from found
+    yield failure("serving environment", "python", error)
+    yield from _around(session, server, toolkit)
+
+
+def _around(session: Session, server: Server, toolkit: Toolkit | None) -> Iterator[Finding]:
+    """What no package of the server decides."""
+    for problem in problems(server.env):
+        yield Finding("machine", "environment", problem.message, "problem", problem.remedy)
+    yield from kept("machine", machine.examine(server, toolkit, session.probe), section="machine")
+    yield from caches.examine(server)
+
+
+def _commands(config: Config, session: Session) -> Commands:
+    """What each nvcc is tried with: the planned modules' flags, or without a plan the targets' architectures."""
+    return {"": of_targets(config.targets)} if session.problem else session.plan.commands
 
 
 def _sm90(config: Config, server: Server) -> bool:
@@ -46,21 +75,14 @@ def _sm90(config: Config, server: Server) -> bool:
         return True
 
 
-def _cudart(session: Session, server: Server, toolkit: Toolkit) -> list[Finding]:
+def _cudart(session: Session, server: Server, toolkit: Toolkit) -> Iterator[Finding]:
     memo = session.root / ".fitasks" / "cudart.json"
-    try:
-        runtime = discover(server.python, server.env, server.site_packages, toolkit.cudart, memo)
-    except EnvironmentProblem as error:
-        return [packages.failed(error)]
-    return list(packages.examine_cudart(runtime))
+    runtime = discover(server.python, server.env, server.site_packages, toolkit.cudart, memo)
+    yield from packages.examine_cudart(runtime)
 
 
-def _trial(config: Config, server: Server, toolkit: Toolkit | None) -> list[Finding]:
+def _trial(config: Config, server: Server, toolkit: Toolkit | None) -> Iterator[Finding]:
     """With the first target; nothing to try without a toolkit or FlashInfer, which has been said by then."""
     if toolkit is None or not server.version("flashinfer-python"):
-        return []
-    try:
-        target = targets_of(config, server)[0]
-    except EnvironmentProblem as error:
-        return [Finding("trial", "targets", error.message, "problem", error.remedy)]
-    return trial.examine(server, toolkit, target)
+        return
+    yield from trial.examine(server, toolkit, targets_of(config, server)[0])

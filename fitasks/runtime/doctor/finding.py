@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
+
+from fitasks.errors import ConfigError, FitasksError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
 
 State = Literal["ok", "note", "problem"]
 
@@ -20,3 +25,22 @@ class Finding:
     value: str
     state: State = "ok"
     remedy: str = ""
+
+
+def kept(subject: str, findings: Iterable[Finding], *, section: str = "serving environment") -> Iterator[Finding]:
+    """These findings, as far as they could be made; then, where something kept the rest from being made, that."""
+    try:
+        yield from findings
+    except ConfigError:
+        raise
+    except (FitasksError, OSError) as error:
+        yield failure(section, f"{subject}: not examined", error)
+
+
+def failure(section: str, subject: str, error: Exception) -> Finding:
+    """What could not be examined, as a finding."""
+    if isinstance(error, FitasksError):
+        return Finding(section, subject, error.message, "problem", error.remedy)
+    where = getattr(error, "filename", None)
+    value = f"{where}: {getattr(error, 'strerror', None) or error}" if where else str(error)
+    return Finding(section, subject, value, "problem", f"see `ls -ld {where}`" if where else "")

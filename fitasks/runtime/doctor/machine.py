@@ -14,6 +14,7 @@ from fitasks.build.ninja import find_ninja
 from fitasks.cuda.gpus import all_gpus, driver_version, visible
 from fitasks.cuda.patch import DRIVERS
 from fitasks.cuda.survey import Linker
+from fitasks.environment import missing_compilers
 from fitasks.errors import EnvironmentProblem
 from fitasks.runtime.doctor.finding import Finding
 
@@ -32,6 +33,9 @@ _PEAK = 4 << 30  # bytes; fa3 prefill's largest compiler takes 3.6 GB (measured)
 def examine(server: Server, toolkit: Toolkit | None, probe: ProbeMemo) -> Iterator[Finding]:
     """Host compiler, ninjas, driver and GPUs, room for compilers."""
     yield _compiler(server, probe)
+    for variable, executable in missing_compilers(server.env):
+        value = f"{server.env[variable]}: {executable} is not there, or not on PATH"
+        yield Finding(_SECTION, variable, value, "problem", f"install it, or correct {variable}, or unset it")
     yield from _ninjas(server.env, probe)
     yield from _gpus(server.env, toolkit)
     room = slots(None, peak_bytes=_PEAK)

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import re
 from typing import TYPE_CHECKING
 
+from fitasks.cuda.release import pip_release
 from fitasks.plan.server import find_package
+from fitasks.runtime.doctor import variables
 from fitasks.runtime.doctor.finding import Finding
+from fitasks.runtime.engine_conditions import refused
 from fitasks.runtime.sm90_switch import VARIABLE, is_installed, is_on
+from fitasks.runtime.variables import package
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -15,44 +20,73 @@ if TYPE_CHECKING:
 
     from fitasks.cuda.cudart import Cudart, Runtime
     from fitasks.cuda.toolkit import Toolkit
-    from fitasks.errors import FitasksError
     from fitasks.plan.server import Server
 
 _SECTION = "serving environment"
-_NEEDED = {"flashinfer-python": "fitasks[flashinfer]", "torch": "torch", "apache-tvm-ffi": "apache-tvm-ffi"}
+_NEEDED = ("flashinfer-python", "torch", "apache-tvm-ffi")
 _OPTIONAL = ("flashinfer-cubin", "flashinfer-jit-cache", "nvidia-cutlass-dsl", "sglang", "vllm")
 _TORCH_CUDA = re.compile(r"^cuda\b[^=\n]*= ['\"]([\d.]+)['\"]", re.MULTILINE)
 
-# Variables that become part of ninja's commands (flashinfer/jit/core.py and cpp_ext.py): a cache built with others
-# is compiled again.
-_COMMANDS = ("CC", "CXX", "FLASHINFER_NVCC", "FLASHINFER_NVCC_THREADS", "FLASHINFER_JIT_LINEINFO")
-_EXTRA = "FLASHINFER_EXTRA_"
 _INSTALL = "doit install_sm90_switch"
 
 
 def examine(server: Server, toolkit: Toolkit | None, *, sm90: bool = True) -> Iterator[Finding]:
     """Packages, then what doesn't fit together, then variables; `sm90` is whether Hopper's modules are planned."""
     yield Finding(_SECTION, "python", str(server.python))
-    for name, requirement in _NEEDED.items():
+    yield from _unreadable(server)
+    for name in _NEEDED:
         if version := server.version(name):
             yield Finding(_SECTION, name, version)
         else:
-            remedy = f"{server.python} -m pip install '{requirement}'"
-            yield Finding(_SECTION, name, "not installed", "problem", remedy)
+            yield Finding(_SECTION, name, "not installed", "problem", f"{server.python} -m pip install {name}")
     for name in _OPTIONAL:
         if package := find_package(name, server.site_packages):
-            yield _matching(name, package.version, server.version("flashinfer-python"))
+            yield _matching(name, package.version, server)
     yield from _torch_cuda(server, toolkit)
-    yield from _variables(server)
+    yield from _pip_toolkit(server)
+    yield from variables.examine(server)
+    if refusal := refused(server):
+        yield Finding(_SECTION, server.engine, refusal, "note", "unset it")
     yield from _switch(server, sm90=sm90)
 
 
-def _matching(name: str, version: str, flashinfer: str) -> Finding:
+def _unreadable(server: Server) -> Iterator[Finding]:
+    """Directories that this user can't look into: what is said of packages may then be wrong."""
+    for site in server.site_packages:
+        if os.path.isdir(site) and not os.access(site, os.R_OK | os.X_OK):  # noqa: PTH112, never raises
+            remedy = f"make it readable for this user (`ls -ld {site}`), or run doit as the server's user"
+            yield Finding(_SECTION, "site-packages", f"{site} can't be read by user {os.getuid()}", "problem", remedy)
+
+
+def _matching(name: str, version: str, server: Server) -> Finding:
     """Packages of FlashInfer's own family must be of its version, or it ignores them or refuses to be imported."""
+    flashinfer = server.version("flashinfer-python")
     if name.startswith("flashinfer-") and version.split("+", maxsplit=1)[0] != flashinfer:
         value = f"{version}, but flashinfer-python is {flashinfer}"
-        return Finding(_SECTION, name, value, "problem", f"pip install {name}=={flashinfer}, or uninstall it")
+        return Finding(_SECTION, name, value, "problem", _replace(name, server))
     return Finding(_SECTION, name, version)
+
+
+def _replace(name: str, server: Server) -> str:
+    """How to get rid of one, and FlashInfer's own command that brings the right one, where it has such a command.
+
+    PyPI has flashinfer-cubin to 0.6.13 only, and no flashinfer-jit-cache.
+    """
+    remove = f"{server.python} -m pip uninstall {name}"
+    command = {"flashinfer-cubin": "install-cubin-wheel", "flashinfer-jit-cache": "install-jit-cache-wheel"}.get(name)
+    root = package(server, "flashinfer")
+    try:
+        known = bool(root and command and f'"{command}"' in (root / "__main__.py").read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError):
+        known = False
+    return f"{remove}; FlashInfer's own `flashinfer {command}` brings the one that fits" if known else remove
+
+
+def _pip_toolkit(server: Server) -> Iterator[Finding]:
+    """The release of PyPI's toolkit that can be installed beside what is there."""
+    release, why = pip_release(server.site_packages)
+    if why:
+        yield Finding(_SECTION, "toolkit from pip", f"cuda-toolkit=={release} would fit: {why}")
 
 
 def _torch_cuda(server: Server, toolkit: Toolkit | None) -> Iterator[Finding]:
@@ -80,21 +114,6 @@ def torch_cuda(site_packages: tuple[Path, ...]) -> str:
     return ""
 
 
-def _variables(server: Server) -> Iterator[Finding]:
-    env = server.env
-    for name in sorted(env):
-        if name in _COMMANDS or name.startswith(_EXTRA):
-            remedy = "the server must have the same value, or it compiles everything again"
-            yield Finding(_SECTION, name, env[name], "note", remedy)
-    if env.get("FLASHINFER_JIT_DEBUG", env.get("FLASHINFER_JIT_VERBOSE")) == "1":
-        name = next(name for name in ("FLASHINFER_JIT_DEBUG", "FLASHINFER_JIT_VERBOSE") if name in env)
-        remedy = f"unset {name}, or set FLASHINFER_JIT_DEBUG=0: FLASHINFER_JIT_VERBOSE alone turns on debug flags too"
-        yield Finding(_SECTION, name, "1: kernels are compiled for debugging (-O0 -G)", "problem", remedy)
-    if env.get("FLASHINFER_DISABLE_JIT"):
-        remedy = "doit wheel && doit install, or unset it"
-        yield Finding(_SECTION, "FLASHINFER_DISABLE_JIT", "only ahead-of-time modules are loaded", "note", remedy)
-
-
 def _switch(server: Server, *, sm90: bool) -> Iterator[Finding]:
     """The variable without the hook says nothing to FlashInfer; a plan without Hopper's modules needs both."""
     installed, on = is_installed(server.site_directories), is_on(server.env)
@@ -114,7 +133,7 @@ def examine_cudart(runtime: Runtime) -> Iterator[Finding]:
     """The toolkit's libcudart, the one that a server loads, and every other one."""
     yield _library("libcudart of the toolkit", runtime.toolkit)
     if runtime.loaded is None:
-        remedy = "pip install nvidia-cuda-runtime, or a CUDA build of torch"
+        remedy = "a CUDA build of torch, or pip install nvidia-cuda-runtime"
         yield Finding(_SECTION, "libcudart", f"none: {runtime.how}", "problem", remedy)
     else:
         yield _library("libcudart that a server loads", runtime.loaded)
@@ -148,8 +167,3 @@ def _older(loaded: Cudart, toolkit: Cudart) -> Iterator[Finding]:
     elif older and Version(loaded.version).release[:2] != Version(toolkit.version).release[:2]:
         value = f"the server's {loaded.version} is older than the toolkit's {toolkit.version}"
         yield Finding(_SECTION, "libcudart", value, "note", "doit patch_cudart; doit check says if a symbol is missing")
-
-
-def failed(error: FitasksError) -> Finding:
-    """What could not be examined, as a finding."""
-    return Finding(_SECTION, "not examined", error.message, "problem", error.remedy)
