@@ -441,7 +441,7 @@ def test_a_stop_lets_an_installer_finish(workshop: Workshop, tmp_path: Path) -> 
     """A terminal's Ctrl-C reaches doit alone, and the installer ignores doit's SIGTERM: it has until SIGKILL."""
     python, made = without_pip(tmp_path), shop(workshop)
     wheel, site = made.wheel(tmp_path / "dist").path, site_of(python)
-    script = f"ps -o sid= -p $$ > {tmp_path}/session; kill -TERM $$; {sys.executable} -m zipfile -e {wheel} {site}"
+    script = f"cut -d' ' -f6 /proc/$$/stat > {tmp_path}/session; kill -TERM $$; {sys.executable} -m zipfile -e {wheel} {site}"
     plan = uv_for(python, plan_for(made, python, site), script)
     install(plan, wheel)
     assert int((tmp_path / "session").read_text()) != os.getsid(0)
