@@ -177,7 +177,7 @@ def attempt(debian: Debian, suite: str, tests: list[str]) -> list[str]:
     lines = [f"apt-get install: {got[1] if got else '?'} downloaded, {debian.size() - before} MB on the disk"]
     lines += readmes_commands(debian)
     say("\n".join(lines))
-    tested = debian.as_reader("make test", 'make test K="$1"'.replace("$1", " ".join(tests)), statuses=(0, 1))
+    tested = debian.as_reader("make test", f"make test K={shlex.quote(' '.join(tests))}", statuses=(0, 1))
     return [
         *lines,
         *(line for line in tested.splitlines() if re.match(r"FAILED|ERROR|=+ .*(passed|failed|error)", line)),
