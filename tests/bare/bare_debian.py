@@ -25,6 +25,7 @@ from tests.mirrors import apt_sources, pip_configuration
 ROOT = Path(__file__).parents[2]
 USER = "reader"
 HOME = Path("home", USER)
+_PIP_LOG = HOME / "pip.log"
 _PATH = "PATH=/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin"
 _MOUNTS = """
 cd "$1"; shift
@@ -141,7 +142,7 @@ def make_clone(debian: Debian) -> None:
     config = debian.tree / HOME / ".config/pip/pip.conf"
     config.parent.mkdir(parents=True)
     config.touch(mode=0o600)
-    config.write_text(pip_configuration()[1])
+    config.write_text(f"{pip_configuration()[1]}log = /{_PIP_LOG}\n")
     owned = [str(Path("/") / path.relative_to(debian.tree)) for path in (bare, config.parents[1])]
     debian.inside("ownership", "chown", "-R", f"{USER}:{USER}", *owned)
     debian.as_reader("git clone", "git clone --quiet /srv/fitasks.git fitasks")
@@ -158,10 +159,16 @@ def readmes_commands(debian: Debian) -> list[str]:
     seconds = debian.took["make kernels"] - float(compiled[1])
     return [
         f"make kernels: {seconds:.0f} s for the environment, {compiled[1]} s for page",
-        f"downloaded by pip, without what this machine's disk has: {debian.size(f'{HOME}/.cache/pip')} MB",
+        f"downloaded by pip, without what this machine's disk has: {downloaded(debian.tree / _PIP_LOG)} MB",
         f".venv: {debian.size(f'{HOME}/fitasks/.venv')} MB; ~/.cache: {debian.size(f'{HOME}/.cache')} MB",
         f"make check: {row}",
     ]
+
+
+def downloaded(log: Path) -> int:
+    """MB that pip has downloaded, by its log. Files of this machine are not among them."""
+    found = re.findall(r"Downloading \S+ \(([\d.]+) (kB|MB|GB)\)", log.read_text(errors="replace"))
+    return round(sum(float(size) * {"kB": 0.001, "MB": 1, "GB": 1000}[unit] for size, unit in found))
 
 
 def attempt(debian: Debian, suite: str, tests: list[str]) -> list[str]:
