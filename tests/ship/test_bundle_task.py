@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -22,7 +23,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
 @pytest.fixture(scope="module")
 def packed(project: Project) -> Path:
     path = project.root.parent / "kernels.tar.gz"
-    assert project.doit("bundle", str(path)).startswith(f"{path}: 3 kernels, 21 files, ")
+    assert re.match(rf"{path}: 3 kernels, \d+ files, ", project.doit("bundle", str(path)))
     return path
 
 
@@ -31,7 +32,7 @@ def test_a_bundle_that_leaves_a_kernel_out_is_written_and_exits_1(project: Proje
     path = packed.with_name("two.tar.gz")
     lines = project.doit("bundle", str(path), status=1).splitlines()
     assert lines[0] == "left out  kernel:page: page.so is missing"
-    assert lines[1].startswith(f"{path}: 2 kernels, 14 files, ")
+    assert re.match(rf"{path}: 2 kernels, \d+ files, ", lines[1])
     assert lines[2:] == ["1 kernel left out"]
     assert project.doit("unbundle", str(path)) == "2 kernels there already\n"
     assert project.doit("unbundle", str(packed)) == "2 kernels there already\n1 kernel into FlashInfer's cache\n"
