@@ -139,7 +139,7 @@ def _chosen(
         return same or describe(Path(loaded), versions.get(loaded, "")), how
     best = next((one for one in found if not one.problem), None)
     if best:
-        how += f"; taken for it: the environment's own {best.path}"
+        how += f"; symbols are compared with the environment's own, {best.path}"
     return best, how
 
 

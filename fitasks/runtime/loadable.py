@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,6 +15,8 @@ from fitasks.ship.tvmffi import same_abi
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from fitasks.cuda.toolkit import Toolkit
+    from fitasks.plan.server import Server
     from fitasks.runtime.check import Verdict
     from fitasks.session import Session
 
@@ -44,7 +47,9 @@ def refused_by(session: Session, library: Path) -> Refusal | None:
     if not (needs.libraries or needs.symbols or built):
         return None
     answer = session.loader.answer(needs, lambda: _others(session))
-    if refused := refusal(library.name, needs, answer, lambda soname: remedy(session, soname)):
+    if refused := refusal(
+        library.name, needs, answer, functools.partial(remedy, session.plan.server, session.plan.toolkit)
+    ):
         return refused
     session.loader.without_driver |= needs_driver(needs, answer)
     if built and answer.tvm_ffi and not same_abi(built, answer.tvm_ffi):
@@ -53,14 +58,13 @@ def refused_by(session: Session, library: Path) -> Refusal | None:
     return None
 
 
-def remedy(session: Session, soname: str) -> str:
-    """What brings a library into the loader's reach."""
-    python, env = session.plan.server.python, session.plan.server.env
+def remedy(server: Server, toolkit: Toolkit, soname: str) -> str:
+    """What brings a library into the reach of the server's dynamic loader."""
     brought = "a CUDA build of torch" if soname.startswith(_CUDA) else "the package that has it"
-    install = f"install {brought} for {python}"
-    if not (directory := next(_directories(session, soname), None)):
+    install = f"install {brought} for {server.python}"
+    if not (directory := next(_directories(server, toolkit, soname), None)):
         return f"{install}, or name the server's own interpreter as serving.python"
-    path = ":".join(filter(None, [str(directory), env.get("LD_LIBRARY_PATH", "")]))
+    path = ":".join(filter(None, [str(directory), server.env.get("LD_LIBRARY_PATH", "")]))
     return f"{install}, or write LD_LIBRARY_PATH: {path} below `serving: env:` in kernels.yaml"
 
 
@@ -69,11 +73,10 @@ def provisos(session: Session) -> list[str]:
     return [f"the server has the driver's {DRIVER}, which isn't here"] if session.loader.without_driver else []
 
 
-def _directories(session: Session, soname: str) -> Iterator[Path]:
+def _directories(server: Server, toolkit: Toolkit, soname: str) -> Iterator[Path]:
     """Where a library of that name lies in reach of the environment, but not of its loader."""
-    plan = session.plan
-    places = [place for site in plan.server.site_packages for place in sorted(site.glob("nvidia/*/lib"))]
-    yield from (place for place in [*places, plan.toolkit.cudart.parent] if (place / soname).exists())
+    places = [place for site in server.site_packages for place in sorted(site.glob("nvidia/*/lib"))]
+    yield from (place for place in [*places, toolkit.cudart.parent] if (place / soname).exists())
 
 
 def _others(session: Session) -> Iterator[Path]:
