@@ -59,8 +59,9 @@ def _library(name: str, needs: Needs, answer: Answer, remedy: Callable[[str], st
             sentence = f"{name} needs {soname}, of which nobody can tell without the driver's {DRIVER}"
             return Refusal(sentence, certain=False)
         if _ABSENT in problem and problem.startswith(f"{soname}: "):
-            return Refusal(f"{name} needs {soname}, which is not found by {answer.process}: {remedy(soname)}")
-        return Refusal(f"{name} needs {soname}, which can't be loaded beside {answer.process}: {problem}")
+            sentence = f"{name} needs {soname}, which the server's dynamic loader doesn't find ({answer.process})"
+            return Refusal(f"{sentence}: {remedy(soname)}")
+        return Refusal(f"{name} needs {soname}, which the server's dynamic loader refuses: {problem}")
     return None
 
 

@@ -77,10 +77,10 @@ def _open(name: str) -> tuple[int | None, str]:
     """The handle, or what the loader says. Lazily, as tvm_ffi does; directories after the name are tried last."""
     soname, *directories = name.split(":")
     said = ""
-    for path in (soname, *(f"{directory}/{soname}" for directory in directories)):
+    for path in (soname, *filter(os.path.exists, (f"{directory}/{soname}" for directory in directories))):
         if handle := _LIBC.dlopen(os.fsencode(path), os.RTLD_LAZY | os.RTLD_LOCAL):
             return int(handle), ""
-        said = said or os.fsdecode(_LIBC.dlerror() or b"")
+        said = os.fsdecode(_LIBC.dlerror() or b"")
     return None, said
 
 
