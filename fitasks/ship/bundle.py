@@ -97,7 +97,7 @@ def manifest_of(session: Session, files: dict[str, Entry]) -> Manifest:
         ninja=session.ninja.version,
         site_packages=str(Path(first["flashinfer_root"]).parent),
         cuda_home=str(plan.toolkit.home),
-        tvm_ffi=plan.server.version("apache-tvm-ffi"),
+        tvm_ffi=first.get("tvm_ffi", ""),
         tvm_ffi_abi=headers_abi(plan.server.site_packages),
         workspaces={name: workspaces[name] for name in sorted(workspaces) if not files or name in used},
         files=files,

@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from fitasks.errors import FitasksError
+from fitasks.ship.tvmffi import is_version
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -122,6 +123,8 @@ def parse(data: bytes) -> Manifest:
     if clash := next((path for path in entries if any(above in entries for above in _above(path))), ""):
         raise Refused(f"its manifest names {clash!r}, which is below a file")
     texts |= {name: _text(said.get(name, ""), name) for name in _LATER_TEXTS}
+    if texts["tvm_ffi_abi"] and not is_version(texts["tvm_ffi_abi"]):
+        raise Refused("its manifest says nothing usable of tvm_ffi_abi")
     return Manifest(**texts, workspaces=workspaces, files=entries, kernels=_origins(said.get("kernels", {})))
 
 

@@ -120,12 +120,14 @@ def _files(plan: Plan, kernels: tuple[Complete, ...], flashinfer: str, version: 
 
 
 def _manifest(plan: Plan, kernels: tuple[Complete, ...], flashinfer: str, version: str, tag: str) -> dict[str, Any]:
+    facts = plan.facts[kernels[0].kernel.target]
+    abi = facts.get("tvm_ffi_abi")  # of a bundle that was compiled elsewhere
     return {
         "distribution": DISTRIBUTION,
         "version": version,
         "flashinfer": flashinfer,
-        "tvm_ffi": plan.server.version("apache-tvm-ffi"),
-        "tvm_ffi_abi": headers_abi(plan.server.site_packages),
+        "tvm_ffi": facts.get("tvm_ffi", ""),
+        "tvm_ffi_abi": headers_abi(plan.server.site_packages) if abi is None else abi,
         "tag": tag,
         "directories": {one.directory: one.directory.split("-") for one in kernels},
         "providers": _providers(kernels, version),
