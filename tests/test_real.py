@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -118,15 +119,19 @@ def test_without_a_libcudart_a_server_would_fail(project: Project, bare: Path, t
 
 @contextmanager
 def renamed(library: Path, old: bytes, new: bytes) -> Iterator[None]:
-    """The library with another name in it, under its own time: as if it were compiled with other headers."""
-    content, stat = library.read_bytes(), library.stat()
-    assert old in content
-    library.write_bytes(content.replace(old, new))
+    """The library, and its receipt, as if it were compiled with headers where a name is spelt otherwise."""
+    receipt = library.with_name("fitasks-receipt.json")
+    content, stat, said = library.read_bytes(), library.stat(), receipt.read_text()
+    changed = content.replace(old, new)
+    digests = [hashlib.sha256(one).hexdigest() for one in (content, changed)]
+    library.write_bytes(changed)
+    receipt.write_text(said.replace(*digests))
     os.utime(library, ns=(stat.st_atime_ns, stat.st_mtime_ns))
     try:
         yield
     finally:
         library.write_bytes(content)
+        receipt.write_text(said)
         os.utime(library, ns=(stat.st_atime_ns, stat.st_mtime_ns))
 
 
