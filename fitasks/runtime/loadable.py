@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fitasks.cuda.audit import DRIVER, Refusal, audit, needs_driver, refusal
+from fitasks.cuda.elf import is_shared_object
 from fitasks.errors import EnvironmentProblem
 from fitasks.ship.package import built_with, is_ours
 from fitasks.ship.tvmffi import same_abi
@@ -47,9 +48,8 @@ def refused_by(session: Session, library: Path) -> Refusal | None:
     if not (needs.libraries or needs.symbols or built):
         return None
     answer = session.loader.answer(needs, lambda: _others(session))
-    if refused := refusal(
-        library.name, needs, answer, functools.partial(remedy, session.plan.server, session.plan.toolkit)
-    ):
+    bring = functools.partial(remedy, session.plan.server, session.plan.toolkit)
+    if refused := refusal(library.name, needs, answer, bring):
         return refused
     session.loader.without_driver |= needs_driver(needs, answer)
     if built and answer.tvm_ffi and not same_abi(built, answer.tvm_ffi):
@@ -74,9 +74,10 @@ def provisos(session: Session) -> list[str]:
 
 
 def _directories(server: Server, toolkit: Toolkit, soname: str) -> Iterator[Path]:
-    """Where a library of that name lies in reach of the environment, but not of its loader."""
+    """Where a sound library of that name lies in reach of the environment, but not of its loader."""
     places = [place for site in server.site_packages for place in sorted(site.glob("nvidia/*/lib"))]
-    yield from (place for place in [*places, toolkit.cudart.parent] if (place / soname).exists())
+    places.append(toolkit.cudart.parent)
+    yield from (place for place in places if soname and not is_shared_object(place / soname))
 
 
 def _others(session: Session) -> Iterator[Path]:
