@@ -24,6 +24,7 @@ from fitasks.build.roots import roots_of
 from fitasks.build.store import Store
 from fitasks.cuda.capability import nvcc_of
 from fitasks.cuda.cudart import Runtime, discover
+from fitasks.cuda.loader import Loader
 from fitasks.cuda.probe import ProbeMemo
 from fitasks.errors import ConfigError, EnvironmentProblem, FitasksError
 from fitasks.files import sha256_text
@@ -125,6 +126,13 @@ class Session:
         server, toolkit = self.plan.server, self.plan.toolkit
         memo = self.root / ".fitasks" / "cudart.json"
         return discover(server.python, server.env, server.site_packages, toolkit.cudart, memo)
+
+    @cached_property
+    def loader(self) -> Loader:
+        """What the server's dynamic loader has for libraries; remembered at the end of the run."""
+        loader = Loader(self.plan.server.python, self.plan.server.env, self.plan.state / "loader.json")
+        atexit.register(loader.save)
+        return loader
 
     @cached_property
     def contents(self) -> Contents:

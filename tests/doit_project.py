@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import sysconfig
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -60,6 +61,12 @@ with open(depfile, "w") as deps:
 with open(here + "/calls", "a") as log:
     log.write(f"{{time.time()}} end {{os.getpid()}} {{os.path.basename(source)}}\\n")
 """
+
+
+def cudart_in_reach() -> dict[str, str]:
+    """What lets the dynamic loader find pip's libcudart: a CPU torch, as suites have, brings none of its own."""
+    found = sorted(Path(sysconfig.get_path("purelib"), "nvidia").glob("cu*/lib/libcudart.so.*"))
+    return {"LD_LIBRARY_PATH": str(found[-1].parent)} if found else {}
 
 
 @dataclass

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
 import subprocess
 import sys
+from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.doit_project import Project
+from tests.doit_project import Project, cudart_in_reach
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from collections.abc import Iterator
 
 pytestmark = pytest.mark.real
 
@@ -34,6 +37,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
     pytest.importorskip("flashinfer", exc_type=Exception)
     made = Project.make(tmp_path_factory.mktemp("real"), 'targets: ["9.0a"]\nkernels:\n  page:\n')
     del made.env["FLASHINFER_NVCC"]
+    made.env |= cudart_in_reach()
     made.doit("kernel:page")
     return made
 
@@ -70,6 +74,76 @@ def test_the_receipt_names_what_was_built(project: Project) -> None:
 def test_check_agrees_and_a_second_doit_compiles_nothing(project: Project) -> None:
     assert "Found 1 compiled kernel(s) of 1" in project.doit("check")
     assert project.doit() == "1 kernel: 1 fresh\n"
+
+
+_LOADER = Path("/lib64/ld-linux-x86-64.so.2")
+_JUDGE = "import ctypes, sys, torch, tvm_ffi; ctypes.CDLL(sys.argv[1])"
+
+
+@pytest.fixture
+def bare(tmp_path: Path) -> Path:
+    """An interpreter whose dynamic loader doesn't read /etc/ld.so.cache, where a toolkit may have put its libcudart."""
+    if not _LOADER.exists():
+        pytest.skip("another machine's loader")
+    program = tmp_path / "python"
+    program.write_text(f'#!/bin/sh\nexec {_LOADER} --inhibit-cache {sys.executable} "$@"\n')
+    program.chmod(0o755)
+    return program
+
+
+def loads(python: Path, library: Path, env: dict[str, str]) -> str:
+    """What the loader of a server's process says of it, each symbol bound at once; "" if it takes it."""
+    command = [str(python), "-c", _JUDGE, str(library)]
+    env = env | {"LD_BIND_NOW": "1"}
+    done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
+    return done.stderr.strip().splitlines()[-1] if done.returncode else ""
+
+
+def test_without_a_libcudart_a_server_would_fail(project: Project, bare: Path, tmp_path: Path) -> None:
+    """As with a CPU torch on a machine without a toolkit; and what the remedy says does help."""
+    if "+cpu" not in __import__("torch").__version__:
+        pytest.skip("this torch brings its own libcudart")
+    other = Project(tmp_path / "other", project.env)
+    shutil.copytree(project.root, other.root, ignore=shutil.ignore_patterns(".fitasks"))
+    kernels = other.root / "kernels.yaml"
+    kernels.write_text(f"serving:\n  python: {bare}\n{kernels.read_text()}")
+    out = " ".join(other.doit("check", status=1, LD_LIBRARY_PATH="", COLUMNS="1000").split())
+    place = cudart_in_reach()["LD_LIBRARY_PATH"]
+    assert "page would fail" in out
+    assert "page.so needs libcudart.so.13, which the server's dynamic loader doesn't find (torch " in out
+    assert f"install a CUDA build of torch for {bare}, or write LD_LIBRARY_PATH: {place} below `serving: env:`" in out
+    library, without = project.library("page"), project.env | {"LD_LIBRARY_PATH": ""}
+    assert "libcudart.so.13: cannot open shared object file" in loads(bare, library, without)
+    assert loads(bare, library, without | {"LD_LIBRARY_PATH": place}) == ""
+
+
+@contextmanager
+def renamed(library: Path, old: bytes, new: bytes) -> Iterator[None]:
+    """The library, and its receipt, as if it were compiled with headers where a name is spelt otherwise."""
+    receipt = library.with_name("fitasks-receipt.json")
+    content, stat, said = library.read_bytes(), library.stat(), receipt.read_text()
+    changed = content.replace(old, new)
+    digests = [hashlib.sha256(one).hexdigest() for one in (content, changed)]
+    library.write_bytes(changed)
+    receipt.write_text(said.replace(*digests))
+    os.utime(library, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    try:
+        yield
+    finally:
+        library.write_bytes(content)
+        receipt.write_text(said)
+        os.utime(library, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+
+
+def test_a_symbol_that_the_servers_tvm_ffi_lacks(project: Project) -> None:
+    library = project.library("page")
+    with renamed(library, b"\0TVMFFIErrorSetRaised\0", b"\0TVMFFIErrorSetRaisex\0"):
+        out = " ".join(project.doit("check", status=1, COLUMNS="1000").split())
+        assert "page would fail" in out
+        assert "page.so needs TVMFFIErrorSetRaisex, which no library beside torch " in out
+        assert "undefined symbol: TVMFFIErrorSetRaisex" in loads(Path(sys.executable), library, project.env)
+    assert "Found 1 compiled kernel(s) of 1" in project.doit("check")
+    assert loads(Path(sys.executable), library, project.env) == ""
 
 
 def test_the_same_wheel_reinstalled_is_healed_for_the_server_too(project: Project, tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
 SCRIPT = Path(__file__).parent.parent / "serving" / "libcudart.py"
-_VERSION = 1
+_VERSION = 2
 _CACHED = re.compile(rb"(/[^\0]+/libcudart\.so\.[\d.]+)\0")
 
 
@@ -70,12 +70,16 @@ class Cudart:
 
 @dataclass(frozen=True)
 class Runtime:
-    """The serving environment's. `loaded` is what a kernel would be given; `how` says how that is known."""
+    """The serving environment's. `loaded` is what a kernel would be given; `how` says how that is known.
+
+    Not `reached`: neither torch nor the dynamic loader finds any, and `loaded` is the environment's own for want of it.
+    """
 
     loaded: Cudart | None
     how: str
     found: tuple[Cudart, ...]
     toolkit: Cudart  # what kernels are linked against
+    reached: bool = True
 
 
 def discover(python: Path, env: Mapping[str, str], site_packages: Iterable[Path], toolkit: Path, memo: Path) -> Runtime:
@@ -92,7 +96,8 @@ def discover(python: Path, env: Mapping[str, str], site_packages: Iterable[Path]
     loaded = answer["loaded"]
     found = [describe(path, versions.get(str(path), "")) for path in candidates]
     chosen, how = _chosen(loaded, answer["how"], found, versions)
-    runtime = Runtime(chosen, how, tuple(found), describe(toolkit, versions.get(str(toolkit), "")))
+    linked = describe(toolkit, versions.get(str(toolkit), ""))
+    runtime = Runtime(chosen, how, tuple(found), linked, reached=bool(loaded))
     remember(memo, json.dumps({"version": _VERSION, "key": key, "runtime": asdict(runtime)}))
     return runtime
 
@@ -134,7 +139,7 @@ def _chosen(
         return same or describe(Path(loaded), versions.get(loaded, "")), how
     best = next((one for one in found if not one.problem), None)
     if best:
-        how += f"; taken for it: the environment's own {best.path}"
+        how += f"; symbols are compared with the environment's own, {best.path}"
     return best, how
 
 
@@ -192,7 +197,7 @@ def _remembered(memo: Path, key: list[str]) -> Runtime | None:
         runtime = data["runtime"]
         loaded = _restored(runtime["loaded"]) if runtime["loaded"] else None
         found = tuple(map(_restored, runtime["found"]))
-        return Runtime(loaded, runtime["how"], found, _restored(runtime["toolkit"]))
+        return Runtime(loaded, runtime["how"], found, _restored(runtime["toolkit"]), bool(runtime["reached"]))
     except (OSError, ValueError, KeyError, TypeError):
         return None
 

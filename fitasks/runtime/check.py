@@ -14,12 +14,11 @@ from typing import TYPE_CHECKING, Literal
 
 from fitasks.build import ninja as ninjas
 from fitasks.build import receipt as receipts
-from fitasks.cuda.audit import audit
 from fitasks.cuda.capability import nvcc_flags, nvcc_of, refusal
-from fitasks.cuda.elf import inspect_library, is_shared_object
+from fitasks.cuda.elf import is_shared_object
 from fitasks.runtime.ahead import served, wanted
-from fitasks.runtime.cudart_policy import audit_kernel
 from fitasks.runtime.elsewhere import elsewhere
+from fitasks.runtime.loadable import loadable
 from fitasks.ship.collect import architectures
 from fitasks.ship.package import altered, is_ours, packaged
 
@@ -30,7 +29,17 @@ if TYPE_CHECKING:
     from fitasks.session import Session
     from fitasks.ship.package import Module
 
-State = Literal["ahead-of-time", "cached", "outdated", "altered", "would compile", "refused", "would fail", "unplanned"]
+State = Literal[
+    "ahead-of-time",
+    "cached",
+    "outdated",
+    "altered",
+    "would compile",
+    "refused",
+    "would fail",
+    "unknown",
+    "unplanned",
+]
 
 _CONTENT = {"corrupt", "command", "toolchain", "changed", "vanished"}  # reasons that ninja doesn't look for
 
@@ -87,10 +96,7 @@ def _compiled(session: Session, kernel: Kernel, blank: Verdict) -> Verdict:
     if reason := _work(session, kernel):
         refused = _refused(session, kernel)
         return replace(blank, state="would fail" if refused else "would compile", reason=refused or reason)
-    trusted = _trusted(session, kernel, blank)
-    if trusted.state == "cached" and (failure := audit_kernel(session, kernel)):
-        return replace(trusted, state="would fail", reason=failure)
-    return _loaded(trusted, kernel.library)
+    return loadable(session, _loaded(_trusted(session, kernel, blank), kernel.library))
 
 
 def _refused(session: Session, kernel: Kernel) -> str:
@@ -124,12 +130,7 @@ def _ahead(session: Session, kernel: Kernel, artefact: Path, blank: Verdict) -> 
         if damage := altered(artefact, module):
             return replace(loaded, state="altered", reason=f"{damage}; doit install")
         loaded = replace(loaded, reason=_another_build(session, _packed_from(session, kernel, artefact), module))
-    if loaded.good:
-        library = inspect_library(artefact)
-        undefined = list(map(str, library.cuda_symbols()))
-        if failure := audit(artefact.name, library.needed, undefined, session.runtime.loaded):
-            return replace(loaded, state="would fail", reason=failure)
-    return loaded
+    return loadable(session, loaded)
 
 
 def _loaded(verdict: Verdict, library: Path) -> Verdict:

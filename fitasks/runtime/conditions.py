@@ -17,6 +17,7 @@ from fitasks.errors import EnvironmentProblem
 from fitasks.plan.hopper import left_out
 from fitasks.runtime import sm90_switch
 from fitasks.runtime.engine_conditions import finds_nvcc, version_of_engine, wanted_without_nvcc
+from fitasks.runtime.loadable import provisos
 from fitasks.runtime.variables import in_choices, in_commands
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ def conditions(session: Session, verdicts: Sequence[Verdict] = ()) -> list[str]:
     """What the prediction takes for granted and a server started elsewhere may not have, with what brings it about."""
     plan = session.plan
     ahead = bool(verdicts) and all(verdict.state == "ahead-of-time" for verdict in verdicts)
-    engine = _engine(plan, delivered=ahead or session.problem is not None)
+    engine = _engine(plan, delivered=ahead or session.problem is not None) + provisos(session)
     if session.problem:
         return engine
     if ahead:  # no ninja, no commands

@@ -12,6 +12,7 @@ import hashlib
 import json
 import multiprocessing
 import os
+import re
 import sys
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -67,18 +68,64 @@ def _manifest(root: Path) -> dict[tuple[str, str], dict[str, Any]]:
 def load(libraries: Sequence[Path]) -> dict[Path, str]:
     """In a process of its own: what the dynamic loader has against each, with torch and FlashInfer as in a server."""
     import_flashinfer()
-    return {library: _refused(str(library), _packaged(library).get("needed", ())) for library in libraries}
+    abi = _abi()
+    return {library: _other_abi(library, abi) or _refused(str(library), _packaged(library)) for library in libraries}
 
 
-def _refused(library: str, needed: Iterable[str]) -> str:
-    """Why it can't be loaded; "" if it can. Where the driver is missing, of all that it needs beside that."""
+def _refused(library: str, said: dict[str, Any]) -> str:
+    """Why it can't be loaded, every symbol bound; "" if it can. Of one that lacks the driver, what else it lacks."""
     try:
-        ctypes.CDLL(library, os.RTLD_LAZY | os.RTLD_LOCAL)  # as tvm_ffi.load_module does
+        ctypes.CDLL(library, os.RTLD_NOW | os.RTLD_LOCAL)  # tvm_ffi binds late: the process would die at a call
     except OSError as error:
         if not str(error).startswith(f"{_DRIVER}: "):
             return f"can't be loaded: {error}"
-        return next(filter(None, (_refused(name, ()) for name in needed if name != _DRIVER)), "")
+        needed = [name for name in said.get("needed", ()) if name != _DRIVER]
+        return next(filter(None, (_refused(name, {}) for name in needed)), "") or _unbound(needed, said)
     return ""
+
+
+def _unbound(needed: Iterable[str], said: dict[str, Any]) -> str:
+    """The symbols that nothing has, by the manifest (older ones don't say), but for those called as the driver's."""
+    scopes = [ctypes.CDLL(None), *(ctypes.CDLL(name) for name in needed)]
+    symbols = [symbol for symbol in said.get("required", ()) if not re.match(r"cu[A-Z]", symbol)]
+    absent = [symbol for symbol in symbols if not any(_has(scope._handle, symbol) for scope in scopes)]
+    return f"can't be loaded: undefined symbol: {', '.join(absent)}" if absent else ""
+
+
+def _has(handle: int, symbol: str) -> bool:
+    """Whether the loader finds "name@version" or "name" there (dlsym(3)); the address of one may be 0."""
+    name, _, version = (part.encode() for part in symbol.partition("@"))
+    libc = ctypes.CDLL(None)
+    for function in (libc.dlsym, libc.dlvsym, libc.dlerror):
+        function.restype = ctypes.c_void_p
+    libc.dlerror()
+    words = [ctypes.c_void_p(handle), ctypes.c_char_p(name), *([ctypes.c_char_p(version)] if version else [])]
+    return bool((libc.dlvsym if version else libc.dlsym)(*words)) or not libc.dlerror()
+
+
+def _other_abi(library: Path, abi: tuple[int, ...]) -> str:
+    """Why a file of our wheel isn't for this tvm-ffi. Before 1.0 minor versions break its ABI (tvm-ffi's README)."""
+    made_for = _made_for(library.parents[2]) if _packaged(library) else ()
+    if not made_for or not abi or made_for[: 1 + (abi[0] == 0)] == abi[: 1 + (abi[0] == 0)]:
+        return ""
+    words = [".".join(map(str, version)) for version in (made_for, abi)]
+    return f"was compiled against tvm-ffi {words[0]}, whose ABI isn't that of libtvm_ffi {words[1]} here"
+
+
+@functools.lru_cache
+def _made_for(root: Path) -> tuple[int, ...]:
+    said = str(json.loads((root / "manifest.json").read_text(encoding="utf-8")).get("tvm_ffi_abi", ""))
+    return tuple(map(int, said.split("."))) if re.fullmatch(r"\d+\.\d+\.\d+", said) else ()
+
+
+def _abi() -> tuple[int, ...]:
+    """The version of the C ABI that this process's libtvm_ffi has; () where it can't be asked."""
+    numbers = (ctypes.c_uint32 * 3)()
+    try:
+        ctypes.CDLL(None).TVMFFIGetVersion(numbers)
+    except AttributeError:
+        return ()
+    return tuple(numbers)
 
 
 @contextlib.contextmanager

@@ -12,6 +12,7 @@ from fitasks.build import receipt as receipts
 from fitasks.build.ninja import DEPS, LOG
 from fitasks.ship.bundle import NINJA_FILE, generated_of, version_key
 from fitasks.ship.manifest import Refused
+from fitasks.ship.tvmffi import same_abi
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -39,7 +40,7 @@ def of_use(manifest: Manifest, here: Manifest) -> Manifest:
 
     Raises Refused where there is none, and for a bundle of another FlashInfer or machine.
     """
-    refuse_foreign(manifest, here.flashinfer, here.platform)
+    refuse_foreign(manifest, here.flashinfer, here.platform, here.tvm_ffi_abi)
     if not (shared := manifest.workspaces.keys() & here.workspaces.keys()):
         raise Refused(
             f"it is for the architecture set {', '.join(sorted(manifest.workspaces))}, kernels.yaml's targets here are "
@@ -49,12 +50,20 @@ def of_use(manifest: Manifest, here: Manifest) -> Manifest:
     return manifest.only(shared)
 
 
-def refuse_foreign(manifest: Manifest, flashinfer: str, platform: str) -> None:
-    """Raise Refused for a bundle of another FlashInfer or machine than these, or of a newer glibc than this one's."""
+def refuse_foreign(manifest: Manifest, flashinfer: str, platform: str, tvm_ffi: str) -> None:
+    """Raise Refused for a bundle of another FlashInfer, machine or ABI of tvm-ffi, or of a newer glibc than here.
+
+    Of that ABI, older bundles and an environment without tvm-ffi's headers say "".
+    """
     if manifest.flashinfer != flashinfer:
         raise Refused(
             f"it is for FlashInfer {manifest.flashinfer}, the server here has {flashinfer}",
             remedy=f"make it where FlashInfer {flashinfer} is, or install {manifest.flashinfer} here",
+        )
+    if tvm_ffi and manifest.tvm_ffi_abi and not same_abi(manifest.tvm_ffi_abi, tvm_ffi):
+        raise Refused(
+            f"it is compiled against tvm-ffi {manifest.tvm_ffi_abi}, whose ABI isn't that of {tvm_ffi} here",
+            remedy="make it where the same apache-tvm-ffi is as here",
         )
     if manifest.platform != platform:
         raise Refused(

@@ -28,6 +28,7 @@ from fitasks.ship.archive import DASH, GZIP
 from fitasks.ship.manifest import Entry, Manifest, Origin
 from fitasks.ship.pack import write
 from fitasks.ship.settle import settle
+from fitasks.ship.tvmffi import headers_abi
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -96,6 +97,8 @@ def manifest_of(session: Session, files: dict[str, Entry]) -> Manifest:
         ninja=session.ninja.version,
         site_packages=str(Path(first["flashinfer_root"]).parent),
         cuda_home=str(plan.toolkit.home),
+        tvm_ffi=first.get("tvm_ffi", ""),
+        tvm_ffi_abi=headers_abi(plan.server.site_packages),
         workspaces={name: workspaces[name] for name in sorted(workspaces) if not files or name in used},
         files=files,
     )

@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from fitasks.errors import FitasksError
+from fitasks.ship.tvmffi import is_version
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -22,6 +23,7 @@ VERSION = 1
 LIMIT = 16 << 20  # bytes; 655 kernels with 20 files each take 6 MB
 
 _TEXTS = ("flashinfer", "platform", "glibc", "ninja", "site_packages", "cuda_home")
+_LATER_TEXTS = ("tvm_ffi", "tvm_ffi_abi")  # older bundles have none
 _ARCHITECTURE = re.compile(r"[0-9a-z_]{1,100}")
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _GLIBC = re.compile(r"([0-9]{1,4}(\.[0-9]{1,4}){0,3})?")
@@ -66,6 +68,8 @@ class Manifest:
     workspaces: dict[str, str]  # architecture set, as in FlashInfer's paths ("90a") → its cache directory
     files: dict[str, Entry]
     kernels: dict[str, Origin] = field(default_factory=dict)  # "90a/page"; older bundles have none
+    tvm_ffi: str = ""  # version of the package that the kernels have headers of; "" in older bundles
+    tvm_ffi_abi: str = ""  # what those headers say, "0.1.16"
 
     def modules(self) -> list[tuple[str, str]]:
         """(architecture set, module) of every kernel, sorted."""
@@ -118,6 +122,9 @@ def parse(data: bytes) -> Manifest:
     entries = {path: _entry(path, files[path], workspaces) for path in files}
     if clash := next((path for path in entries if any(above in entries for above in _above(path))), ""):
         raise Refused(f"its manifest names {clash!r}, which is below a file")
+    texts |= {name: _text(said.get(name, ""), name) for name in _LATER_TEXTS}
+    if texts["tvm_ffi_abi"] and not is_version(texts["tvm_ffi_abi"]):
+        raise Refused("its manifest says nothing usable of tvm_ffi_abi")
     return Manifest(**texts, workspaces=workspaces, files=entries, kernels=_origins(said.get("kernels", {})))
 
 

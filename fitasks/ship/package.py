@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from fitasks.files import sha256_file
+from fitasks.ship.tvmffi import is_version
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -40,6 +41,16 @@ def packaged(library: Path) -> Module | None:
         return None
 
 
+def built_with(library: Path) -> str:
+    """The version of tvm-ffi's C ABI that our package was compiled against, "0.1.16"; "" where it doesn't say."""
+    file = library.parents[2] / "manifest.json"
+    try:
+        said = _built_with(file, file.stat().st_mtime_ns)
+    except (OSError, ValueError, AttributeError):
+        return ""
+    return said if isinstance(said, str) and is_version(said) else ""
+
+
 def altered(library: Path, module: Module | None) -> str:
     """How the file differs from what was packaged, in a sentence; "" if it doesn't. Without a module nobody knows."""
     if module is None:
@@ -51,6 +62,11 @@ def altered(library: Path, module: Module | None) -> str:
     if digest != module.sha256:
         return f"{library} is altered: its hash is {digest[:12]}, {module.sha256[:12]} by its package's manifest"
     return ""
+
+
+@functools.lru_cache(maxsize=8)
+def _built_with(file: Path, _mtime_ns: int) -> object:
+    return json.loads(file.read_bytes()).get("tvm_ffi_abi", "")
 
 
 def _by_key(file: Path) -> dict[tuple[str, str], dict[str, Any]]:

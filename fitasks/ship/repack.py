@@ -28,6 +28,7 @@ from fitasks.ship.bundle import NINJA_FILE
 from fitasks.ship.install import obstacle
 from fitasks.ship.manifest import Origin, Refused
 from fitasks.ship.staging import staging
+from fitasks.ship.tvmffi import headers_abi
 from fitasks.ship.unbundle import refusals
 from fitasks.ship.wheel import Wheel, build_wheel
 
@@ -57,7 +58,8 @@ def repack(session: Session, path: Path, directory: Path) -> Repacked:
         server = find_server(configuration(session.root), session.probe)
         with opened(path) as archive:
             manifest = archive.manifest()
-            refuse_foreign(manifest, _flashinfer(server, manifest), sysconfig.get_platform())
+            abi = headers_abi(server.site_packages)
+            refuse_foreign(manifest, _flashinfer(server, manifest), sysconfig.get_platform(), abi)
             refuse_too_large(manifest, unpacked)
             archive.unpack(manifest, unpacked, manifest.workspaces)
         plan = _plan(session, server, manifest, [_kernel(one, manifest) for one in proven(manifest, unpacked)])
@@ -98,6 +100,7 @@ def _plan(session: Session, server: Server, manifest: Manifest, kernels: Sequenc
     toolkit = Toolkit(home, "bundle", home, "", "", home)
     sites = [site for site in server.site_packages if (site / "flashinfer").is_dir()]
     common = {"flashinfer": manifest.flashinfer, "flashinfer_root": str(Path(*sites[:1], "flashinfer"))}
+    common |= {"tvm_ffi": manifest.tvm_ffi, "tvm_ffi_abi": manifest.tvm_ffi_abi}
     facts = {name: common | {"arch": name} for name in manifest.workspaces}
     config = configuration(session.root)
     return Plan(config, server, toolkit, (), tuple(kernels), facts, session.root / ".fitasks")

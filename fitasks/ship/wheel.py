@@ -28,6 +28,7 @@ from fitasks.ship.package import DISTRIBUTION, PACKAGE
 from fitasks.ship.provenance import receipts_text
 from fitasks.ship.stripped import find_strip, packed
 from fitasks.ship.tag import platform_tag
+from fitasks.ship.tvmffi import headers_abi
 from fitasks.ship.zipped import File, write_zip
 
 if TYPE_CHECKING:
@@ -100,7 +101,7 @@ def _symbol_versions(kernels: Iterable[Complete]) -> set[str]:
 
 
 def _files(plan: Plan, kernels: tuple[Complete, ...], flashinfer: str, version: str, tag: str) -> list[File]:
-    manifest = _manifest(kernels, flashinfer, version, tag)
+    manifest = _manifest(plan, kernels, flashinfer, version, tag)
     info = _info(version)
     licences = _licences(plan)
     return [
@@ -118,11 +119,15 @@ def _files(plan: Plan, kernels: tuple[Complete, ...], flashinfer: str, version: 
     ]
 
 
-def _manifest(kernels: tuple[Complete, ...], flashinfer: str, version: str, tag: str) -> dict[str, Any]:
+def _manifest(plan: Plan, kernels: tuple[Complete, ...], flashinfer: str, version: str, tag: str) -> dict[str, Any]:
+    facts = plan.facts[kernels[0].kernel.target]
+    abi = facts.get("tvm_ffi_abi")  # of a bundle that was compiled elsewhere
     return {
         "distribution": DISTRIBUTION,
         "version": version,
         "flashinfer": flashinfer,
+        "tvm_ffi": facts.get("tvm_ffi", ""),
+        "tvm_ffi_abi": headers_abi(plan.server.site_packages) if abi is None else abi,
         "tag": tag,
         "directories": {one.directory: one.directory.split("-") for one in kernels},
         "providers": _providers(kernels, version),
@@ -135,10 +140,16 @@ def _manifest(kernels: tuple[Complete, ...], flashinfer: str, version: str, tag:
                 "sha256": one.sha256,
                 "size": one.size,
                 "needed": one.receipt.needed,
+                "required": required(one.library),
             }
             for one in kernels
         ],
     }
+
+
+def required(library: Path) -> list[str]:
+    """The symbols without which the loader refuses it: the gate looks for them where a driver is missing."""
+    return sorted(map(str, inspect_library(library).required))
 
 
 def _providers(kernels: tuple[Complete, ...], version: str) -> dict[str, Any]:

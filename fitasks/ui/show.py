@@ -36,9 +36,10 @@ def show_cudart(session: Session) -> None:
         _print(f"note: {note}")
     runtime = session.runtime
     _print(f"toolkit: {_one(runtime.toolkit)}")
-    _print(f"server:  {_one(runtime.loaded)} ({runtime.how})")
+    loaded = runtime.loaded if runtime.reached else None
+    _print(f"server:  {_one(loaded)} ({runtime.how})")
     for found in runtime.found:
-        if found != runtime.loaded:
+        if found != loaded:
             _print(f"also:    {_one(found)}")
     path, _ = session.stamp
     _print(f"{path}:")

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from fitasks.build.receipt import read
+from fitasks.cuda.loader import Loader
 from fitasks.cuda.probe import ProbeMemo
 from fitasks.files import sha256_file
 from fitasks.plan.kernel import Artefact
@@ -48,7 +49,8 @@ def session(workshop: Workshop, arch: str = "90a", **env: str) -> Any:
         plan=plan,
         problem=None,
         ninja=workshop.ninja,
-        runtime=SimpleNamespace(loaded=None),
+        runtime=SimpleNamespace(loaded=None, reached=True),
+        loader=Loader(server.python, server.env, plan.state / "loader.json"),
         judge=workshop.judge().judge,
         probe=ProbeMemo(workshop.root / "probe.json"),
     )

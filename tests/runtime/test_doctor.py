@@ -13,7 +13,7 @@ from fitasks.cuda import toolkit as toolkit_module
 from fitasks.cuda.cudart import Cudart, Runtime
 from fitasks.cuda.probe import ProbeMemo
 from fitasks.plan.server import Package, Server
-from fitasks.runtime.doctor import caches, machine, packages, toolkits
+from fitasks.runtime.doctor import caches, machine, packages, toolkits, trial
 from fitasks.runtime.doctor.finding import Finding
 from fitasks.runtime.sm90_switch import install
 from tests.cuda.fake_toolkit import SAYS, Maker, build_library, build_talker, install_program, put
@@ -208,6 +208,23 @@ def test_libcudarts_side_by_side() -> None:
         "problem: libcudart: a server loads libcudart.so.12, kernels will need libcudart.so.13",
         "problem: libcudart, also there: /x/libcudart.so.13: not an ELF file",
     ]
+
+
+def test_a_server_that_finds_no_libcudart() -> None:
+    """It isn't said to load the environment's own, which is there and out of its loader's reach."""
+    own = Cudart("/t/libcudart.so.13", "/t/libcudart.so.13", "libcudart.so.13", "13.0.96", "13.0")
+    runtime = Runtime(own, "torch 9+cpu loads none", (own,), own, reached=False)
+    assert [f"{one.state}: {one.subject}: {one.value}" for one in packages.examine_cudart(runtime, "do it")] == [
+        "ok: libcudart of the toolkit: 13.0.96 at /t/libcudart.so.13",
+        "problem: libcudart that a server loads: none: torch 9+cpu loads none",
+        "ok: libcudart, also there: 13.0.96 at /t/libcudart.so.13",
+    ]
+
+
+def test_the_trial_names_what_brings_a_library() -> None:
+    said = "OSError: libcudart.so.13: cannot open shared object file: No such file or directory"
+    (found,) = trial._findings({"steps": [], "failed": "load", "output": said}, "9.0a", "bring {}".format)
+    assert (found.value, found.remedy) == (said, "bring libcudart.so.13")
 
 
 def test_two_ninjas(server: Server, maker: Maker, tmp_path: Path) -> None:

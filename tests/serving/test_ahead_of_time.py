@@ -183,6 +183,86 @@ def test_a_library_that_is_no_longer_what_was_packaged(tmp_path: Path) -> None:
     )
 
 
+def packaged(site: Path, files: dict[str, Path], required: dict[str, list[str]], **said: str) -> None:
+    """Our package's manifest of these libraries."""
+    kernels = [
+        {
+            "directory": "sm90a",
+            "name": name,
+            "architectures": ["sm90a"],
+            "sha256": hashlib.sha256(file.read_bytes()).hexdigest(),
+            "size": file.stat().st_size,
+            "needed": ["libcuda.so.1", "libc.so.6"],
+            "required": required.get(name, []),
+        }
+        for name, file in files.items()
+    ]
+    write(site / "fitasks_kernels" / "__init__.py")
+    write(site / "fitasks_kernels" / "manifest.json", json.dumps({"flashinfer": "9.9.9", "kernels": kernels} | said))
+
+
+def test_a_library_that_lacks_a_symbol(tmp_path: Path) -> None:
+    """Bound late, as servers do, it would be loaded, and end the process with the first call."""
+    site, modules = make_flashinfer(tmp_path, ENV_NEW), tmp_path / "modules" / "9.0a"
+    source = "void TVMFFINoSuchThing(void); void run(void) { TVMFFINoSuchThing(); }"
+    page = library(modules / "page" / "page.so", source=source)
+    assert ask(site, planned(tmp_path, ("page", "9.0a"))) == (
+        1,
+        (
+            f"{page} can't be loaded: {page}: undefined symbol: TVMFFINoSuchThing\n"
+            "FlashInfer 9.9.9 would not load 1 of 1 module(s)\n"
+        ),
+    )
+
+
+def test_a_symbol_is_missed_without_the_driver_too(tmp_path: Path) -> None:
+    """The loader gives up at the driver's library; the manifest says what else is called."""
+    site = make_flashinfer(tmp_path, ENV_PACKAGE)
+    driver = library(tmp_path / "libcuda.so.1", "-Wl,-soname,libcuda.so.1", source="void cuInit(void) {}")
+    source = "void cuInit(void); void {0}(void); void run(void) {{ cuInit(); {0}(); }}".format
+    place = site / "fitasks_kernels" / "sm90a"
+    names = {"page": "TVMFFINoSuchThing", "rope": "abort", "norm": "malloc"}
+    files = {
+        name: library(place / name / f"{name}.so", "-Wl,--no-as-needed", str(driver), source=source(symbol))
+        for name, symbol in names.items()
+    }
+    driver.unlink()
+    required = {"page": ["TVMFFINoSuchThing", "cuInit"], "rope": ["abort"], "norm": ["malloc@GLIBC_9.9"]}
+    packaged(site, files, required)
+    assert ask(site) == (
+        1,
+        (
+            f"{files['norm']} can't be loaded: undefined symbol: malloc@GLIBC_9.9\n"
+            f"{files['page']} can't be loaded: undefined symbol: TVMFFINoSuchThing\n"
+            "FlashInfer 9.9.9 would not load 2 of 3 module(s)\n"
+        ),
+    )
+
+
+@pytest.mark.parametrize(
+    ("made_for", "here", "fits"),
+    [
+        ("0.1.11", "0.1.16", True),
+        ("0.2.0", "0.1.16", False),
+        ("1.2.3", "1.4.0", True),
+        ("1.2.3", "2.2.3", False),
+        ("", "0.1.16", True),  # of a wheel that an earlier fitasks made
+    ],
+)
+def test_a_wheel_for_another_abi_of_tvm_ffi(tmp_path: Path, made_for: str, here: str, fits: bool) -> None:
+    numbers = here.split(".")
+    tvm_ffi = tmp_path / "libtvm_ffi.so"
+    assignments = "".join(f"out[{at}] = {number};" for at, number in enumerate(numbers))
+    library(tvm_ffi, source=f"void TVMFFIGetVersion(unsigned *out) {{ {assignments} }}")
+    site = make_flashinfer(tmp_path, ENV_PACKAGE, INIT + f"import ctypes; ctypes.CDLL({str(tvm_ffi)!r}, 0x100)\n")
+    page = library(site / "fitasks_kernels" / "sm90a" / "page" / "page.so")
+    packaged(site, {"page": page}, {}, **({"tvm_ffi_abi": made_for} if made_for else {}))
+    status, said = ask(site)
+    assert status == int(not fits)
+    why = f"{page} was compiled against tvm-ffi {made_for}, whose ABI isn't that of libtvm_ffi {here} here\n"
+    assert said.startswith(why) == (not fits)
+
+
 def test_one_architecture_of_a_mixed_host_is_missing(tmp_path: Path) -> None:
     site = make_flashinfer(tmp_path, ENV_NEW)
     library(tmp_path / "modules" / "9.0a" / "page" / "page.so")

@@ -15,6 +15,7 @@ from fitasks.plan.plan import configuration, targets_of
 from fitasks.plan.server import Server, find_server
 from fitasks.runtime.doctor import caches, machine, packages, toolkits, trial
 from fitasks.runtime.doctor.finding import Finding, failure, kept
+from fitasks.runtime.loadable import remedy
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -78,7 +79,7 @@ def _sm90(config: Config, server: Server) -> bool:
 def _cudart(session: Session, server: Server, toolkit: Toolkit) -> Iterator[Finding]:
     memo = session.root / ".fitasks" / "cudart.json"
     runtime = discover(server.python, server.env, server.site_packages, toolkit.cudart, memo)
-    yield from packages.examine_cudart(runtime)
+    yield from packages.examine_cudart(runtime, remedy(server, toolkit, runtime.toolkit.soname))
 
 
 def _trial(config: Config, server: Server, toolkit: Toolkit | None) -> Iterator[Finding]:

@@ -129,17 +129,17 @@ def _switch(server: Server, *, sm90: bool) -> Iterator[Finding]:
         yield Finding(_SECTION, VARIABLE, value, "note", f"export {VARIABLE}=1 for the server (`doit env`)")
 
 
-def examine_cudart(runtime: Runtime) -> Iterator[Finding]:
-    """The toolkit's libcudart, the one that a server loads, and every other one."""
+def examine_cudart(runtime: Runtime, remedy: str = "install a CUDA build of torch") -> Iterator[Finding]:
+    """The toolkit's libcudart, the one that a server loads, and every other one; `remedy` is for a server without."""
     yield _library("libcudart of the toolkit", runtime.toolkit)
-    if runtime.loaded is None:
-        remedy = "a CUDA build of torch, or pip install nvidia-cuda-runtime"
-        yield Finding(_SECTION, "libcudart", f"none: {runtime.how}", "problem", remedy)
+    loaded = runtime.loaded if runtime.reached else None
+    if loaded is None:
+        yield Finding(_SECTION, "libcudart that a server loads", f"none: {runtime.how}", "problem", remedy)
     else:
-        yield _library("libcudart that a server loads", runtime.loaded)
-        yield from _older(runtime.loaded, runtime.toolkit)
+        yield _library("libcudart that a server loads", loaded)
+        yield from _older(loaded, runtime.toolkit)
     for found in runtime.found:
-        if runtime.loaded is None or found.real != runtime.loaded.real:
+        if loaded is None or found.real != loaded.real:
             yield _library("libcudart, also there", found)
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import json
+import re
 import subprocess
 import tempfile
 from pathlib import Path
@@ -11,13 +13,17 @@ from typing import TYPE_CHECKING, Any
 from fitasks.build.diagnose import diagnose
 from fitasks.plan import planner
 from fitasks.runtime.doctor.finding import Finding
+from fitasks.runtime.loadable import remedy
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from fitasks.cuda.toolkit import Toolkit
     from fitasks.plan.server import Server
 
 SCRIPT = planner.SCRIPT.parent / "trial.py"
 _SECTION = "trial"
+_ABSENT = re.compile(r"(\S+): cannot open shared object file")
 _TIMEOUT = 300  # seconds; takes 10 to 15 on two cores
 
 
@@ -39,10 +45,11 @@ def examine(server: Server, toolkit: Toolkit, target: str) -> list[Finding]:
             return [Finding(_SECTION, "compile", f"not done within {_TIMEOUT} s", "problem")]
         except (OSError, ValueError) as error:
             return [Finding(_SECTION, "import", told or str(error), "problem", "doit env")]
-    return _findings(answer, target)
+    return _findings(answer, target, functools.partial(remedy, server, toolkit))
 
 
-def _findings(answer: dict[str, Any], target: str) -> list[Finding]:
+def _findings(answer: dict[str, Any], target: str, bring: Callable[[str], str]) -> list[Finding]:
+    """`bring` says how a library comes into the loader's reach."""
     findings = [
         Finding(_SECTION, f"{step['name']} for {target}", f"{step['value']} ({step['seconds']} s)")
         for step in answer["steps"]
@@ -50,5 +57,7 @@ def _findings(answer: dict[str, Any], target: str) -> list[Finding]:
     if answer["failed"]:
         told = diagnose(answer["output"], 1)
         subject = f"{answer['failed']} for {target}"
-        findings.append(Finding(_SECTION, subject, told.first_error, "problem", told.hint or ""))
+        absent = _ABSENT.search(answer["output"]) if answer["failed"] == "load" else None
+        advice = bring(absent[1]) if absent else told.hint or ""
+        findings.append(Finding(_SECTION, subject, told.first_error, "problem", advice))
     return findings
