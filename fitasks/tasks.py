@@ -146,8 +146,15 @@ def on_gpus(action: Callable[..., None], *params: dict[str, Any]) -> TaskDict:
 
 
 def after_kernels(action: Callable[..., None], *params: dict[str, Any]) -> TaskDict:
-    """A task that runs once all kernels are done, or those that it was given the names of."""
-    return _after_named(action, params, list)
+    """A task that runs once all kernels are done, or those that it was given the names of.
+
+    A delivery doesn't wait for those that no GPU of their target could run: they fail before anything is compiled.
+    """
+
+    def fit(kernels: Sequence[Kernel]) -> list[Kernel]:
+        return [kernel for kernel in kernels if not kernel.unfit]
+
+    return _after_named(action, params, fit)
 
 
 def after_all_kernels(action: Callable[..., None], name: str) -> TaskDict:

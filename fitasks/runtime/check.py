@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING, Literal
 
 from fitasks.build import ninja as ninjas
 from fitasks.build import receipt as receipts
+from fitasks.cuda.architecture import single
 from fitasks.cuda.audit import audit
 from fitasks.cuda.capability import nvcc_flags, nvcc_of, refusal
 from fitasks.cuda.elf import inspect_library, is_shared_object
 from fitasks.runtime.ahead import served, wanted
 from fitasks.runtime.cudart_policy import audit_kernel
 from fitasks.runtime.elsewhere import elsewhere
-from fitasks.ship.collect import architectures
 from fitasks.ship.package import altered, is_ours, packaged
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ def predict(session: Session, kernel: Kernel) -> Verdict:
     """What a server that has the lines of `doit env` in its environment will do with this kernel."""
     blank = Verdict(kernel.label, kernel.name, kernel.target, "unplanned", kernel.problem)
     if kernel.problem:
-        return blank
+        return replace(blank, state="would fail") if kernel.unfit else blank
     blank = replace(blank, architectures=wanted(session, kernel))
     found = served(session, kernel)
     if found.libraries and not found.missing:
@@ -146,7 +146,7 @@ def _packed_from(session: Session, kernel: Kernel, artefact: Path) -> Kernel:
     """
     same = (one for one in session.plan.buildable() if one.name == kernel.name)
     facts, directory = session.plan.facts, artefact.parents[1].name
-    return next((one for one in same if "-".join(architectures(facts[one.target]["arch"])) == directory), kernel)
+    return next((one for one in same if "-".join(single(facts[one.target]["arch"])) == directory), kernel)
 
 
 def _another_build(session: Session, kernel: Kernel, module: Module | None) -> str:
