@@ -218,7 +218,9 @@ def test_no_licence_is_made_up(workshop: Workshop, tmp_path: Path) -> None:
 def test_kernels_that_are_not_complete_are_all_named(workshop: Workshop, tmp_path: Path) -> None:
     made = shop(workshop)
     made.kernels.append(workshop.kernel("norm", 1))
-    made.kernels.append(replace(workshop.kernel("bad", 1), name="", problem="kernels.yaml:9:3: kernels.bad: unknown op"))
+    made.kernels.append(
+        replace(workshop.kernel("bad", 1), name="", problem="kernels.yaml:9:3: kernels.bad: unknown op")
+    )
     (workshop.kernel("rope", 1).build_dir / "fitasks-receipt.json").unlink()
     assert refused(made, tmp_path / "dist") == (
         "nothing is delivered, because of\n"
