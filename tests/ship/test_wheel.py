@@ -34,6 +34,8 @@ from tests.ship.wheelwright import Shop, module
 from tests.workshop import TARGET
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from fitasks.session import Session
     from fitasks.ship.collect import Complete
     from fitasks.ship.wheel import Wheel
@@ -248,8 +250,8 @@ def test_a_library_that_changes_while_it_is_read_is_refused(
 
     made, real = shop(workshop), wheels.collect
 
-    def slow(session: Session) -> tuple[Complete, ...]:
-        found = real(session)
+    def slow(session: Session, names: Sequence[str]) -> tuple[Complete, ...]:
+        found = real(session, names)
         workshop.kernel("page", 1).library.write_bytes(b"something else")
         return found
 
