@@ -6,9 +6,13 @@ What they need is imported when they run, so that `doit list` stays quick.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from fitasks.errors import EnvironmentProblem, Silent
 from fitasks.session import current
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 # The product's output: stdout, so that it can be piped.
 _print = print
@@ -153,6 +157,7 @@ def env() -> None:
 
 def wheel(json: str, names: list[str]) -> None:
     """the kernels, or some, as a package that FlashInfer loads without compiler or cache, in dist/ (--json FILE)"""
+    from fitasks.ship.collect import left_out
     from fitasks.ship.install import obstacle
     from fitasks.ship.sizes import report
     from fitasks.ship.wheel import build_wheel
@@ -168,10 +173,12 @@ def wheel(json: str, names: list[str]) -> None:
         _print(f"not for this environment: {why}")
     if json:
         write_sizes(Path(json), sizes)
+    _end_with(left_out(current().plan, names))
 
 
 def install(names: list[str]) -> None:
     """put that package into the serving environment (pip, or uv)"""
+    from fitasks.ship.collect import left_out
     from fitasks.ship.install import install as put
     from fitasks.ship.wheel import build_wheel
 
@@ -180,6 +187,15 @@ def install(names: list[str]) -> None:
     put(plan, made.path)
     _print(f"fitasks-kernels {made.version} is installed for {plan.server.python}; `doit check` asks FlashInfer")
     _say_what_is_left_out(names)
+    _end_with(left_out(plan, names))
+
+
+def _end_with(left_out: Sequence[str]) -> None:
+    """Say what wasn't delivered: exit status 1, though the others were."""
+    for line in left_out:
+        _print(line)
+    if left_out:
+        raise Silent
 
 
 def _say_what_is_left_out(names: list[str]) -> None:

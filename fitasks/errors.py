@@ -35,9 +35,16 @@ class EnvironmentProblem(FitasksError):
 
 
 class KernelFailure(FitasksError):
-    """One kernel failed to compile or to check; the others go on."""
+    """One kernel failed to compile or to check; the others go on.
+
+    `lasting` is the error, in one line, that the same compile would end with again; "" where it might not.
+    """
 
     exit_status = 1
+
+    def __init__(self, message: str, *, remedy: str = "", lasting: str = "") -> None:
+        super().__init__(message, remedy=remedy)
+        self.lasting = lasting
 
 
 class Silent(FitasksError):

@@ -28,6 +28,7 @@ from fitasks.cuda.loader import Loader
 from fitasks.cuda.probe import ProbeMemo
 from fitasks.errors import ConfigError, EnvironmentProblem, FitasksError
 from fitasks.files import sha256_text
+from fitasks.plan.caches import bases
 from fitasks.plan.plan import Plan, cache_home, configuration, make_plan
 from fitasks.plan.server import Server, find_server
 from fitasks.plan.unbuilt import plan_unbuilt
@@ -144,8 +145,9 @@ class Session:
     @cached_property
     def judges(self) -> dict[str, Judge]:
         """A judge for each target."""
+        known = self.ninja.version, self.stamp[1]
         return {
-            target: Judge(roots_of(self.plan, target), self.contents, self.toolchain, self.ninja.version, self.stamp[1])
+            target: Judge(roots_of(self.plan, target), self.contents, self.toolchain, *known, bases(self.plan))
             for target in self.plan.facts
         }
 

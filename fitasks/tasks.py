@@ -146,8 +146,15 @@ def on_gpus(action: Callable[..., None], *params: dict[str, Any]) -> TaskDict:
 
 
 def after_kernels(action: Callable[..., None], *params: dict[str, Any]) -> TaskDict:
-    """A task that runs once all kernels are done, or those that it was given the names of."""
-    return _after_named(action, params, list)
+    """A task that runs once all kernels are done, or those that it was given the names of.
+
+    A delivery doesn't wait for those that no GPU of their target could run: they fail before anything is compiled.
+    """
+
+    def fit(kernels: Sequence[Kernel]) -> list[Kernel]:
+        return [kernel for kernel in kernels if not kernel.unfit]
+
+    return _after_named(action, params, fit)
 
 
 def after_all_kernels(action: Callable[..., None], name: str) -> TaskDict:
@@ -182,7 +189,7 @@ def _kernel(session: Session, kernel: Kernel) -> TaskDict:
         }
     return {
         "name": kernel.label,
-        "doc": _described(kernel),
+        "doc": _described(session, kernel),
         "targets": [str(kernel.library)],
         "file_dep": [str(session.stamp[0])],
         "uptodate": [Fresh(session, kernel)],
@@ -191,10 +198,17 @@ def _kernel(session: Session, kernel: Kernel) -> TaskDict:
     }
 
 
-def _described(kernel: Kernel) -> str:
-    """`batch_decode dtype_q=bfloat16 head_dim=128 for 9.0a`: as kernels.yaml says it, not as the module is called."""
+def _described(session: Session, kernel: Kernel) -> str:
+    """`batch_decode dtype_q=bfloat16 head_dim=128 for 9.0a`: as kernels.yaml says it, not as the module is called.
+
+    `doit list --status` says why a kernel isn't fresh, as `doit why` does; it judges them all anyway.
+    """
     words = [kernel.op, *(f"{name}={value}" for name, value in kernel.given.items()), "for", kernel.target]
-    return " ".join(words) + (f" ({kernel.note})" if kernel.note else "")
+    said = " ".join(words) + (f" ({kernel.note})" if kernel.note else "")
+    if sys.argv[1:2] == ["list"] and {"--status", "-s"} & set(sys.argv):
+        with contextlib.suppress(Exception):  # the list is to be shown whatever keeps a kernel from being judged
+            said += f": {reason}" if (reason := session.judge(kernel).first) else ""
+    return said
 
 
 def _twin(kernel: Kernel) -> TaskDict:

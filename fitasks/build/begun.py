@@ -12,6 +12,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from fitasks.build import failed
 from fitasks.build import ninja as ninjas
 from fitasks.build import receipt as receipts
 from fitasks.files import write_atomic, write_if_changed
@@ -36,6 +37,7 @@ def begin(kernel: Kernel, judge: Judge, ninja: Ninja, damaged: tuple[str, ...]) 
     before = receipts.read(kernel)
     receipts.path_of(kernel).unlink(missing_ok=True)
     kernel.library.unlink(missing_ok=True)
+    failed.forget(kernel)
     record = _record(kernel, judge, ninja)
     begun = kernel.build_dir / NAME
     resumed = _resumable(kernel, record)
@@ -106,6 +108,7 @@ def end(kernel: Kernel) -> None:
     """The receipt says all that is to be known now."""
     (kernel.build_dir / _THREADS).unlink(missing_ok=True)
     (kernel.build_dir / NAME).unlink(missing_ok=True)
+    failed.forget(kernel)
 
 
 def edited(receipt: Receipt, judge: Judge, began_ns: int) -> str:

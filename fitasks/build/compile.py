@@ -13,7 +13,7 @@ import traceback
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal
 
-from fitasks.build import begun
+from fitasks.build import begun, failed
 from fitasks.build import ninja as ninjas
 from fitasks.build import receipt as receipts
 from fitasks.build.heal import NotHealed, heal
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from fitasks.build.running import Runner
     from fitasks.build.store import Store
     from fitasks.plan.kernel import Kernel
+    from fitasks.processes.process import Finished
 
 Outcome = Literal["fresh", "audited", "healed", "adopted", "compiled"]
 
@@ -140,7 +141,7 @@ class Builder:
         damaged = judged.damaged
         for _ in range(2):
             began_ns = begun.begin(kernel, judge, self.runner.ninja, damaged)
-            finished = self.runner.run(kernel, functools.partial(self._announce, kernel, judge, judged))
+            finished = self._run(kernel, judge, judged)
             check(kernel)
             receipt = receipt_of(self.runner, kernel, judge.anew(), finished)
             if not (changed := begun.edited(receipt, judge, began_ns)):
@@ -152,6 +153,15 @@ class Builder:
             damaged = ()
             begun.end(kernel)
         raise KernelFailure(f"{kernel.label}: {changed} keeps changing while it is compiled")
+
+    def _run(self, kernel: Kernel, judge: Judge, judged: Judgement) -> Finished:
+        """Compile; what would fail again is remembered. Raises KernelFailure, OSError."""
+        try:
+            return self.runner.run(kernel, functools.partial(self._announce, kernel, judge, judged))
+        except KernelFailure as error:
+            if error.lasting:
+                failed.remember(kernel, judge.anew(), error.lasting)
+            raise
 
     def _accepted(self, kernel: Kernel, receipt: Receipt, judge: Judge) -> Receipt:
         """As ninja accepts it: an input from the future (a clock set back) would make it compile again and again."""

@@ -1,6 +1,6 @@
 """Is a kernel what a build would make now? Contents decide; timestamps only say whether ninja would agree.
 
-    no receipt, or one that can't be believed             → stale (new, incomplete)
+    no receipt, or one that can't be believed             → stale (new, incomplete, failed, elsewhere)
     an input, command or tool differs, the .so is damaged → stale (changed, command, toolchain, missing, corrupt)
     all equal, but ninja would compile                    → heal  (timestamps, log, generated)
     all equal, the stamp differs                          → look  (audit again)
@@ -14,13 +14,16 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from fitasks.build import failed
 from fitasks.build import receipt as receipts
+from fitasks.build.elsewhere import elsewhere
 from fitasks.build.ninja import DEPS, LOG
 from fitasks.build.reasons import Judgement, Reason, judgement
 from fitasks.files import sha256_text
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
     from fitasks.build.contents import Contents, State
     from fitasks.build.receipt import Output, Receipt
@@ -40,6 +43,7 @@ class Judge:
     toolchain: dict[str, str]
     ninja: str  # version
     stamp: str
+    bases: tuple[Path, ...] = ()  # FlashInfer's caches in which the same kernel may lie
     _equal: dict[str, int] = field(default_factory=dict)  # input line that holds → the file's mtime
     _commands: dict[str, str] = field(default_factory=dict)
 
@@ -47,7 +51,7 @@ class Judge:
         """The verdict on one kernel, with every reason."""
         receipt = receipts.read(kernel)
         if receipt is None:
-            return judgement("stale", [_without_receipt(kernel)])
+            return judgement("stale", [self._without_receipt(kernel)])
         lines = receipt.inputs.split("\n")
         stale, newest = self._inputs(lines)
         stale += self._commands_and_tools(kernel, receipt) + self._library(kernel, receipt)
@@ -67,7 +71,7 @@ class Judge:
 
     def anew(self) -> Judge:
         """One that looks at every file again: something was built or generated since."""
-        return Judge(self.roots, self.contents.anew(), self.toolchain, self.ninja, self.stamp)
+        return Judge(self.roots, self.contents.anew(), self.toolchain, self.ninja, self.stamp, self.bases)
 
     def commands(self, kernel: Kernel) -> str:
         """The kernel's build.ninja with roots named."""
@@ -76,6 +80,19 @@ class Judge:
         except KeyError:
             text = self._commands[kernel.ninja] = self.roots.text(kernel.ninja)
             return text
+
+    def _without_receipt(self, kernel: Kernel) -> Reason:
+        if receipts.path_of(kernel).exists():
+            return Reason("incomplete", "its receipt is torn, or of another version of fitasks")
+        if kernel.library.exists():
+            return Reason("incomplete", f"{kernel.library.name} has no receipt")
+        if error := failed.remembered(kernel, self):
+            return Reason("failed", error)
+        if kernel.build_dir.exists():
+            return Reason("incomplete", f"{kernel.build_dir.name} was begun and not finished")
+        if there := elsewhere(kernel, self.bases):
+            return Reason("elsewhere", there)
+        return Reason("new", "never built")
 
     def _inputs(self, lines: list[str]) -> tuple[list[Reason], int]:
         """(reasons, newest mtime of the inputs). Lines that held for another kernel aren't looked at again."""
@@ -161,16 +178,6 @@ class Judge:
         ]
         others = f" and {len(newer) - 1} more inputs" if len(newer) > 1 else ""
         return Reason("timestamps", newer[0] + others, str(receipt.sealed_ns), str(newest))
-
-
-def _without_receipt(kernel: Kernel) -> Reason:
-    if receipts.path_of(kernel).exists():
-        return Reason("incomplete", "its receipt is torn, or of another version of fitasks")
-    if kernel.library.exists():
-        return Reason("incomplete", f"{kernel.library.name} has no receipt")
-    if kernel.build_dir.exists():
-        return Reason("incomplete", f"{kernel.build_dir.name} was begun and not finished")
-    return Reason("new", "never built")
 
 
 def _log(name: str, output: Output, state: State | None) -> Reason | None:

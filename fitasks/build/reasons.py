@@ -8,7 +8,9 @@ from typing import Literal
 Kind = Literal[
     "forced",
     "new",
+    "elsewhere",
     "incomplete",
+    "failed",
     "missing",
     "corrupt",
     "command",
@@ -44,7 +46,9 @@ class Reason:
 _SENTENCES: dict[str, str] = {
     "forced": "forced: {subject}",
     "new": "new: {subject}",
+    "elsewhere": "{subject}",
     "incomplete": "incomplete: {subject}",
+    "failed": "compiling it failed, and nothing has changed since: {subject}",
     "missing": "{subject} is missing",
     "corrupt": "{subject} is not what was built{values}",
     "command": "command changed: {subject}{values}",
@@ -65,6 +69,11 @@ class Judgement:
     verdict: Verdict
     reasons: tuple[Reason, ...] = ()
     inputs: int = 0  # how many were compared
+
+    @property
+    def first(self) -> Reason | None:
+        """The one that is told where there is room for one: by check, why, the list and the build alike."""
+        return next(iter(self.reasons), None)
 
     @property
     def damaged(self) -> tuple[str, ...]:

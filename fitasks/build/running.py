@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from fitasks.processes.process import Finished
 
 
+_LASTING = {"compile", "link", "toolchain", "unknown"}  # kinds of failures that another try would only repeat
 _SCRATCH = "fitasks-nvcc-"  # below TMPDIR
 
 
@@ -92,4 +93,5 @@ def _failure(kernel: Kernel, finished: Finished, compiling: Compiling, log: Path
     if found.out_of_memory and (had := compiling.alone):
         free = f"the {had.available / 1e9:.1f} GB that were free ({had.source})"
         hint = f"\n  hint: alone it failed as well: it needs more memory than {free}"
-    return KernelFailure(f"{kernel.label}: {found.first_error}{hint}\n  log: {log}")
+    lasting = found.first_error if found.kind in _LASTING else ""
+    return KernelFailure(f"{kernel.label}: {found.first_error}{hint}\n  log: {log}", lasting=lasting)

@@ -80,7 +80,7 @@ class Store:
 
     def told(self, kernel: Kernel, judge: Judge, judged: Judgement) -> list[str]:
         """Return, of a kernel without a receipt, whether it can be adopted, and if not, what keeps it from that."""
-        if not judged.reasons or judged.reasons[0].kind not in {"new", "incomplete"}:
+        if not judged.reasons or judged.reasons[0].kind not in {"new", "elsewhere", "incomplete", "failed"}:
             return []
         if not (found := self.nearest(kernel, judge)):
             return []

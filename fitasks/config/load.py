@@ -133,4 +133,4 @@ def _serving(model: ServingModel, path: Path) -> Serving:
     python = os.path.expanduser(model.python)  # noqa: PTH111 - Path's raises for an unknown user
     if "/" in python:
         python = str(path.absolute().parent / python)
-    return Serving(python, model.engine, dict(model.env))
+    return Serving(python, model.engine, dict(model.env), model.user)

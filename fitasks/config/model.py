@@ -26,11 +26,15 @@ class Place:
 
 @dataclass(frozen=True)
 class Serving:
-    """The server that kernels are built for. `python` is "" for the interpreter that runs doit."""
+    """The server that kernels are built for. `python` is "" for the interpreter that runs doit.
+
+    `user` is a name, "1000" or "1000:1000", as the server's process has it; "" for who runs doit.
+    """
 
     python: str = ""
     engine: Engine = "none"
     env: dict[str, str] = field(default_factory=dict)
+    user: str = ""
 
 
 @dataclass(frozen=True)

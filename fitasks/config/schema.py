@@ -36,6 +36,7 @@ SCHEMA_FILE = Path(__file__).with_name("kernels.schema.json")
 ENTRY_NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"
 OP = r"^([a-z0-9_]+|[A-Za-z_][A-Za-z0-9_.]*:[A-Za-z_][A-Za-z0-9_]*)$"
 VARIABLE = r"^[A-Za-z_][A-Za-z0-9_]*$"
+USER = r"^([A-Za-z0-9_][A-Za-z0-9_.@-]*(:[A-Za-z0-9_][A-Za-z0-9_.-]*)?)?$"  # and group
 PARAMETER = r"^[A-Za-z_][A-Za-z0-9_]*$"
 _ARCHITECTURE = r"[0-9]{1,2}\.[0-9][a-z]?"
 TARGET = rf"^(auto|{_ARCHITECTURE}( {_ARCHITECTURE})*)$"
@@ -102,6 +103,9 @@ class ServingModel(BaseModel):
     python: StrictStr = Field(default="", description="Its Python interpreter; by default the one that runs doit.")
     engine: Engine = Field(default="none", description="Sets the cache directory that the engine reads.")
     env: Annotated[Env, _MayBeBlank()] = Field(default={}, description="What the server's environment adds.")
+    user: Annotated[StrictStr, Field(pattern=USER)] = Field(
+        default="", description='Who the server runs as, if not who runs doit: a name, or "1000:1000".'
+    )
 
 
 class EntryModel(BaseModel):

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 _EXPECTED = {
     "": "keys such as serving, targets and kernels",
-    "serving": "a mapping of python, engine and env",
+    "serving": "a mapping of python, engine, env and user",
     "serving.env": "a mapping of variable names to text",
     "kernels": "a mapping of entry names to parameters",
 }
@@ -120,6 +120,8 @@ def _misspelt(path: Path, value: str) -> str:
                 f"{shown(value)} is no op; expected the middle of gen_<op>_module, such as batch_prefill, "
                 "or module.path:function"
             )
+        case ("serving", "user"):
+            return f'{shown(value)} is no user; expected a name such as nobody, or numbers such as "1000:1000"'
         case _:
             return "a variable's name consists of letters, digits and `_`, first not a digit"
 

@@ -80,6 +80,11 @@ class _Graph:
         self._needs: dict[str, frozenset[str]] = {}
         self._vendored: dict[str, bool] = {}
 
+    @property
+    def read(self) -> Iterable[str]:
+        """Every file that was come to."""
+        return self._needs.keys()
+
     def needs(self, source: str) -> frozenset[str]:
         """The toolkit headers that `source` includes, directly or through others."""
         if source not in self._needs:
@@ -130,6 +135,14 @@ class _Graph:
         if top not in self._vendored:
             self._vendored[top] = any(isdir(f"{directory}/{top}") for directory in self._dirs)
         return self._vendored[top]
+
+
+def reachable(sources: Iterable[Path], dirs: Sequence[Path], memo: IncludeMemo) -> frozenset[str]:
+    """`sources` and the files below `dirs` that their `#include` lines lead to. Conditions are not evaluated."""
+    graph = _Graph(memo, tuple(str(directory) for directory in dirs))
+    for source in sources:
+        graph.needs(normpath(str(source)))
+    return frozenset(graph.read)
 
 
 def needed_headers(sources: Iterable[Path], dirs: Sequence[Path], memo: IncludeMemo) -> frozenset[str]:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fitasks.cuda.architecture import misfit, single, targets_of
 from fitasks.plan.kernel import Artefact, Kernel
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from fitasks.config.model import Config, KernelConfig
     from fitasks.plan.planner import Answer
@@ -26,7 +28,7 @@ def kernels_of(config: Config, answers: Mapping[str, Answer]) -> tuple[Kernel, .
                 continue  # `sm90: false` leaves Hopper-only modules out
             entry = config.kernels[planned["id"]]
             kernels.append(_kernel(entry, target, entry.label + suffix, planned))
-    return _mark_twins(kernels)
+    return _mark_twins(_fitting(kernels, {target: single(answer["arch"]) for target, answer in answers.items()}))
 
 
 def _kernel(entry: KernelConfig, target: str, label: str, planned: dict[str, Any]) -> Kernel:
@@ -48,6 +50,27 @@ def _kernel(entry: KernelConfig, target: str, label: str, planned: dict[str, Any
         ninja=planned["ninja"],
         note=planned.get("note", ""),
     )
+
+
+def _fitting(kernels: Sequence[Kernel], gpus: Mapping[str, tuple[str, ...]]) -> Iterator[Kernel]:
+    """Without what a compile would make for GPUs that no target has; a problem where that is all of an entry's point.
+
+    FlashInfer compiles fa3 for sm_90a whatever the target: of the targets 8.0 and 9.0a it is for the latter.
+    """
+    reasons = {kernel.label: misfit(kernel.ninja, gpus[kernel.target]) for kernel in kernels if not kernel.problem}
+    fit = {_point(kernel) for kernel in kernels if reasons.get(kernel.label) == ""}
+    for kernel in kernels:
+        if not (reason := reasons.get(kernel.label)):
+            yield kernel
+        elif _point(kernel) not in fit:
+            wanted = " or ".join(f'"{target}"' for target in targets_of(kernel.ninja))
+            remedy = f"leave the entry out, or add {wanted} to targets"
+            yield replace(kernel, problem=f"{kernel.place}: kernels.{kernel.entry}: {reason}; {remedy}")
+
+
+def _point(kernel: Kernel) -> str:
+    """What tells a point of an entry's matrix, over all targets."""
+    return json.dumps([kernel.entry, kernel.given], sort_keys=True)
 
 
 def _problem(entry: KernelConfig, error: dict[str, Any]) -> str:

@@ -50,6 +50,11 @@ class Kernel:
     problem: str = ""
     twin: str = ""
 
+    @property
+    def unfit(self) -> bool:
+        """Whether it could be planned, but its code runs on none of the target's GPUs; `problem` says so."""
+        return bool(self.problem and self.name)
+
 
 def as_record(kernel: Kernel) -> dict[str, Any]:
     """The kernel for JSON."""

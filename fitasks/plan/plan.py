@@ -38,7 +38,11 @@ if TYPE_CHECKING:
 # Of plan.json: raised whenever its meaning changes; a changed shape is noticed by itself.
 VERSION = [
     2,
-    *(field.name for record in (Kernel, Artefact, Config, KernelConfig, ModelRequest) for field in fields(record)),
+    *(
+        field.name
+        for record in (Kernel, Artefact, Config, Serving, KernelConfig, ModelRequest)
+        for field in fields(record)
+    ),
 ]
 
 

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypedDict, cast
 
-from fitasks.environment import home
 from fitasks.errors import EnvironmentProblem
+from fitasks.plan.caches import sglang_base
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -185,11 +185,6 @@ def _sglang(env: dict[str, str], site_packages: tuple[Path, ...]) -> dict[str, s
     if installed and Version(installed.version) < Version("0.5.18"):
         return env
     return {"FLASHINFER_WORKSPACE_BASE": sglang_base(env)} | env
-
-
-def sglang_base(env: Mapping[str, str]) -> str:
-    """What SGLang sets FLASHINFER_WORKSPACE_BASE to where nothing else has set it."""
-    return env.get("SGLANG_CACHE_DIR") or f"{home(env)}/.cache/sglang"
 
 
 def _providers(site_packages: tuple[Path, ...]) -> list[str]:

@@ -10,9 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fitasks.ship.audit import declared_architectures
-from fitasks.ship.collect import architectures
-from fitasks.ship.payload.kernels import runs_on
+from fitasks.cuda.architecture import fitting, single
 
 if TYPE_CHECKING:
     from fitasks.plan.kernel import Kernel
@@ -58,6 +56,4 @@ def ahead_of_time(session: Session, kernel: Kernel) -> list[Path]:
 
 def wanted(session: Session, kernel: Kernel) -> tuple[str, ...]:
     """The target's architectures that this module has code for: a Hopper module of "8.0 9.0a" for sm90a alone."""
-    targets = architectures(session.plan.facts[kernel.target]["arch"])
-    codes = [code.replace("_", "") for code in declared_architectures(kernel.ninja) if code.startswith("sm_")]
-    return tuple(one for one in targets if any(runs_on(code, one) for code in codes)) or targets
+    return fitting(kernel.ninja, single(session.plan.facts[kernel.target]["arch"]))

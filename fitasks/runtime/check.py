@@ -1,7 +1,8 @@
 """What a server will do with each kernel: predicted in its own environment, asked of its own ninja, nothing loaded.
 
-The order is FlashInfer's (JitSpec.build_and_load): an ahead-of-time module is loaded as it is; otherwise, unless
-FLASHINFER_DISABLE_JIT forbids it, build.ninja is written, ninja always runs, and the `.so` is loaded.
+The order is FlashInfer's (JitSpec.build_and_load): its import opens a log; an ahead-of-time module is loaded as it is;
+otherwise, unless FLASHINFER_DISABLE_JIT forbids it, the module is locked, build.ninja is written, ninja always runs,
+and the `.so` is loaded. Whether the server's user can do that where the kernels lie is place.py's to say.
 """
 
 from __future__ import annotations
@@ -14,12 +15,12 @@ from typing import TYPE_CHECKING, Literal
 
 from fitasks.build import ninja as ninjas
 from fitasks.build import receipt as receipts
+from fitasks.cuda.architecture import single
 from fitasks.cuda.capability import nvcc_flags, nvcc_of, refusal
 from fitasks.cuda.elf import is_shared_object
 from fitasks.runtime.ahead import served, wanted
-from fitasks.runtime.elsewhere import elsewhere
 from fitasks.runtime.loadable import loadable
-from fitasks.ship.collect import architectures
+from fitasks.runtime.place import Obstacle, Place, place_of
 from fitasks.ship.package import altered, is_ours, packaged
 
 if TYPE_CHECKING:
@@ -30,15 +31,7 @@ if TYPE_CHECKING:
     from fitasks.ship.package import Module
 
 State = Literal[
-    "ahead-of-time",
-    "cached",
-    "outdated",
-    "altered",
-    "would compile",
-    "refused",
-    "would fail",
-    "unknown",
-    "unplanned",
+    "ahead-of-time", "cached", "outdated", "altered", "would compile", "refused", "would fail", "unplanned", "unknown"
 ]
 
 _CONTENT = {"corrupt", "command", "toolchain", "changed", "vanished"}  # reasons that ninja doesn't look for
@@ -67,36 +60,87 @@ class Verdict:
 
 
 def check(session: Session, names: Sequence[str] = ()) -> list[Verdict]:
-    """The verdict on each kernel of these names, or on every planned one in the plan's order."""
+    """The verdict on each kernel of these names, or on every planned one in the plan's order.
+
+    Raises EnvironmentProblem for a user that this machine doesn't know.
+    """
     kernels = session.plan.chosen(names)
-    with ThreadPoolExecutor(max_workers=4) as pool:  # each asks one ninja process
-        return list(pool.map(lambda kernel: predict(session, kernel), kernels))
+    workers = 4  # each asks one ninja process
+    with place_of(session.plan.config) as place, ThreadPoolExecutor(workers) as pool:
+        return list(pool.map(lambda kernel: predict(session, kernel, place), kernels))
 
 
-def predict(session: Session, kernel: Kernel) -> Verdict:
-    """What a server that has the lines of `doit env` in its environment will do with this kernel."""
+def predict(session: Session, kernel: Kernel, place: Place) -> Verdict:
+    """What a server that has the lines of `doit env` in its environment will do with this kernel.
+
+    In FlashInfer's order: its import, what is loaded ahead of time, then the cache.
+    """
     blank = Verdict(kernel.label, kernel.name, kernel.target, "unplanned", kernel.problem)
     if kernel.problem:
-        return blank
+        return replace(blank, state="would fail") if kernel.unfit else blank
     blank = replace(blank, architectures=wanted(session, kernel))
+    if barred := _import(session, kernel, place) or place.generating(kernel):
+        return _barred(blank, barred)
     found = served(session, kernel)
+    gap = found.gap
     if found.libraries and not found.missing:
-        return _all_ahead(session, kernel, found.libraries, replace(blank, state="ahead-of-time"))
-    verdict = _compiled(session, kernel, blank)
-    return replace(verdict, reason="; ".join(filter(None, [found.gap, verdict.reason])))
+        ahead = _all_ahead(session, kernel, found.libraries, place, replace(blank, state="ahead-of-time"))
+        if ahead.state != "would fail" or not session.plan.facts[kernel.target].get("passes_over"):
+            return ahead
+        gap = f"{ahead.reason}; FlashInfer passes over what it can't load"
+    verdict = _compiled(session, kernel, place, blank)
+    return replace(verdict, reason="; ".join(filter(None, [gap, verdict.reason])))
 
 
-def _compiled(session: Session, kernel: Kernel, blank: Verdict) -> Verdict:
+def _import(session: Session, kernel: Kernel, place: Place) -> Obstacle | None:
+    """What keeps the server from `import flashinfer`."""
+    facts = session.plan.facts[kernel.target]
+    starting = place.starting(session.plan.server.python, Path(facts["flashinfer_root"]))
+    return starting or place.importing(Path(facts["workspace"]))
+
+
+def _barred(verdict: Verdict, obstacle: Obstacle) -> Verdict:
+    """The verdict where something about the place keeps the server from going on."""
+    return replace(verdict, state="would fail" if obstacle.known else "unknown", reason=obstacle.reason)
+
+
+# A module that FlashInfer builds: the lock, build.ninja, ninja, then the loader
+
+
+def _compiled(session: Session, kernel: Kernel, place: Place, blank: Verdict) -> Verdict:
     """What becomes of a kernel that isn't loaded ahead of time."""
     if session.plan.server.env.get("FLASHINFER_DISABLE_JIT"):
         reason = "FLASHINFER_DISABLE_JIT is set and there is no ahead-of-time module; caches are not accepted"
         return replace(blank, state="refused", reason=reason)
     if session.problem:
         return replace(blank, state="would fail", reason=f"nothing to compile it with: {session.problem.message}")
+    if barred := place.locking(kernel) or place.reading(kernel):
+        return _barred(blank, barred)
     if reason := _work(session, kernel):
-        refused = _refused(session, kernel)
-        return replace(blank, state="would fail" if refused else "would compile", reason=refused or reason)
-    return loadable(session, _loaded(_trusted(session, kernel, blank), kernel.library))
+        return _at_work(session, kernel, place, replace(blank, state="would compile", reason=reason))
+    return loadable(session, _loaded(_trusted(session, kernel, blank), kernel.library, place))
+
+
+def _work(session: Session, kernel: Kernel) -> str:
+    """Why the server's ninja would run a compiler, as doit itself gives the reason; "" if it has nothing to do."""
+    first = session.judge(kernel).first
+    if not kernel.library.exists() or not all(source.exists() for source in kernel.sources):
+        return str(first or f"{kernel.library.name} or a source is missing")
+    with tempfile.TemporaryDirectory(prefix="fitasks-check-") as scratch:
+        ninja_file = Path(scratch, "build.ninja")
+        ninja_file.write_text(kernel.ninja, encoding="utf-8")  # FlashInfer writes this text before it asks
+        reasons = ninjas.explain(session.ninja, kernel.build_dir, ninja_file)
+    return str(first or reasons[0]) if reasons else ""
+
+
+def _at_work(session: Session, kernel: Kernel, place: Place, compiling: Verdict) -> Verdict:
+    """Whether a server that has to compile can: where it may write, by an nvcc that can, what hasn't failed already."""
+    if barred := place.compiling(kernel):
+        return replace(_barred(compiling, barred), reason=f"{compiling.reason}; {barred.reason}")
+    first = session.judge(kernel).first
+    if refused := _refused(session, kernel):
+        return replace(compiling, state="would fail", reason=refused)
+    return replace(compiling, state="would fail") if first and first.kind == "failed" else compiling
 
 
 def _refused(session: Session, kernel: Kernel) -> str:
@@ -109,35 +153,49 @@ def _refused(session: Session, kernel: Kernel) -> str:
 
 def _trusted(session: Session, kernel: Kernel, blank: Verdict) -> Verdict:
     """ninja has no work to do; whether it is right in that, only contents can tell."""
-    wrong = [reason for reason in session.judge(kernel).reasons if reason.kind in _CONTENT]
-    if wrong:
-        return replace(blank, state="outdated", reason=f"ninja sees nothing to do, but {wrong[0]}")
-    return replace(blank, state="cached", reason=_provenance(kernel))
+    first = session.judge(kernel).first
+    if first and first.kind in _CONTENT:
+        return replace(blank, state="outdated", reason=f"ninja sees nothing to do, but {first}")
+    return replace(blank, state="cached", reason=_provenance(session, kernel))
 
 
-def _all_ahead(session: Session, kernel: Kernel, libraries: Sequence[Path], blank: Verdict) -> Verdict:
+def _provenance(session: Session, kernel: Kernel) -> str:
+    receipt = receipts.read(kernel)
+    if receipt is None:
+        return f"{session.judge(kernel).first}: somebody else compiled it"
+    origin = receipt.notes.get("adopted_from")
+    return f"adopted from FlashInfer {origin}, all inputs equal" if origin else ""
+
+
+def _loaded(verdict: Verdict, library: Path, place: Place) -> Verdict:
+    """The same verdict, unless the file can't be loaded: for its mount, for the user's sake, or as it is damaged."""
+    verdict = replace(verdict, library=str(library))
+    if barred := place.mapping(library):
+        return _barred(verdict, barred)
+    if problem := is_shared_object(library):
+        return replace(verdict, state="would fail", reason="; ".join(filter(None, [problem, verdict.reason])))
+    return replace(verdict, bytes=library.stat().st_size)
+
+
+# A module that is installed
+
+
+def _all_ahead(session: Session, kernel: Kernel, libraries: Sequence[Path], place: Place, blank: Verdict) -> Verdict:
     """One verdict on all that is loaded for the target's GPUs: the first that isn't good, or all bytes together."""
-    verdicts = [_ahead(session, kernel, library, blank) for library in libraries]
+    verdicts = [_ahead(session, kernel, library, place, blank) for library in libraries]
     bad = next((verdict for verdict in verdicts if not verdict.good), None)
     return bad or replace(verdicts[0], bytes=sum(verdict.bytes for verdict in verdicts))
 
 
-def _ahead(session: Session, kernel: Kernel, artefact: Path, blank: Verdict) -> Verdict:
+def _ahead(session: Session, kernel: Kernel, artefact: Path, place: Place, blank: Verdict) -> Verdict:
     """Of a module that is installed: the file itself is asked what it needs, its package what it should be."""
-    loaded = _loaded(replace(blank, reason=_foreign(artefact)), artefact)
+    loaded = _loaded(replace(blank, reason=_foreign(artefact)), artefact, place)
     if loaded.good and is_ours(artefact):
         module = packaged(artefact)
         if damage := altered(artefact, module):
             return replace(loaded, state="altered", reason=f"{damage}; doit install")
         loaded = replace(loaded, reason=_another_build(session, _packed_from(session, kernel, artefact), module))
     return loadable(session, loaded)
-
-
-def _loaded(verdict: Verdict, library: Path) -> Verdict:
-    """The same verdict, unless the file can't be loaded."""
-    if problem := is_shared_object(library):
-        return replace(verdict, state="would fail", reason=problem, library=str(library))
-    return replace(verdict, library=str(library), bytes=library.stat().st_size)
 
 
 def _packed_from(session: Session, kernel: Kernel, artefact: Path) -> Kernel:
@@ -147,7 +205,7 @@ def _packed_from(session: Session, kernel: Kernel, artefact: Path) -> Kernel:
     """
     same = (one for one in session.plan.buildable() if one.name == kernel.name)
     facts, directory = session.plan.facts, artefact.parents[1].name
-    return next((one for one in same if "-".join(architectures(facts[one.target]["arch"])) == directory), kernel)
+    return next((one for one in same if "-".join(single(facts[one.target]["arch"])) == directory), kernel)
 
 
 def _another_build(session: Session, kernel: Kernel, module: Module | None) -> str:
@@ -166,28 +224,3 @@ def _foreign(artefact: Path) -> str:
     if "data/aot" not in str(artefact):
         return ""
     return f"{artefact} is loaded without any check of version or architecture"
-
-
-def _work(session: Session, kernel: Kernel) -> str:
-    """Why the server's ninja would run a compiler; "" if it has nothing to do."""
-    missing = next((source for source in kernel.sources if not source.exists()), None)
-    if missing:
-        return f"{missing.name} is missing; FlashInfer will generate it again, newer than the objects"
-    judged = session.judge(kernel)
-    if not kernel.library.exists():
-        return elsewhere(session, kernel) or str(judged.reasons[0])
-    with tempfile.TemporaryDirectory(prefix="fitasks-check-") as scratch:
-        ninja_file = Path(scratch, "build.ninja")
-        ninja_file.write_text(kernel.ninja, encoding="utf-8")  # FlashInfer writes this text before it asks
-        reasons = ninjas.explain(session.ninja, kernel.build_dir, ninja_file)
-    if reasons:
-        return str(judged.reasons[0]) if judged.reasons else reasons[0]
-    return ""
-
-
-def _provenance(kernel: Kernel) -> str:
-    receipt = receipts.read(kernel)
-    if receipt is None:
-        return "without a receipt: somebody else compiled it"
-    origin = receipt.notes.get("adopted_from")
-    return f"adopted from FlashInfer {origin}, all inputs equal" if origin else ""

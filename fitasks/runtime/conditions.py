@@ -18,6 +18,7 @@ from fitasks.plan.hopper import left_out
 from fitasks.runtime import sm90_switch
 from fitasks.runtime.engine_conditions import finds_nvcc, version_of_engine, wanted_without_nvcc
 from fitasks.runtime.loadable import provisos
+from fitasks.runtime.place import moved
 from fitasks.runtime.variables import in_choices, in_commands
 
 if TYPE_CHECKING:
@@ -36,9 +37,9 @@ def conditions(session: Session, verdicts: Sequence[Verdict] = ()) -> list[str]:
     if session.problem:
         return engine
     if ahead:  # no ninja, no commands
-        return [*_same(plan, in_choices(plan.server)), *_switch(plan), *engine]
+        return [*_home(plan), *_same(plan, in_choices(plan.server)), *_switch(plan), *engine]
     variables = in_commands(plan.server) | in_choices(plan.server)
-    found = [*_toolkit(plan), *_ninja(session), *_same(plan, variables), *_loader(session)]
+    found = [*_toolkit(plan), *_home(plan), *_ninja(session), *_same(plan, variables), *_loader(session)]
     return [*found, *_switch(plan), *engine]
 
 
@@ -52,6 +53,13 @@ def _same(plan: Plan, variables: Mapping[str, str]) -> list[str]:
     reads = f"FlashInfer reads {'it' if len(listed) == 1 else 'them'}"
     without = f"{reads}: otherwise it would look elsewhere or compile again"
     return [f"the server has {', '.join(listed)} as here ({without}); `doit env` prints the lines"]
+
+
+def _home(plan: Plan) -> list[str]:
+    """Of a server with another user, whose home FlashInfer would take."""
+    if not (base := moved(plan)):
+        return []
+    return [f"the server has FLASHINFER_WORKSPACE_BASE={base}, not its user's home; `doit env` prints the lines"]
 
 
 def _ninja(session: Session) -> list[str]:

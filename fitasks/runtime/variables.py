@@ -12,7 +12,8 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fitasks.plan.server import QUIET, sglang_base
+from fitasks.plan.caches import sglang_base
+from fitasks.plan.server import QUIET
 from fitasks.runtime.sm90_switch import VARIABLE
 
 if TYPE_CHECKING:

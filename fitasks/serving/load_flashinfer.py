@@ -160,6 +160,8 @@ def _description() -> dict[str, Any]:
         "jit_dir": str(env.FLASHINFER_JIT_DIR),
         "gen_dir": str(env.FLASHINFER_GEN_SRC_DIR),
         "arch": env.FLASHINFER_WORKSPACE_DIR.name,
+        # Whether an ahead-of-time module that can't be loaded is passed over, for the cache (JitSpec.build_and_load).
+        "passes_over": "yes" if hasattr(core.JitSpec, "try_load") else "",
         "cuda_home": home,
         "cuda": release,
     }

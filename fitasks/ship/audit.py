@@ -9,16 +9,15 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
+from fitasks.cuda import architecture
 from fitasks.cuda.elf import machine_code_architectures
 from fitasks.errors import KernelFailure
-from fitasks.ship.payload.kernels import runs_on
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from fitasks.plan.kernel import Kernel
 
-_CODE = re.compile(r"-gencode=arch=\w+,code=\[?([\w,]+)")
 _WITH_SUFFIX = 13  # CUDA release whose machine code says "sm_90a"; earlier ones are taken to say "sm_90"
 
 
@@ -33,25 +32,19 @@ def audited(kernel: Kernel, targets: tuple[str, ...], nvcc: str) -> tuple[str, .
         raise _refused(f"it holds PTX ({_listed(ptx)}), which the driver would compile while the server starts")
     if not real:
         return targets
-    declared = declared_architectures(kernel.ninja)
+    declared = architecture.declared(kernel.ninja)
     if _comparable(real, nvcc) != _comparable(declared, nvcc):
         raise _refused(
             f"it holds machine code for {_listed(real)}, but its build says {_listed(declared) or 'nothing'}"
         )
     found = tuple(code.replace("_", "") for code in declared)
-    if other := [code for code in found if not any(runs_on(code, target) for target in targets)]:
+    if other := [code for code in found if not any(architecture.runs_on(code, target) for target in targets)]:
         raise _refused(f"it holds machine code for {_listed(other)}, and is planned for {_listed(targets)}")
     return found
 
 
 def _refused(sentence: str) -> KernelFailure:
     return KernelFailure(sentence, remedy="leave it out of kernels.yaml; a server compiles it when it needs it")
-
-
-def declared_architectures(ninja: str) -> tuple[str, ...]:
-    """What a build.ninja tells nvcc to make: ("sm_80", "sm_90a"), "compute_90" for PTX; sorted."""
-    codes = (code for group in _CODE.findall(ninja) for code in group.split(","))
-    return tuple(sorted(set(codes)))
 
 
 def _comparable(codes: Iterable[str], nvcc: str) -> set[str]:

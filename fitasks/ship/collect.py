@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from fitasks.build import receipt as receipts
+from fitasks.cuda.architecture import single
 from fitasks.errors import KernelFailure
 from fitasks.ship.audit import audited
 
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from fitasks.build.freshness import Judge
     from fitasks.build.receipt import Receipt
     from fitasks.plan.kernel import Kernel
+    from fitasks.plan.plan import Plan
     from fitasks.session import Session
 
 
@@ -39,12 +40,14 @@ class Complete:
 def collect(session: Session, names: Sequence[str] = ()) -> tuple[Complete, ...]:
     """The named kernels, or every planned one in the plan's order.
 
-    Raises KernelFailure that names all that aren't complete. Judged anew: they may have been built in this very run.
-    Wrong timestamps do not matter here.
+    Raises KernelFailure that names all that aren't complete. What runs on no GPU of its target is left out, see
+    `left_out`. Judged anew: they may have been built in this very run. Wrong timestamps do not matter here.
     """
     judges = {target: judge.anew() for target, judge in session.judges.items()}
     found, refused = [], []
     for kernel in session.plan.chosen(names):
+        if kernel.unfit:
+            continue
         try:
             found.append(_complete(kernel, judges, session.plan.facts))
         except KernelFailure as error:
@@ -52,9 +55,16 @@ def collect(session: Session, names: Sequence[str] = ()) -> tuple[Complete, ...]
     if refused:
         lines = "\n".join(error.message for error in refused)
         raise KernelFailure(f"nothing is delivered, because of\n{lines}", remedy=refused[0].remedy)
+    if not found and (told := left_out(session.plan, names)):
+        raise KernelFailure("\n".join(told))
     if not found:
         raise KernelFailure("there are no kernels to deliver", remedy="name some in kernels.yaml")
     return tuple(found)
+
+
+def left_out(plan: Plan, names: Sequence[str] = ()) -> tuple[str, ...]:
+    """A sentence for each of these kernels that isn't delivered because no GPU of its target could run it."""
+    return tuple(f"left out: kernel:{kernel.label}: {kernel.problem}" for kernel in plan.chosen(names) if kernel.unfit)
 
 
 def _complete(kernel: Kernel, judges: dict[str, Judge], facts: dict[str, dict[str, str]]) -> Complete:
@@ -64,12 +74,7 @@ def _complete(kernel: Kernel, judges: dict[str, Judge], facts: dict[str, dict[st
     judged, receipt = judges[kernel.target].judge(kernel), receipts.read(kernel)
     if judged.verdict == "stale" or receipt is None:
         raise KernelFailure(str(judged.reasons[0]), remedy="doit")
-    targets = architectures(facts[kernel.target]["arch"])
+    targets = single(facts[kernel.target]["arch"])
     found = audited(kernel, targets, receipt.toolchain.get("nvcc", ""))
     output = receipt.outputs[kernel.library.name]
     return Complete(kernel, receipt, "-".join(targets), found, kernel.library, output.sha256, output.size)
-
-
-def architectures(arch: str) -> tuple[str, ...]:
-    """FlashInfer's name of an architecture set as single ones: "80_90a" → ("sm80", "sm90a")."""
-    return tuple(f"sm{one}" for one in re.findall(r"\d+[af]?", arch))

@@ -15,10 +15,10 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from fitasks.cuda.architecture import single
 from fitasks.errors import EnvironmentProblem
 from fitasks.plan.server import find_package
 from fitasks.processes import process
-from fitasks.ship.collect import architectures
 from fitasks.ship.package import DISTRIBUTION, PACKAGE
 from fitasks.ship.remains import alone, clear, sound
 
@@ -131,7 +131,7 @@ def _unread(plan: Plan, site: Path, version: str, modules: set[tuple[str, str]])
     """Said of `pip install --target` on PYTHONPATH: no .pth file is read there, and FlashInfer finds no shim."""
     if str(site) not in plan.server.env.get("PYTHONPATH", "").split(os.pathsep):
         return ""
-    sets = {target: "-".join(architectures(facts["arch"])) for target, facts in plan.facts.items()}
+    sets = {target: "-".join(single(facts["arch"])) for target, facts in plan.facts.items()}
     wanted = [kernel for kernel in plan.buildable() if (sets[kernel.target], kernel.name) in modules]
     found = any(site in artefact.path.parents for kernel in wanted for artefact in kernel.aot)
     if found or not wanted:

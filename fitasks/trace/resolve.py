@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from fitasks.cuda.architecture import misfit, single
 from fitasks.plan.modules import variant
 from fitasks.trace.entries import Entry, entries_of, unsayable
 from fitasks.trace.names import entries_of_name
@@ -52,10 +53,18 @@ def resolve(
     candidates = [_candidates(one, known) for one in requested]
     asked = {_key(entry): entry for entries in candidates for entry in entries}
     answers = ask(tuple(asked.values())) if asked else {}
-    records = {arch: dict(zip(asked, planned, strict=True)) for arch, planned in answers.items()}
+    records = {
+        arch: dict(zip(asked, (_measured(record, arch) for record in planned), strict=True))
+        for arch, planned in answers.items()
+    }
     outcomes = [_judge(one, entries, records) for one, entries in zip(requested, candidates, strict=True)]
     resolved = tuple(outcome for outcome in outcomes if isinstance(outcome, Resolved))
     return resolved, tuple(outcome for outcome in outcomes if isinstance(outcome, Refused))
+
+
+def _measured(record: Record, arch: str) -> Record:
+    """The record with why its module would run on none of these GPUs, "" where it would."""
+    return {**record, "misfit": misfit(record.get("ninja", ""), single(arch))}
 
 
 def _candidates(one: Requested, known: Sequence[Op]) -> tuple[Entry, ...]:
@@ -79,9 +88,12 @@ def _judge(one: Requested, entries: Sequence[Entry], records: Mapping[str, Mappi
         for entry in entries
         if one.architectures in {"", arch}
     ]
-    right = [(entry, record) for entry, record in planned if _gives(one, record)]
-    if not right:
+    given = [(entry, record) for entry, record in planned if _gives(one, record)]
+    if not given:
         return Refused(one, _why_none(one, planned))
+    right = [(entry, record) for entry, record in given if not record["misfit"]]
+    if not right:
+        return Refused(one, given[0][1]["misfit"])
     if not one.generator and len(modules := _modules(right)) > 1:
         return Refused(one, _guess(modules))
     return Resolved(one, right[0][0])

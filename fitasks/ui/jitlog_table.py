@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
 from fitasks.errors import EnvironmentProblem
+from fitasks.plan.caches import bases
 from fitasks.plan.modules import toolchain_named
 from fitasks.runtime import buildlog
-from fitasks.runtime.elsewhere import bases
 from fitasks.runtime.jitlog import Covered, State, coverage, find_logs, is_compressed, read_log
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ def show_jitlog(session: Session, files: Sequence[str]) -> bool:
     Raises EnvironmentProblem, also after the lines, where there is no plan to compare them with.
     """
     named = {os.path.realpath(file): Path(file) for file in files}
-    logs = tuple(named.values()) or tuple(dict.fromkeys([*find_logs(bases(session)), *_build_log(session)]))
+    logs = tuple(named.values()) or tuple(dict.fromkeys([*find_logs(bases(session.plan)), *_build_log(session)]))
     try:
         found = [one for log in logs for one in _read(session, log)]
     except OSError as error:

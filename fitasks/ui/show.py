@@ -15,6 +15,7 @@ from fitasks.plan.hopper import left_out
 from fitasks.runtime import buildlog, sm90_switch
 from fitasks.runtime.cudart_policy import apply
 from fitasks.runtime.engine_conditions import finds_nvcc, version_of_engine, wanted_without_nvcc
+from fitasks.runtime.place import moved
 from fitasks.runtime.variables import in_choices, in_commands
 from fitasks.ui.units import size
 
@@ -109,7 +110,7 @@ def exports(plan: Plan, ninja_dir: os.PathLike[str]) -> dict[str, str]:
     """
     server, cuda_home = plan.server, str(plan.toolkit.home)
     wanted = {"CUDA_HOME": cuda_home}
-    if base := server.env.get("FLASHINFER_WORKSPACE_BASE"):
+    if base := server.env.get("FLASHINFER_WORKSPACE_BASE") or moved(plan):
         wanted["FLASHINFER_WORKSPACE_BASE"] = base
     found = shutil.which("ninja", path=os.defpath)  # as in a clean shell, without what is activated here
     if not found or os.path.dirname(found) != os.fspath(ninja_dir):  # noqa: PTH120

@@ -39,11 +39,19 @@ CASES = {
     ),
     "unknown key, serving": (
         OK + "serving:\n  pyton: x\n",
-        "3:3: serving.pyton: unknown key; serving takes python, engine, env (did you mean python?)",
+        "3:3: serving.pyton: unknown key; serving takes python, engine, env, user (did you mean python?)",
     ),
     "engine": (
         OK + "serving: {engine: SGLang }",
         "2:19: serving.engine: found 'SGLang'; accepted: sglang, vllm, none (did you mean sglang?)",
+    ),
+    "user, a number": (
+        OK + "serving: {user: 1000}",
+        '2:17: serving.user: found the number 1000; expected text, quote it: "1000"',
+    ),
+    "user, of two words": (
+        OK + "serving: {user: www data}",
+        '2:17: serving.user: \'www data\' is no user; expected a name such as nobody, or numbers such as "1000:1000"',
     ),
     "cudart, a boolean of YAML's": (
         OK + "cudart: off",

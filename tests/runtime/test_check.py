@@ -15,9 +15,12 @@ from fitasks.build.receipt import read
 from fitasks.cuda.loader import Loader
 from fitasks.cuda.probe import ProbeMemo
 from fitasks.files import sha256_file
+from fitasks.plan.caches import bases
 from fitasks.plan.kernel import Artefact
-from fitasks.runtime.check import Verdict, predict
+from fitasks.runtime.check import Verdict
+from fitasks.runtime.check import predict as predict_at
 from fitasks.runtime.conditions import conditions
+from fitasks.runtime.place import place_of
 from fitasks.runtime.sm90_switch import install
 from fitasks.ui.show import exports
 from tests.workshop import Workshop
@@ -51,7 +54,7 @@ def session(workshop: Workshop, arch: str = "90a", **env: str) -> Any:
         ninja=workshop.ninja,
         runtime=SimpleNamespace(loaded=None, reached=True),
         loader=Loader(server.python, server.env, plan.state / "loader.json"),
-        judge=workshop.judge().judge,
+        judge=replace(workshop.judge(), bases=bases(plan)).judge,
         probe=ProbeMemo(workshop.root / "probe.json"),
     )
 
@@ -60,6 +63,11 @@ def session(workshop: Workshop, arch: str = "90a", **env: str) -> Any:
 def own_ninja(workshop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
     """The ninja of the plan is the first on PATH, as in an activated environment."""
     monkeypatch.setenv("PATH", str(workshop.ninja.executable.parent))
+
+
+def predict(made: Any, kernel: Kernel) -> Verdict:
+    with place_of(made.plan.config) as place:
+        return predict_at(made, kernel, place)
 
 
 def said(workshop: Workshop, kernel: Kernel, **env: str) -> str:
@@ -103,7 +111,7 @@ def test_a_header_under_its_old_time_is_outdated(workshop: Workshop, page: Kerne
 def test_a_lost_generated_source_would_compile(workshop: Workshop, page: Kernel) -> None:
     page.sources[0].unlink()
     assert said(workshop, page) == (
-        "would compile: page_0.cpp is missing; FlashInfer will generate it again, newer than the objects"
+        "would compile: generated source {CACHE}/generated/page/page_0.cpp is missing and will be generated again"
     )
 
 
@@ -229,7 +237,7 @@ def test_what_is_exported_then(workshop: Workshop) -> None:
 
 def test_a_receipt_that_is_gone_is_said(workshop: Workshop, page: Kernel) -> None:
     (page.build_dir / "fitasks-receipt.json").unlink()
-    assert said(workshop, page) == "cached: without a receipt: somebody else compiled it"
+    assert said(workshop, page) == "cached: incomplete: page.so has no receipt: somebody else compiled it"
 
 
 def test_no_path_is_left_in_scratch(workshop: Workshop, page: Kernel) -> None:
@@ -314,6 +322,21 @@ def test_an_installed_library_that_was_altered(workshop: Workshop, page: Kernel)
         f"altered: {library} is altered: its hash is {first}, {second} by its package's manifest; doit install"
     )
     assert not predict(session(workshop), planned).good
+
+
+def test_an_installed_library_that_flashinfer_passes_over(workshop: Workshop, page: Kernel) -> None:
+    """Since JitSpec.try_load a module that can't be loaded is warned of, and the cache is looked at."""
+    planned = installed(workshop, page)
+    planned.aot[0].path.write_bytes(b"damaged")
+    made = session(workshop)
+    assert predict(made, planned).state == "would fail"
+    made.plan.facts["9.0a"]["passes_over"] = "yes"
+    verdict = predict(made, planned)
+    assert verdict.state == "cached"
+    assert verdict.reason.endswith("; FlashInfer passes over what it can't load")
+    made = session(workshop, FLASHINFER_DISABLE_JIT="1")
+    made.plan.facts["9.0a"]["passes_over"] = "yes"
+    assert predict(made, planned).state == "refused"
 
 
 def test_an_installed_module_of_another_build_than_the_kernel_here(workshop: Workshop, page: Kernel) -> None:

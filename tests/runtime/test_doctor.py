@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -15,9 +16,11 @@ from fitasks.cuda.probe import ProbeMemo
 from fitasks.plan.server import Package, Server
 from fitasks.runtime.doctor import caches, machine, packages, toolkits, trial
 from fitasks.runtime.doctor.finding import Finding
+from fitasks.runtime.place import Place
 from fitasks.runtime.sm90_switch import install
 from tests.cuda.fake_toolkit import SAYS, Maker, build_library, build_talker, install_program, put
 from tests.doit_project import Project
+from tests.runtime.test_place import mounted
 
 PIP = "pip install 'cuda-toolkit[nvcc,nvvm,crt,cudart,cccl,cublas,curand,nvrtc]==13.0.*'"
 HEADERS = tuple(sorted(toolkits.HEADERS))
@@ -241,20 +244,30 @@ def test_two_ninjas(server: Server, maker: Maker, tmp_path: Path) -> None:
     )
 
 
-def test_the_file_system_is_that_of_the_longest_mount(tmp_path: Path) -> None:
-    mounts = put(tmp_path / "mounts", f"a / ext4 rw 0 0\nb {tmp_path} nfs4 rw 0 0\nc {tmp_path}x tmpfs rw 0 0\n")
-    assert caches.file_system(tmp_path / "in", mounts) == "nfs4"
-    assert caches.file_system(Path("/usr"), mounts) == "ext4"
-    assert caches.file_system(Path("/usr"), tmp_path / "none") == ""
-
-
 def test_caches_of_each_engine(server: Server, tmp_path: Path) -> None:
     put(tmp_path / ".cache" / "flashinfer" / "x.so", "x" * 3_000_000)
     server.env["FLASHINFER_WORKSPACE_BASE"] = str(tmp_path / ".cache" / "sglang")
-    found = {one.subject: one.value.replace(str(tmp_path), "…") for one in caches.examine(server)}
+    found = {
+        one.subject: one.value.replace(str(tmp_path), "…") for one in caches.examine(server, Place(None, os.access))
+    }
     assert list(found) == ["in use: SGLang", "FlashInfer, vLLM"]
     assert found["FlashInfer, vLLM"].startswith("…/.cache/flashinfer: 3 MB, ")
     assert found["in use: SGLang"].startswith("…/.cache/sglang/.cache/flashinfer: not there, ")
+
+
+def test_a_cache_that_the_server_cannot_use(server: Server, tmp_path: Path) -> None:
+    server.env["FLASHINFER_WORKSPACE_BASE"] = str(tmp_path)
+    (found,) = [
+        one for one in caches.examine(server, Place(None, lambda *_: False)) if one.subject.startswith("in use")
+    ]
+    assert (found.state, found.value.partition("; ")[2]) == (
+        "problem",
+        f"this user (uid {os.geteuid()}) may not make files in {tmp_path} (FlashInfer's cache)",
+    )
+    with mounted(tmp_path, "noexec"):
+        (found,) = [one for one in caches.examine(server, Place(None, os.access)) if one.subject.startswith("in use")]
+    assert found.state == "problem"
+    assert found.value.endswith(f"can't be loaded: {tmp_path} is mounted noexec")
 
 
 def test_it_answers_without_a_plan(tmp_path: Path) -> None:

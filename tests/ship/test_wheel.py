@@ -34,6 +34,8 @@ from tests.ship.wheelwright import Shop, module
 from tests.workshop import TARGET
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from fitasks.session import Session
     from fitasks.ship.collect import Complete
     from fitasks.ship.wheel import Wheel
@@ -218,7 +220,9 @@ def test_no_licence_is_made_up(workshop: Workshop, tmp_path: Path) -> None:
 def test_kernels_that_are_not_complete_are_all_named(workshop: Workshop, tmp_path: Path) -> None:
     made = shop(workshop)
     made.kernels.append(workshop.kernel("norm", 1))
-    made.kernels.append(replace(workshop.kernel("bad", 1), problem="kernels.yaml:9:3: kernels.bad: unknown op"))
+    made.kernels.append(
+        replace(workshop.kernel("bad", 1), name="", problem="kernels.yaml:9:3: kernels.bad: unknown op")
+    )
     (workshop.kernel("rope", 1).build_dir / "fitasks-receipt.json").unlink()
     assert refused(made, tmp_path / "dist") == (
         "nothing is delivered, because of\n"
@@ -246,8 +250,8 @@ def test_a_library_that_changes_while_it_is_read_is_refused(
 
     made, real = shop(workshop), wheels.collect
 
-    def slow(session: Session) -> tuple[Complete, ...]:
-        found = real(session)
+    def slow(session: Session, names: Sequence[str]) -> tuple[Complete, ...]:
+        found = real(session, names)
         workshop.kernel("page", 1).library.write_bytes(b"something else")
         return found
 

@@ -155,3 +155,19 @@ def test_a_name_is_not_guessed():
     nobody = "not without a guess: no op of this FlashInfer, with what its name says, gives this name"
     guess = "not without a guess: it may be fused_moe() or fused_moe(fast=True)"
     assert found == ([], [guess, nobody, nobody])
+
+
+def test_a_hopper_module_is_not_imported_into_a_project_for_other_gpus():
+    """A log names no architecture; the planner gives the very name, with code that these GPUs can't run."""
+    code = "-gencode=arch=compute_90a,code=sm_90a"
+
+    def for_hopper(asked):
+        return {arch: [planned(entry) | {"ninja": code} for entry in asked] for arch in archs}
+
+    archs = ["89"]
+    told = "FlashInfer compiles it for sm_90a alone, whatever the target, and that code doesn't run on sm_89"
+    resolved, refused = resolve([Requested(NAME + "_sm90")], KNOWN, for_hopper)
+    assert (resolved, [one.reason for one in refused]) == ((), [told])
+    archs = ["80", "90a"]
+    resolved, refused = resolve([Requested(NAME + "_sm90")], KNOWN, for_hopper)
+    assert (len(resolved), refused) == (1, ())

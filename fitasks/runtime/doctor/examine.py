@@ -16,6 +16,8 @@ from fitasks.plan.server import Server, find_server
 from fitasks.runtime.doctor import caches, machine, packages, toolkits, trial
 from fitasks.runtime.doctor.finding import Finding, failure, kept
 from fitasks.runtime.loadable import remedy
+from fitasks.runtime.place import place_of
+from fitasks.runtime.user import user_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -39,7 +41,7 @@ def examine(session: Session) -> list[Finding]:
     findings = [*found, *kept("packages", packages.examine(server, toolkit, sm90=_sm90(config, server)))]
     if toolkit:
         findings += kept("libcudart", _cudart(session, server, toolkit))
-    findings += _around(session, server, toolkit)
+    findings += _around(config, session, server, toolkit)
     if session.problem and not any(session.problem.message == finding.value for finding in findings):
         findings.append(Finding("plan", "not made", session.problem.message, "problem", session.problem.remedy))
     session.probe.save()
@@ -53,15 +55,20 @@ def _without_interpreter(config: Config, session: Session, error: Exception) -> 
     found, toolkit = toolkits.examine(server, session.probe, _commands(config, session))
     yield from found
     yield failure("serving environment", "python", error)
-    yield from _around(session, server, toolkit)
+    yield from _around(config, session, server, toolkit)
 
 
-def _around(session: Session, server: Server, toolkit: Toolkit | None) -> Iterator[Finding]:
+def _around(config: Config, session: Session, server: Server, toolkit: Toolkit | None) -> Iterator[Finding]:
     """What no package of the server decides."""
     for problem in problems(server.env):
         yield Finding("machine", "environment", problem.message, "problem", problem.remedy)
     yield from kept("machine", machine.examine(server, toolkit, session.probe), section="machine")
-    yield from caches.examine(server)
+    yield from kept("in use", _caches(config, server), section="caches")
+
+
+def _caches(config: Config, server: Server) -> Iterator[Finding]:
+    with place_of(config) as place:
+        yield from caches.examine(server, place)
 
 
 def _commands(config: Config, session: Session) -> Commands:
@@ -86,4 +93,5 @@ def _trial(config: Config, server: Server, toolkit: Toolkit | None) -> Iterator[
     """With the first target; nothing to try without a toolkit or FlashInfer, which has been said by then."""
     if toolkit is None or not server.version("flashinfer-python"):
         return
-    yield from trial.examine(server, toolkit, targets_of(config, server)[0])
+    user = user_of(config.serving.user, config.file)
+    yield from trial.examine(server, toolkit, targets_of(config, server)[0], user)

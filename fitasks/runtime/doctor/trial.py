@@ -1,9 +1,14 @@
-"""The trial: ten lines of CUDA compiled, linked, loaded and, where there is a GPU, run, as FlashInfer would."""
+"""The trial: ten lines of CUDA compiled, linked, loaded and, where there is a GPU, run, as FlashInfer would.
+
+In a directory of its own that goes again, but where the kernels will lie: on that file system, and, where we may become
+the server's user, as that user.
+"""
 
 from __future__ import annotations
 
 import functools
 import json
+import os
 import re
 import subprocess
 import tempfile
@@ -12,14 +17,17 @@ from typing import TYPE_CHECKING, Any
 
 from fitasks.build.diagnose import diagnose
 from fitasks.plan import planner
+from fitasks.plan.caches import used
 from fitasks.runtime.doctor.finding import Finding
 from fitasks.runtime.loadable import remedy
+from fitasks.runtime.mounts import existing
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from fitasks.cuda.toolkit import Toolkit
     from fitasks.plan.server import Server
+    from fitasks.runtime.user import User
 
 SCRIPT = planner.SCRIPT.parent / "trial.py"
 _SECTION = "trial"
@@ -27,24 +35,40 @@ _ABSENT = re.compile(r"(\S+): cannot open shared object file")
 _TIMEOUT = 300  # seconds; takes 10 to 15 on two cores
 
 
-def examine(server: Server, toolkit: Toolkit, target: str) -> list[Finding]:
+def examine(server: Server, toolkit: Toolkit, target: str, user: User | None = None) -> list[Finding]:
     """One finding per step; the first that fails says what the compiler or the loader said."""
-    with tempfile.TemporaryDirectory(prefix="fitasks-doctor-") as directory:
-        response = Path(directory, "response.json")
-        env = planner.environment(server, toolkit.home, target) | {"FLASHINFER_WORKSPACE_BASE": directory}
-        env.pop("FLASHINFER_DISABLE_JIT", None)
-        command = [str(server.python), str(SCRIPT), str(response)]
-        told = ""
-        try:
-            done = subprocess.run(
-                command, env=env, capture_output=True, text=True, errors="replace", timeout=_TIMEOUT, check=False
-            )
-            told = done.stderr[-500:]
-            answer: dict[str, Any] = json.loads(response.read_bytes())
-        except subprocess.TimeoutExpired:
-            return [Finding(_SECTION, "compile", f"not done within {_TIMEOUT} s", "problem")]
-        except (OSError, ValueError) as error:
-            return [Finding(_SECTION, "import", told or str(error), "problem", "doit env")]
+    where = existing(used(server.env))
+    try:
+        with tempfile.TemporaryDirectory(prefix=".fitasks-doctor-", dir=where) as directory:
+            return _tried(server, toolkit, target, _as(user, directory), directory)
+    except OSError as error:
+        problem = f"no file can be made in {where}: {error.strerror or error}"
+        return [Finding(_SECTION, "where kernels lie", problem, "problem", "set FLASHINFER_WORKSPACE_BASE")]
+
+
+def _as(user: User | None, directory: str) -> dict[str, Any]:
+    """What makes a child that user, whose the directory then is; nothing where we may not."""
+    if user is None or os.geteuid():
+        return {}
+    os.chown(directory, user.uid, user.gid)
+    return {"user": user.uid, "group": user.gid, "extra_groups": sorted(user.groups)}
+
+
+def _tried(server: Server, toolkit: Toolkit, target: str, identity: Mapping[str, Any], directory: str) -> list[Finding]:
+    response = Path(directory, "response.json")
+    env = planner.environment(server, toolkit.home, target) | {"FLASHINFER_WORKSPACE_BASE": directory}
+    env.pop("FLASHINFER_DISABLE_JIT", None)
+    command = [str(server.python), str(SCRIPT), str(response)]
+    how: dict[str, Any] = {"capture_output": True, "text": True, "errors": "replace", "timeout": _TIMEOUT}
+    told = ""
+    try:
+        done = subprocess.run(command, env=env, check=False, **how, **identity)
+        told = done.stderr[-500:]
+        answer: dict[str, Any] = json.loads(response.read_bytes())
+    except subprocess.TimeoutExpired:
+        return [Finding(_SECTION, "compile", f"not done within {_TIMEOUT} s", "problem")]
+    except (OSError, ValueError) as error:
+        return [Finding(_SECTION, "import", told or str(error), "problem", "doit env")]
     return _findings(answer, target, functools.partial(remedy, server, toolkit))
 
 

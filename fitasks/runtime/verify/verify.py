@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from fitasks.build import receipt as receipts
+from fitasks.cuda.architecture import runs_on
 from fitasks.cuda.elf import is_shared_object, machine_code_architectures
 from fitasks.cuda.gpus import all_gpus, driver_version, usable
 from fitasks.errors import EnvironmentProblem
@@ -21,7 +22,6 @@ from fitasks.runtime.verify.exports import expected_exports
 from fitasks.runtime.verify.pool import Job, Pool, Result
 from fitasks.runtime.verify.proof import Check, Proof
 from fitasks.runtime.verify.worker import Worker
-from fitasks.ship.payload.kernels import runs_on
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -183,10 +183,7 @@ def capabilities(target: str, built: Sequence[str] = ()) -> list[str]:
 
 def _runs_on(code: str, word: str) -> bool:
     """Whether an architecture of a target has use for `sm_90a`, or for PTX, which later ones compile as well."""
-    kind, _, number = code.partition("_")
-    if kind == "ptx" and number.isdigit():
-        return int(number) <= int(word.rstrip("af").replace(".", ""))
-    return runs_on(f"sm{number}", f"sm{word.replace('.', '')}")
+    return runs_on(code.replace("ptx_", "compute_"), f"sm{word.replace('.', '')}")
 
 
 def _worker(session: Session, gpu: Gpu, target: str) -> Worker:
