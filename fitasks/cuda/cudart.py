@@ -84,11 +84,10 @@ class Runtime:
 
 def discover(python: Path, env: Mapping[str, str], site_packages: Iterable[Path], toolkit: Path, memo: Path) -> Runtime:
     """Look, or remember: asking the serving interpreter imports torch, 2 to 3 s. `toolkit` is its libcudart."""
+    site_packages = tuple(site_packages)
     candidates = _candidates(site_packages, env)
-    key = [str(python), env.get("LD_LIBRARY_PATH", ""), str(SCRIPT.stat().st_mtime_ns)]
-    key += [
-        f"{path} {path.stat().st_mtime_ns} {path.stat().st_size}" for path in [*candidates, toolkit] if path.exists()
-    ]
+    key = [str(python), str(python.resolve()), env.get("LD_LIBRARY_PATH", ""), sha256_file(SCRIPT)]
+    key += [_quick_look(path) for path in [*candidates, toolkit, *_torch(site_packages)] if path.exists()]
     if (known := _remembered(memo, key)) is not None:
         return known
     answer = _ask(python, env, [*candidates, toolkit])
@@ -100,6 +99,17 @@ def discover(python: Path, env: Mapping[str, str], site_packages: Iterable[Path]
     runtime = Runtime(chosen, how, tuple(found), linked, reached=bool(loaded))
     remember(memo, json.dumps({"version": _VERSION, "key": key, "runtime": asdict(runtime)}))
     return runtime
+
+
+def _torch(site_packages: Iterable[Path]) -> list[Path]:
+    """What decides which libcudart comes with `import torch`: its libraries, and what it loads before them."""
+    patterns = ("torch/__init__.py", "torch/version.py", "torch/lib/lib*.so")
+    return [path for site in site_packages for pattern in patterns for path in sorted(site.glob(pattern))]
+
+
+def _quick_look(path: Path) -> str:
+    found = path.stat()
+    return f"{path} {found.st_size} {found.st_mtime_ns} {found.st_ctime_ns} {found.st_ino}"
 
 
 def describe(path: Path, said: int | str = "") -> Cudart:

@@ -1,6 +1,6 @@
 """What executables say of themselves (`nvcc --version`), remembered, so that a warm start runs none of them.
 
-An answer is remembered together with the identity (path, size, mtime, inode) of every file that it rests on:
+An answer is remembered together with the identity (path, size, mtime, ctime, inode) of every file that it rests on:
 the executable and, where that is a shell script which only executes another one, all of the chain. Of any
 other script, and of compiler launchers such as ccache, which answer for a compiler that they look up
 themselves, nothing is remembered: what they say may change while they stay the same.
@@ -32,7 +32,7 @@ _DROPPED = frozenset({"NVCC_APPEND_FLAGS", "NVCC_PREPEND_FLAGS", "LIBRARY_PATH",
 _EXEC = re.compile(r"""(?:exec\s+)?(?P<quote>["']?)(?P<path>/[^\s"'$`;|&<>()]+)(?P=quote)\s+"?\$@"?""")
 _HARMLESS = re.compile(r"(?:#.*|set\s+-\w+|export\s+\w+=[^$`\s]*|)")
 
-Identity = tuple[str, int, int, int]  # path, size, mtime in ns, inode
+Identity = tuple[str, int, int, int, int]  # path, size, mtime and ctime in ns, inode
 
 
 def exec_chain(executable: Path) -> tuple[Path, ...] | None:
@@ -74,7 +74,7 @@ def _only_command(script: Path) -> Path | None:
 
 def _identity(path: Path) -> Identity:
     stat = path.stat()
-    return (str(path), stat.st_size, stat.st_mtime_ns, stat.st_ino)
+    return (str(path), stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino)
 
 
 def _still_there(identity: Sequence[object]) -> bool:
@@ -91,6 +91,11 @@ class ProbeMemo:
         self._path = path
         self._entries = _load(path)
         self._changed = False
+
+    @property
+    def directory(self) -> Path:
+        """Where memos of this kind lie."""
+        return self._path.parent
 
     def output(self, executable: Path, *args: str) -> str:
         """What `executable *args` prints on stdout and stderr together.

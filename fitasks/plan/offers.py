@@ -1,19 +1,21 @@
 """What the installed FlashInfer offers: every op with its parameters, as `fitasks/serving/ops.py` reads them.
 
-Asked once and remembered in `.fitasks/ops.json`, until the serving interpreter's packages or that script change.
+Asked once and remembered in `.fitasks/ops.json`, until something that this rested on changes (reads.py).
 """
 
 from __future__ import annotations
 
 import json
 import tempfile
-from dataclasses import asdict, dataclass
+import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fitasks.files import remember, sha256_file
+from fitasks.files import remember
 from fitasks.plan.planner import SCRIPT as PLAN_SCRIPT
-from fitasks.plan.planner import asked, environment
+from fitasks.plan.planner import Answer, asked, basis, environment
+from fitasks.plan.reads import Reads
 
 if TYPE_CHECKING:
     from fitasks.config.model import Scalar
@@ -51,37 +53,29 @@ class Op:
 
 def offers(server: Server, cuda_home: Path, target: str, state: Path) -> tuple[Op, ...]:
     """All ops, by name. Raises EnvironmentProblem where FlashInfer cannot be asked."""
-    key, file = _key(server), state / "ops.json"
+    key, file = basis(server), state / "ops.json"
     answer = _remembered(file, key)
     if answer is None:
-        answer = _ask(server, cuda_home, target)
-        remember(file, json.dumps({"key": key, "ops": answer}))
+        since = time.time_ns()
+        asked_anew = _ask(server, cuda_home, target)
+        answer, reads = asked_anew["ops"], Reads.of([asked_anew["reads"]], since, server.python)
+        remember(file, json.dumps({"key": key, "ops": answer, "reads": reads.as_record()}))
     return tuple(_op(record) for record in answer)
-
-
-def _key(server: Server) -> dict[str, Any]:
-    """All that the answer depends on, in a form that survives JSON."""
-    return {
-        "script": [sha256_file(path) for path in sorted(SCRIPT.parent.glob("*.py"))],
-        "python": [str(server.python), str(server.python.resolve())],
-        "packages": [list(asdict(package).values()) for package in server.packages],
-        "environment": server.relevant_environment(),
-    }
 
 
 def _remembered(file: Path, key: dict[str, Any]) -> list[dict[str, Any]] | None:
     try:
         cache = json.loads(file.read_bytes())
-        return list(cache["ops"]) if cache["key"] == key else None
+        return list(cache["ops"]) if cache["key"] == key and Reads.holding(cache["reads"]) else None
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
 
-def _ask(server: Server, cuda_home: Path, target: str) -> list[dict[str, Any]]:
+def _ask(server: Server, cuda_home: Path, target: str) -> Answer:
     with tempfile.TemporaryDirectory(prefix="fitasks-ops-") as directory:
         answer = Path(directory, "ops.json")
         env, what = environment(server, cuda_home, target), "saying which ops its FlashInfer has"
-        return list(asked(server, [SCRIPT, answer], env, what)["ops"])
+        return asked(server, [SCRIPT, answer], env, what)
 
 
 def _op(record: dict[str, Any]) -> Op:

@@ -1,7 +1,8 @@
 """The plan: every kernel of kernels.yaml as the installed FlashInfer would build it, remembered between runs.
 
 The warm path imports neither YAML nor pydantic and starts no process: it reads `.fitasks/plan.json`, whose key names
-all that a plan depends on, and compares. Only where the key differs is the serving interpreter asked again.
+all that a plan depends on but the files that planning read, and compares; then it looks at those files (reads.py).
+Only where something differs is the serving interpreter asked again.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import time
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,7 +29,9 @@ from fitasks.plan import hopper, planner
 from fitasks.plan.expand import kernels_of
 from fitasks.plan.kernel import Artefact, Kernel, as_record, from_record
 from fitasks.plan.names import named
-from fitasks.plan.server import Server, find_server
+from fitasks.plan.overruled import overruled
+from fitasks.plan.reads import Reads
+from fitasks.plan.server import Server, as_imported, find_server
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
@@ -95,14 +99,26 @@ def make_plan(root: Path, *, file: str = "kernels.yaml") -> Plan:
     config = effective(written, targets)
     choice = toolkit_of(server, cache.get("needs", ()), probe, cache.get("commands"))
     derived = {"sm90": config.sm90, "models": digests(config.models)}
-    if cache.get("key") != _key(digest, targets, server, choice.toolkit) | derived:
+    reads = _reads(cache, _key(digest, targets, server, choice.toolkit) | derived)
+    if not reads:
         cache, choice = _plan_anew(config, targets, server, cache.get("needs", ()), probe)
         key = _key(digest, targets, server, choice.toolkit) | derived
-        cache |= {"key": key, "config": asdict(written)}
+        cache |= {"key": key, "config": asdict(written), "overruled": overruled(cache["kernels"])}
+    elif reads.renewed:
+        cache["reads"] = reads.as_record()
+    if not reads or reads.renewed:
         remember(state / "plan.json", json.dumps(cache))
     probe.save()
     kernels = tuple(from_record(record) for record in cache["kernels"])
+    server = as_imported(server, cache["facts"])
     return Plan(config, server, choice.toolkit, choice.notes, kernels, cache["facts"], state, cache["commands"])
+
+
+def _reads(cache: dict[str, Any], key: dict[str, Any]) -> Reads | None:
+    """What the remembered plan rests on; None where that plan no longer holds."""
+    if cache.get("key") != key or not overruled(cache["kernels"]).items() <= cache["overruled"].items():
+        return None
+    return Reads.holding(cache["reads"])
 
 
 def effective(written: Config, targets: tuple[str, ...]) -> Config:
@@ -118,11 +134,6 @@ def _plan_anew(
 
     If another toolkit has and can, ask with that one.
     """
-    if not server.version("flashinfer-python"):
-        raise EnvironmentProblem(
-            f"{server.python} has no flashinfer-python",
-            remedy=f"{server.python} -m pip install flashinfer-python, or set serving.python in kernels.yaml",
-        )
     _say(f"planning {len(config.kernels) * len(targets)} kernels with FlashInfer", server)
     commands: Commands = {"": of_targets(targets)}
     choice, asked = toolkit_of(server, needs, probe, commands), set[Path]()
@@ -140,9 +151,11 @@ def _plan_anew(
 
 
 def _ask(config: Config, targets: tuple[str, ...], server: Server, toolkit: Toolkit) -> dict[str, Any]:
+    since = time.time_ns()
     answers = planner.ask(server, toolkit.home, targets, config.kernels, sm90=config.sm90)
-    kernels = kernels_of(config, answers)
-    return {"kernels": [as_record(kernel) for kernel in kernels], "facts": facts_of(answers)}
+    reads = Reads.of((answer["reads"] for answer in answers.values()), since, server.python)
+    kernels = [as_record(kernel) for kernel in kernels_of(config, answers)]
+    return {"kernels": kernels, "facts": facts_of(answers), "reads": reads.as_record()}
 
 
 def facts_of(answers: Mapping[str, planner.Answer]) -> dict[str, dict[str, str]]:
@@ -195,16 +208,12 @@ def targets_of(config: Config, server: Server) -> tuple[str, ...]:
 
 
 def _key(digest: str, targets: tuple[str, ...], server: Server, toolkit: Toolkit) -> dict[str, Any]:
-    """All that a plan depends on, in a form that survives JSON."""
-    return {
+    """All that a plan depends on, but what planning read, in a form that survives JSON."""
+    return planner.basis(server) | {
         "version": VERSION,
-        "script": [sha256_file(path) for path in sorted(planner.SCRIPT.parent.glob("*.py"))],
         "kernels.yaml": digest,
         "targets": list(targets),
-        "python": [str(server.python), str(server.python.resolve())],
-        "packages": [list(asdict(package).values()) for package in server.packages],
         "toolkit": [str(toolkit.home), toolkit.build],
-        "environment": server.relevant_environment(),
     }
 
 
@@ -252,5 +261,9 @@ def _restore_config(data: dict[str, Any]) -> Config:
 
 
 def _say(text: str, server: Server) -> None:
-    version = server.version("flashinfer-python")
-    print(f"fitasks: {text} {version} of {server.python} …", file=sys.stderr, flush=True)  # noqa: T201
+    """Before anything is imported: its version as far as the package itself tells it, and where it isn't installed."""
+    name = "flashinfer-python"
+    root = server.imported_from(name)
+    where = f"in {root}" if root and not Path(root).is_relative_to(server.prefix) else ""
+    words = filter(None, [text, server.version(name), where, f"of {server.python}"])
+    print(f"fitasks: {' '.join(words)} …", file=sys.stderr, flush=True)  # noqa: T201

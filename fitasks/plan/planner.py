@@ -12,10 +12,12 @@ import tempfile
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from fitasks.errors import EnvironmentProblem
+from fitasks.files import sha256_file
 from fitasks.processes import process
 from fitasks.streams import HEARTBEAT, heartbeat, tell
 
@@ -24,6 +26,13 @@ if TYPE_CHECKING:
 
     from fitasks.config.model import KernelConfig
     from fitasks.plan.server import Server
+
+    class Interpreter(Protocol):
+        """Whatever has a serving interpreter."""
+
+        @property
+        def python(self) -> Path: ...
+
 
 SCRIPT = Path(__file__).parent.parent / "serving" / "plan.py"
 Answer = dict[str, Any]
@@ -54,6 +63,17 @@ def environment(server: Server, cuda_home: Path, target: str) -> dict[str, str]:
     return server.env | {"CUDA_HOME": str(cuda_home), "FLASHINFER_CUDA_ARCH_LIST": target}
 
 
+def basis(server: Server) -> dict[str, Any]:
+    """All that an answer depends on, but what the scripts read (reads.py), in a form that survives JSON."""
+    return {
+        "script": [sha256_file(path) for path in sorted(SCRIPT.parent.glob("*.py"))],
+        "python": [str(server.python), str(server.python.resolve())],
+        "path": list(map(str, server.site_packages)),
+        "packages": [list(asdict(package).values()) for package in server.packages],
+        "environment": server.relevant_environment(),
+    }
+
+
 def _ask_one(server: Server, cuda_home: Path, target: str, request: Mapping[str, object]) -> Answer:
     with tempfile.TemporaryDirectory(prefix="fitasks-plan-") as directory:
         question, answer = Path(directory, "request.json"), Path(directory, "response.json")
@@ -62,7 +82,7 @@ def _ask_one(server: Server, cuda_home: Path, target: str, request: Mapping[str,
         return asked(server, words, environment(server, cuda_home, target), f"an answer while planning for {target}")
 
 
-def asked(server: Server, words: Sequence[Path], env: Mapping[str, str], what: str) -> Answer:
+def asked(server: Interpreter, words: Sequence[Path], env: Mapping[str, str], what: str, remedy: str = "") -> Answer:
     """What one of our scripts, run by the serving interpreter, wrote into the last of `words`; a log goes beside it.
 
     Raises EnvironmentProblem where it wrote nothing, or that it can't go on; `what` is what was hoped for.
@@ -73,7 +93,7 @@ def asked(server: Server, words: Sequence[Path], env: Mapping[str, str], what: s
     except (OSError, ValueError):
         raise EnvironmentProblem(
             f"{server.python} ended without {what}:\n{_tail(output)}",
-            remedy=f"try `{server.python} -c 'import flashinfer'`",
+            remedy=remedy or f"try `{server.python} -c 'import flashinfer'`",
         ) from None
     if fatal := reply.get("fatal"):
         raise EnvironmentProblem(f"{server.python}: {fatal['message']}", remedy=fatal.get("remedy", ""))

@@ -1,6 +1,7 @@
 """The server that kernels are built for: its interpreter, its packages, and the environment it will run in.
 
-Everything here is known without starting that interpreter, unless it is another one than ours (then once, memoised).
+The interpreter itself says where it looks for packages and what it would import (`fitasks/serving/describe.py`). It is
+asked once; the answer holds as long as all that it rests on (reads.py).
 """
 
 from __future__ import annotations
@@ -8,24 +9,36 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import site
 import sys
-import sysconfig
-from dataclasses import dataclass
+import tempfile
+import time
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, TypedDict, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict, cast
 
 from fitasks.errors import EnvironmentProblem
+from fitasks.files import remember
+from fitasks.plan import planner
 from fitasks.plan.caches import sglang_base
+from fitasks.plan.reads import Reads
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
     from fitasks.config.model import Config, Serving
     from fitasks.cuda.probe import ProbeMemo
 
+_SCRIPT = planner.SCRIPT.with_name("describe.py")
 _KERNELS = "fitasks-kernels"  # the package that `doit wheel` makes
-PACKAGES = ("flashinfer-python", "torch", "apache-tvm-ffi", "flashinfer-jit-cache", _KERNELS)
+_IMPORTED = {  # distribution → what is imported of it
+    "flashinfer-python": "flashinfer",
+    "torch": "torch",
+    "apache-tvm-ffi": "tvm_ffi",
+    "sglang": "sglang",
+    "vllm": "vllm",
+}
+UNKNOWN = "unknown"  # the version of a package that doesn't tell
+_INSTALLED = ("flashinfer-jit-cache", _KERNELS)
 _FINDERS = (
     "fitasks-kernels.pth",
     *(f"fitasks_kernels/{name}" for name in ("__init__.py", "manifest.json", "receipts.json")),
@@ -35,7 +48,9 @@ _PROVIDERS = "flashinfer_jit_cache_*.dist-info"  # FlashInfer's own, one for eac
 
 # What decides a module's name, place or commands; all FLASHINFER_* variables are added to these. Not CUDA_HOME and
 # FLASHINFER_CUDA_ARCH_LIST: the toolkit and the target are chosen by then, and the planner gets both from us.
-_VARIABLES = ("CC", "CXX", "HOME", "PYTHONPATH", "SGLANG_CACHE_DIR")
+_VARIABLES = ("CC", "CXX", "SGLANG_CACHE_DIR")
+# What decides where Python looks for modules, and how it runs them.
+_PYTHON = ("HOME", "PYTHONHOME", "PYTHONNOUSERSITE", "PYTHONOPTIMIZE", "PYTHONPATH", "PYTHONUSERBASE")
 QUIET = {
     "FLASHINFER_CUDA_ARCH_LIST",
     "FLASHINFER_LOGGING_LEVEL",
@@ -46,30 +61,30 @@ QUIET = {
     "FLASHINFER_DISABLE_EAGLE_VERIFY_FP8KV_SM90",  # of the same kind, and set by that hook
 }
 
-_DESCRIBE = """
-import json, site, sys, sysconfig
-paths = sysconfig.get_paths()
-print(json.dumps({"prefix": sys.prefix, "site": [paths["purelib"], paths["platlib"]],
-    "user": site.getusersitepackages() if site.ENABLE_USER_SITE else ""}))
-"""
-
 
 class _Described(TypedDict):
     prefix: str
+    path: list[str]
     site: list[str]
-    user: str
+    packages: dict[str, dict[str, str]]
+
+
+class _Interpreter(NamedTuple):
+    python: Path
 
 
 @dataclass(frozen=True)
 class Package:
-    """An installed distribution: its version, and a digest of RECORD that changes with any installed file.
+    """A distribution: its version and, where it is known by being imported, the directory that it is imported from.
 
-    Our own kernels' also changes with the files by which FlashInfer finds them.
+    Of ahead-of-time kernels also a digest of RECORD, which changes with any installed file; our own kernels' also
+    changes with the files by which FlashInfer finds them.
     """
 
     name: str
     version: str
     digest: str
+    root: str = ""
 
 
 @dataclass(frozen=True)
@@ -89,8 +104,12 @@ class Server:
     site_directories: tuple[Path, ...] = ()
 
     def version(self, name: str) -> str:
-        """Version of one of PACKAGES, "" where it isn't installed."""
+        """Version of a distribution that matters here, as it is imported; "" where it isn't there."""
         return next((package.version for package in self.packages if package.name == name), "")
+
+    def imported_from(self, name: str) -> str:
+        """Directory of a distribution's package, as it would be imported; "" where it can't be."""
+        return next((package.root for package in self.packages if package.name == name), "")
 
     def toolkit_places(self) -> tuple[Path, ...]:
         """Where a toolkit from pip may lie: the server's site-packages, then our own."""
@@ -102,21 +121,21 @@ class Server:
         return {
             name: value
             for name, value in sorted(self.env.items())
-            if name in _VARIABLES or (name.startswith("FLASHINFER_") and name not in QUIET)
+            if name in (*_VARIABLES, *_PYTHON) or (name.startswith("FLASHINFER_") and name not in QUIET)
         }
 
 
 def find_server(config: Config, probe: ProbeMemo, environ: Mapping[str, str] = os.environ) -> Server:
     """The serving environment of a configuration. Raises EnvironmentProblem where the interpreter is unusable."""
     python = _interpreter(config)
-    described = _describe(python, probe)
     env = _environment(config.serving, python, environ)
-    site_packages, directories = _search_path(described, env), _site_directories(described)
-    names = (*PACKAGES, *_providers(site_packages))
-    packages = tuple(found for name in names if (found := find_package(name, site_packages)))
-    if config.serving.engine == "sglang":
-        env = _sglang(env, site_packages)
-    return Server(python, config.serving.engine, Path(described["prefix"]), site_packages, env, packages, directories)
+    described = _describe(python, env, probe.directory / "interpreter.json")
+    site_packages, directories = tuple(map(Path, described["path"])), tuple(map(Path, described["site"]))
+    names = (*_INSTALLED, *_providers(site_packages))
+    installed = (found for name in names if (found := find_package(name, site_packages)))
+    packages = (*_imported(described), *installed)
+    server = Server(python, config.serving.engine, Path(described["prefix"]), site_packages, env, packages, directories)
+    return replace(server, env=_sglang(server)) if server.engine == "sglang" else server
 
 
 def _interpreter(config: Config) -> Path:
@@ -145,27 +164,45 @@ def _on_path(name: str) -> Path:
     return Path(shutil.which(name) or name)
 
 
-def _describe(python: Path, probe: ProbeMemo) -> _Described:
-    if python == _ours():
-        paths = sysconfig.get_paths()
-        user = site.getusersitepackages() if site.ENABLE_USER_SITE else ""
-        return {"prefix": sys.prefix, "site": [paths["purelib"], paths["platlib"]], "user": user}
+def _describe(python: Path, env: Mapping[str, str], memo: Path) -> _Described:
+    """What the interpreter says of itself in this environment, remembered. Raises EnvironmentProblem."""
+    key = [str(python), str(python.resolve()), *(env.get(name, "") for name in _PYTHON)]
+    if known := _remembered(memo, key):
+        return known
+    since = time.time_ns()
+    described = _ask(python, env)
+    reads = Reads.of([described.pop("reads")], since, python)
+    remember(memo, json.dumps({"key": key, "described": described, "reads": reads.as_record()}))
+    return cast("_Described", described)
+
+
+def _remembered(memo: Path, key: list[str]) -> _Described | None:
     try:
-        return cast("_Described", json.loads(probe.output(python, "-I", "-c", _DESCRIBE)))
-    except ValueError:
-        raise EnvironmentProblem(
-            f"{python} does not answer as a Python interpreter",
-            remedy="check `serving.python` in kernels.yaml",
-        ) from None
+        cache = json.loads(memo.read_bytes())
+        known = cache["key"] == key and Reads.holding(cache["reads"])
+        return cast("_Described", cache["described"]) if known else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
-def _search_path(described: _Described, env: Mapping[str, str]) -> tuple[Path, ...]:
-    listed = tuple(Path(entry) for entry in env.get("PYTHONPATH", "").split(os.pathsep) if entry)
-    return tuple(dict.fromkeys((*listed, *_site_directories(described))))
+def _ask(python: Path, env: Mapping[str, str]) -> dict[str, Any]:
+    with tempfile.TemporaryDirectory(prefix="fitasks-python-") as directory:
+        words = [_SCRIPT, Path(directory, "response.json")]
+        what, remedy = (
+            "saying where it looks for packages",
+            "name a Python interpreter as serving.python in kernels.yaml",
+        )
+        return planner.asked(_Interpreter(python), words, env, what, remedy)
 
 
-def _site_directories(described: _Described) -> tuple[Path, ...]:
-    return tuple(Path(entry) for entry in dict.fromkeys((*described["site"], described["user"])) if entry)
+def _imported(described: _Described) -> Iterator[Package]:
+    """What the interpreter would import; the version is the module's own, else that of a dist-info beside it."""
+    for name, module in _IMPORTED.items():
+        if found := described["packages"].get(module):
+            root = found["root"]
+            beside = find_package(name, (Path(root).parent,))
+            version = found["version"] or (beside.version if beside else UNKNOWN)
+            yield Package(name, version, "", root)
 
 
 def _environment(serving: Serving, python: Path, environ: Mapping[str, str]) -> dict[str, str]:
@@ -177,14 +214,25 @@ def _environment(serving: Serving, python: Path, environ: Mapping[str, str]) -> 
     return env | serving.env
 
 
-def _sglang(env: dict[str, str], site_packages: tuple[Path, ...]) -> dict[str, str]:
-    """From 0.5.18 on `import sglang` moves FlashInfer's base directory, unless it is set already."""
-    from packaging.version import Version
+def as_imported(server: Server, facts: Mapping[str, Mapping[str, str]]) -> Server:
+    """The server with the versions that were really imported while planning."""
+    said = next(iter(facts.values()), {})
+    now = {"flashinfer-python": "flashinfer", "torch": "torch", "apache-tvm-ffi": "tvm_ffi"}
+    packages = (replace(one, version=said.get(now.get(one.name, ""), one.version)) for one in server.packages)
+    return replace(server, packages=tuple(packages))
 
-    installed = find_package("sglang", site_packages)
-    if installed and Version(installed.version) < Version("0.5.18"):
-        return env
-    return {"FLASHINFER_WORKSPACE_BASE": sglang_base(env)} | env
+
+def _sglang(server: Server) -> dict[str, str]:
+    """From 0.5.18 on `import sglang` moves FlashInfer's base directory, unless it is set already."""
+    from packaging.version import InvalidVersion, Version
+
+    try:
+        before = Version(server.version("sglang")) < Version("0.5.18")
+    except InvalidVersion:  # none is installed here, or a checkout that doesn't tell
+        before = False
+    if before:
+        return server.env
+    return {"FLASHINFER_WORKSPACE_BASE": sglang_base(server.env)} | server.env
 
 
 def _providers(site_packages: tuple[Path, ...]) -> list[str]:

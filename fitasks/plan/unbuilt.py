@@ -16,7 +16,7 @@ from fitasks.files import write_if_changed
 from fitasks.plan import planner
 from fitasks.plan.expand import kernels_of
 from fitasks.plan.plan import Plan, configuration, effective, facts_of, targets_of
-from fitasks.plan.server import find_server
+from fitasks.plan.server import as_imported, find_server
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -42,7 +42,8 @@ def plan_unbuilt(root: Path) -> Plan | None:
     targets = targets_of(written, server)
     config = effective(written, targets)
     answers = planner.ask(server, toolkit.home, targets, config.kernels, sm90=config.sm90)
-    return Plan(config, server, toolkit, (), kernels_of(config, answers), facts_of(answers), state)
+    facts = facts_of(answers)
+    return Plan(config, as_imported(server, facts), toolkit, (), kernels_of(config, answers), facts, state)
 
 
 def _compiled_with(server: Server) -> str:

@@ -18,6 +18,7 @@ from fitasks.build import receipt as receipts
 from fitasks.cuda.architecture import single
 from fitasks.cuda.capability import nvcc_flags, nvcc_of, refusal
 from fitasks.cuda.elf import is_shared_object
+from fitasks.files import sha256_file
 from fitasks.runtime.ahead import served, wanted
 from fitasks.runtime.loadable import loadable
 from fitasks.runtime.place import Obstacle, Place, place_of
@@ -153,10 +154,22 @@ def _refused(session: Session, kernel: Kernel) -> str:
 
 def _trusted(session: Session, kernel: Kernel, blank: Verdict) -> Verdict:
     """ninja has no work to do; whether it is right in that, only contents can tell."""
+    if _compiled_since(kernel):
+        return replace(blank, state="cached", reason="compiled by a server since: fitasks has no receipt of it")
     first = session.judge(kernel).first
     if first and first.kind in _CONTENT:
         return replace(blank, state="outdated", reason=f"ninja sees nothing to do, but {first}")
     return replace(blank, state="cached", reason=_provenance(session, kernel))
+
+
+def _compiled_since(kernel: Kernel) -> bool:
+    """Whether ninja's log tells of a later link than the receipt: a server writes no receipt, and leaves ours."""
+    receipt, log = receipts.read(kernel), kernel.build_dir / ninjas.LOG
+    ours = receipt and receipt.outputs.get(ninjas.LOG)
+    if not receipt or not ours or sha256_file(log) == ours.sha256:
+        return False
+    linked = (at for path, at in ninjas.read_log(kernel.build_dir).items() if Path(path).name == kernel.library.name)
+    return max(linked, default=0) > receipt.outputs[kernel.library.name].mtime_ns
 
 
 def _provenance(session: Session, kernel: Kernel) -> str:

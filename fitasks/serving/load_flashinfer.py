@@ -35,7 +35,7 @@ def load() -> dict[str, Any]:
         if importlib.util.find_spec(module) is None:
             raise FatalError(
                 f"no_{module}",
-                f"{sys.executable} has no {module}",
+                f"import {module} fails in {sys.executable}: No module named {module!r}",
                 f"install {package} there, or name the server's own interpreter as serving.python",
             )
     _import("torch")

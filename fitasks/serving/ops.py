@@ -28,6 +28,7 @@ from load_flashinfer import load  # noqa: E402
 from ops_values import accepted_values  # noqa: E402
 from plan import VERSION, _write_atomic  # noqa: E402
 from plan_errors import FatalError, PlanError  # noqa: E402
+from plan_reads import Reads  # noqa: E402
 from plan_spec import install_network_guard  # noqa: E402
 
 if typing.TYPE_CHECKING:
@@ -46,6 +47,8 @@ def main(argv: list[str]) -> int:
     except IndexError:
         print("usage: ops.py RESPONSE.json", file=sys.stderr)
         return 2
+    reads = Reads()
+    reads.start()
     os.dup2(2, 1)  # FlashInfer and torch print at import; our answer is a file
     response.unlink(missing_ok=True)
     install_network_guard()
@@ -55,6 +58,7 @@ def main(argv: list[str]) -> int:
         print(f"ops.py: {error.fields['message']}", file=sys.stderr)
         _write_atomic(response, {"version": VERSION, "fatal": error.fields})
         return 3
+    answer["reads"] = reads.noted(str(response.parent), answer["workspace"])
     _write_atomic(response, {"version": VERSION, **answer})
     return 0
 

@@ -9,9 +9,9 @@ or newer and the standard library, torch and FlashInfer; needs no GPU, no CUDA t
 nothing. It writes what FlashInfer's generators write (generated/), nothing under cached_ops/.
 
 Request: {"version": 1, "sm90": true, "kernels": [{"id": 0, "op": "page", "params": {}}]}. The response is
-written last and atomically: FlashInfer, torch, tvm-ffi and the cache's directories (load_flashinfer), and
-"kernels", each as planned or with its "error" (plan_errors). Exit status 0; or 3, with a response that is
-{"version": 1, "fatal": {"kind", "message", "remedy"}}; 2 for a wrong command line.
+written last and atomically: FlashInfer, torch, tvm-ffi and the cache's directories (load_flashinfer), "kernels", each
+as planned or with its "error" (plan_errors), and "reads": all that the answer rests on (plan_reads.py). Exit status
+0; or 3, with a response that is {"version": 1, "fatal": {"kind", "message", "remedy"}}; 2 for a wrong command line.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from load_flashinfer import load  # noqa: E402
 from plan_errors import FatalError, PlanError, one_line  # noqa: E402
 from plan_generators import Generator, find_generator, generic_sibling, op_of, runtime_generator, where  # noqa: E402
 from plan_parameters import arguments_for, as_json  # noqa: E402
+from plan_reads import Reads  # noqa: E402
 from plan_registry import registry_records  # noqa: E402
 from plan_spec import generate, install_network_guard, spec_record  # noqa: E402
 
@@ -49,6 +50,8 @@ def main(argv: list[str]) -> int:
     except IndexError:
         print("usage: plan.py (REQUEST.json | --registry) RESPONSE.json", file=sys.stderr)
         return 2
+    reads = Reads()
+    reads.start()
     os.dup2(2, 1)  # FlashInfer and torch print at import; our answer is a file
     response.unlink(missing_ok=True)  # whoever finds a response finds this run's
     try:
@@ -57,6 +60,7 @@ def main(argv: list[str]) -> int:
         print(f"plan.py: {error.fields['message']}", file=sys.stderr)
         _write_atomic(response, {"version": VERSION, "fatal": error.fields})
         return 3
+    answer["reads"] = reads.noted(str(response.parent), answer["workspace"])
     _write_atomic(response, {"version": VERSION, **answer})
     return 0
 

@@ -98,8 +98,7 @@ def _plan(session: Session, server: Server, manifest: Manifest, kernels: Sequenc
     """What a wheel is made from, of a place where nothing could be planned."""
     home = Path(manifest.cuda_home)
     toolkit = Toolkit(home, "bundle", home, "", "", home)
-    sites = [site for site in server.site_packages if (site / "flashinfer").is_dir()]
-    common = {"flashinfer": manifest.flashinfer, "flashinfer_root": str(Path(*sites[:1], "flashinfer"))}
+    common = {"flashinfer": manifest.flashinfer, "flashinfer_root": server.imported_from("flashinfer-python")}
     common |= {"tvm_ffi": manifest.tvm_ffi, "tvm_ffi_abi": manifest.tvm_ffi_abi}
     facts = {name: common | {"arch": name} for name in manifest.workspaces}
     config = configuration(session.root)

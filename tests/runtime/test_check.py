@@ -26,6 +26,8 @@ from fitasks.ui.show import exports
 from tests.workshop import Workshop
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from fitasks.plan.kernel import Kernel
 
 
@@ -381,3 +383,46 @@ def test_a_module_that_serves_another_target_too(workshop: Workshop, page: Kerne
     assert (verdict.state, verdict.reason) == ("ahead-of-time", "")
     made.plan = replace(made.plan, kernels=(alone,))
     assert predict(made, alone).reason == "installed from another build than the kernel here: doit install"
+
+
+def serve(workshop: Workshop, kernel: Kernel) -> None:
+    """What a server's FlashInfer does: writes build.ninja if it differs, and runs ninja."""
+    import subprocess
+
+    if kernel.ninja_file.read_text() != kernel.ninja:
+        kernel.ninja_file.write_text(kernel.ninja)
+    subprocess.run(workshop.ninja.command(kernel.build_dir, kernel.ninja_file), check=True, capture_output=True)
+
+
+def header_changed(workshop: Workshop, page: Kernel) -> Kernel:
+    (workshop.include / "common.h").write_text("inline int common() { return 7; }\n")
+    return page
+
+
+def flag_changed(workshop: Workshop, page: Kernel) -> Kernel:
+    return workshop.with_flag(page, "-DMORE=1")
+
+
+def library_lost(workshop: Workshop, page: Kernel) -> Kernel:
+    page.library.unlink()
+    return header_changed(workshop, page)
+
+
+@pytest.mark.parametrize("change", [header_changed, flag_changed, library_lost])
+def test_what_a_server_compiled_since_is_no_older_than_its_inputs(
+    workshop: Workshop, page: Kernel, change: Callable[[Workshop, Kernel], Kernel]
+) -> None:
+    page = change(workshop, page)
+    assert said(workshop, page).startswith("would compile: ")
+    serve(workshop, page)
+    assert said(workshop, page) == "cached: compiled by a server since: fitasks has no receipt of it"
+
+
+def test_a_receipt_of_a_library_that_was_damaged_is_no_server_work(workshop: Workshop, page: Kernel) -> None:
+    import os
+
+    stat, text = page.library.stat(), page.library.read_bytes()
+    page.library.write_bytes(text[:-1] + bytes([text[-1] ^ 1]))
+    os.utime(page.library, ns=(stat.st_atime_ns, stat.st_mtime_ns + 1000))
+    serve(workshop, page)
+    assert said(workshop, page).startswith("outdated: ninja sees nothing to do, but ")

@@ -117,7 +117,7 @@ def test_a_directory_of_packages_that_cannot_be_read(machine: Path, monkeypatch:
     hidden.mkdir()
     monkeypatch.setenv("PYTHONPATH", str(hidden))
     access = os.access
-    monkeypatch.setattr(os, "access", lambda path, mode: str(path) != str(hidden) and access(path, mode))
+    monkeypatch.setattr(os, "access", lambda path, mode, **how: str(path) != str(hidden) and access(path, mode, **how))
     assert problems(machine)["site-packages"].startswith(f"{hidden} can't be read by user ")
 
 

@@ -289,7 +289,7 @@ TORCH = "class version: cuda = None\nclass cuda: get_device_properties = None\n"
 def test_no_torch(bare_python, tmp_path):
     assert fatal(bare_python, tmp_path) == {
         "kind": "no_torch",
-        "message": f"{bare_python} has no torch",
+        "message": f"import torch fails in {bare_python}: No module named 'torch'",
         "remedy": "install torch there, or name the server's own interpreter as serving.python",
     }
 
@@ -297,7 +297,7 @@ def test_no_torch(bare_python, tmp_path):
 def test_no_flashinfer(bare_python, tmp_path):
     assert fatal(bare_python, tmp_path, torch=TORCH) == {
         "kind": "no_flashinfer",
-        "message": f"{bare_python} has no flashinfer",
+        "message": f"import flashinfer fails in {bare_python}: No module named 'flashinfer'",
         "remedy": "install flashinfer-python there, or name the server's own interpreter as serving.python",
     }
 

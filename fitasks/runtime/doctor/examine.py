@@ -12,7 +12,7 @@ from fitasks.environment import problems
 from fitasks.errors import ConfigError, EnvironmentProblem, FitasksError
 from fitasks.plan.hopper import left_out
 from fitasks.plan.plan import configuration, targets_of
-from fitasks.plan.server import Server, find_server
+from fitasks.plan.server import Server
 from fitasks.runtime.doctor import caches, machine, packages, toolkits, trial
 from fitasks.runtime.doctor.finding import Finding, failure, kept
 from fitasks.runtime.loadable import remedy
@@ -32,7 +32,7 @@ def examine(session: Session) -> list[Finding]:
     """Every finding; works where no plan can be made, or no serving interpreter is found. Raises ConfigError alone."""
     config = configuration(session.root)
     try:
-        server = find_server(config, session.probe)
+        server = session.server
     except ConfigError:
         raise
     except (FitasksError, OSError) as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fitasks.cuda.release import pip_release
@@ -16,7 +17,6 @@ from fitasks.runtime.variables import package
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     from fitasks.cuda.cudart import Cudart, Runtime
     from fitasks.cuda.toolkit import Toolkit
@@ -36,7 +36,7 @@ def examine(server: Server, toolkit: Toolkit | None, *, sm90: bool = True) -> It
     yield from _unreadable(server)
     for name in _NEEDED:
         if version := server.version(name):
-            yield Finding(_SECTION, name, version)
+            yield Finding(_SECTION, name, f"{version}{_elsewhere(server, name)}")
         else:
             yield Finding(_SECTION, name, "not installed", "problem", f"{server.python} -m pip install {name}")
     for name in _OPTIONAL:
@@ -56,6 +56,12 @@ def _unreadable(server: Server) -> Iterator[Finding]:
         if os.path.isdir(site) and not os.access(site, os.R_OK | os.X_OK):  # noqa: PTH112, never raises
             remedy = f"make it readable for this user (`ls -ld {site}`), or run doit as the server's user"
             yield Finding(_SECTION, "site-packages", f"{site} can't be read by user {os.getuid()}", "problem", remedy)
+
+
+def _elsewhere(server: Server, name: str) -> str:
+    """Where it is imported from, if that is none of the environment's own directories."""
+    root = server.imported_from(name)
+    return f", imported from {root}" if root and not Path(root).is_relative_to(server.prefix) else ""
 
 
 def _matching(name: str, version: str, server: Server) -> Finding:

@@ -1,0 +1,147 @@
+"""What an answer of the serving interpreter rests on, kept with the answer: it holds while all of that is the same.
+
+The scripts list what they read (`fitasks/serving/plan_reads.py`). Of each file the quick look (size, mtime, ctime,
+inode) and SHA-256 are kept, of each directory that was searched for modules the quick look and those of its entries
+that an import could have meant. Only where the quick look differs is anything read. 2,500 files and 250 directories
+take 6 ms.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from hashlib import sha256
+from typing import TYPE_CHECKING, Any
+
+from fitasks.files import sha256_file
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from pathlib import Path
+
+_LARGEST = 8 << 20  # bytes; of a larger file, a library, the quick look alone decides
+_ALWAYS = (".pth", ".dist-info", ".egg-info", ".egg-link")  # decide what is found, whatever their names
+_FEW = 8  # directories that are listed again at each run rather than written down anew
+
+Look = list[int]  # size, mtime, ctime (ns), inode; [] where there is nothing
+
+
+@dataclass
+class Reads:
+    """`files` by directory, so that a path is written down once: name → [*look, SHA-256]."""
+
+    files: dict[str, dict[str, list[Any]]] = field(default_factory=dict)
+    directories: dict[str, list[Any]] = field(default_factory=dict)  # path → [look, content, index into `names`]
+    names: list[str] = field(default_factory=list)  # of modules, a blank between them
+    renewed: bool = False  # whether `hold()` took quick looks anew, so that this is worth writing down again
+
+    @classmethod
+    def of(cls, noted: Iterable[dict[str, Any]], since_ns: int, python: Path) -> Reads:
+        """All that several scripts noted, as it is now, and the interpreter, which may be a script that starts one.
+
+        A file that changed after `since_ns` may not be what they read: it is written down so that it never holds.
+        """
+        noted = list(noted)
+        reads = cls()
+        for path in sorted({str(python), *(path for one in noted for path in one["files"])}):
+            directory, _, name = path.rpartition("/")
+            reads.files.setdefault(directory, {})[name] = _unless_changed(_file(path), since_ns)
+        reads._add_directories(look for one in noted for look in one["looked"])
+        return reads
+
+    def _add_directories(self, looked: Iterable[tuple[list[str], list[str]]]) -> None:
+        asked: dict[str, set[str]] = {}
+        for places, names in looked:
+            for place in places:
+                asked.setdefault(place, set()).update(names)
+        index: dict[str, int] = {}
+        for place, found in sorted(asked.items()):
+            text = " ".join(sorted(found))
+            self.directories[place] = [_look(place), _listing(place, text), index.setdefault(text, len(index))]
+        self.names = list(index)
+
+    @classmethod
+    def holding(cls, record: Any) -> Reads | None:
+        """Those of a memo, if they hold; None also where the memo is damaged."""
+        try:
+            reads = cls(**record)
+            return reads if reads.hold() else None
+        except (TypeError, ValueError, LookupError, AttributeError):
+            return None
+
+    def hold(self) -> bool:
+        """Whether all of it is as it was. A quick look that differs where the content doesn't is taken anew."""
+        return self._files_hold() and self._directories_hold()
+
+    def _files_hold(self) -> bool:
+        stat = os.stat
+        for directory, names in self.files.items():
+            for name, known in names.items():
+                try:
+                    found = stat(f"{directory}/{name}")
+                    if [found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino] == known[:4]:
+                        continue
+                except OSError:
+                    if not known[:-1]:
+                        continue
+                if not self._same(names, directory, name):
+                    return False
+        return True
+
+    def _same(self, names: dict[str, list[Any]], directory: str, name: str) -> bool:
+        """Whether a file has the content that it had. A large one that was touched is taken for another."""
+        now = _file(f"{directory}/{name}")
+        if not now[-1] or now[-1] != names[name][-1]:
+            return False
+        names[name] = now
+        self.renewed = True
+        return True
+
+    def _directories_hold(self) -> bool:
+        listed = 0
+        for place, known in self.directories.items():
+            look = _look(place)
+            if look == known[0]:
+                continue
+            if _listing(place, self.names[known[2]]) != known[1]:
+                return False
+            known[0] = look
+            listed += 1
+        self.renewed = self.renewed or listed > _FEW
+        return True
+
+    def as_record(self) -> dict[str, Any]:
+        """For JSON; `holding` reads it again."""
+        return {"files": self.files, "directories": self.directories, "names": self.names}
+
+
+def _look(path: str) -> Look:
+    try:
+        found = os.stat(path)  # noqa: PTH116 - thousands
+    except OSError:
+        return []
+    return [found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino]
+
+
+def _file(path: str) -> list[Any]:
+    """[*look, SHA-256]: the latter "" of what is too large, of no regular file, and of what can't be read."""
+    look = _look(path)
+    try:
+        return [*look, sha256_file(path) if look and look[0] <= _LARGEST and os.path.isfile(path) else ""]  # noqa: PTH113
+    except OSError:
+        return [*look, ""]
+
+
+def _unless_changed(known: list[Any], since_ns: int) -> list[Any]:
+    return [-1, -1, -1, -1, ""] if len(known) > 1 and max(known[1:3]) >= since_ns else known
+
+
+def _listing(place: str, names: str) -> str:
+    """A digest of what an import of these names could find there, and of what tells where packages are."""
+    wanted = set(names.split(" "))
+    try:
+        entries = os.listdir(place)  # noqa: PTH208 - hundreds
+    except OSError:
+        return ""  # no directory
+    found = [entry for entry in entries if entry.partition(".")[0] in wanted or entry.endswith(_ALWAYS)]
+    return sha256("\0".join(sorted(found)).encode(errors="surrogateescape")).hexdigest()
