@@ -34,7 +34,7 @@ TABLE = [
             (
                 "unknown_op",
                 None,
-                "unknown op; FlashInfer 0.7.2.post1 has no gen_batch_prefil_module (did you mean batch_prefill?)",
+                "unknown op; FlashInfer 0.7.4 has no gen_batch_prefil_module (did you mean batch_prefill?)",
                 "batch_prefill",
             )
         ],
@@ -46,7 +46,7 @@ TABLE = [
             (
                 "unknown_op",
                 None,
-                "unknown op; FlashInfer 0.7.2.post1 has no gen_activation_module (did you mean act_and_mul?)",
+                "unknown op; FlashInfer 0.7.4 has no gen_activation_module (did you mean act_and_mul?)",
                 "act_and_mul",
             )
         ],
@@ -54,7 +54,7 @@ TABLE = [
     (
         "zzz",
         {},
-        [("unknown_op", None, "unknown op; FlashInfer 0.7.2.post1 has no gen_zzz_module", None)],
+        [("unknown_op", None, "unknown op; FlashInfer 0.7.4 has no gen_zzz_module", None)],
     ),
     (
         "flashinfer.jit.page:gen_pag_module",
