@@ -4,7 +4,7 @@
 
 Runs in the interpreter and environment of a server, without a GPU: the wrappers are called on CPU tensors, the GPU's
 capability is what FLASHINFER_CUDA_ARCH_LIST says, and `build_and_load` is recorded instead of done. ANSWER.json has,
-for each label, the name of the module that the wrapper asked for and the build.ninja that FlashInfer makes for it, or
+for each label, the module that the wrapper asked for, with the build.ninja and lock that FlashInfer makes for it, or
 "missing": this version has no such wrapper, or it doesn't take that.
 """
 
@@ -69,7 +69,8 @@ def asked(one: Configuration) -> dict[str, str]:
             one.call()
     except Asked as found:
         found.spec.write_ninja()
-        return {"name": found.spec.name, "ninja": found.spec.ninja_path.read_text(encoding="utf-8")}
+        ninja = found.spec.ninja_path.read_text(encoding="utf-8")
+        return {"name": found.spec.name, "ninja": ninja, "lock": str(found.spec.lock_path)}
     except Exception as error:  # noqa: BLE001 -- another version's signature, or a refusal
         return {"missing": f"{type(error).__name__}: {error}"}
     return {"missing": "it asked for no such module"}
