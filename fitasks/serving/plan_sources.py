@@ -52,10 +52,10 @@ class _Uses:
     """Which top-level functions mention a name, and which functions' results a function returns."""
 
     def __init__(self) -> None:
-        self.by: dict[str, set[str]] = {}
+        self.by: dict[str, set[str | None]] = {}  # "" for what stands outside of all functions
         self.results: dict[str, set[str]] = {}
 
-    def called(self, name: str, but: str = "") -> bool:
+    def called(self, name: str, but: str | None = None) -> bool:
         return bool(self.by.get(name, set()) - {name, but})
 
     def read(self, tree: ast.Module) -> None:

@@ -295,12 +295,13 @@ def test_registry(tmp_path):
     process, response = run(PLAN, "--registry", tmp_path, environment(tmp_path))
     assert (process.returncode, process.stdout) == (0, "")
     kernels = response["kernels"]
-    assert len(kernels) == 655
-    assert [kernel["label"] for kernel in kernels if "error" in kernel] == []
-    assert len({kernel["label"] for kernel in kernels}) == 655
-    assert f"{PREFILL}_kv_stride_equal" in {kernel["label"] for kernel in kernels}
-    assert all(kernel["ninja"] and kernel["name"] == kernel["label"] for kernel in kernels)
-    assert all(kernel["generator"] and isinstance(kernel["params"], dict) for kernel in kernels)
+    failed = [kernel["label"] for kernel in kernels if "error" in kernel]
+    assert failed == ["gen_moe_utils_module"]  # wants headers from the network
+    assert len({kernel["label"] for kernel in kernels}) == len(kernels) == 683
+    planned = [kernel for kernel in kernels if "error" not in kernel]
+    assert f"{PREFILL}_kv_stride_equal" in {kernel["label"] for kernel in planned}
+    assert all(kernel["ninja"] and kernel["name"] == kernel["label"] for kernel in planned)
+    assert all(kernel["generator"] and isinstance(kernel["params"], dict) for kernel in planned)
 
 
 def test_registry_goes_on_after_a_failure(tmp_path):
