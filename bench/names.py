@@ -52,7 +52,9 @@ def main() -> int:
     parser.add_argument("versions", nargs="*", default=VERSIONS)
     parser.add_argument("--target", default="9.0a")
     parser.add_argument("--only", default="", help="configurations with this in their label")
-    parser.add_argument("--unasked", action="store_true", help="say which configurations a version's wrappers don't take")
+    parser.add_argument(
+        "--unasked", action="store_true", help="say which configurations a version's wrappers don't take"
+    )
     wanted = parser.parse_args()
     chosen = [one for one in configurations() if wanted.only in one.label]
     answers = {version: compared(version, chosen, wanted.target) for version in wanted.versions}

@@ -41,16 +41,22 @@ PACKAGE = "flashinfer-python"
 PLAN = ROOT / "fitasks" / "serving" / "plan.py"
 
 
+class Failed(Exception):
+    """A trial's outcome is not what it should be."""
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--version", help="try this one, as if it were the newest")
-    version: str = parser.parse_args().version or newest()
-    if "--version" not in " ".join(sys.argv) and Version(version) <= Version(pinned()):
+    named: str | None = parser.parse_args().version
+    version = named or newest()
+    if not named and Version(version) <= Version(pinned()):
         print(f"{PACKAGE} {pinned()} is pinned, and PyPI has none that is newer ({version})")
         return 0
     print(f"{PACKAGE} {version}; pinned is {pinned()}")
     with tempfile.TemporaryDirectory(prefix="fitasks-newest-") as name:
-        return 0 if all([_step(what, trial, Path(name), version) for what, trial in TRIALS.items()]) else 1
+        fine = [_step(what, trial, Path(name), version) for what, trial in TRIALS.items()]
+    return 0 if all(fine) else 1
 
 
 def pinned() -> str:
@@ -74,17 +80,22 @@ def _step(what: str, trial: Callable[[Path, str], str], root: Path, version: str
     begin = time.perf_counter()
     try:
         said, fine = trial(root, version), True
-    except (AssertionError, subprocess.CalledProcessError, SystemExit) as error:
+    except (Failed, subprocess.CalledProcessError, SystemExit) as error:
         said, fine = f"{error}\n{getattr(error, 'stdout', '') or ''}{getattr(error, 'stderr', '') or ''}".strip(), False
     print(f"{'ok    ' if fine else 'FAILED'} {what}: {said} ({time.perf_counter() - begin:.0f} s)", flush=True)
     return fine
+
+
+def _demand(fine: object, otherwise: str) -> None:
+    if not fine:
+        raise Failed(otherwise)
 
 
 def _imports(root: Path, version: str) -> str:
     env = environment(root, version)
     site = env["PYTHONPATH"].split(os.pathsep)[0]
     said = _run([sys.executable, "-c", _REQUIREMENTS, site], root, env).splitlines()
-    assert not said, f"unmet: {', '.join(said)}"
+    _demand(not said, f"unmet: {', '.join(said)}")
     return "all of its requirements are met here"
 
 
@@ -99,7 +110,8 @@ def met(one):
     except metadata.PackageNotFoundError:
         return False
 found = next(iter(metadata.distributions(name="flashinfer-python", path=[sys.argv[1]])))
-wanted = [one for one in map(Requirement, found.requires or ()) if one.marker is None or one.marker.evaluate({"extra": ""})]
+wanted = [Requirement(line) for line in found.requires or ()]
+wanted = [one for one in wanted if one.marker is None or one.marker.evaluate({"extra": ""})]
 print(*(f"{one}" for one in wanted if not met(one)), sep="\\n", end="")
 """
 
@@ -112,8 +124,8 @@ def _plans(root: Path, version: str) -> str:
     said = _doit(["list", "--all", "--status"], project, environment(root, version))
     kernels = [line.strip() for line in said.splitlines() if " kernel:" in f" {line}"]
     failed = [line for line in kernels if line.startswith("E")]
-    assert kernels, said
-    assert not failed, "\n".join(failed)
+    _demand(kernels, said)
+    _demand(not failed, "\n".join(failed))
     return f"{len(kernels)} tasks of the shipped kernels.yaml"
 
 
@@ -121,7 +133,7 @@ def _asks(_root: Path, version: str) -> str:
     answers = compared(version, configurations())
     wrong = [f"{one.label}: planned {one.planned}, asked {one.asked}" for one in answers if one.wrong]
     missing = [one.label for one in answers if one.missing]
-    assert not wrong, "\n".join(wrong)
+    _demand(not wrong, "\n".join(wrong))
     return f"{len(answers) - len(missing)} configurations, 0 wrong; not taken: {', '.join(missing) or 'none'}"
 
 
@@ -148,7 +160,7 @@ def _provides(root: Path, version: str) -> str:
     served = env | {"PYTHONPATH": f"{env['PYTHONPATH']}{os.pathsep}{site}", "FLASHINFER_CUDA_ARCH_LIST": "9.0a"}
     _run([sys.executable, str(PLAN), str(root / "request.json"), str(root / "planned.json")], root, served)
     found = json.loads((root / "planned.json").read_text(encoding="utf-8"))["kernels"][0]["aot"]
-    assert found, f"FlashInfer does not find page in {wheel.name}"
+    _demand(found, f"FlashInfer does not find page in {wheel.name}")
     return wheel.name
 
 

@@ -91,7 +91,9 @@ def stood_in_for() -> Iterator[None]:
             ("is_current_stream_capturing", lambda: False),
         ):
             stack.enter_context(mock.patch.object(torch.cuda, name, value))
-        unpinned = mock.patch.object(torch, "empty", lambda *args, **given: empty(*args, **{**given, "pin_memory": False}))
+        unpinned = mock.patch.object(
+            torch, "empty", lambda *args, **given: empty(*args, **{**given, "pin_memory": False})
+        )
         stack.enter_context(unpinned)
         _import_flashinfer()
         stack.enter_context(mock.patch.object(torch.version, "cuda", torch.version.cuda or "13.0"))
@@ -169,7 +171,11 @@ def _said(q: str, kv: str, **more: Any) -> dict[str, Any]:
 
 
 def _decodes() -> Iterator[Configuration]:
-    plain = [(q, kv, dim, {}) for q, kv in (("f16",) * 2, ("bf16",) * 2, ("f16", "e4m3"), ("bf16", "e5m2")) for dim in (64, 128, 256)]
+    plain = [
+        (q, kv, dim, {})
+        for q, kv in (("f16",) * 2, ("bf16",) * 2, ("f16", "e4m3"), ("bf16", "e5m2"))
+        for dim in (64, 128, 256)
+    ]
     odd = [
         ("f16", "f16", 128, {"window_left": 127}),
         ("bf16", "bf16", 128, {"logits_soft_cap": 30.0}),
@@ -223,10 +229,12 @@ def _prefill_of(
     dims = {"head_dim": pair[0]} if pair[0] == pair[1] else {"head_dim_qk": pair[0], "head_dim_vo": pair[1]}
     params = {"backend": plans, **_said(q, kv, **dims, **_flags(given))}
     label = f"{name} {q} {kv} {'/'.join(str(dim) for dim in dict.fromkeys(pair))}{_label(given)}"
-    return Configuration(label, "batch_prefill", params, _bound(_prefill, q, kv, pair, given, ragged, asks))
+    return Configuration(
+        label, "batch_prefill", params, _bound(_prefill, q, kv, pair, given, ragged=ragged, backend=asks)
+    )
 
 
-def _prefill(q: str, kv: str, pair: tuple[int, int], given: dict[str, Any], ragged: bool, backend: str) -> None:
+def _prefill(q: str, kv: str, pair: tuple[int, int], given: dict[str, Any], *, ragged: bool, backend: str) -> None:
     kind = "Ragged" if ragged else "Paged"
     wrapper = _function(f"BatchPrefillWith{kind}KVCacheWrapper")(_workspace(), "NHD", backend=backend)
     types = {"q_data_type": _of(q), "kv_data_type": _of(kv)}
@@ -267,11 +275,18 @@ def _sink(backend: str, q: str, window: int, dim: int) -> None:
 
 def _ranges(q: str, dim: int) -> None:
     types = {"q_data_type": _of(q), "kv_data_type": _of(q)}
-    _function("BatchPrefillWithCausalBidirectionalRangesWrapper")(_workspace(), **types, head_dim_qk=dim, head_dim_vo=dim)
+    _function("BatchPrefillWithCausalBidirectionalRangesWrapper")(
+        _workspace(), **types, head_dim_qk=dim, head_dim_vo=dim
+    )
 
 
 def _mlas() -> Iterator[Configuration]:
-    for backend, asks, q in (("fa2", "fa2", "bf16"), ("fa2", "fa2", "f16"), ("fa3", "fa3", "bf16"), ("fa3", "auto", "f16")):
+    for backend, asks, q in (
+        ("fa2", "fa2", "bf16"),
+        ("fa2", "fa2", "f16"),
+        ("fa3", "fa3", "bf16"),
+        ("fa3", "auto", "f16"),
+    ):
         params = {"backend": backend, **_said(q, q, head_dim_ckv=512, head_dim_kpe=64)}
         yield Configuration(f"mla {asks} {q}", "batch_mla", params, _bound(_mla, asks, q))
 
@@ -296,7 +311,11 @@ def _attention(q: str, dim: int, cap: float) -> None:
 
 
 def _singles() -> Iterator[Configuration]:
-    for q, dim, given in (("f16", 128, {}), ("bf16", 64, {"window_left": 63}), ("bf16", 256, {"logits_soft_cap": 30.0})):
+    for q, dim, given in (
+        ("f16", 128, {}),
+        ("bf16", 64, {"window_left": 63}),
+        ("bf16", 256, {"logits_soft_cap": 30.0}),
+    ):
         params = _said(q, q, head_dim=dim, **_flags(given))
         call = _bound(_single, "decode", q, dim, given)
         yield Configuration(f"single decode {q} {dim}{_label(given)}", "single_decode", params, call)

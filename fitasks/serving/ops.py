@@ -4,10 +4,11 @@
 
 Runs like plan.py beside it, in the same environment, and fails like it (exit status 3, "fatal"). The response is
 {"version": 1, ..., "ops": [{"op", "generator", "parameters", "doc", "note"}]}, sorted by op. `op` is what kernels.yaml
-writes; `note` is what speaks against it, if anything does: nothing calls the generator, or it can't be imported here; a parameter is {"name", "required", "default", "type", "accepted"}: `default` is what it is where kernels.yaml
-says nothing ("=dtype_q" for one that follows another; null and `required` where there is none), `accepted` are the
-values that FlashInfer's code admits, empty where it doesn't tell. `type` is "dtype", "bool", "int", "float", "str",
-"list" for what kernels.yaml cannot say, or "" where the generator doesn't tell.
+writes; `note` is what speaks against it, if anything does: nothing calls the generator, or it can't be imported here.
+A parameter is {"name", "required", "default", "type", "accepted"}: `default` is what it is where kernels.yaml says
+nothing ("=dtype_q" for one that follows another; null and `required` where there is none), `accepted` are the values
+that FlashInfer's code admits, empty where it doesn't tell. `type` is "dtype", "bool", "int", "float", "str", "list" for
+what kernels.yaml cannot say, or "" where the generator doesn't tell.
 """
 
 from __future__ import annotations

@@ -163,8 +163,9 @@ def _imported(function: str) -> list[Generator]:
 
 
 def _known_ops() -> list[str]:
-    loaded = (name for module_name, module in _loaded() if module_name.startswith("flashinfer.jit") for name in vars(module))
-    matches = (_GENERATOR.fullmatch(name) for name in {*loaded, *defining_modules()})
+    modules = [module for name, module in _loaded() if name.startswith("flashinfer.jit")]
+    names = {*defining_modules(), *(name for module in modules for name in vars(module))}
+    matches = (_GENERATOR.fullmatch(name) for name in names)
     return sorted({match.group(1) for match in matches if match and not match.group(1).startswith("_")})
 
 

@@ -13,8 +13,8 @@ import pytest
 BENCH = Path(__file__).resolve().parents[2] / "bench"
 sys.path.append(str(BENCH))
 
-from planner_runs import PLAN, environment, request_of, run
-from wrapper_calls import configurations
+from planner_runs import PLAN, environment, request_of, run  # noqa: E402
+from wrapper_calls import configurations  # noqa: E402
 
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("torch") is None, reason="planning needs torch")
 
@@ -192,14 +192,23 @@ def test_wrappers_load_what_is_planned(planned, version):
     base, response = planned(version)
     env = environment(base, version, FLASHINFER_USE_CUDA_NORM="1")
     (base / "asked").mkdir()
-    command = [sys.executable, BENCH / "wrapper_calls.py", base / "asked" / "answer.json", *(one.label for one in SAMPLE)]
+    command = [
+        sys.executable,
+        BENCH / "wrapper_calls.py",
+        base / "asked" / "answer.json",
+        *(one.label for one in SAMPLE),
+    ]
     process = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
     assert process.returncode == 0, process.stderr
     answers = json.loads((base / "asked" / "answer.json").read_text())
     missing = {label for label, answer in answers.items() if "missing" in answer}
     assert missing == ({"ranges bf16 128"} if version < "0.7.2" else set())
     wanted = zip(SAMPLE, response["kernels"][len(TABLE) :], strict=True)
-    planned_so = {one.label: {key: kernel[key] for key in ("name", "ninja", "lock")} for one, kernel in wanted if one.label not in missing}
+    planned_so = {
+        one.label: {key: kernel[key] for key in ("name", "ninja", "lock")}
+        for one, kernel in wanted
+        if one.label not in missing
+    }
     assert {label: answer for label, answer in answers.items() if label not in missing} == planned_so
 
 
