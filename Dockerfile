@@ -36,7 +36,7 @@ RUN --mount=type=cache,target=/root/.cache/pip --mount=type=secret,id=pip,target
 COPY --from=requirements /requirements.txt /opt/
 RUN --mount=type=cache,target=/root/.cache/pip --mount=type=secret,id=pip,target=/etc/pip.conf \
     /opt/venv/bin/pip install --quiet "${TORCH}" -r /opt/requirements.txt
-ARG FLASHINFER_VERSION=0.7.2.post1
+ARG FLASHINFER_VERSION=0.7.4
 RUN --mount=type=cache,target=/root/.cache/pip --mount=type=secret,id=pip,target=/etc/pip.conf \
     /opt/venv/bin/pip install --quiet "${TORCH}" -r /opt/requirements.txt "flashinfer-python==${FLASHINFER_VERSION}"
 COPY dodo.py Makefile ./
@@ -67,7 +67,7 @@ ENV PATH=/opt/venv/bin:$PATH
 ARG TORCH=torch==2.13.0
 RUN --mount=type=cache,target=/root/.cache/pip --mount=type=secret,id=pip,target=/etc/pip.conf \
     pip install --quiet "${TORCH}"
-ARG FLASHINFER_VERSION=0.7.2.post1
+ARG FLASHINFER_VERSION=0.7.4
 # FlashInfer requires ninja, for compiling; what isn't there cannot be used by mistake.
 RUN --mount=type=cache,target=/root/.cache/pip --mount=type=secret,id=pip,target=/etc/pip.conf \
     pip install --quiet "${TORCH}" "flashinfer-python==${FLASHINFER_VERSION}" && pip uninstall --quiet --yes ninja

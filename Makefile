@@ -24,7 +24,7 @@ DOIT = $(if $(filter 0 false no off,$(SM90)),FITASKS_SM90=0) PATH="$(dir $(abspa
 NAMES = $(foreach word,$(subst ',,$(subst ",,$(K))),'$(word)')
 
 .DEFAULT_GOAL := kernels
-.PHONY: kernels check doctor env verify why list test test-bare test-image test-pythons lint clean reset
+.PHONY: kernels check doctor env verify why list test test-bare test-image test-newest test-pythons lint clean reset
 
 # Marked with +, so that `make -jN` of any version lends its tokens; but `make -n` shall do nothing.
 kernels: $(READY)
@@ -55,6 +55,10 @@ test-pythons:
 	@set -e; for python in $(PYTHONS); do $(MAKE) --no-print-directory test PYTHON3=$$python EXTRAS=dev \
 	  VENV=.venv-$$($$python -c 'import platform; print(platform.python_version())') \
 	  K="$(or $(K),tests/ship tests/build tests/config tests/processes)"; done
+
+# PyPI's newest FlashInfer, where that is newer than the pinned one; V=0.7.2.post1 tries that one. Some minutes.
+test-newest: $(READY)
+	@$(PYTHON) bench/newest.py $(if $(V),--version $(V))
 
 lint: $(READY)
 	@$(PYTHON) -m ruff check . && $(PYTHON) -m ruff format --check . && $(PYTHON) -m mypy

@@ -1,6 +1,6 @@
 """What an upgrade of FlashInfer compiles, and what is adopted from the store.
 
-    python bench/upgrade.py [--from 0.7.2 --to 0.7.2.post1] [--ops page,quantization,...]
+    python bench/upgrade.py [--from 0.7.2.post1 --to 0.7.4] [--ops page,quantization,...]
 
 Real kernels, real nvcc. Each version's wheel is installed without dependencies into a directory of its own, put first
 on PYTHONPATH. Prints `doit why` (which inputs differ) and what doit then did, and asks ninja as the server would.
@@ -42,8 +42,8 @@ print(f"{len(found)} libraries of {sys.argv[2]} load, all symbols resolved\\n", 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--from", dest="old", default="0.7.2")
-    parser.add_argument("--to", dest="new", default="0.7.2.post1")
+    parser.add_argument("--from", dest="old", default="0.7.2.post1")
+    parser.add_argument("--to", dest="new", default="0.7.4")
     parser.add_argument("--ops", default=",".join(ENTRIES))
     wanted = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
@@ -54,7 +54,7 @@ def main() -> None:
         lines = [f"  {op}: {ENTRIES[op]}\n" for op in wanted.ops.split(",")]
         (project / "kernels.yaml").write_text('targets: ["9.0a"]\nkernels:\n' + "".join(lines))
         for version in (wanted.old, wanted.new):
-            env = _environment(root, version)
+            env = environment(root, version)
             print(f"## FlashInfer {version}\n")
             for words in (["why"], [], ["check"]):
                 begin = time.perf_counter()
@@ -72,7 +72,8 @@ def main() -> None:
             subprocess.run([sys.executable, "-c", _LOAD, str(root / "base"), version], env=env, check=True)
 
 
-def _environment(root: Path, version: str) -> dict[str, str]:
+def environment(root: Path, version: str) -> dict[str, str]:
+    """Return a server's of that version, with caches of its own below `root`."""
     site = ROOT / ".test-cache" / f"flashinfer-{version}"
     if not site.exists():
         scratch = site.with_name(f".{site.name}.{os.getpid()}")

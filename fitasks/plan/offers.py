@@ -44,6 +44,7 @@ class Op:
     generator: str  # "flashinfer.jit.page:gen_page_module"
     parameters: tuple[Parameter, ...]
     doc: str
+    note: str = ""  # what speaks against it: nothing calls its generator, or that can't be imported here
 
     @property
     def unsayable(self) -> tuple[str, ...]:
@@ -80,4 +81,4 @@ def _ask(server: Server, cuda_home: Path, target: str) -> Answer:
 
 def _op(record: dict[str, Any]) -> Op:
     parameters = tuple(Parameter(**one | {"accepted": tuple(one["accepted"])}) for one in record["parameters"])
-    return Op(record["op"], record["generator"], parameters, record["doc"])
+    return Op(record["op"], record["generator"], parameters, record["doc"], record["note"])

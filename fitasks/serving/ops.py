@@ -3,18 +3,18 @@
     <serving python> ops.py RESPONSE.json
 
 Runs like plan.py beside it, in the same environment, and fails like it (exit status 3, "fatal"). The response is
-{"version": 1, ..., "ops": [{"op", "generator", "parameters", "doc"}]}, sorted by op. `op` is what kernels.yaml
-writes; a parameter is {"name", "required", "default", "type", "accepted"}: `default` is what it is where kernels.yaml
-says nothing ("=dtype_q" for one that follows another; null and `required` where there is none), `accepted` are the
-values that FlashInfer's code admits, empty where it doesn't tell. `type` is "dtype", "bool", "int", "float", "str",
-"list" for what kernels.yaml cannot say, or "" where the generator doesn't tell.
+{"version": 1, ..., "ops": [{"op", "generator", "parameters", "doc", "note"}]}, sorted by op. `op` is what kernels.yaml
+writes; `note` is what speaks against it, if anything does: nothing calls the generator, or it can't be imported here.
+A parameter is {"name", "required", "default", "type", "accepted"}: `default` is what it is where kernels.yaml says
+nothing ("=dtype_q" for one that follows another; null and `required` where there is none), `accepted` are the values
+that FlashInfer's code admits, empty where it doesn't tell. `type` is "dtype", "bool", "int", "float", "str", "list" for
+what kernels.yaml cannot say, or "" where the generator doesn't tell.
 """
 
 from __future__ import annotations
 
 import inspect
 import os
-import re
 import sys
 import typing
 from pathlib import Path
@@ -29,6 +29,7 @@ from ops_values import accepted_values  # noqa: E402
 from plan import VERSION, _write_atomic  # noqa: E402
 from plan_errors import FatalError, PlanError  # noqa: E402
 from plan_reads import Reads  # noqa: E402
+from plan_sources import GENERATOR, defining_modules  # noqa: E402
 from plan_spec import install_network_guard  # noqa: E402
 
 if typing.TYPE_CHECKING:
@@ -37,7 +38,6 @@ if typing.TYPE_CHECKING:
 sys.path[:] = [entry for entry in sys.path if entry != _HERE]
 
 FOLLOWS = "=dtype_q"
-_GENERATOR = re.compile(r"gen_\w+_module(_\w+)?")
 
 
 def main(argv: list[str]) -> int:
@@ -65,40 +65,49 @@ def main(argv: list[str]) -> int:
 
 def operations() -> list[dict[str, Any]]:
     """Every op that kernels.yaml may name, sorted."""
-    generators._import_all_generators()
-    records = [_record(op, generator) for op, generator in dict(_offered()).items()]
+    records = [record for function in sorted(_functions()) for record in _records(function)]
     return sorted(records, key=lambda record: str(record["op"]))
 
 
-def _offered() -> Iterator[tuple[str, Callable[..., Any]]]:
+def _records(function: str) -> Iterator[dict[str, Any]]:
     """Each op as short as it may be written: `module:function` only where a name is ambiguous."""
-    for function in sorted(_functions()):
-        try:
-            found = [generators.find_generator(function)]
-        except PlanError as error:
-            found = [generators.find_generator(place) for place in error.fields["accepted"] if ":" in place]
-        for generator in found:
-            yield generators.op_of(generator) if len(found) == 1 else generators.where(generator), generator
+    try:
+        found = [generators.find_generator(function)]
+    except PlanError as error:
+        places = [place for place in error.fields["accepted"] if ":" in place]
+        if not places:
+            yield _unusable(function, error.fields["message"])
+        found = [generators.find_generator(place) for place in places]
+    for generator in found:
+        yield _record(generators.op_of(generator) if len(found) == 1 else generators.where(generator), generator)
 
 
 def _functions() -> set[str]:
     """Names of generators anywhere in FlashInfer, those of its benchmark registry left out."""
-    return {
+    loaded = {
         name
         for module_name, module in generators._loaded()
         for name, value in vars(module).items()
-        if module_name != "flashinfer.aot" and _GENERATOR.fullmatch(name) and inspect.isfunction(inspect.unwrap(value))
+        if module_name != "flashinfer.aot" and GENERATOR.fullmatch(name) and inspect.isfunction(inspect.unwrap(value))
     }
+    return loaded | set(defining_modules())
 
 
 def _record(op: str, generator: Callable[..., Any]) -> dict[str, Any]:
     doc = (inspect.getdoc(generator) or "").strip()
+    unused = generators.of_wrapper(generator) is None and generators.is_unused(generator)
     return {
         "op": op,
         "generator": generators.where(generator),
         "parameters": list(_parameters(generator)),
         "doc": doc.splitlines()[0].strip() if doc else "",
+        "note": "nothing in this FlashInfer, nor in an installed engine, calls it" if unused else "",
     }
+
+
+def _unusable(function: str, message: str) -> dict[str, Any]:
+    place = f"{defining_modules()[function][0]}:{function}"
+    return {"op": generators._op_name(function), "generator": place, "parameters": [], "doc": "", "note": message}
 
 
 def _parameters(generator: Callable[..., Any]) -> Iterator[dict[str, Any]]:

@@ -28,7 +28,15 @@ _HERE = str(Path(__file__).resolve().parent)
 sys.path.insert(0, _HERE)
 from load_flashinfer import load  # noqa: E402
 from plan_errors import FatalError, PlanError, one_line  # noqa: E402
-from plan_generators import Generator, find_generator, generic_sibling, op_of, runtime_generator, where  # noqa: E402
+from plan_generators import (  # noqa: E402
+    Generator,
+    find_generator,
+    generic_sibling,
+    op_of,
+    runtime_generator,
+    unused_note,
+    where,
+)
 from plan_parameters import arguments_for, as_json  # noqa: E402
 from plan_reads import Reads  # noqa: E402
 from plan_registry import registry_records  # noqa: E402
@@ -112,6 +120,7 @@ def _planned(op: str, params: dict[str, Any], *, sm90: bool) -> dict[str, Any]:
     if not sm90 and arguments.get("backend") == "fa3":
         arguments["backend"] = "fa2"
         notes.append("fa3 is for Hopper only; fa2 is planned instead (sm90: false)")
+    notes += unused_note(op, generator, arguments)
     if ":" not in op:
         generator = runtime_generator(generator, arguments)
     spec = generate(generator, **arguments)

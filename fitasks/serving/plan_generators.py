@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
-import contextlib
 import importlib
-import pkgutil
 import re
 import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from plan_errors import PlanError, did_you_mean, near
+from plan_errors import PlanError, did_you_mean, near, one_line
+from plan_sources import GENERATOR, defining_modules, nobody_calls
+from plan_wrappers import of_wrapper
 
 Generator = Callable[..., Any]
 
 _GENERATOR = re.compile(r"gen_(\w+)_module")
 _PUBLIC = ("flashinfer.jit", "flashinfer.jit.attention")
+# Names of one op in different versions, the newest last (definitions of 0.6.7 to 0.7.4, compared by their sources).
+_RENAMED = (
+    ("gen_gemm_sm120_module_cute_mxfp8", "gen_gemm_sm120_module_cute"),  # 0.7
+    ("gen_comm_alltoall_module", "gen_nvlink_two_sided_alltoall_module"),  # 0.7.4
+    ("gen_moe_alltoall_module", "gen_nvlink_one_sided_alltoall_module", "gen_cake_alltoall_module"),  # 0.7.4: now two
+    ("gen_cake_nvfp4_svdquant_module", "gen_cake_quant_lora_module"),  # 0.7.4
+)
 
 
 def find_generator(op: str) -> Generator:
@@ -23,10 +30,7 @@ def find_generator(op: str) -> Generator:
     if ":" in op:
         return _explicit(op)
     function = op if op.startswith("gen_") else f"gen_{op}_module"
-    found = _defined(function)
-    if not found:
-        _import_all_generators()
-        found = _defined(function)
+    found = _defined(function) or _imported(function)
     if not found:
         raise _unknown_op(op, function)
     if len(found) > 1:
@@ -43,8 +47,12 @@ def where(generator: Generator) -> str:
 
 def op_of(generator: Generator) -> str:
     """What kernels.yaml calls it: `page` for gen_page_module, otherwise the function's whole name."""
-    match = _GENERATOR.fullmatch(generator.__name__)
-    return match.group(1) if match else generator.__name__
+    return _op_name(generator.__name__)
+
+
+def _op_name(function: str) -> str:
+    match = _GENERATOR.fullmatch(function)
+    return match.group(1) if match else function
 
 
 def runtime_generator(generator: Generator, arguments: dict[str, Any]) -> Generator:
@@ -52,8 +60,11 @@ def runtime_generator(generator: Generator, arguments: dict[str, Any]) -> Genera
 
     From 0.7.0 on the fa2 prefill wrapper, and from 0.7.1 on BatchAttention, load the module of a private
     `_gen_<op>_primary_module`. It counts if a runtime module has imported it; other backends keep the public
-    one (flashinfer/prefill.py: get_batch_prefill_module).
+    one (flashinfer/prefill.py: get_batch_prefill_module). Some wrappers name their module themselves (plan_wrappers).
     """
+    wrapped = of_wrapper(generator)
+    if wrapped is not None:
+        return wrapped
     if arguments.get("backend", "fa2") != "fa2":
         return generator
     name = f"_gen_{op_of(generator)}_primary_module"
@@ -62,6 +73,24 @@ def runtime_generator(generator: Generator, arguments: dict[str, Any]) -> Genera
         if callable(primary):
             return primary
     return generator
+
+
+def unused_note(op: str, generator: Generator, arguments: dict[str, Any]) -> list[str]:
+    """A sentence where a server loads another module than this generator's, or where nothing asks for it."""
+    loaded = runtime_generator(generator, arguments)
+    if ":" in op and loaded is not generator:
+        return [f"no wrapper loads this module, they load what `op: {op_of(generator)}` plans ({where(loaded)})"]
+    if loaded is generator and is_unused(generator):
+        return [f"nothing in this FlashInfer calls {generator.__name__}, so a server may never load this module"]
+    return []
+
+
+def is_unused(generator: Generator) -> bool:
+    """Whether no code calls this generator: neither FlashInfer's, its benchmark registry left out, nor an engine's."""
+    name = generator.__name__
+    if not generator.__module__.startswith("flashinfer.") or not GENERATOR.fullmatch(name):
+        return False
+    return not any(vars(module).get(name) is generator for module in _runtime_modules()) and nobody_calls(name)
 
 
 def generic_sibling(generator: Generator) -> Generator | None:
@@ -119,26 +148,40 @@ def _loaded() -> list[tuple[str, Any]]:
     return sorted(item for item in sys.modules.items() if item[0].split(".")[0] == "flashinfer" and item[1])
 
 
-def _import_all_generators() -> None:
-    """Import what FlashInfer itself leaves for later, as far as it can be imported here."""
-    jit = sys.modules["flashinfer.jit"]
-    for info in pkgutil.walk_packages(jit.__path__, "flashinfer.jit.", onerror=lambda _: None):
-        with contextlib.suppress(Exception):
-            importlib.import_module(info.name)
+def _imported(function: str) -> list[Generator]:
+    """Import what defines this function, which FlashInfer itself leaves for later. Raises PlanError where it fails."""
+    failures = []
+    for module in defining_modules().get(function, ()):
+        try:
+            importlib.import_module(module)
+        except Exception as error:
+            failures.append(f"{module}, which defines {function}, cannot be imported: {one_line(error)}")
+    found = _defined(function)
+    if failures and not found:
+        raise PlanError("generator", "; ".join(failures))
+    return found
 
 
 def _known_ops() -> list[str]:
     modules = [module for name, module in _loaded() if name.startswith("flashinfer.jit")]
-    matches = (_GENERATOR.fullmatch(name) for module in modules for name in vars(module))
+    names = {*defining_modules(), *(name for module in modules for name in vars(module))}
+    matches = (_GENERATOR.fullmatch(name) for name in names)
     return sorted({match.group(1) for match in matches if match and not match.group(1).startswith("_")})
 
 
 def _unknown_op(op: str, function: str) -> PlanError:
-    known, own = _known_ops(), _ops_of_module(op)
-    suggestion = own[0] if own else near(op, known)
-    hint = did_you_mean(" or ".join(own) or suggestion)
+    known = _known_ops()
+    others = _other_names(function) or _ops_of_module(op)
+    suggestion = others[0] if others else near(op, known)
+    hint = did_you_mean(" or ".join(others) or suggestion)
     message = f"unknown op; FlashInfer {sys.modules['flashinfer'].__version__} has no {function}{hint}"
     return PlanError("unknown_op", message, accepted=known, suggestion=suggestion)
+
+
+def _other_names(function: str) -> list[str]:
+    """What kernels.yaml calls, with this version, what another version has under `function`."""
+    same = [other for names in _RENAMED if function in names for other in names if other != function]
+    return [_op_name(other) for other in same if other in defining_modules()]
 
 
 def _ops_of_module(op: str) -> list[str]:

@@ -13,6 +13,7 @@ from plan_errors import PlanError, did_you_mean, near
 from plan_generators import op_of
 
 _HEAD_DIMS = ("head_dim_qk", "head_dim_vo")
+_POSITION = "pos_encoding_mode"  # pod's are pos_encoding_mode_p and pos_encoding_mode_d
 _POSITIONS = {"NONE": 0, "ROPE_LLAMA": 1, "ALIBI": 2}  # flashinfer.utils.PosEncodingMode
 _SCALARS = {bool: "true or false", int: "an integer", float: "a number", str: "a text"}
 _COLLECTIONS = (list, tuple, dict, set, Callable, Sequence, Mapping)
@@ -130,7 +131,7 @@ def _defaults(values: dict[str, Any], parameters: dict[str, Any], hints: dict[st
             defaults[name] = values["dtype_q"]
         elif name == "dtype_idx":
             defaults[name] = torch.int32
-        elif name == "pos_encoding_mode":
+        elif name.startswith(_POSITION):
             defaults[name] = 0
         elif hints.get(name) is bool or name.startswith("use_"):
             defaults[name] = False
@@ -143,7 +144,7 @@ def _converted(name: str, value: Any, hint: Any) -> Any:
     hint = _without_none(hint)
     if value is None:
         return None
-    if name == "pos_encoding_mode":
+    if name.startswith(_POSITION):
         return _position(name, value)
     if hint is torch.dtype or (hint is None and name.startswith("dtype")):
         return _dtype(name, value)

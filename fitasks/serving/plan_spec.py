@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 from plan_errors import PlanError, one_line
 
 _offline = {"on": False}
+_TOOLCHAINS = {"cute_dsl": "CuTe-DSL", "tirx": "TIRx"}
 
 
 class _NetworkBlocked(BaseException):
@@ -48,14 +50,27 @@ def generate(generator: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     except (KeyboardInterrupt, PlanError):
         raise
     except _NetworkBlocked:
-        message = (
-            f"{name} needs the network for files that FlashInfer's cubin directory lacks, and planning "
-            "stays off it; install flashinfer-cubin of FlashInfer's version, or let the server fetch them "
-            "once"
-        )
-        raise PlanError("generator", message) from None
+        raise PlanError("generator", _needs_network(name)) from None
     except BaseException as error:
         raise PlanError("generator", f"{name} raised {one_line(error)}") from error
+
+
+def _needs_network(name: str) -> str:
+    remedy = " or ".join(f"`{sys.executable} -m flashinfer {command}`" for command in _cubin_commands())
+    return (
+        f"{name} needs the network for files that FlashInfer's cubin directory lacks, and planning stays off it; "
+        f"fetch them once with {remedy or 'the server itself'}"
+    )
+
+
+def _cubin_commands() -> list[str]:
+    """FlashInfer's own commands that fetch cubins; which there are is the installed version's affair."""
+    import flashinfer
+
+    with contextlib.suppress(OSError):
+        text = Path(str(flashinfer.__file__)).with_name("__main__.py").read_text(encoding="utf-8")
+        return re.findall(r"@cli\.command\(\s*[\"']((?:download|install)-cubin[\w-]*)[\"']", text)
+    return []
 
 
 @contextlib.contextmanager
@@ -77,15 +92,24 @@ def _refuse_build(spec: Any) -> None:
 
 
 def _refuse_cute_dsl(_spec: Any, module_name: str, *_args: Any, **_kwargs: Any) -> None:
-    raise _not_nvcc(module_name)
+    raise _not_nvcc(module_name, _TOOLCHAINS["cute_dsl"])
 
 
-def _not_nvcc(name: str) -> PlanError:
+def _not_nvcc(name: str, toolchain: str) -> PlanError:
     return PlanError(
         "not_nvcc",
-        f"{name} is a CuTe-DSL kernel, which the server compiles itself, for its own GPU and shapes; only "
+        f"{name} is a {toolchain} kernel, which the server compiles itself, for its own GPU and shapes; only "
         "nvcc modules can be compiled beforehand: leave this entry out",
     )
+
+
+def _toolchain(spec: Any) -> str:
+    """What compiles a spec, as FlashInfer's specs say since 0.7.4; else the name of its class."""
+    dsl = sys.modules.get("flashinfer.jit.cute_dsl_core")
+    if dsl is not None and isinstance(spec, dsl.JitSpecCuteDsl):
+        return _TOOLCHAINS["cute_dsl"]
+    said = getattr(spec, "toolchain", "unknown")
+    return type(spec).__name__ if said == "unknown" else _TOOLCHAINS.get(said, said)
 
 
 def spec_record(spec: Any) -> dict[str, Any]:
@@ -119,7 +143,7 @@ def _check_spec(spec: Any) -> None:
     nvcc = getattr(core, "JitSpecNvcc", core.JitSpec)  # JitSpec became abstract in 0.6.16
     if not isinstance(spec, nvcc):
         if isinstance(spec, core.JitSpec):
-            raise _not_nvcc(spec.name)
+            raise _not_nvcc(spec.name, _toolchain(spec))
         if isinstance(spec, (list, tuple, dict, Iterator)):
             raise PlanError("generator", "this function makes several modules; name their generators")
         raise PlanError("generator", f"this function returns {type(spec).__name__}, not a JitSpec")

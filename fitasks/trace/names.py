@@ -91,6 +91,8 @@ def _settled(values: dict[str, Scalar]) -> dict[str, Scalar]:
 
 def _choices(one: Parameter, name: str) -> list[Scalar]:
     """What the name says of a parameter; where it says nothing, everything that it may be."""
+    if one.type == "list":  # kernels.yaml can't say one: its default it is, or this op can't be meant
+        return [] if one.required else [one.default]
     said = [value for word in (one.name, *_WORDS.get(one.name, ())) for value in _said(word, one.type, name)]
     if said:
         return said[:1]

@@ -55,17 +55,20 @@ def chosen_ops(known: Sequence[Op], words: Sequence[str]) -> list[Op]:
 
 
 def listed(ops: Sequence[Op]) -> Iterator[str]:
-    """One line each: the op and the names of its parameters, those that may be left out in brackets."""
+    """One line each: the op and the names of its parameters, those that may be left out in brackets, (!) for a note."""
     width = min(max(len(op.name) for op in ops), 44)
     for op in ops:
         names = (one.name if one.required else f"[{one.name}]" for one in _shown(op))
-        yield f"{op.name:{width}}  {' '.join(names)}".rstrip()
+        mark = "  (!)" if op.note else ""
+        yield f"{op.name:{width}}  {' '.join(names)}".rstrip() + mark
 
 
 def described(ops: Sequence[Op]) -> Iterator[str]:
     """Everything about each op."""
     for op in ops:
         yield f"{op.name}  {op.doc or op.generator}".rstrip()
+        if op.note:
+            yield f"  (!) {op.note}"
         if op.unsayable:
             yield f"  cannot be said in kernels.yaml: it needs {', '.join(op.unsayable)}"
         shown = list(_shown(op))

@@ -24,7 +24,7 @@ def fake_toolkit(directory: Path) -> Path:
     return directory
 
 
-def environment(base: Path, version: str = "0.7.2.post1", **more: str) -> dict[str, str]:
+def environment(base: Path, version: str = "0.7.4", **more: str) -> dict[str, str]:
     """The environment of one target; nothing of the developer's own settings leaks in."""
     clean = {name: value for name, value in os.environ.items() if not name.startswith(_OWN)}
     paths = [str(HERE), *filter(None, [str(directory_of(version) or "")])]

@@ -2,16 +2,21 @@
 
 import importlib.util
 import inspect
+import re
 import sys
+import sysconfig
 import textwrap
+import types
 from pathlib import Path
 from typing import Any
 
 import pytest
+from flashinfer_wheels import directory_of
 from planner_runs import PLAN, environment, run
 
 OPS = PLAN.with_name("ops.py")
-VERSIONS = ["0.6.7.post3", "0.7.2.post1"]
+NEWEST = "0.7.4"
+VERSIONS = ["0.6.7.post3", NEWEST]
 
 needs_torch = pytest.mark.skipif(importlib.util.find_spec("torch") is None, reason="FlashInfer needs torch")
 
@@ -53,7 +58,7 @@ def test_parameters_of_prefill(ops):
 
 @needs_torch
 def test_ops_without_parameters_and_with_a_table(ops):
-    assert ops["page"]["parameters"] == []
+    assert ops["quantization"]["parameters"] == []
     assert ops["act_and_mul"]["parameters"] == [
         {
             "name": "act_func_name",
@@ -69,10 +74,92 @@ def test_ops_without_parameters_and_with_a_table(ops):
 
 
 @needs_torch
+def test_every_generator_is_offered(ops):
+    """Those of packages that FlashInfer imports when they are needed, too; and what nobody calls is said."""
+    root = directory_of_flashinfer("page" in ops and "qsa_nvfp4" in ops)
+    defined = {
+        name
+        for path in root.rglob("*.py")
+        for name in re.findall(r"^def (gen_\w+_module(?:_\w+)?)\(", path.read_text(), re.MULTILINE)
+    }
+    offered = {op["generator"].partition(":")[2] for op in ops.values()}
+    assert offered - {"gen_all_modules"} == defined
+    noted = {name for name, op in ops.items() if op["note"]}
+    assert noted == ({"pcie_ipc_comm_debug"} if "qsa_nvfp4" in ops else set())
+
+
+def directory_of_flashinfer(newest: bool) -> Path:
+    site = directory_of(VERSIONS[newest])
+    return (site or Path(sysconfig.get_path("purelib"))) / "flashinfer"
+
+
+@needs_torch
 def test_without_architectures_it_says_why(tmp_path):
     status, answer = run_alone(tmp_path, environment(tmp_path, FLASHINFER_CUDA_ARCH_LIST="9.0;8.0"))
     assert status == 3
     assert answer["fatal"]["kind"] == "arch_list"
+
+
+SOURCES = {
+    "jit/__init__": "from .a import gen_called_module as gen_called_module\n__all__ = ['gen_unused_module']",
+    "jit/a": """
+def gen_called_module(): return gen_jit_spec()
+def gen_other_module(kind): return gen_jit_spec(kind)
+def gen_alias_module(): return gen_other_module("a")
+def gen_unused_module(): return gen_jit_spec()
+def gen_recursive_module(): return gen_recursive_module()
+def load_other(): return gen_other_module("b").build_and_load()
+""",
+    "b": "from .jit.a import gen_called_module\ndef f(): return gen_called_module()",
+    "c": "from .jit.a import gen_renamed_module as make\ndef f(): return make()\ndef gen_twice_module(): pass",
+    "d": "def gen_renamed_module(): pass\ndef gen_twice_module(): pass",
+    "aot": "from .jit.a import gen_unused_module\ngen_unused_module()\ndef gen_all_modules(): pass",
+}
+
+
+@pytest.fixture
+def sources(tmp_path, monkeypatch):
+    """plan_sources, with a FlashInfer of a few lines as what is installed."""
+    monkeypatch.syspath_prepend(str(OPS.parent))
+    monkeypatch.delitem(sys.modules, "plan_sources", raising=False)
+    import plan_sources
+
+    root = tmp_path / "flashinfer"
+    for name, text in SOURCES.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / f"{name}.py").write_text(text)
+    monkeypatch.setitem(sys.modules, "flashinfer", types.SimpleNamespace(__file__=str(root / "__init__.py")))
+    return plan_sources
+
+
+def test_where_generators_are_defined(sources):
+    found = sources.defining_modules()
+    assert found["gen_unused_module"] == ("flashinfer.jit.a",)
+    assert found["gen_twice_module"] == ("flashinfer.c", "flashinfer.d")
+    assert "gen_all_modules" not in found
+
+
+@pytest.mark.parametrize(
+    ("name", "unused"),
+    [
+        ("gen_called_module", False),
+        ("gen_other_module", False),
+        ("gen_alias_module", False),  # makes what load_other's may be
+        ("gen_renamed_module", False),
+        ("gen_unused_module", True),  # by the registry alone
+        ("gen_recursive_module", True),
+    ],
+)
+def test_what_nobody_calls(sources, name, unused):
+    assert sources.nobody_calls(name) is unused
+
+
+def test_an_engine_that_calls_it(sources, tmp_path, monkeypatch):
+    (tmp_path / "engines" / "sglang" / "layers").mkdir(parents=True)
+    (tmp_path / "engines" / "sglang" / "__init__.py").touch()
+    (tmp_path / "engines" / "sglang" / "layers" / "a.py").write_text("gen_unused_module()")
+    monkeypatch.syspath_prepend(str(tmp_path / "engines"))
+    assert not sources.nobody_calls("gen_unused_module")
 
 
 CODE = """

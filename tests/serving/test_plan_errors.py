@@ -12,18 +12,20 @@ from planner_runs import PLAN, environment, request_of, run
 
 PREFILL_TAKES = (
     "backend, dtype_q, dtype_kv, dtype_o, dtype_idx, head_dim, head_dim_qk, head_dim_vo, pos_encoding_mode, "
-    "use_sliding_window, use_logits_soft_cap, use_fp16_qk_reduction"
+    "use_sliding_window, use_logits_soft_cap, use_fp16_qk_reduction, use_token_head_sf"
 )
 GOOD = {"backend": "fa2", "dtype_q": "bfloat16", "head_dim": 128}
 NO_VALUE = "is no value for"
 NEEDS_NETWORK = (
-    "needs the network for files that FlashInfer's cubin directory lacks, and planning stays off it; install "
-    "flashinfer-cubin of FlashInfer's version, or let the server fetch them once"
+    "needs the network for files that FlashInfer's cubin directory lacks, and planning stays off it; fetch them once "
+    f"with `{sys.executable} -m flashinfer download-cubin` or `{sys.executable} -m flashinfer install-cubin-wheel`"
 )
-DSL = (
-    "mm_fp4 is a CuTe-DSL kernel, which the server compiles itself, for its own GPU and shapes; only nvcc "
-    "modules can be compiled beforehand: leave this entry out"
+NOT_NVCC = (
+    "kernel, which the server compiles itself, for its own GPU and shapes; only nvcc modules can be compiled "
+    "beforehand: leave this entry out"
 )
+DSL = f"mm_fp4 is a CuTe-DSL {NOT_NVCC}"
+SINKS = "BatchAttentionWithAttentionSinkWrapper"
 DSL_SPEC = {"module_name": "mm_fp4", "kernel_name": "k", "compile_fn": None, "source_sha256": ""}
 # op, params, and every mistake as (kind, parameter, message, suggestion)
 TABLE = [
@@ -34,7 +36,7 @@ TABLE = [
             (
                 "unknown_op",
                 None,
-                "unknown op; FlashInfer 0.7.2.post1 has no gen_batch_prefil_module (did you mean batch_prefill?)",
+                "unknown op; FlashInfer 0.7.4 has no gen_batch_prefil_module (did you mean batch_prefill?)",
                 "batch_prefill",
             )
         ],
@@ -46,15 +48,18 @@ TABLE = [
             (
                 "unknown_op",
                 None,
-                "unknown op; FlashInfer 0.7.2.post1 has no gen_activation_module (did you mean act_and_mul?)",
+                "unknown op; FlashInfer 0.7.4 has no gen_activation_module (did you mean act_and_mul?)",
                 "act_and_mul",
             )
         ],
     ),
+    ("comm_alltoall", {}, [("unknown_op", None, "unknown op; FlashInfer 0.7.4 has no gen_comm_alltoall_module (did you mean nvlink_two_sided_alltoall?)", "nvlink_two_sided_alltoall")]),
+    ("moe_alltoall", {}, [("unknown_op", None, "unknown op; FlashInfer 0.7.4 has no gen_moe_alltoall_module (did you mean nvlink_one_sided_alltoall or cake_alltoall?)", "nvlink_one_sided_alltoall")]),
+    ("gen_gemm_sm120_module_cute_mxfp8", {}, [("unknown_op", None, "unknown op; FlashInfer 0.7.4 has no gen_gemm_sm120_module_cute_mxfp8 (did you mean gen_gemm_sm120_module_cute?)", "gen_gemm_sm120_module_cute")]),
     (
         "zzz",
         {},
-        [("unknown_op", None, "unknown op; FlashInfer 0.7.2.post1 has no gen_zzz_module", None)],
+        [("unknown_op", None, "unknown op; FlashInfer 0.7.4 has no gen_zzz_module", None)],
     ),
     (
         "flashinfer.jit.page:gen_pag_module",
@@ -92,9 +97,9 @@ TABLE = [
         ],
     ),
     (
-        "page",
+        "quantization",
         {"head_dim": 128},
-        [("unknown_parameter", "head_dim", "unknown parameter; page takes no parameters", None)],
+        [("unknown_parameter", "head_dim", "unknown parameter; quantization takes no parameters", None)],
     ),
     (
         "batch_prefill",
@@ -153,12 +158,24 @@ TABLE = [
     ("builtins:min", {}, [("generator", None, "builtins:min cannot be planned: ValueError: no signature found for builtin <built-in function min>", None)]),
     ("odd_generators:nothing", {}, [("generator", None, "this function returns NoneType, not a JitSpec", None)]),
     ("flashinfer.jit.cute_dsl_core:JitSpecCuteDsl", DSL_SPEC, [("not_nvcc", None, DSL, None)]),
+    ("odd_generators:tirx", {}, [("not_nvcc", None, f"kda_tirx_1 is a TIRx {NOT_NVCC}", None)]),
+    ("odd_generators:newer", {}, [("not_nvcc", None, f"thing is a _SpecOfTomorrow {NOT_NVCC}", None)]),
+    ("pod", {"dtype_q": "float16", "head_dim": 64, "pos_encoding_mode_p": "ROPE"}, [("bad_value", "pos_encoding_mode_p", f"'ROPE' {NO_VALUE} pos_encoding_mode_p; it takes one of NONE, ROPE_LLAMA, ALIBI, 0, 1, 2", None)]),
+    ("batch_prefill_attention_sink", {**GOOD, "dtype_o": "float16"}, [("bad_value", "dtype_o", f"{SINKS}, which loads this module, takes bfloat16 for dtype_o and nothing else", None)]),
+    ("batch_prefill_attention_sink", {**GOOD, "dtype_idx": "int64"}, [("bad_value", "dtype_idx", f"{SINKS}, which loads this module, takes int32 for dtype_idx and nothing else", None)]),
 ]  # fmt: skip
+ATTENTION = "flashinfer.jit.attention.modules"
 PLANNED = [
     ("odd_generators:noisy", {}),
     ("odd_generators:picky", {"layout": "HND", "kind": "a", "size": None}),
     ("flashinfer.jit:gen_batch_prefill_module", {**GOOD, "pos_encoding_mode": 2}),
     ("gen_page_module", None),
+    ("pod", {"dtype_q": "float16", "head_dim": 64, "pos_encoding_mode_p": "rope_llama", "pos_encoding_mode_d": "NONE"}),
+    ("qsa_nvfp4", {}),
+    ("sm90_push_a2a", {}),
+    ("batch_prefill_attention_sink", GOOD),
+    (f"{ATTENTION}:gen_batch_prefill_attention_sink_module", GOOD),
+    ("pcie_ipc_comm_debug", {"stall_ns": 1, "stall_island": 1}),
 ]
 
 needs_torch = pytest.mark.skipif(importlib.util.find_spec("torch") is None, reason="planning needs torch")
@@ -190,14 +207,14 @@ def test_every_mistake_is_said(answered):
 def test_accepted_names_come_along(answered):
     _, response = answered
     by_op = [kernel["error"]["accepted"] for kernel in response["kernels"][: len(TABLE)]]
-    assert by_op[5] == PREFILL_TAKES.split(", ")
+    assert by_op[[op for op, _, _ in TABLE].index("batch_prefill")] == PREFILL_TAKES.split(", ")
     assert {"page", "batch_prefill", "act_and_mul"} <= set(by_op[0])
 
 
 @needs_torch
 def test_good_entries_are_planned_beside_bad_ones(answered):
     process, response = answered
-    noisy, picky, public, whole_name = response["kernels"][len(TABLE) :]
+    noisy, picky, public, whole_name, *_ = response["kernels"][len(TABLE) :]
     assert [kernel.get("name") for kernel in (noisy, picky, whole_name)] == ["page", "page", "page"]
     assert picky["params"] == {"layout": "HND", "kind": "a", "size": None, "flag": True, "names": []}
     assert public["generator"] == "flashinfer.jit.attention.modules:gen_batch_prefill_module"
@@ -205,6 +222,34 @@ def test_good_entries_are_planned_beside_bad_ones(answered):
     assert (process.returncode, process.stdout) == (0, "")
     assert "noise\n" in process.stderr
     assert not Path(response["jit_dir"]).exists()
+
+
+@needs_torch
+def test_names_of_positions_of_both_halves(answered):
+    pod = answered[1]["kernels"][len(TABLE) + 4]
+    assert (pod["params"]["pos_encoding_mode_p"], pod["params"]["pos_encoding_mode_d"]) == (1, 0)
+
+
+@needs_torch
+def test_generators_that_flashinfer_imports_later(answered):
+    found = [kernel["generator"] for kernel in answered[1]["kernels"][len(TABLE) + 5 :][:2]]
+    assert found == [
+        "flashinfer.experimental.qsa_nvfp4.jit:gen_qsa_nvfp4_module",
+        "flashinfer.moe_ep.kernel_src.sm90.push_style_megamoe.shim.jit:gen_sm90_push_a2a_module",
+    ]
+
+
+@needs_torch
+def test_what_a_wrapper_names_itself(answered):
+    """The op is what the wrapper loads; the public generator's module is planned where it is named, with a note."""
+    sinks, public, debug = answered[1]["kernels"][len(TABLE) + 7 :]
+    assert sinks["name"] == "batch_prefill_attention_sink_bf16_bf16_128_128_posenc_0_f16qk_False_swa_False_fa2"
+    assert (sinks["generator"], sinks.get("note")) == (f"flashinfer.attention._core:{SINKS}", None)
+    assert public["name"].startswith("batch_prefill_with_attention_sink_kv_cache_")
+    loaded = f"they load what `op: batch_prefill_attention_sink` plans (flashinfer.attention._core:{SINKS})"
+    assert public["note"] == f"no wrapper loads this module, {loaded}"
+    nothing = "nothing in this FlashInfer calls gen_pcie_ipc_comm_debug_module"
+    assert debug["note"] == f"{nothing}, so a server may never load this module"
 
 
 @needs_torch

@@ -19,7 +19,7 @@ from fitasks.trace.model import read_trace
 from tests.doit_project import Project
 
 ROOT = Path(__file__).parents[2]
-VERSIONS = ["0.6.7.post3", "0.6.18.post1", "0.7.0.post1", "0.7.1", "0.7.2", "0.7.2.post1"]
+VERSIONS = ["0.6.7.post3", "0.6.18.post1", "0.7.0.post1", "0.7.1", "0.7.2.post1", "0.7.4"]
 
 # A stand-in for a server: the getters that FlashInfer's wrappers call. The first lines only let FlashInfer be imported
 # on a torch without CUDA; loading a module that ninja "made" is left out.
@@ -72,7 +72,7 @@ UNNAMED = "it was made by {}, which is no gen_… function of FlashInfer"
 class Server:
     """A command, its environment, and the trace that it leaves."""
 
-    def __init__(self, base: Path, version: str = "0.7.2.post1") -> None:
+    def __init__(self, base: Path, version: str = "0.7.4") -> None:
         pytest.importorskip("torch")
         self.base = base
         self.trace = base / "trace.jsonl"
@@ -133,7 +133,7 @@ def test_name_generator_arguments_and_what_became_of_it(tmp_path: Path, version:
         "version": 1,
         "name": "page",
         "generator": "flashinfer.jit.page:gen_page_module",
-        "arguments": {},
+        "arguments": {"nvfp4_4over6": False} if version == "0.7.4" else {},
         "unsaid": "",
         "kind": "nvcc",
         "how": "compiled",
@@ -157,7 +157,7 @@ def test_name_generator_arguments_and_what_became_of_it(tmp_path: Path, version:
     assert [one.loaded for one in read_trace(server.trace.read_text().splitlines()).requested] == [True, True]
 
 
-@pytest.mark.parametrize("version", ["0.6.7.post3", "0.7.2.post1"])
+@pytest.mark.parametrize("version", ["0.6.7.post3", "0.7.4"])
 def test_ahead_of_time_and_without_jit(tmp_path: Path, version: str) -> None:
     server = Server(tmp_path, version)
     server.provide_page(version)
@@ -172,7 +172,7 @@ def test_ahead_of_time_and_without_jit(tmp_path: Path, version: str) -> None:
 
 def test_an_artefact_that_does_not_load_is_compiled(tmp_path: Path) -> None:
     server = Server(tmp_path)
-    server.provide_page("0.7.2.post1")
+    server.provide_page("0.7.4")
     server.run("""
 def load(path):
     if "jit_cache" in path: raise RuntimeError("damaged")
@@ -182,7 +182,7 @@ gen_page_module().build_and_load()
     assert server.told("name", "how") == [("page", "generated"), ("page", "compiled")]
 
 
-@pytest.mark.parametrize("version", ["0.6.18.post1", "0.7.2.post1"])
+@pytest.mark.parametrize("version", ["0.6.18.post1", "0.7.4"])
 def test_cute_dsl_kernels_and_what_they_cost(tmp_path: Path, version: str) -> None:
     """FlashInfer's real JitSpecCuteDsl; only the kernel itself is a stand-in."""
     server = Server(tmp_path, version)
@@ -227,7 +227,7 @@ for worker in workers: worker.join()
 
 
 def test_spawned_and_forked_workers(tmp_path: Path) -> None:
-    server = Server(tmp_path, "0.7.2.post1")
+    server = Server(tmp_path, "0.7.4")
     body = """
 import multiprocessing
 if __name__ == "__main__":
@@ -247,7 +247,7 @@ if __name__ == "__main__":
 
 
 def test_a_failed_build_is_noted_and_still_fails(tmp_path: Path) -> None:
-    server = Server(tmp_path, "0.7.2.post1")
+    server = Server(tmp_path, "0.7.4")
     (tmp_path / "fail").touch()
     assert server.run("try: ask()\nexcept RuntimeError as error: print('failed')") == "before\nfailed\nafter\n"
     assert [line["how"] for line in server.lines()] == ["generated", "failed"]

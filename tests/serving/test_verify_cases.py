@@ -18,7 +18,7 @@ torch = pytest.importorskip("torch")
 
 
 SERVING = str(Path(__file__).resolve().parents[2] / "fitasks" / "serving")
-VERSIONS = ["0.6.7.post3", "0.7.2.post1"]
+VERSIONS = ["0.6.7.post3", "0.7.4"]
 SOURCES = [
     *("decode", "prefill", "cascade", "page", "rope", "sampling", "topk", "activation"),
     *("norm/__init__", "quantization/packbits", "mla", "mla/_batch_mla/_wrapper"),

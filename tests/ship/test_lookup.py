@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("flashinfer") is None, reason="looks up with FlashInfer")
 
 OLD = ["0.6.7.post3", "0.6.18.post1"]
-NEW = ["0.7.0.post1", "0.7.1", "0.7.2.post1"]
+NEW = ["0.7.0.post1", "0.7.2.post1", "0.7.4"]
 PAGE, ROPE = "fitasks_kernels/sm90a/page/page.so", "fitasks_kernels/sm90a/rope/rope.so"
 
 
@@ -49,7 +49,7 @@ def test_another_version_goes_on_as_if_there_were_no_wheel(
     assert f"was made for FlashInfer {made_for}, this is {version}: make a new wheel" in looked_up.stderr  # type: ignore[attr-defined]
 
 
-@pytest.mark.parametrize("version", ["0.6.18.post1", "0.7.2.post1"])
+@pytest.mark.parametrize("version", ["0.6.18.post1", "0.7.4"])
 def test_gpus_get_what_runs_on_them(version: str, workshop: Workshop, tmp_path: Path) -> None:
     other = Workshop(tmp_path / "other", workshop.ninja, workshop.pool)
     shop = Shop(version)
@@ -68,7 +68,7 @@ def test_gpus_get_what_runs_on_them(version: str, workshop: Workshop, tmp_path: 
     assert page_and_rope("10.0a") == ["", ""]
 
 
-@pytest.mark.parametrize("version", ["0.6.18.post1", "0.7.2.post1"])
+@pytest.mark.parametrize("version", ["0.6.18.post1", "0.7.4"])
 def test_a_mixed_host_and_a_module_for_one_of_its_gpus(version: str, workshop: Workshop, tmp_path: Path) -> None:
     page, prefill = module(workshop, "page", ("sm_80", "sm_90a")), module(workshop, "prefill_sm90", ("sm_90a",))
     shop = Shop(version).add(workshop, page, prefill, target="8.0 9.0a", arch="80_90a")
@@ -134,7 +134,7 @@ def test_older_official_modules_are_never_hidden(
 
 
 def test_both_know_the_same_rule_of_which_code_runs_where() -> None:
-    spec = importlib.util.spec_from_file_location("theirs", flashinfer("0.7.2.post1") / "jit" / "_cuda_architecture.py")
+    spec = importlib.util.spec_from_file_location("theirs", flashinfer("0.7.4") / "jit" / "_cuda_architecture.py")
     assert spec is not None
     assert spec.loader is not None
     theirs = importlib.util.module_from_spec(spec)

@@ -92,7 +92,7 @@ class Shop:
             target: {
                 "arch": arch,
                 "flashinfer": self.version,
-                "flashinfer_root": str(root or flashinfer("0.7.2.post1")),
+                "flashinfer_root": str(root or flashinfer("0.7.4")),
             }
             for _, target, arch in self.parts
         }

@@ -7,6 +7,7 @@ import pytest
 from fitasks.plan.offers import Op, Parameter
 from fitasks.trace.entries import Entry, brief, entries_of
 from fitasks.trace.model import Requested
+from fitasks.trace.names import entries_of_name
 from fitasks.trace.resolve import resolve
 
 PLACE = "flashinfer.jit.attention.modules"
@@ -65,6 +66,12 @@ def ask(entries):
 def entries(*requested):
     resolved, refused = resolve(requested, KNOWN, ask)
     return [one.entry for one in resolved], [one.reason for one in refused]
+
+
+def test_a_list_that_may_be_left_out():
+    """A generator may have one as its default (cake_kimi_k3_fp8_projection of 0.7.4)."""
+    listed = Op("page_of", "m:gen_page_of_module", (parameter("defines", [], kind="list"),), "")
+    assert [str(entry) for entry in entries_of_name("page", [listed, PAGE])] == ["page_of()", "page()"]
 
 
 @pytest.mark.parametrize("function", ["gen_batch_prefill_module", "_gen_batch_prefill_primary_module"])

@@ -16,7 +16,13 @@ MANY = Parameter("name", True, None, "str", tuple(f"n{n}" for n in range(20)))
 PREFILL = Op("batch_prefill", "m:gen_batch_prefill_module", (BACKEND, KV, *DIMS, FLAG), "Prefill in batches.")
 SINGLE = Op("single_prefill", "m:gen_single_prefill_module", (NAMES, MANY), "")
 PAGE = Op("page", "m:gen_page_module", (), "Appends to the cache.")
+DEBUG = Op("debug", "m:gen_debug_module", (), "Of no use.", "nothing calls it")
 KNOWN = (PREFILL, PAGE, SINGLE)
+
+
+def test_what_nothing_calls():
+    assert list(listed([PAGE, DEBUG])) == ["page", "debug  (!)"]
+    assert list(described([DEBUG])) == ["debug  Of no use.", "  (!) nothing calls it", "  takes no parameters"]
 
 
 def test_list():

@@ -1,0 +1,119 @@
+"""What FlashInfer's source says of its generators, read without importing it: where each is defined, and who calls it.
+
+FlashInfer leaves whole packages to be imported when they are first used (flashinfer.experimental, flashinfer.moe_ep),
+so what is loaded isn't all that there is.
+"""
+
+from __future__ import annotations
+
+import ast
+import functools
+import importlib.util
+import re
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+GENERATOR = re.compile(r"gen_\w+_module(_\w+)?")
+_DEFINITION = re.compile(rb"^def (gen_\w+_module(?:_\w+)?)\(", re.MULTILINE)
+_MENTION = re.compile(rb"\bgen_\w+_module")
+_REGISTRY = "flashinfer.aot"  # calls generators to fill wheels; no server does
+_SPEC_MAKERS = ("gen_jit_spec", "gen_kda_jit_spec")  # what every generator ends in
+_ENGINES = ("vllm", "sglang", "tensorrt_llm")
+
+
+@functools.cache
+def defining_modules() -> dict[str, tuple[str, ...]]:
+    """Return, for the name of each generator, the modules of FlashInfer that define it."""
+    found: dict[str, list[str]] = {}
+    for module, text in _mentioning():
+        for name in _DEFINITION.findall(text):
+            found.setdefault(name.decode(), []).append(module)
+    found = {name: [one for one in modules if one != _REGISTRY] for name, modules in found.items()}
+    return {name: tuple(modules) for name, modules in found.items() if modules}
+
+
+def nobody_calls(name: str) -> bool:
+    """Return whether neither FlashInfer nor an installed engine has code that calls this generator.
+
+    A function that a called one is only another name for (`return gen_flash_kda_module("m64", target)`) counts as
+    called: what it makes is made by others, too.
+    """
+    uses = _uses()
+    if uses.called(name) or any(uses.called(other, but=name) for other in uses.results.get(name, ())):
+        return False
+    return not any(_mentions(engine, name) for engine in _ENGINES)
+
+
+class _Uses:
+    """Which top-level functions mention a name, and which functions' results a function returns."""
+
+    def __init__(self) -> None:
+        self.by: dict[str, set[str | None]] = {}  # "" for what stands outside of all functions
+        self.results: dict[str, set[str]] = {}
+
+    def called(self, name: str, but: str | None = None) -> bool:
+        return bool(self.by.get(name, set()) - {name, but})
+
+    def read(self, tree: ast.Module) -> None:
+        for statement in tree.body:
+            owner = getattr(statement, "name", "")
+            for node in ast.walk(statement):
+                for name in _used(node):
+                    self.by.setdefault(name, set()).add(owner)
+                if isinstance(node, ast.Return) and isinstance(node.value, ast.Call) and GENERATOR.fullmatch(owner):
+                    self.results.setdefault(owner, set()).update(set(_used(node.value.func)) - set(_SPEC_MAKERS))
+
+
+def _used(node: ast.AST) -> Iterator[str]:
+    """The name that a node reads; an import is a use only under another name, by which it is called then."""
+    if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load):
+        yield node.id
+    elif isinstance(node, ast.Attribute):
+        yield node.attr
+    elif isinstance(node, ast.ImportFrom):
+        yield from (one.name for one in node.names if one.asname not in (None, one.name))
+
+
+@functools.cache
+def _uses() -> _Uses:
+    uses = _Uses()
+    for module, text in _mentioning():
+        if module != _REGISTRY:
+            uses.read(ast.parse(text))
+    return uses
+
+
+@functools.cache
+def _mentioning() -> tuple[tuple[str, bytes], ...]:
+    """Each module of FlashInfer that mentions a generator, with its text."""
+    root = Path(str(sys.modules["flashinfer"].__file__)).parent
+    texts = ((_module_name(path, root), _text(path)) for path in sorted(root.rglob("*.py")))
+    return tuple((name, text) for name, text in texts if _MENTION.search(text))
+
+
+def _module_name(path: Path, root: Path) -> str:
+    parts = path.relative_to(root.parent).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def _text(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError:
+        return b""
+
+
+@functools.cache
+def _mentions(package: str, name: str) -> bool:
+    return any(name.encode() in _text(path) for path in _files(package))
+
+
+def _files(package: str) -> Iterable[Path]:
+    """The Python files of a package that is installed, which isn't imported for it."""
+    spec: Any = importlib.util.find_spec(package)
+    roots = (spec.submodule_search_locations or ()) if spec else ()
+    return (path for root in roots for path in Path(root).rglob("*.py"))
