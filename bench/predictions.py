@@ -16,16 +16,19 @@ import argparse
 import copy
 import re
 import shutil
+import subprocess
 import sys
 import tempfile
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from predictions_harness import ROOT, Said, Served, Snapshot, Stage, copy_all, prepare
+from predictions_harness import ROOT, Said, Served, Snapshot, Stage, Untried, describe, make
 from predictions_situations import SITUATIONS
 
 DOCUMENT = ROOT / "docs" / "predictions.md"
+
+VERDICTS = ("right", "unknown", "wrong", "WRONG", "untried")
 
 # What the server does where a prediction is right.
 _MEANS = {
@@ -57,9 +60,9 @@ class Row:
 
     @property
     def verdict(self) -> str:
-        """Return "right", "unknown" (it said that it doesn't know), "wrong", or "WRONG" where it promised too much."""
-        if self.said.state == "unknown":
-            return "unknown"
+        """Return "right", "unknown" (it says so), "wrong", "WRONG" (promised too much), "untried" (our fault)."""
+        if self.said.state in {"unknown", "untried"}:
+            return self.said.state
         if self.kind in self.expected():
             return "right"
         return "WRONG" if self.said.good else "wrong"
@@ -82,7 +85,7 @@ def main() -> int:
     begin = time.monotonic()
     root = options.root or Path(tempfile.mkdtemp(prefix="fitasks-predictions-"))
     try:
-        stage, snapshot = build(root)
+        stage, snapshot = build(root, "page", ("9.0a", "8.0"))
         print(f"built in {time.monotonic() - begin:.0f} s", file=sys.stderr, flush=True)
         rows = [show(play(name, stage, snapshot, verbose=options.verbose)) for name in options.only]
     finally:
@@ -92,23 +95,22 @@ def main() -> int:
     print(text)
     if options.write:
         DOCUMENT.write_text(text)
-    return int(any(row.verdict in {"wrong", "WRONG"} for row in rows))
+    return int(any(row.verdict in {"wrong", "WRONG", "untried"} for row in rows))
 
 
-def build(root: Path) -> tuple[Stage, Snapshot]:
-    """The project, compiled for both targets, and a copy of everything that situations change."""
-    saved, directory = root / "saved", root / "stage"
-    if saved.exists():  # of an earlier run with --root
-        shutil.rmtree(directory)
-        copy_all(saved.iterdir(), directory)
-    stage = prepare(directory, "page", ("9.0a", "8.0"))
-    stage.targets = ("9.0a",)
+def build(root: Path, kernel: str, targets: tuple[str, ...]) -> tuple[Stage, Snapshot]:
+    """The project, compiled for each target, and a copy of everything that situations change; the first is served."""
+    stage = describe(root / "stage", kernel, targets)
+    if kept := Snapshot.kept(root / "saved"):  # of an earlier run with --root
+        return replace(stage, targets=targets[:1]), kept
+    make(stage)
+    stage.targets = targets[:1]
     stage.doit("list")  # the plan for this target alone
     said, served = stage.ask(), stage.serve()  # and with it, Python's byte code is written
     if not said.good or served.kind != "loaded":
         raise SystemExit(f"without any change: {said}, {served}\n{stage.told[-1]}")
-    places = tuple(directory / name for name in ("project", "home", "xdg", "venv", "out"))
-    return stage, Snapshot.take(places, saved)
+    places = tuple(stage.root / name for name in ("project", "home", "xdg", "venv", "out"))
+    return stage, Snapshot.take(places, root / "saved")
 
 
 def play(name: str, stage: Stage, snapshot: Snapshot, *, verbose: bool) -> Row:
@@ -117,12 +119,15 @@ def play(name: str, stage: Stage, snapshot: Snapshot, *, verbose: bool) -> Row:
     snapshot.restore()
     shutil.rmtree(stage.root / "checkout", ignore_errors=True)
     here = replace(copy.deepcopy(stage), told=[], helpers=[])
+    begin = asked = time.monotonic()
     try:
         change(here)
         begin = time.monotonic()
         said = here.ask()
         asked = time.monotonic()
         served = here.serve()
+    except (OSError, ValueError, Untried, subprocess.SubprocessError) as error:
+        said, served = Said("untried", repr(error)), Served("untried")
     finally:
         here.end()
         if verbose:
@@ -165,11 +170,11 @@ def _cell(text: str, width: int = 170) -> str:
 
 
 def report(rows: list[Row], seconds: float) -> str:
-    count = {verdict: sum(row.verdict == verdict for row in rows) for verdict in ("right", "unknown", "wrong", "WRONG")}
+    count = {verdict: sum(row.verdict == verdict for row in rows) for verdict in VERDICTS}
     wrong = count["wrong"] + count["WRONG"]
     summary = (
         f"{len(rows)} situations: {count['right']} right, {count['unknown']} unknown, {wrong} wrong, "
-        f"{count['WRONG']} of them promised too much. {seconds / 60:.0f} minutes."
+        f"{count['WRONG']} of them promised too much, {count['untried']} not brought about. {seconds / 60:.0f} minutes."
     )
     head = "| situation | `doit check` said | the server did | |\n|---|---|---|---|"
     return "\n".join([summary, "", head, *map(line, rows), ""])

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 import shlex
 import shutil
 import signal
@@ -18,8 +19,8 @@ import subprocess
 import sys
 import sysconfig
 import time
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
@@ -28,6 +29,10 @@ sys.path.insert(0, str(ROOT))
 from bench.environment import exports  # noqa: E402
 
 _COPIED = ("flashinfer", "tvm_ffi")
+
+
+class Untried(Exception):
+    """A situation can't be brought about with this FlashInfer or on this machine."""
 
 
 @dataclass(frozen=True)
@@ -51,8 +56,9 @@ class Served:
 
     kind: str
     words: str = ""
-    compiled: bool = False  # a ninja of its own started a command
     libraries: tuple[Path, ...] = ()
+    written: tuple[Path, ...] = ()  # objects and libraries that were made anew
+    seconds: float = 0.0  # from the need to the answer
 
 
 @dataclass
@@ -186,24 +192,16 @@ class Stage:
             process = subprocess.Popen(
                 command, env=self.server_env(), stdout=log, stderr=log, cwd=self.root, start_new_session=True
             )
-            compiled, stopped = watch(process, self.patience)
+            compiles, stopped = watch(process, self.patience)
             log.seek(0)
             text = log.read()
         self.told.append(f"$ server\n{text}")
-        compiled = compiled or self.written() != before
+        written = tuple(file for file, time in self.written().items() if before.get(file) != time)
         if stopped:
-            return Served(stopped, compiled=compiled)
-        return self.outcome(process.returncode, text, compiled=compiled)
-
-    def outcome(self, status: int, text: str, *, compiled: bool) -> Served:
-        if status < 0:
-            return Served("failed", f"dies of {signal.Signals(-status).name}", compiled)
-        try:
-            said = json.loads(text.strip().splitlines()[-1])
-        except (ValueError, IndexError):
-            return Served("failed", f"exit status {status}: {text.strip()[-100:]}", compiled)
-        kind = "compiles" if said["kind"] == "loaded" and compiled else said["kind"]
-        return Served(kind, said["words"], compiled, tuple(map(Path, said["libraries"])))
+            return Served(stopped, written=written)
+        served = outcome(process.returncode, text)
+        kind = "compiles" if served.kind == "loaded" and (compiles or written) else served.kind
+        return replace(served, kind=kind, written=written)
 
     def server_env(self) -> dict[str, str]:
         """A clean shell's, the server's own, the lines of `doit env`, and a GPU."""
@@ -224,6 +222,17 @@ class Stage:
         for helper in self.helpers:
             helper.kill()
             helper.wait()
+
+
+def outcome(status: int, text: str) -> Served:
+    """What a server that ended by itself says, or its end itself where it says nothing."""
+    if status < 0:
+        return Served("failed", f"dies of {signal.Signals(-status).name}")
+    try:
+        said = json.loads(text.strip().splitlines()[-1])
+    except (ValueError, IndexError):
+        return Served("failed", f"exit status {status}: {text.strip()[-100:]}")
+    return Served(said["kind"], said["words"], tuple(map(Path, said["libraries"])), seconds=said.get("seconds", 0.0))
 
 
 def first_line(text: str) -> str:
@@ -295,11 +304,24 @@ class Snapshot:
 
     @classmethod
     def take(cls, places: tuple[Path, ...], saved: Path) -> Snapshot:
-        shutil.rmtree(saved, ignore_errors=True)
-        copy_all(places, saved)
+        saved.mkdir()
+        for place in places:
+            subprocess.run(["cp", "-a", place, saved / place.name], check=True)
         taken = cls(places, saved)
         taken.states = dict(taken.found())
+        taken.keep()
         return taken
+
+    @classmethod
+    def kept(cls, saved: Path) -> Snapshot | None:
+        """The one that an earlier run took, None if there is none."""
+        try:
+            return pickle.loads((saved / "snapshot").read_bytes())  # noqa: S301, our own
+        except OSError:
+            return None
+
+    def keep(self) -> None:
+        (self.saved / "snapshot").write_bytes(pickle.dumps(self))
 
     def found(self) -> Iterator[tuple[Path, tuple[int, ...]]]:
         for place in self.places:
@@ -319,6 +341,8 @@ class Snapshot:
             if now.get(path) != self.states[path]:
                 shutil.copystat(self.original(path), path, follow_symlinks=False)
                 self.states[path] = _state(path)
+        if now != self.states:
+            self.keep()
 
     def put_back(self, path: Path) -> None:
         original = self.original(path)
@@ -333,13 +357,6 @@ class Snapshot:
         return self.saved / place.name / path.relative_to(place)
 
 
-def copy_all(places: Iterable[Path], to: Path) -> None:
-    """Copies of the same names, times included."""
-    to.mkdir(parents=True)
-    for place in places:
-        subprocess.run(["cp", "-a", place, to / place.name], check=True)
-
-
 def _state(path: Path) -> tuple[int, ...]:
     stat = path.lstat()
     if path.is_dir() and not path.is_symlink():
@@ -347,8 +364,8 @@ def _state(path: Path) -> tuple[int, ...]:
     return stat.st_mode, stat.st_uid, stat.st_size, stat.st_mtime_ns, stat.st_ino, stat.st_ctime_ns
 
 
-def prepare(root: Path, kernel: str, targets: tuple[str, ...] = ("9.0a",)) -> Stage:
-    """A project whose kernel is compiled for each of these targets, and the environment that serves it."""
+def describe(root: Path, kernel: str, targets: tuple[str, ...] = ("9.0a",)) -> Stage:
+    """A project for these targets, and the environment that serves it; nothing is written."""
     stage = Stage(root, kernel, targets=targets)
     stage.env = {
         "HOME": str(stage.home),
@@ -358,22 +375,20 @@ def prepare(root: Path, kernel: str, targets: tuple[str, ...] = ("9.0a",)) -> St
         "LC_ALL": "C.UTF-8",
     }
     stage.serving = {"LD_LIBRARY_PATH": str(toolkit_libraries())}
-    if not root.exists():
-        make(stage)
-    done = stage.doit()
-    if done.returncode:
-        raise SystemExit(f"the project can't be built:\n{done.stdout}{done.stderr}")
     return stage
 
 
 def make(stage: Stage) -> None:
-    """The directories, and what is in them before anything is compiled."""
+    """All that the stage has: the environment, the project, and its compiled kernels. Raises SystemExit."""
     for name in ("project", "home", "out"):
         (stage.root / name).mkdir(parents=True)
     stage.root.chmod(0o755)
     (stage.root / "out").chmod(0o777)
     shutil.copy(ROOT / "dodo.py", stage.project)
     make_venv(stage)
+    done = stage.doit()
+    if done.returncode:
+        raise SystemExit(f"the project can't be built:\n{done.stdout}{done.stderr}")
 
 
 def toolkit_libraries() -> Path:

@@ -2,13 +2,15 @@
 
     <serving python> predictions_server.py page
 
-The last line of standard output is JSON: `kind` (loaded, refused, failed), `words`, and the libraries that the process
-has mapped. Imports nothing of fitasks.
+The last line of standard output is JSON: `kind` (loaded, refused, failed), `words`, `seconds` from the need to the
+answer, and the libraries of the kernel's name that the process has mapped. Imports nothing of fitasks.
 """
 
 import importlib
 import json
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 
@@ -19,8 +21,15 @@ def need(kernel: str) -> dict:
         refusal = getattr(importlib.import_module("flashinfer.jit.core"), "MissingJITCacheError", ())
     except BaseException as error:  # noqa: BLE001
         return {"kind": "failed", "words": f"cannot import flashinfer: {last_line(error)}"}
+    begin = time.perf_counter()
+    answer = load(getattr(generators, f"gen_{kernel}_module"), refusal)
+    return answer | {"seconds": time.perf_counter() - begin}
+
+
+def load(generate: Callable, refusal: type) -> dict:
+    """FlashInfer's own way; `refusal` is what it raises under FLASHINFER_DISABLE_JIT."""
     try:
-        getattr(generators, f"gen_{kernel}_module")().build_and_load()
+        generate().build_and_load()
     except refusal as error:
         return {"kind": "refused", "words": type(error).__name__}
     except BaseException as error:  # noqa: BLE001

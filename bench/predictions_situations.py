@@ -13,7 +13,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from predictions_harness import ROOT, Situation, Stage, first_line, toolkit_libraries
+from predictions_harness import ROOT, Situation, Stage, Untried, first_line, toolkit_libraries
 
 SITUATIONS: dict[str, tuple[str, Situation]] = {}
 NOBODY = 65534
@@ -99,9 +99,9 @@ def under_old_time(path: Path, change: Callable[[Path], object]) -> None:
 
 
 def sure(holds: object, otherwise: str) -> None:
-    """Raise SystemExit where a situation can't be brought about."""
+    """Raise Untried where a situation can't be brought about."""
     if not holds:
-        raise SystemExit(otherwise)
+        raise Untried(otherwise)
 
 
 def edit(path: Path) -> None:
