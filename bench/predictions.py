@@ -144,7 +144,7 @@ def _foreign(served: Served, stage: Stage) -> bool:
         return False
     codes = [code.replace("_", "") for code in machine_code_architectures(served.libraries[0])]
     gpus = [f"sm{target.replace('.', '')}" for target in stage.gpu.split()]
-    return not all(any(runs_on(code, gpu) for code in codes) for gpu in gpus)
+    return bool(codes) and not all(any(runs_on(code, gpu) for code in codes) for gpu in gpus)
 
 
 def show(row: Row) -> Row:

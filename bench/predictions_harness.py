@@ -338,7 +338,7 @@ class Snapshot:
         for path in sorted(path for path, state in self.states.items() if now.get(path) != state):
             self.put_back(path)
         for path in sorted(self.states, reverse=True):  # directories' times last
-            if now.get(path) != self.states[path]:
+            if _state(path) != self.states[path]:
                 shutil.copystat(self.original(path), path, follow_symlinks=False)
                 self.states[path] = _state(path)
         if now != self.states:
@@ -350,7 +350,8 @@ class Snapshot:
             path.mkdir(exist_ok=True)
             return
         path.unlink(missing_ok=True)
-        subprocess.run(["cp", "-a", original, path], check=True)
+        shutil.copy2(original, path, follow_symlinks=False)
+        shutil.chown(path, original.lstat().st_uid) if not path.is_symlink() else None
 
     def original(self, path: Path) -> Path:
         place = next(place for place in self.places if path.is_relative_to(place))
@@ -360,7 +361,7 @@ class Snapshot:
 def _state(path: Path) -> tuple[int, ...]:
     stat = path.lstat()
     if path.is_dir() and not path.is_symlink():
-        return stat.st_mode, stat.st_uid
+        return stat.st_mode, stat.st_uid, stat.st_mtime_ns
     return stat.st_mode, stat.st_uid, stat.st_size, stat.st_mtime_ns, stat.st_ino, stat.st_ctime_ns
 
 
@@ -397,12 +398,12 @@ def toolkit_libraries() -> Path:
     return found.parent
 
 
-def make_venv(stage: Stage) -> None:
+def make_venv(stage: Stage, copied: tuple[str, ...] = _COPIED) -> None:
     """Links to the packages of this interpreter, but for those that situations change."""
     ours = Path(sysconfig.get_path("purelib"))
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", stage.root / "venv"], check=True)
     for entry in ours.iterdir():
-        if entry.name in _COPIED:
+        if entry.name in copied:
             ignore = shutil.ignore_patterns("cubins")
             shutil.copytree(entry, stage.site / entry.name, symlinks=True, ignore=ignore)
         elif entry.suffix != ".pth" and not entry.name.startswith(("__", "fitasks", "_fitasks")):
