@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import copy
+import datetime as dt
 import re
 import shutil
 import subprocess
@@ -21,11 +22,30 @@ import sys
 import tempfile
 import time
 from dataclasses import dataclass, replace
+from importlib.metadata import version
 from pathlib import Path
 
 from predictions_harness import ROOT, Said, Served, Snapshot, Stage, Untried, describe, make
 from predictions_situations import SITUATIONS
 
+_HEAD = """\
+# Predictions and what came true
+
+What `doit check` said in each of these situations, and what FlashInfer then did. The server is FlashInfer itself:
+`gen_page_module().build_and_load()` in a process of the serving interpreter, in the situation's environment with the
+lines of `doit env`, with every symbol bound at once (LD_BIND_NOW=1). One kernel, `page`, is compiled with the real
+nvcc; before each situation everything is put back as it was, times included.
+
+- **loaded**: the server's ninja started nothing, and the library was loaded. *Of no use to the GPU*: it has no machine
+  code for it (the machine has no GPU, so it is the code that is looked at).
+- **compiles**: its ninja started a command. It is stopped three seconds later, except where the end matters.
+- **failed**: the last line of the exception. **refused**: FlashInfer's MissingJITCacheError.
+
+`cached` and `ahead-of-time` are right where it loaded, `would compile` where it compiles, `would fail` where it failed,
+`outdated` and `altered` where it loaded all the same. An `error` is check's own, without a table (exit status 2): right
+where the server failed, too. **WRONG** is a promise that wasn't kept: the table's reason for being.
+"""
+_MADE = "Made by `python bench/predictions.py --write` on {date} with FlashInfer {version}, in {seconds:.0f} s."
 DOCUMENT = ROOT / "docs" / "predictions.md"
 
 VERDICTS = ("right", "unknown", "wrong", "WRONG", "untried")
@@ -102,10 +122,12 @@ def build(root: Path, kernel: str, targets: tuple[str, ...]) -> tuple[Stage, Sna
     """The project, compiled for each target, and a copy of everything that situations change; the first is served."""
     stage = describe(root / "stage", kernel, targets)
     if kept := Snapshot.kept(root / "saved"):  # of an earlier run with --root
-        return replace(stage, targets=targets[:1]), kept
+        kept.restore()
+        return replace(stage, targets=targets[:1], built_lines=stage.doit("env").stdout), kept
     make(stage)
     stage.targets = targets[:1]
     stage.doit("list")  # the plan for this target alone
+    stage.built_lines = stage.doit("env").stdout
     said, served = stage.ask(), stage.serve()  # and with it, Python's byte code is written
     if not said.good or served.kind != "loaded":
         raise SystemExit(f"without any change: {said}, {served}\n{stage.told[-1]}")
@@ -170,14 +192,20 @@ def _cell(text: str, width: int = 170) -> str:
 
 
 def report(rows: list[Row], seconds: float) -> str:
+    """The document: what was tried with what, the count of each verdict, and the table."""
     count = {verdict: sum(row.verdict == verdict for row in rows) for verdict in VERDICTS}
     wrong = count["wrong"] + count["WRONG"]
     summary = (
-        f"{len(rows)} situations: {count['right']} right, {count['unknown']} unknown, {wrong} wrong, "
-        f"{count['WRONG']} of them promised too much, {count['untried']} not brought about. {seconds / 60:.0f} minutes."
+        f"{len(rows)} situations: {count['right']} right, {count['unknown']} unknown, **{wrong} wrong** "
+        f"({count['WRONG']} of them promised too much), {count['untried']} not brought about."
+    )
+    made = _MADE.format(
+        date=dt.datetime.now(dt.UTC).date().isoformat(),
+        version=version("flashinfer-python"),
+        seconds=seconds,
     )
     head = "| situation | `doit check` said | the server did | |\n|---|---|---|---|"
-    return "\n".join([summary, "", head, *map(line, rows), ""])
+    return "\n".join([_HEAD, made, "", summary, "", head, *map(line, rows), ""])
 
 
 def _options() -> argparse.Namespace:

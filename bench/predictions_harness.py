@@ -76,7 +76,8 @@ class Stage:
     gpu: str = "9.0a"  # what the server's GPU is: FlashInfer is told by FLASHINFER_CUDA_ARCH_LIST
     mounts: list[str] = field(default_factory=list)  # shell commands, in a mount namespace of this situation
     user: int | None = None
-    lines: bool = True  # the server has the lines of `doit env`
+    lines: bool = True  # the server has the lines of `doit env`, where it prints none now those of the build
+    built_lines: str = ""
     patience: float | None = 3.0  # seconds that a compiler is left running; None: to its end
     helpers: list[subprocess.Popen[bytes]] = field(default_factory=list)
     told: list[str] = field(default_factory=list)  # what doit printed, for a reader of --verbose
@@ -207,7 +208,7 @@ class Stage:
         """A clean shell's, the server's own, the lines of `doit env`, and a GPU."""
         env = dict(self.env) | self.serving
         if self.lines:
-            env |= exports(self.doit("env").stdout, env)
+            env |= exports(self.doit("env").stdout or self.built_lines, env)
         if self.serving_keys.get("engine") == "sglang":  # as `import sglang` does
             base = env.get("SGLANG_CACHE_DIR") or f"{env['HOME']}/.cache/sglang"
             env.setdefault("FLASHINFER_WORKSPACE_BASE", base)
@@ -235,9 +236,12 @@ def outcome(status: int, text: str) -> Served:
     return Served(said["kind"], said["words"], tuple(map(Path, said["libraries"])), seconds=said.get("seconds", 0.0))
 
 
+_PROGRESS = ("fitasks: planning", "check: FAILED", "install: FAILED")
+
+
 def first_line(text: str) -> str:
     """What an error says first; progress isn't that."""
-    lines = [line for line in text.splitlines() if line.strip() and not line.startswith("fitasks: planning")]
+    lines = [line for line in text.splitlines() if line.strip() and not line.startswith(_PROGRESS)]
     return lines[0] if lines else ""
 
 

@@ -15,6 +15,7 @@ sys.path.insert(0, str(ROOT / "bench"))
 
 from predictions import Row, play  # noqa: E402
 from predictions_harness import Said, Served, Snapshot, Stage, make_venv, outcome, watch  # noqa: E402
+
 from tests.doit_project import Project  # noqa: E402
 
 
