@@ -123,7 +123,9 @@ def build(root: Path, kernel: str, targets: tuple[str, ...]) -> tuple[Stage, Sna
     stage = describe(root / "stage", kernel, targets)
     if kept := Snapshot.kept(root / "saved"):  # of an earlier run with --root
         kept.restore()
-        return replace(stage, targets=targets[:1], built_lines=stage.doit("env").stdout), kept
+        stage.targets = targets[:1]
+        stage.built_lines = stage.doit("env").stdout
+        return stage, kept
     make(stage)
     stage.targets = targets[:1]
     stage.doit("list")  # the plan for this target alone

@@ -168,6 +168,16 @@ class Stage:
         if place.is_dir():
             self.mounts.append(f"mount -t tmpfs none {shlex.quote(str(place))}")
 
+    def open_way(self, place: Path) -> None:
+        """Let other users reach a directory (an interpreter's, say) that lies below one which they may not enter."""
+        closed = next((above for above in reversed(place.parents) if not above.stat().st_mode & 0o001), None)
+        if closed is None:
+            return
+        kept, there = self.root / "out" / "way", shlex.quote(str(place))
+        kept.mkdir(exist_ok=True)
+        self.mounts += [f"mount --bind {there} {kept}", f"mount -t tmpfs -o mode=755 none {shlex.quote(str(closed))}"]
+        self.mounts += [f"mkdir -p {there}", f"mount --bind {kept} {there}"]
+
     # what check says
 
     def ask(self) -> Said:
@@ -208,7 +218,8 @@ class Stage:
         """A clean shell's, the server's own, the lines of `doit env`, and a GPU."""
         env = dict(self.env) | self.serving
         if self.lines:
-            env |= exports(self.doit("env").stdout or self.built_lines, env)
+            asked = self.doit("env")
+            env |= exports(self.built_lines if asked.returncode else asked.stdout, env)
         if self.serving_keys.get("engine") == "sglang":  # as `import sglang` does
             base = env.get("SGLANG_CACHE_DIR") or f"{env['HOME']}/.cache/sglang"
             env.setdefault("FLASHINFER_WORKSPACE_BASE", base)
