@@ -76,6 +76,7 @@ class Stage:
     gpu: str = "9.0a"  # what the server's GPU is: FlashInfer is told by FLASHINFER_CUDA_ARCH_LIST
     mounts: list[str] = field(default_factory=list)  # shell commands, in a mount namespace of this situation
     user: int | None = None
+    server_user: int | None = None  # where it isn't the user who asks
     lines: bool = True  # the server has the lines of `doit env`, where it prints none now those of the build
     built_lines: str = ""
     patience: float | None = 3.0  # seconds that a compiler is left running; None: to its end
@@ -150,10 +151,11 @@ class Stage:
         if not file.exists() or file.read_text() != text:
             file.write_text(text)
 
-    def inside(self, *command: str) -> list[str]:
+    def inside(self, *command: str, user: int | None = None) -> list[str]:
         """The command with this situation's mounts and user."""
-        as_user = ["setpriv", f"--reuid={self.user}", f"--regid={self.user}", "--clear-groups"]
-        words = [*(as_user if self.user is not None else []), *command]
+        user = self.user if user is None else user
+        as_user = ["setpriv", f"--reuid={user}", f"--regid={user}", "--clear-groups"]
+        words = [*(as_user if user is not None else []), *command]
         if not self.mounts:
             return words
         return ["unshare", "--mount", "sh", "-ec", "\n".join([*self.mounts, 'exec "$@"']), "sh", *words]
@@ -198,7 +200,8 @@ class Stage:
     def serve(self) -> Served:
         """FlashInfer's build_and_load in the serving interpreter, stopped when its compilers have run for a while."""
         before = self.written()
-        command = self.inside(str(self.python), str(ROOT / "bench" / "predictions_server.py"), self.kernel)
+        script = str(ROOT / "bench" / "predictions_server.py")
+        command = self.inside(str(self.python), script, self.kernel, user=self.server_user)
         with (self.root / "out" / "server.log").open("w+") as log:
             process = subprocess.Popen(
                 command, env=self.server_env(), stdout=log, stderr=log, cwd=self.root, start_new_session=True

@@ -570,6 +570,14 @@ def lock_of_another(stage: Stage) -> None:
 @situation("serving.user: nobody, asked by root; the cache is root's")
 def serving_user(stage: Stage) -> None:
     stage.serving_keys["user"] = "nobody"
+    stage.server_user = NOBODY
+    stage.open_way(Path(sys.base_prefix))
+
+
+@situation("serving.user: nobody, asked by root; the cache is that user's")
+def serving_user_owns(stage: Stage) -> None:
+    serving_user(stage)
+    subprocess.run(["chown", "-R", f"{NOBODY}:{NOBODY}", stage.home], check=True)
 
 
 @situation("no HOME, and a user id without an entry in /etc/passwd")
