@@ -190,7 +190,7 @@ class Stage:
         if "Traceback" in done.stdout + done.stderr:
             return Said("traceback", done.stderr.strip().splitlines()[-1], status=done.returncode)
         if not answer.exists():
-            return Said("error", first_line(done.stderr or done.stdout), status=done.returncode)
+            return Said("error", first_line(done.stdout + done.stderr), status=done.returncode)
         data = json.loads(answer.read_text())
         row = next(one for one in data["kernels"] if one["target"] == self.gpu or one is data["kernels"][-1])
         return Said(row["state"], row["reason"], tuple(data["conditions"]), done.returncode)
@@ -256,7 +256,7 @@ _PROGRESS = ("fitasks: planning", "check: FAILED", "install: FAILED")
 def first_line(text: str) -> str:
     """What an error says first; progress isn't that."""
     lines = [line for line in text.splitlines() if line.strip() and not line.startswith(_PROGRESS)]
-    return lines[0] if lines else ""
+    return lines[0].strip() if lines else ""
 
 
 def watch(process: subprocess.Popen[bytes], patience: float | None) -> tuple[bool, str]:

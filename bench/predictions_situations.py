@@ -667,7 +667,7 @@ def jit_disabled(stage: Stage) -> None:
 def install(stage: Stage) -> Path:
     """The wheel's package, in the serving environment."""
     done = stage.doit("install")
-    sure(done.returncode == 0, first_line(done.stderr or done.stdout))
+    sure(done.returncode == 0, first_line(done.stdout + done.stderr))
     stage.env["FLASHINFER_DISABLE_JIT"] = "1"
     return stage.site / "fitasks_kernels"
 
