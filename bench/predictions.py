@@ -21,6 +21,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -107,7 +108,7 @@ def main() -> int:
     try:
         stage, snapshot = build(root, "page", ("9.0a", "8.0"))
         print(f"built in {time.monotonic() - begin:.0f} s", file=sys.stderr, flush=True)
-        rows = [show(play(name, stage, snapshot, verbose=options.verbose)) for name in options.only]
+        rows = list(play_all(options, stage, snapshot, begin + options.minutes * 60))
     finally:
         if not options.root:
             shutil.rmtree(root, ignore_errors=True)
@@ -135,6 +136,21 @@ def build(root: Path, kernel: str, targets: tuple[str, ...]) -> tuple[Stage, Sna
         raise SystemExit(f"without any change: {said}, {served}\n{stage.told[-1]}")
     places = tuple(stage.root / name for name in ("project", "home", "xdg", "venv", "out"))
     return stage, Snapshot.take(places, root / "saved")
+
+
+def play_all(options: argparse.Namespace, stage: Stage, snapshot: Snapshot, end: float) -> Iterator[Row]:
+    """Each situation that was asked for, until the time is up; a line as soon as a row is known."""
+    for name in options.only:
+        if time.monotonic() > end:
+            print(f"{options.minutes} minutes are over before {name}", file=sys.stderr)
+            return
+        row = play(name, stage, snapshot, verbose=options.verbose)
+        print(
+            f"{row.verdict:8} {line(row)}  ({row.seconds[0]:.1f} s, {row.seconds[1]:.1f} s)",
+            file=sys.stderr,
+            flush=True,
+        )
+        yield row
 
 
 def play(name: str, stage: Stage, snapshot: Snapshot, *, verbose: bool) -> Row:
@@ -169,13 +185,6 @@ def _foreign(served: Served, stage: Stage) -> bool:
     codes = [code.replace("_", "") for code in machine_code_architectures(served.libraries[0])]
     gpus = [f"sm{target.replace('.', '')}" for target in stage.gpu.split()]
     return bool(codes) and not all(any(runs_on(code, gpu) for code in codes) for gpu in gpus)
-
-
-def show(row: Row) -> Row:
-    """A line as soon as it is known."""
-    asked, served = row.seconds
-    print(f"{row.verdict:8} {line(row)}  ({asked:.1f} s, {served:.1f} s)", file=sys.stderr, flush=True)
-    return row
 
 
 def line(row: Row) -> str:
@@ -217,6 +226,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument(
         "--root", type=Path, help="a directory to work in, which is kept: the next run finds the project compiled"
     )
+    parser.add_argument("--minutes", type=float, default=600, help="begin no further situation after this time")
     parser.add_argument("--verbose", action="store_true", help="what doit and the server printed")
     return parser.parse_args()
 
