@@ -133,7 +133,6 @@ def stage(tmp_path_factory: pytest.TempPathFactory) -> tuple[Stage, Snapshot]:
     [
         ("no-ninja-log", "would compile", "compiles"),
         ("library-is-text", "would fail", "failed"),
-        ("jit-disabled", "refused", "refused"),
         ("baseline", "cached", "loaded"),
     ],
 )
