@@ -229,7 +229,8 @@ def flashinfer_cpp_flags_patched(stage: Stage) -> None:
 def flashinfer_on_pythonpath(stage: Stage) -> None:
     """A checkout: no metadata, no build meta, so that it is version 0.0.0+unknown."""
     checkout = stage.root / "checkout"
-    shutil.copytree(stage.flashinfer, checkout / "flashinfer")
+    shutil.copytree(stage.flashinfer, checkout / "flashinfer", ignore=shutil.ignore_patterns("data"))
+    (checkout / "flashinfer/data").symlink_to(stage.flashinfer / "data")
     (checkout / "flashinfer/_build_meta.py").unlink(missing_ok=True)
     shutil.rmtree(checkout / "flashinfer/__pycache__", ignore_errors=True)
     stage.env["PYTHONPATH"] = f"{checkout}{os.pathsep}{stage.env['PYTHONPATH']}"
