@@ -72,6 +72,7 @@ class Row:
     said: Said
     served: Served
     foreign: bool  # loaded, but without machine code for the server's GPU
+    met: bool  # the server meets the conditions that check names: it has the lines of `doit env`
     seconds: tuple[float, float]
 
     @property
@@ -95,8 +96,8 @@ class Row:
         return promised | self.without() if self.said.good else promised
 
     def without(self) -> set[str]:
-        """What check says of a server that doesn't meet its conditions."""
-        text = " ".join(self.said.conditions)
+        """What check says of a server that doesn't meet its conditions, if this is one."""
+        text = "" if self.met else " ".join(self.said.conditions)
         return {kind for word, kind in (("compile", "compiles"), ("fail", "failed")) if word in text}
 
 
@@ -171,7 +172,7 @@ def play(name: str, stage: Stage, snapshot: Snapshot, *, verbose: bool) -> Row:
         here.end()
         if verbose:
             print("\n".join([f"--- {name}", *here.told]), file=sys.stderr, flush=True)
-    return Row(title, said, served, _foreign(served, here), (asked - begin, time.monotonic() - asked))
+    return Row(title, said, served, _foreign(served, here), here.lines, (asked - begin, time.monotonic() - asked))
 
 
 def _foreign(served: Served, stage: Stage) -> bool:

@@ -19,8 +19,8 @@ from predictions_harness import Said, Served, Snapshot, Stage, make_venv, outcom
 from tests.doit_project import Project  # noqa: E402
 
 
-def row(state: str, kind: str, *conditions: str, foreign: bool = False) -> str:
-    return Row("a situation", Said(state, conditions=conditions), Served(kind), foreign, (0, 0)).verdict
+def row(state: str, kind: str, *conditions: str, foreign: bool = False, met: bool = True) -> str:
+    return Row("a situation", Said(state, conditions=conditions), Served(kind), foreign, met, (0, 0)).verdict
 
 
 @pytest.mark.parametrize(
@@ -46,8 +46,10 @@ def test_a_prediction_is_right_where_the_server_does_what_it_said(state: str, ki
 
 
 def test_a_condition_says_what_happens_without_it() -> None:
-    assert row("cached", "compiles", "the server has X (without it it would compile again)") == "right"
-    assert row("cached", "failed", "the server has X (without it it would compile again)") == "WRONG"
+    condition = "the server has X (without it it would compile again)"
+    assert row("cached", "compiles", condition, met=False) == "right"
+    assert row("cached", "failed", condition, met=False) == "WRONG"
+    assert row("cached", "compiles", condition, met=True) == "WRONG"
 
 
 def test_what_is_loaded_and_has_no_code_for_the_gpu_is_no_success() -> None:
