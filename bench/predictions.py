@@ -207,8 +207,8 @@ def report(rows: list[Row], seconds: float) -> str:
     count = {verdict: sum(row.verdict == verdict for row in rows) for verdict in VERDICTS}
     wrong = count["wrong"] + count["WRONG"]
     summary = (
-        f"{len(rows)} situations: {count['right']} right, {count['unknown']} unknown, **{wrong} wrong** "
-        f"({count['WRONG']} of them promised too much), {count['untried']} not brought about."
+        f"{len(rows)} of {len(SITUATIONS)} situations: {count['right']} right, {count['unknown']} unknown, "
+        f"**{wrong} wrong** ({count['WRONG']} of them promised too much), {count['untried']} not brought about."
     )
     made = _MADE.format(
         date=dt.datetime.now(dt.UTC).date().isoformat(),
