@@ -87,7 +87,8 @@ def test_flashinfer_finds_the_modules_of_a_repacked_bundle(
     }
     lines = list(repacked_lines(made))
     assert lines[-1] == f"to install it: {made.python} -m pip install {made.wheel.path}"
-    assert [path.name for path in unplanned.root.iterdir()] == ["kernels.yaml"]
+    left = [path.relative_to(unplanned.root) for path in unplanned.root.rglob("*") if path.is_file()]
+    assert sorted(map(str, left)) == [".fitasks/interpreter.json", "kernels.yaml"], "but what is remembered"
 
 
 def test_its_receipts_are_those_of_the_bundle(here: Coded, packed: Path, unplanned: Session, tmp_path: Path) -> None:
@@ -105,11 +106,12 @@ def test_its_receipts_are_those_of_the_bundle(here: Coded, packed: Path, unplann
 
 
 def test_it_has_the_bytes_of_the_wheel_of_the_machine_that_built_them(
-    here: Coded, packed: Path, unplanned: Session, tmp_path: Path
+    here: Coded, unplanned: Session, tmp_path: Path
 ) -> None:
-    session = here.session
+    session, packed = here.session, tmp_path / "kernels.tar.gz"
     server = find_server(configuration(unplanned.root), unplanned.probe)  # whose FlashInfer has licences
     session._plan = replace(session.plan, server=server)
+    bundle(session, packed)
     ours = build_wheel(session, tmp_path / "ours").path
     theirs = repack(unplanned, packed, tmp_path / "theirs").wheel.path
     assert theirs.name == ours.name
@@ -129,6 +131,7 @@ def test_another_flashinfer_gets_none(here: Coded, unplanned: Session, tmp_path:
     here.workshop.version = "0.7.1"
     here.build()
     bundle(here.session, tmp_path / "other")
+    find_server(configuration(unplanned.root), unplanned.probe)  # its answer is remembered
     before = snapshot(tmp_path)
     with pytest.raises(Refused) as caught:
         repack(unplanned, tmp_path / "other", tmp_path / "dist")
