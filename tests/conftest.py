@@ -13,6 +13,7 @@ import pytest
 from fitasks.build.ninja import Ninja, find_ninja
 from fitasks.build.pool import Pool
 from fitasks.cuda.probe import ProbeMemo
+from tests.cuda.fake_toolkit import Maker, build_library, build_talker
 from tests.workshop import Workshop
 
 
@@ -20,6 +21,12 @@ from tests.workshop import Workshop
 def workshop(tmp_path: Path) -> Workshop:
     probe = ProbeMemo(tmp_path / "probe.json")
     return Workshop(tmp_path, find_ninja(_environment(), probe), Pool(2))
+
+
+@pytest.fixture(scope="session")
+def maker(tmp_path_factory: pytest.TempPathFactory) -> Maker:
+    directory = tmp_path_factory.mktemp("parts")
+    return Maker(build_talker(directory), build_library(directory))
 
 
 @pytest.fixture

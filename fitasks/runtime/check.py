@@ -206,7 +206,7 @@ def _ahead(session: Session, kernel: Kernel, artefact: Path, place: Place, blank
     if loaded.good and is_ours(artefact):
         module = packaged(artefact)
         if damage := altered(artefact, module):
-            return replace(loaded, state="altered", reason=f"{damage}; doit install")
+            return loadable(session, replace(loaded, state="altered", reason=f"{damage}; doit install"))
         loaded = replace(loaded, reason=_another_build(session, _packed_from(session, kernel, artefact), module))
     return loadable(session, loaded)
 

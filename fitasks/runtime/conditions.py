@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fitasks.build import ninja as ninjas
+from fitasks.cuda.survey import Linker, survey
 from fitasks.errors import EnvironmentProblem
 from fitasks.plan.hopper import left_out
 from fitasks.runtime import sm90_switch
@@ -39,7 +40,7 @@ def conditions(session: Session, verdicts: Sequence[Verdict] = ()) -> list[str]:
     if ahead:  # no ninja, no commands
         return [*_home(plan), *_same(plan, in_choices(plan.server)), *_switch(plan), *engine]
     variables = in_commands(plan.server) | in_choices(plan.server)
-    found = [*_toolkit(plan), *_home(plan), *_ninja(session), *_same(plan, variables), *_loader(session)]
+    found = [*_toolkit(session), *_home(plan), *_ninja(session), *_same(plan, variables), *_loader(session)]
     return [*found, *_switch(plan), *engine]
 
 
@@ -92,13 +93,17 @@ def _engine(plan: Plan, *, delivered: bool) -> list[str]:
     return [f"the server has {name}={value} ({without})" for name, value in wanted_without_nvcc(plan.server).items()]
 
 
-def _toolkit(plan: Plan) -> list[str]:
-    found, wanted = _cuda_home(plan.server.env), str(plan.toolkit.home)
-    if found == wanted:
+def _toolkit(session: Session) -> list[str]:
+    """Where FlashInfer would look for a toolkit by itself, and what would come of it."""
+    env, wanted = session.plan.server.env, session.plan.toolkit.home
+    found = Path(_cuda_home(env))
+    if str(found) == str(wanted):
         return []
     without = f"without it FlashInfer would find {found} and compile again"
-    if not Path(found).exists():
+    if not found.exists():
         without = f"without it FlashInfer would look for {found}, which isn't there, and fail"
+    elif not (surveyed := survey(found, (), Linker(env, session.probe))).complete:
+        without = f"without it FlashInfer would find {found} and fail: it lacks {surveyed.holes[0]}"
     return [f"the server has CUDA_HOME={wanted} ({without}); `doit env` prints the lines"]
 
 

@@ -21,17 +21,19 @@ if TYPE_CHECKING:
     from fitasks.runtime.check import Verdict
     from fitasks.session import Session
 
+_LOADED = {"ahead-of-time", "cached", "outdated", "altered"}  # what a server loads, right or not
 _CUDA = ("libcu", "libnv")  # begin the names of what a CUDA build of torch brings
 
 
 def loadable(session: Session, verdict: Verdict) -> Verdict:
-    """The same verdict on a library that is there, unless the loader would refuse it, or nobody can say."""
-    if not verdict.good:
+    """The same verdict on a library that a server would load, unless the loader would refuse it, or nobody can say."""
+    if verdict.state not in _LOADED:
         return verdict
     refused = refused_by(session, Path(verdict.library))
     if refused is None:
         return verdict
-    return replace(verdict, state="would fail" if refused.certain else "unknown", reason=refused.sentence)
+    reason = refused.sentence if verdict.good else f"{refused.sentence}; {verdict.reason}"
+    return replace(verdict, state="would fail" if refused.certain else "unknown", reason=reason)
 
 
 def refused_by(session: Session, library: Path) -> Refusal | None:

@@ -11,16 +11,10 @@ from pathlib import Path
 
 import pytest
 from elftools.elf.elffile import ELFFile
-from fake_toolkit import Maker, build_library, build_talker, put
+from fake_toolkit import Maker, put
 
 from fitasks.cuda.assemble import MARKER, assemble, assembled_root, is_whole
 from fitasks.errors import EnvironmentProblem
-
-
-@pytest.fixture(scope="session")
-def maker(tmp_path_factory: pytest.TempPathFactory) -> Maker:
-    directory = tmp_path_factory.mktemp("parts")
-    return Maker(build_talker(directory), build_library(directory))
 
 
 @pytest.fixture

@@ -23,6 +23,7 @@ from fitasks.runtime.conditions import conditions
 from fitasks.runtime.place import place_of
 from fitasks.runtime.sm90_switch import install
 from fitasks.ui.show import exports
+from tests.cuda.fake_toolkit import Maker
 from tests.workshop import Workshop
 
 if TYPE_CHECKING:
@@ -170,13 +171,16 @@ def test_a_kernel_compiled_where_the_server_never_looks(
 
 
 @pytest.mark.usefixtures("own_ninja")
-def test_what_a_prediction_takes_for_granted(workshop: Workshop) -> None:
+def test_what_a_prediction_takes_for_granted(maker: Maker, workshop: Workshop) -> None:
     home, other = workshop.root / "cuda", workshop.root / "other"
     assert conditions(session(workshop, CUDA_HOME=str(home))) == []
     (told,) = conditions(session(workshop, CUDA_HOME=str(other)))
     without = f"without it FlashInfer would look for {other}, which isn't there, and fail"
     assert told == f"the server has CUDA_HOME={home} ({without}); `doit env` prints the lines"
     other.mkdir()
+    (told,) = conditions(session(workshop, CUDA_HOME=str(other)))
+    assert f"without it FlashInfer would find {other} and fail: it lacks bin/nvcc (nvcc)" in told
+    maker.installed(other)
     (told,) = conditions(session(workshop, CUDA_HOME=str(other)))
     without = f"without it FlashInfer would find {other} and compile again"
     assert told == f"the server has CUDA_HOME={home} ({without}); `doit env` prints the lines"

@@ -18,18 +18,12 @@ from fitasks.runtime.doctor import caches, machine, packages, toolkits, trial
 from fitasks.runtime.doctor.finding import Finding
 from fitasks.runtime.place import Place
 from fitasks.runtime.sm90_switch import install
-from tests.cuda.fake_toolkit import SAYS, Maker, build_library, build_talker, install_program, put
+from tests.cuda.fake_toolkit import SAYS, Maker, install_program, put
 from tests.doit_project import Project
 from tests.runtime.test_place import mounted
 
 PIP = "pip install 'cuda-toolkit[nvcc,nvvm,crt,cudart,cccl,cublas,curand,nvrtc]==13.0.*'"
 HEADERS = tuple(sorted(toolkits.HEADERS))
-
-
-@pytest.fixture(scope="session")
-def maker(tmp_path_factory: pytest.TempPathFactory) -> Maker:
-    directory = tmp_path_factory.mktemp("parts")
-    return Maker(build_talker(directory), build_library(directory))
 
 
 @pytest.fixture

@@ -21,7 +21,7 @@ from fitasks.cuda.audit import refusal
 from fitasks.cuda.loader import Answer, Found, Loader, Needs
 from fitasks.cuda.toolkit import Toolkit
 from fitasks.plan.server import Server
-from fitasks.runtime.check import Verdict
+from fitasks.runtime.check import State, Verdict
 from fitasks.runtime.loadable import loadable, provisos
 
 pytest.importorskip("tvm_ffi")
@@ -61,9 +61,8 @@ class World:
     said: dict[str, str]
     session: Any
 
-    def predicted(self, name: str) -> Verdict:
-        verdict = Verdict(name, name, "9.0a", "cached", library=str(self.kernels[name]))
-        return loadable(self.session, verdict)
+    def predicted(self, name: str, state: State = "cached", reason: str = "") -> Verdict:
+        return loadable(self.session, Verdict(name, name, "9.0a", state, reason, str(self.kernels[name])))
 
 
 def session(root: Path, kernels: list[Path], **variables: str) -> Any:
@@ -191,6 +190,17 @@ def test_what_is_refused_is_named(world: World, name: str) -> None:
     known = {key.partition(".")[0].replace("+", "x"): found.path for key, found in answer.libraries.items()}
     said = REFUSED[name].format(process=answer.process, python=sys.executable, **known)
     assert (verdict.state, verdict.reason[: len(said)]) == ("would fail", said)
+
+
+def test_what_is_loaded_though_it_is_not_what_was_built_is_asked_of_too(world: World) -> None:
+    """Its contents are one thing, and what the loader makes of it another."""
+    refused = next(name for name, said in world.said.items() if said)
+    taken = next(name for name, said in world.said.items() if not said)
+    for state in ("outdated", "altered"):
+        assert world.predicted(taken, state, "changed").state == state
+        found = world.predicted(refused, state, "changed")
+        assert found.state == "would fail"
+        assert found.reason.endswith("; changed")
 
 
 def test_one_process_is_asked_for_all_and_its_answer_is_kept(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
