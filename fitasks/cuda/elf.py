@@ -168,13 +168,18 @@ def _version_names(elf: Any) -> dict[int, str]:
 def machine_code_architectures(path: Path) -> tuple[str, ...]:
     """The GPU architectures in a library's fatbinaries: "sm_90a", and "ptx_90a" for PTX.
 
-    Read from the entries' plain headers (payloads are compressed). () where the library has no code for GPUs.
+    Read from the entries' plain headers (payloads are compressed). () where the library has no code for GPUs, or no
+    table of sections that tells where it is, which the loader does without.
     """
+    from elftools.common.exceptions import ELFError
     from elftools.elf.elffile import ELFFile
 
     with path.open("rb") as stream:
-        section = ELFFile(stream).get_section_by_name(".nv_fatbin")
-        data = section.data() if section else b""
+        try:
+            section = ELFFile(stream).get_section_by_name(".nv_fatbin")
+            data = section.data() if section else b""
+        except ELFError:
+            return ()
     return tuple(sorted(set(_architectures(data))))
 
 

@@ -59,6 +59,13 @@ def test_every_truncation_is_noticed(library: Path, tmp_path: Path) -> None:
         assert is_shared_object(part), length
 
 
+def test_machine_code_of_a_library_without_its_end(library: Path, tmp_path: Path) -> None:
+    """Its table of sections is gone, by which the code is found."""
+    part = tmp_path / "part.so"
+    part.write_bytes(library.read_bytes()[:-200])
+    assert machine_code_architectures(part) == ()
+
+
 @pytest.mark.parametrize(
     ("content", "said"),
     [(b"", "is no shared object"), (b"hello\n" * 99, "is no shared object"), (b"\x7fELF", "is no shared object")],

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import os
-from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from fitasks import environment
 from fitasks.cuda import toolkit as toolkit_module
-from fitasks.cuda.probe import ProbeMemo
 from fitasks.errors import EnvironmentProblem
 from fitasks.plan.server import Server
 from fitasks.runtime.doctor import trial
 from fitasks.runtime.doctor.examine import examine
+from fitasks.session import Session
 from tests.cuda.fake_toolkit import put
 
 if TYPE_CHECKING:
@@ -51,9 +50,7 @@ def _without_our_interpreter(serving: Any, _python: Path, environ: dict[str, str
 
 def table(machine: Path) -> list[Finding]:
     """As `doit doctor` on this host; every section must be there."""
-    problem = EnvironmentProblem("no plan here")
-    session: Any = SimpleNamespace(root=machine, probe=ProbeMemo(machine / "memo"), problem=problem)
-    findings = examine(session)
+    findings = examine(Session(machine, EnvironmentProblem("no plan here")))
     assert list(dict.fromkeys(one.section for one in findings if one.section != "plan")) == SECTIONS
     return findings
 
@@ -126,8 +123,8 @@ def test_a_directory_of_packages_that_cannot_be_read(machine: Path, monkeypatch:
     [
         (None, "is not an executable file"),
         ("#!/nowhere/interpreter\n", "No such file or directory"),
-        ("#!/bin/sh\necho hello\n", "does not answer as a Python interpreter"),
-        ("#!/bin/sh\necho broken >&2; exit 3\n", "exit status 3: broken"),
+        ("#!/bin/sh\necho hello\n", "ended without saying where it looks for packages:\n  hello"),
+        ("#!/bin/sh\necho broken >&2; exit 3\n", "ended without saying where it looks for packages:\n  broken"),
     ],
 )
 def test_no_serving_interpreter(machine: Path, text: str | None, told: str) -> None:

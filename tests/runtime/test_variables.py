@@ -131,7 +131,8 @@ def session(workshop: Workshop, server: Server, **changes: Any) -> Any:
     plan = replace(plan, server=with_env(server, **env), facts=facts, **changes)
     probe = ProbeMemo(workshop.root / "probe.json")
     runtime = SimpleNamespace(loaded=None)
-    return SimpleNamespace(plan=plan, problem=None, ninja=workshop.ninja, runtime=runtime, probe=probe)
+    loader = SimpleNamespace(without_driver=frozenset())
+    return SimpleNamespace(plan=plan, problem=None, ninja=workshop.ninja, runtime=runtime, loader=loader, probe=probe)
 
 
 @pytest.fixture
