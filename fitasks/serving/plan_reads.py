@@ -6,7 +6,7 @@ too. For the standard library the interpreter's own file stands. What other proc
 looks at without opening it, isn't noted.
 """
 
-# ruff: noqa: PTH100, PTH112, PTH117 -- thousands of paths
+# ruff: noqa: PTH100, PTH110, PTH113, PTH117 -- thousands of paths
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ import sysconfig
 from pathlib import Path
 from typing import Any
 
-_KERNEL = ("/proc/", "/sys/", "/dev/")
+_KERNEL = ("/proc/", "/sys/")
 _HOOK = ".__path_hook__"  # entry of sys.path that setuptools makes for an editable installation, and no path
 
 
@@ -50,7 +50,7 @@ class Reads:
         """What was read: {"files": [...], "looked": [[directories, names], ...]}, except below `without`."""
         outside = (*_KERNEL, *(f"{os.path.abspath(path)}/" for path in without))
         read = {_source(path) for path in self._read - self._written} | set(_modules()) | _start_up()
-        files = [path for path in read if not path.startswith(outside) and not os.path.isdir(path)]
+        files = [path for path in read if not path.startswith(outside) and _is_content(path)]
         files = [path for path in files if not in_standard_library(path) and not path.endswith(_HOOK)]
         return {"files": sorted({*files, os.path.realpath(sys.executable)}), "looked": self._looked()}
 
@@ -83,6 +83,11 @@ def in_standard_library(path: str) -> bool:
     """Whether it comes with the interpreter: site-packages may be a directory among the standard library's."""
     own = {f"{sysconfig.get_path(name)}/" for name in ("stdlib", "platstdlib")}
     return f"{path}/".startswith(tuple(own)) and not {"site-packages", "dist-packages"} & set(path.split("/"))
+
+
+def _is_content(path: str) -> bool:
+    """Whether it is a file, one in /dev/shm as well, or isn't there: no device, pipe or directory."""
+    return os.path.isfile(path) or not os.path.exists(path)
 
 
 def _counts(place: str) -> bool:

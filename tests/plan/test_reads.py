@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -199,3 +200,15 @@ def test_a_damaged_memo_holds_nothing(record: object) -> None:
 def test_the_interpreters_own_library_is_left_out(reads: Reads) -> None:
     assert not [directory for directory in reads.files if directory.startswith(str(Path(json.__file__).parent))]
     assert os.path.realpath(sys.executable) in {f"{at}/{name}" for at, names in reads.files.items() for name in names}
+
+
+@pytest.mark.skipif(not os.access("/dev/shm", os.W_OK), reason="no /dev/shm here")
+def test_files_in_memory_are_files_and_devices_are_none(place: Place) -> None:
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as directory:
+        (inside := Path(directory, "kernels.cfg")).write_text("x\n")
+        script = SCRIPT.replace("import kernels", f"open({str(inside)!r}).read(); open('/dev/null').read()")
+        command = [sys.executable, "-c", script, str(place.root / "shm.json")]
+        subprocess.run(command, check=True, cwd=place.root)
+    files = json.loads((place.root / "shm.json").read_text())["files"]
+    assert str(inside) in files
+    assert "/dev/null" not in files
