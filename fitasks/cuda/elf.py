@@ -73,6 +73,23 @@ def is_shared_object(path: Path) -> str:
         return f"{path} is no shared object: {error or 'damaged'}"
 
 
+def has_segments(path: Path) -> bool:
+    """Whether a damaged file has all that the dynamic loader maps: it does without the table of sections at the end."""
+    from elftools.common.exceptions import ELFError
+    from elftools.elf.elffile import ELFFile
+
+    try:
+        with path.open("rb") as stream:
+            elf: Any = ELFFile(stream)
+            return elf["e_type"] == "ET_DYN" and _end_of_segments(elf) <= path.stat().st_size
+    except (OSError, ELFError, ValueError, KeyError, struct.error, AssertionError, UnicodeDecodeError):
+        return False
+
+
+def _end_of_segments(elf: Any) -> int:
+    return max((segment["p_offset"] + segment["p_filesz"] for segment in elf.iter_segments()), default=0)
+
+
 def _problem(elf: Any, path: Path) -> str:
     expected = _MACHINES.get(platform.machine(), elf["e_machine"])
     size = path.stat().st_size
@@ -80,10 +97,7 @@ def _problem(elf: Any, path: Path) -> str:
         return f"{path} is no 64-bit shared object ({elf['e_type']}, {elf.elfclass} bits)"
     if elf["e_machine"] != expected:
         return f"{path} is for {elf['e_machine']}, this machine is {expected}"
-    end = max(
-        [segment["p_offset"] + segment["p_filesz"] for segment in elf.iter_segments()]
-        + [elf["e_shoff"] + elf["e_shnum"] * elf["e_shentsize"]]
-    )
+    end = max(_end_of_segments(elf), elf["e_shoff"] + elf["e_shnum"] * elf["e_shentsize"])
     if end > size:
         return f"{path} is truncated: {size} bytes of {end}"
     if elf.get_section_by_name(".dynamic") is None:

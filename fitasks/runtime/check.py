@@ -17,7 +17,7 @@ from fitasks.build import ninja as ninjas
 from fitasks.build import receipt as receipts
 from fitasks.cuda.architecture import single
 from fitasks.cuda.capability import nvcc_flags, nvcc_of, refusal
-from fitasks.cuda.elf import is_shared_object
+from fitasks.cuda.elf import has_segments, is_shared_object
 from fitasks.files import sha256_file
 from fitasks.runtime.ahead import served, wanted
 from fitasks.runtime.loadable import loadable
@@ -186,7 +186,8 @@ def _loaded(verdict: Verdict, library: Path, place: Place) -> Verdict:
     if barred := place.mapping(library):
         return _barred(verdict, barred)
     if problem := is_shared_object(library):
-        return replace(verdict, state="would fail", reason="; ".join(filter(None, [problem, verdict.reason])))
+        state: State = "unknown" if has_segments(library) else "would fail"
+        return replace(verdict, state=state, reason="; ".join(filter(None, [problem, verdict.reason])))
     return replace(verdict, bytes=library.stat().st_size)
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import ctypes.util
 import struct
 import subprocess
 from pathlib import Path
 
 import pytest
 
-from fitasks.cuda.elf import exported, inspect_library, is_shared_object, machine_code_architectures
+from fitasks.cuda.elf import exported, has_segments, inspect_library, is_shared_object, machine_code_architectures
 from fitasks.errors import EnvironmentProblem
 
 
@@ -45,8 +46,6 @@ def test_a_whole_library_says_what_it_needs(library: Path) -> None:
 
 
 def test_symbols_carry_their_versions() -> None:
-    import ctypes.util
-
     libc = next(Path("/lib").rglob("libc.so.6"), None) or Path(ctypes.util.find_library("c") or "")
     assert any(symbol.name == "malloc" and symbol.version.startswith("GLIBC_") for symbol in exported(libc))
 
@@ -64,6 +63,11 @@ def test_machine_code_of_a_library_without_its_end(library: Path, tmp_path: Path
     part = tmp_path / "part.so"
     part.write_bytes(library.read_bytes()[:-200])
     assert machine_code_architectures(part) == ()
+    with pytest.raises(OSError, match="undefined symbol"):  # the loader does without: it is beyond the mapping
+        ctypes.CDLL(str(part))
+    assert has_segments(part)
+    part.write_bytes(library.read_bytes()[:2000])
+    assert not has_segments(part)
 
 
 @pytest.mark.parametrize(
