@@ -137,6 +137,10 @@ class Project:
         log.unlink(missing_ok=True)
         return count
 
+    def files(self) -> int:
+        """How many files the compiled kernels have: versions of FlashInfer differ in that."""
+        return len(list(self.cached_ops.glob("*/*.o")))
+
     def most_at_once(self) -> int:
         """The most compilers that ran at the same time since the last `calls()`."""
         running = most = 0
