@@ -158,7 +158,7 @@ class Project:
         (self.tools / "hold").touch()
         return self.tools / "hold"
 
-    def wait_for_call(self, seconds: float = 30) -> None:
+    def wait_for_call(self, seconds: float = 120) -> None:
         """Until a compiler has been started."""
         deadline = time.monotonic() + seconds
         while not (self.tools / "calls").exists():
