@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import re
 import struct
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -21,6 +22,8 @@ _PTX = 1
 _ENTRY_OF_SYMBOL = struct.Struct("<IBBHQQ")  # Elf64_Sym, little-endian as all machines that CUDA runs on
 _UNDEFINED, _WEAK = 0, 2  # SHN_UNDEF, STB_WEAK
 _VERSION_WEAK = 2  # VER_FLG_WEAK
+_BIND_NOW, _NOW = 8, 1  # DF_BIND_NOW, DF_1_NOW
+_OWN = re.compile(r"_ZN[KV]*10flashinfer")  # a function in FlashInfer's namespace
 _PATHS = {"DT_RPATH": "rpath", "DT_RUNPATH": "runpath"}
 # Bits of the flags that follow an entry's architecture by twelve bytes. Seen in what nvcc 13.0 writes for sm_90a,
 # sm_100a, sm_100f and sm_120f, and absent for sm_90 and sm_100; a toolkit that doesn't write them reads as before.
@@ -42,9 +45,10 @@ class Symbol:
 class Library:
     """The dynamic section of a shared object.
 
-    `required` are the undefined symbols without which the dynamic loader refuses it: not the weak ones. `versions` are
-    those that it refuses a library for which lacks them, as (library, version), symbol or none. `runpath` is where
-    the loader looks for `needed`, with $ORIGIN as written.
+    `required` are the undefined symbols that a server's process must have: not the weak ones, nor what FlashInfer
+    itself declares and makes nowhere (`_never_called`). `versions` are those that the loader refuses a library for
+    which lacks them, as (library, version), symbol or none. `runpath` is where the loader looks for `needed`, with
+    $ORIGIN as written.
     """
 
     path: Path
@@ -121,9 +125,26 @@ def inspect_library(path: Path) -> Library:
         said = [getattr(tag, _PATHS[tag.entry.d_tag]) for tag in dynamic if tag.entry.d_tag in _PATHS]
         undefined = [(symbol, weak) for symbol, defined, weak in _symbols(elf) if not defined]
         versions = tuple(_version_needs(elf))
-    required = tuple(symbol for symbol, weak in undefined if not weak)
+        own = _never_called(elf, dynamic)
+    required = tuple(symbol for symbol, weak in undefined if not weak and symbol.name not in own)
     runpath = tuple(entry for text in said for entry in text.split(":") if entry)
     return Library(path, soname, needed, tuple(symbol for symbol, _ in undefined), required, versions, runpath)
+
+
+def _never_called(elf: Any, dynamic: list[Any]) -> set[str]:
+    """FlashInfer's own functions that the loader would bind at their first call.
+
+    Its dispatch names more instances of a template than its sources make (fa2 prefill of 0.7.4: eight). No library has
+    them, a server never calls them, and the loader, which binds late, never asks.
+    """
+    flags = {tag.entry.d_tag: tag.entry.d_val for tag in dynamic}
+    now = "DT_BIND_NOW" in flags or flags.get("DT_FLAGS", 0) & _BIND_NOW or flags.get("DT_FLAGS_1", 0) & _NOW
+    section = elf.get_section_by_name(".rela.plt")
+    if now or section is None:
+        return set()
+    symbols = elf.get_section(section["sh_link"])
+    names = {symbols.get_symbol(entry["r_info_sym"]).name for entry in section.iter_relocations()}
+    return {name for name in names if _OWN.match(name)}
 
 
 def exported(path: Path) -> frozenset[Symbol]:

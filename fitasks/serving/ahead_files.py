@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 WHEEL = "fitasks_kernels"
 _DRIVER = "libcuda.so.1"
+_OWN = re.compile(r": undefined symbol: _ZN[KV]*10flashinfer")
 
 
 class UnusableError(Exception):
@@ -73,11 +74,15 @@ def load(libraries: Sequence[Path]) -> dict[Path, str]:
 
 
 def _refused(library: str, said: dict[str, Any]) -> str:
-    """Why it can't be loaded, every symbol bound; "" if it can. Of one that lacks the driver, what else it lacks."""
+    """Why it can't be loaded, every symbol bound; "" if it can.
+
+    Of one that lacks the driver, what else it lacks; so, too, of one that lacks a function of FlashInfer's own, which
+    its dispatch names and no source makes: late binding never asks for it.
+    """
     try:
         ctypes.CDLL(library, os.RTLD_NOW | os.RTLD_LOCAL)  # tvm_ffi binds late: the process would die at a call
     except OSError as error:
-        if not str(error).startswith(f"{_DRIVER}: "):
+        if not str(error).startswith(f"{_DRIVER}: ") and not _OWN.search(str(error)):
             return f"can't be loaded: {error}"
         needed = [name for name in said.get("needed", ()) if name != _DRIVER]
         return next(filter(None, (_refused(name, {}) for name in needed)), "") or _unbound(needed, said)

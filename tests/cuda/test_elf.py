@@ -58,6 +58,29 @@ def test_every_truncation_is_noticed(library: Path, tmp_path: Path) -> None:
         assert is_shared_object(part), length
 
 
+@pytest.mark.parametrize(
+    ("declared", "words", "required"),
+    [
+        ("int missing(int);", [], set()),
+        ("struct T { int missing(int) const; };", [], set()),
+        ("int missing(int);", ["-Wl,-z,now"], {"_ZN10flashinfer7missingEi"}),
+        ("int missing(int); extern int variable;", [], {"_ZN10flashinfer8variableE"}),
+    ],
+    ids=["a function", "a member", "bound at once", "a variable"],
+)
+def test_functions_that_flashinfer_makes_nowhere(
+    tmp_path: Path, declared: str, words: list[str], required: set[str]
+) -> None:
+    """Its dispatch names them; a loader that binds late never asks for one that isn't called."""
+    call = "((flashinfer::T*)nullptr)->missing(x)" if "struct" in declared else "flashinfer::missing(x)"
+    value = "flashinfer::variable" if "variable" in declared else "0"
+    source = f'namespace flashinfer {{ {declared} }} extern "C" int run(int x) {{ return x ? {call} : {value}; }}'
+    command = ["c++", "-x", "c++", "-", "-shared", "-fPIC", "-nodefaultlibs", *words, "-o", str(tmp_path / "x.so")]
+    subprocess.run(command, input=source.encode(), check=True)
+    found = {symbol.name for symbol in inspect_library(tmp_path / "x.so").required}
+    assert {name for name in found if "flashinfer" in name} == required
+
+
 def test_machine_code_of_a_library_without_its_end(library: Path, tmp_path: Path) -> None:
     """Its table of sections is gone, by which the code is found."""
     part = tmp_path / "part.so"

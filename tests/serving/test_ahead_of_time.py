@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+ROOT = Path(__file__).parents[2]
+
 SCRIPT = Path(__file__).parents[2] / "fitasks" / "serving" / "ahead_of_time.py"
 
 TORCH = """\
@@ -351,3 +353,20 @@ def test_the_installed_flashinfer_itself(tmp_path: Path) -> None:
             f"FlashInfer {version('flashinfer-python')} would not load 2 of 2 module(s)",
         ],
     )
+
+
+@pytest.mark.parametrize(
+    ("name", "refused"), [("_ZN10flashinfer7missingEi", ""), ("TVMFFINew", "undefined symbol: TVMFFINew")]
+)
+def test_a_function_of_flashinfers_own_that_no_source_makes(tmp_path: Path, name: str, refused: str) -> None:
+    """A server, which binds late, never asks for it."""
+    source = f"int {name}(int); int run(int x) {{ return x ? {name}(x) : 0; }}"
+    command = ["cc", "-x", "c", "-", "-shared", "-fPIC", "-nodefaultlibs", "-o", str(tmp_path / "x.so")]
+    subprocess.run(command, input=source.encode(), check=True)
+    script = (
+        "import sys; sys.path.insert(0, sys.argv[1]); import ahead_files; print(ahead_files._refused(sys.argv[2], {}))"
+    )
+    command = [sys.executable, "-c", script, str(ROOT / "fitasks" / "serving"), str(tmp_path / "x.so")]
+    said = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    assert said.endswith(refused)
+    assert bool(said) == bool(refused)
