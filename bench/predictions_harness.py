@@ -365,6 +365,8 @@ class Snapshot:
     def put_back(self, path: Path) -> None:
         original = self.original(path)
         if original.is_dir() and not original.is_symlink():
+            if path.is_symlink():
+                path.unlink()
             path.mkdir(exist_ok=True)
             return
         path.unlink(missing_ok=True)

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
 # Of plan.json: raised whenever its meaning changes; a changed shape is noticed by itself.
 VERSION = [
-    2,
+    3,
     *(
         field.name
         for record in (Kernel, Artefact, Config, Serving, KernelConfig, ModelRequest)
@@ -104,6 +104,7 @@ def make_plan(root: Path, *, file: str = "kernels.yaml") -> Plan:
         cache, choice = _plan_anew(config, targets, server, cache.get("needs", ()), probe)
         key = _key(digest, targets, server, choice.toolkit) | derived
         cache |= {"key": key, "config": asdict(written), "overruled": overruled(cache["kernels"])}
+        cache["resolved"] = resolved(cache["facts"])
     elif reads.renewed:
         cache["reads"] = reads.as_record()
     if not reads or reads.renewed:
@@ -118,7 +119,15 @@ def _reads(cache: dict[str, Any], key: dict[str, Any]) -> Reads | None:
     """What the remembered plan rests on; None where that plan no longer holds."""
     if cache.get("key") != key or not overruled(cache["kernels"]).items() <= cache["overruled"].items():
         return None
+    if cache["resolved"] != resolved(cache["facts"]):
+        return None
     return Reads.holding(cache["reads"])
+
+
+def resolved(facts: Mapping[str, Mapping[str, str]]) -> dict[str, str]:
+    """Where the directories of the answers really lie: FlashInfer writes sources without links into build.ninja."""
+    paths = {path for answer in facts.values() for path in answer.values() if path.startswith("/")}
+    return {path: os.path.realpath(path) for path in sorted(paths)}
 
 
 def effective(written: Config, targets: tuple[str, ...]) -> Config:
