@@ -125,7 +125,8 @@ def inspect_library(path: Path) -> Library:
         said = [getattr(tag, _PATHS[tag.entry.d_tag]) for tag in dynamic if tag.entry.d_tag in _PATHS]
         undefined = [(symbol, weak) for symbol, defined, weak in _symbols(elf) if not defined]
         versions = tuple(_version_needs(elf))
-        own = _never_called(elf, dynamic)
+        named = any(_OWN.match(symbol.name) for symbol, _ in undefined)
+        own = _never_called(elf, dynamic) if named else set()  # relocations are slow to read
     required = tuple(symbol for symbol, weak in undefined if not weak and symbol.name not in own)
     runpath = tuple(entry for text in said for entry in text.split(":") if entry)
     return Library(path, soname, needed, tuple(symbol for symbol, _ in undefined), required, versions, runpath)
