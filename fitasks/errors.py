@@ -34,6 +34,10 @@ class EnvironmentProblem(FitasksError):
     """The toolkit, the serving interpreter or the file system does not allow the work."""
 
 
+class NoCompiler(EnvironmentProblem):
+    """There is no host compiler: nothing can be compiled, and what is compiled can be loaded all the same."""
+
+
 class KernelFailure(FitasksError):
     """One kernel failed to compile or to check; the others go on.
 

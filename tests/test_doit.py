@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 from pathlib import Path
 
@@ -224,6 +225,41 @@ def test_check_predicts_and_counts(project: Project, tmp_path: Path) -> None:
     project.library("page").unlink()
     assert "Found 2 compiled kernel(s) of 3" in project.doit("check", status=1)
     assert "refused" in project.doit("check", status=1, FLASHINFER_DISABLE_JIT="1")
+
+
+@pytest.fixture
+def no_compiler(project: Project, tmp_path: Path) -> dict[str, str]:
+    """An environment with all that PATH has but a host compiler."""
+    for directory in map(Path, reversed(project.env["PATH"].split(os.pathsep))):
+        for file in directory.iterdir() if directory.is_dir() else ():
+            if not re.fullmatch(r"(\S+-)?(c\+\+|g\+\+|gcc|cc)(-\d+)?", file.name):
+                (tmp_path / file.name).unlink(missing_ok=True)
+                (tmp_path / file.name).symlink_to(file)
+    return {"PATH": str(tmp_path)}
+
+
+def test_what_is_compiled_needs_no_host_compiler(project: Project, no_compiler: dict[str, str]) -> None:
+    assert "Found 3 compiled kernel(s) of 3" in project.doit("check", **no_compiler)
+    assert project.doit("env", **no_compiler).startswith("export CUDA_HOME=")
+    assert project.doit(**no_compiler).endswith("3 kernels: 3 audited\n")  # the stamp names the compiler
+    assert project.calls() == 0
+
+
+def test_what_is_to_be_compiled_does(project: Project, no_compiler: dict[str, str]) -> None:
+    project.library("page").unlink()
+    shutil.rmtree(project.root.parent / "xdg" / "fitasks" / "store")  # adopting needs none
+    said = " ".join(project.doit("check", status=1, **no_compiler).split())
+    assert "Found 2 compiled kernel(s) of 3" in said
+    assert "page would fail page.so is missing" not in said
+    assert "page would fail no host compiler: c++ is not on PATH" in said
+    assert "no host compiler: c++ is not on PATH" in project.doit("kernel:page", status=1, **no_compiler)
+    assert project.calls() == 0
+
+
+def test_a_plan_that_names_another_toolkit_needs_one(project: Project, no_compiler: dict[str, str]) -> None:
+    """Only a linker can tell what else it would find."""
+    out = project.doit("check", status=2, **no_compiler, CUDA_HOME=str(project.tools))
+    assert "no host compiler: c++ is not on PATH" in out
 
 
 def test_env_prints_lines_for_a_shell(project: Project) -> None:

@@ -21,6 +21,7 @@ from fitasks.build.lock import module_lock
 from fitasks.build.noplace import no_place
 from fitasks.build.outcome import check, receipt_of, utc
 from fitasks.build.reasons import Reason, judgement
+from fitasks.cuda.survey import host_compiler
 from fitasks.errors import FitasksError, KernelFailure
 from fitasks.plan import planner
 from fitasks.processes import sessions
@@ -138,6 +139,7 @@ class Builder:
 
     def _compile(self, kernel: Kernel, judge: Judge, judged: Judgement) -> Done:
         """Twice if inputs were edited meanwhile, so that what is recorded is what was compiled."""
+        host_compiler(self.runner.plan.server.env)  # before anything that is there is touched
         damaged = judged.damaged
         for _ in range(2):
             began_ns = begun.begin(kernel, judge, self.runner.ninja, damaged)

@@ -9,8 +9,8 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
-from fitasks.cuda.survey import Linker
-from fitasks.errors import EnvironmentProblem
+from fitasks.cuda.survey import host_compiler
+from fitasks.errors import NoCompiler
 from fitasks.files import forgotten, write_if_changed
 
 if TYPE_CHECKING:
@@ -25,8 +25,16 @@ NAME = "cudart.stamp"
 
 
 def toolchain(plan: Plan, probe: ProbeMemo) -> dict[str, str]:
-    """The tools whose version decides what a compile makes: they are part of every fingerprint."""
-    return {"nvcc": plan.toolkit.build, "c++": _host_compiler(plan, probe)}
+    """The tools whose version decides what a compile makes: they are part of every fingerprint.
+
+    Without a host compiler nothing is compiled, and what it made before is no other than it was: it isn't named.
+    """
+    tools = {"nvcc": plan.toolkit.build}
+    try:
+        compiler = host_compiler(plan.server.env)
+    except NoCompiler:
+        return tools
+    return tools | {"c++": probe.output(compiler, "--version").partition("\n")[0]}
 
 
 def write_stamp(plan: Plan, ninja: Ninja, tools: dict[str, str], runtime: Runtime) -> tuple[Path, str]:
@@ -45,7 +53,7 @@ def write_stamp(plan: Plan, ninja: Ninja, tools: dict[str, str], runtime: Runtim
         "flashinfer": server.version("flashinfer-python"),
         "tvm-ffi": server.version("apache-tvm-ffi"),
         "torch": server.version("torch"),
-        "c++": tools["c++"],
+        "c++": tools.get("c++", "not found"),
         "ninja": {"executable": str(ninja.executable), "version": ninja.version},
         "python": str(server.python),
     }
@@ -65,12 +73,3 @@ def _library(cudart: Cudart | None) -> dict[str, str]:
         return {}
     named = {"path": cudart.path, "version": cudart.version, "sha256": cudart.sha256, "problem": cudart.problem}
     return {name: value for name, value in named.items() if value}
-
-
-def _host_compiler(plan: Plan, probe: ProbeMemo) -> str:
-    """What the compiler of CXX, without its launcher, says of its version."""
-    try:
-        compiler = Linker(plan.server.env, probe).compiler()
-    except EnvironmentProblem:
-        return f"{plan.server.env.get('CXX', 'c++')} not found"
-    return probe.output(compiler, "--version").partition("\n")[0]

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterable
 
 _GENCODE = re.compile(r"-gencode[= ]arch=\w+,code=\[?([\w,]+)")
-_ONE = re.compile(r"(sm|compute)_?(\d{1,2})(\d)([af]?)")
+_ONE = re.compile(r"(sm|compute|ptx)_?(\d{1,2})(\d)([af]?)")
 
 
 def single(arch: str) -> tuple[str, ...]:
@@ -24,7 +24,7 @@ def declared(ninja: str) -> tuple[str, ...]:
 
 
 def runs_on(code: str, gpu: str) -> bool:
-    """Return whether `code` ("sm_90a", "compute_80": PTX, which the driver compiles) runs on `gpu` ("sm90a").
+    """Return whether `code` ("sm_90a"; "compute_80", "ptx_80": PTX, which the driver compiles) runs on `gpu` ("sm90a").
 
     CUDA's rules (nvcc's manual, "Architecture-specific and family-specific features"): what ends in "a" is for that
     very GPU, machine code and what ends in "f" for GPUs of the same major number that aren't older, other PTX for
@@ -34,7 +34,7 @@ def runs_on(code: str, gpu: str) -> bool:
     _, gpu_major, gpu_minor, _ = _parts(gpu)
     if suffix == "a":
         return (major, minor) == (gpu_major, gpu_minor)
-    if kind == "compute" and not suffix:
+    if kind != "sm" and not suffix:
         return (major, minor) <= (gpu_major, gpu_minor)
     return major == gpu_major and minor <= gpu_minor
 
@@ -47,6 +47,11 @@ def fitting(ninja: str, gpus: Iterable[str]) -> tuple[str, ...]:
     codes = declared(ninja)
     if not all(map(_ONE.fullmatch, codes)):
         return tuple(gpus)
+    return with_code(codes, gpus)
+
+
+def with_code(codes: Collection[str], gpus: Iterable[str]) -> tuple[str, ...]:
+    """Those of `gpus` that one of `codes` runs on; all where there is no code for GPUs at all."""
     return tuple(gpu for gpu in gpus if not codes or any(runs_on(code, gpu) for code in codes))
 
 

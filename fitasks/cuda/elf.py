@@ -6,7 +6,7 @@ import platform
 import re
 import struct
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from fitasks.errors import EnvironmentProblem
 
@@ -78,18 +78,22 @@ def is_shared_object(path: Path) -> str:
         return f"{path} is no shared object: {error or 'damaged'}"
 
 
-def has_segments(path: Path) -> bool:
-    """Whether a damaged file has all that the dynamic loader maps: it does without the table of sections at the end.
+def segments(path: Path) -> Literal["whole", "cut", ""]:
+    """Whether a damaged file has all that the dynamic loader maps; "" where that can't be told.
 
-    Program headers are read here, since pyelftools opens no file without that table.
+    A file without the table of sections at its end has: it loads. One that was cut before is mapped all the same, and
+    kills the process with SIGBUS where a page is touched that isn't there. Program headers are read here, since
+    pyelftools opens no file without that table.
     """
     try:
         data = path.read_bytes()
         at, size, count = struct.unpack_from("<Q", data, 32)[0], *struct.unpack_from("<HH", data, 54)
         ends = [sum(struct.unpack_from("<8xQ16xQ", data, at + size * number)) for number in range(count)]
     except (OSError, struct.error):
-        return False
-    return data.startswith(_ELF64) and bool(ends) and max(ends) <= len(data)
+        return ""
+    if not (data.startswith(_ELF64) and ends):
+        return ""
+    return "whole" if max(ends) <= len(data) else "cut"
 
 
 def _end_of_segments(elf: Any) -> int:

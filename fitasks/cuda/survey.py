@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from fitasks.cuda.components import DISTRIBUTIONS, STUB, compiler_command, component_of
 from fitasks.cuda.probe import LAUNCHERS, ProbeMemo
-from fitasks.errors import EnvironmentProblem
+from fitasks.errors import EnvironmentProblem, NoCompiler
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
@@ -70,6 +70,20 @@ class Survey:
         return "lacks " + ", ".join(str(hole) for hole in self.holes)
 
 
+def host_compiler(env: Mapping[str, str]) -> Path:
+    """The host compiler of FlashInfer's ninja commands: $CXX, else c++. Raises NoCompiler."""
+    words = [word for word in shlex.split(env.get("CXX", "")) if Path(word).name not in LAUNCHERS]
+    name = words[0] if words else "c++"
+    found = shutil.which(name, path=env.get("PATH", os.defpath))
+    if found is None:
+        remedy = f"correct CXX, or unset it: {name} isn't there" if words else ""
+        raise NoCompiler(
+            f"no host compiler: {name} is not on PATH",
+            remedy=remedy or f"{compiler_command()}, or set CXX to the compiler",
+        )
+    return Path(found)
+
+
 @dataclass
 class Linker:
     """Where FlashInfer's link command looks for libraries beside the toolkit's own lib64 and lib64/stubs."""
@@ -77,19 +91,6 @@ class Linker:
     env: Mapping[str, str]
     probe: ProbeMemo
     _dirs: tuple[Path, ...] | None = field(default=None, init=False)
-
-    def compiler(self) -> Path:
-        """The host compiler of FlashInfer's ninja commands: $CXX, else c++. Raises EnvironmentProblem."""
-        words = [word for word in shlex.split(self.env.get("CXX", "")) if Path(word).name not in LAUNCHERS]
-        name = words[0] if words else "c++"
-        found = shutil.which(name, path=self.env.get("PATH", os.defpath))
-        if found is None:
-            remedy = f"correct CXX, or unset it: {name} isn't there" if words else ""
-            raise EnvironmentProblem(
-                f"no host compiler: {name} is not on PATH",
-                remedy=remedy or f"{compiler_command()}, or set CXX to the compiler",
-            )
-        return Path(found)
 
     def dirs(self) -> tuple[Path, ...]:
         """LIBRARY_PATH, -L of FLASHINFER_EXTRA_LDFLAGS, and what compiler and linker search by default."""
@@ -101,8 +102,8 @@ class Linker:
 
     def _defaults(self) -> list[str]:
         try:
-            compiler = self.compiler()
-        except EnvironmentProblem:  # which is said where something is to be compiled
+            compiler = host_compiler(self.env)
+        except NoCompiler:  # which is said where something is to be compiled
             return []
         listed = self.probe.output(compiler, "-print-search-dirs")
         libraries = re.search(r"^libraries: =?(.*)$", listed, re.MULTILINE)
@@ -150,6 +151,11 @@ def survey_pip(root: Path, needs: Collection[str], probe: ProbeMemo) -> Survey:
     if not libraries:
         holes.append(Hole("lib/libcudart.so.*", "cudart"))
     return Survey(tuple(holes), said.release, said.version, said.build, libraries[-1] if libraries else None)
+
+
+def nvcc_says(home: Path, probe: ProbeMemo) -> Survey:
+    """Release, version and build of a toolkit's nvcc; empty where it can't tell them."""
+    return _nvcc(home, probe)[0]
 
 
 def _nvcc(home: Path, probe: ProbeMemo) -> tuple[Survey, list[Hole]]:

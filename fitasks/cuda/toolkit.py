@@ -19,7 +19,7 @@ from fitasks.cuda.capability import nvcc_of, refusal, wanted_of
 from fitasks.cuda.components import STUB, install_command, pip_command
 from fitasks.cuda.probe import ProbeMemo, exec_chain
 from fitasks.cuda.release import pip_release
-from fitasks.cuda.survey import Hole, Linker, Survey, survey, survey_pip
+from fitasks.cuda.survey import Hole, Linker, Survey, host_compiler, survey, survey_pip
 from fitasks.errors import EnvironmentProblem
 
 if TYPE_CHECKING:
@@ -90,19 +90,19 @@ def choose_toolkit(
 
     `env` is the server's environment, `needs` the headers that kernels need (needs.py), `commands` the flags that
     its nvcc has to know (capability.py), `cache_home` XDG_CACHE_HOME or ~/.cache: a pip toolkit is assembled below it.
-    Where no complete one's nvcc knows all flags, the first complete one. The caller saves `probe`. Raises
-    EnvironmentProblem, with what each candidate lacks and how to get it, if none is complete.
+    Where no complete one's nvcc knows all flags, the first complete one. The caller saves `probe`. Raises NoCompiler,
+    and EnvironmentProblem, with what each candidate lacks and how to get it, if none is complete.
     """
-    Linker(env, probe).compiler()  # nothing is linked without one
+    host_compiler(env)  # nothing is linked without one
     refused: list[tuple[Candidate, Survey]] = []
     for candidate, found in surveyed(env, site_packages, needs, probe, commands):
         if found.complete and not found.refuses:
-            toolkit = _made(candidate, found, env, probe, cache_home)
+            toolkit = _made(candidate, found, env, cache_home)
             return Choice(toolkit, tuple(_note(other, lacks, toolkit) for other, lacks in refused))
         refused.append((candidate, found))
     for candidate, found in refused:
         if found.complete:
-            toolkit = _made(candidate, found, env, probe, cache_home)
+            toolkit = _made(candidate, found, env, cache_home)
             return Choice(toolkit, (f"{candidate} {found}, nor can any other: some kernels would fail",))
     raise _nothing_usable(refused, site_packages)
 
@@ -196,19 +196,19 @@ def _toolkit(candidate: Candidate, found: Survey) -> Toolkit:
     return Toolkit(candidate.home, candidate.origin, root, found.release, found.build, found.cudart)
 
 
-def _made(candidate: Candidate, found: Survey, env: Mapping[str, str], probe: ProbeMemo, cache_home: Path) -> Toolkit:
+def _made(candidate: Candidate, found: Survey, env: Mapping[str, str], cache_home: Path) -> Toolkit:
     if candidate.origin == "pip":
-        return _pip_toolkit(candidate, found, Linker(env, probe), cache_home)
+        return _pip_toolkit(candidate, found, env, cache_home)
     return _toolkit(candidate, found)
 
 
-def _pip_toolkit(candidate: Candidate, found: Survey, linker: Linker, cache_home: Path) -> Toolkit:
+def _pip_toolkit(candidate: Candidate, found: Survey, env: Mapping[str, str], cache_home: Path) -> Toolkit:
     """Assembles it where it was, so that commands stay the same, but never under another version's name."""
     name = f"cuda-{found.version}"
     links = candidate.links
     home = links if links is not None and links.name == name else cache_home / "fitasks" / name
     stubs = sorted(DEFAULT_HOME.parent.glob("cuda*/lib64/stubs/libcuda.so"))
-    assemble(candidate.home, home, compiler=linker.compiler(), stubs=stubs)
+    assemble(candidate.home, home, compiler=host_compiler(env), stubs=stubs)
     root, cudart = assembled_root(home) or candidate.home, (home / "lib64" / "libcudart.so").resolve()
     return Toolkit(home, "pip", root, found.release, found.build, cudart)
 

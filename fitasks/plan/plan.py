@@ -16,13 +16,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fitasks.config.model import Config, KernelConfig, ModelRequest, Place, Serving
+from fitasks.cuda import chosen
 from fitasks.cuda.capability import Flags, nvcc_flags, of_targets
 from fitasks.cuda.gpus import architectures
 from fitasks.cuda.needs import IncludeMemo, include_dirs, needed_headers
 from fitasks.cuda.probe import ProbeMemo
 from fitasks.cuda.toolkit import choose_toolkit
 from fitasks.environment import home, refuse_unusable
-from fitasks.errors import EnvironmentProblem
+from fitasks.errors import EnvironmentProblem, NoCompiler
 from fitasks.files import remember, sha256_file
 from fitasks.models.kernels import digests, kernels_of_models
 from fitasks.plan import hopper, planner
@@ -41,7 +42,7 @@ if TYPE_CHECKING:
 
 # Of plan.json: raised whenever its meaning changes; a changed shape is noticed by itself.
 VERSION = [
-    3,
+    4,
     *(
         field.name
         for record in (Kernel, Artefact, Config, Serving, KernelConfig, ModelRequest)
@@ -97,14 +98,14 @@ def make_plan(root: Path, *, file: str = "kernels.yaml") -> Plan:
     refuse_unusable(server.env)
     targets = targets_of(written, server)
     config = effective(written, targets)
-    choice = toolkit_of(server, cache.get("needs", ()), probe, cache.get("commands"))
+    choice = _choice(server, cache, probe)
     derived = {"sm90": config.sm90, "models": digests(config.models)}
     reads = _reads(cache, _key(digest, targets, server, choice.toolkit) | derived)
     if not reads:
         cache, choice = _plan_anew(config, targets, server, cache.get("needs", ()), probe)
         key = _key(digest, targets, server, choice.toolkit) | derived
         cache |= {"key": key, "config": asdict(written), "overruled": overruled(cache["kernels"])}
-        cache["resolved"] = resolved(cache["facts"])
+        cache |= {"resolved": resolved(cache["facts"]), "chosen": chosen.as_record(choice.toolkit, server.env)}
     elif reads.renewed:
         cache["reads"] = reads.as_record()
     if not reads or reads.renewed:
@@ -113,6 +114,16 @@ def make_plan(root: Path, *, file: str = "kernels.yaml") -> Plan:
     kernels = tuple(from_record(record) for record in cache["kernels"])
     server = as_imported(server, cache["facts"])
     return Plan(config, server, choice.toolkit, choice.notes, kernels, cache["facts"], state, cache["commands"])
+
+
+def _choice(server: Server, cache: dict[str, Any], probe: ProbeMemo) -> Choice:
+    """The toolkit; without a host compiler the one that the plan was made with."""
+    try:
+        return toolkit_of(server, cache.get("needs", ()), probe, cache.get("commands"))
+    except NoCompiler:
+        if same := chosen.again(cache.get("chosen", {}), server.env, probe):
+            return same
+        raise
 
 
 def _reads(cache: dict[str, Any], key: dict[str, Any]) -> Reads | None:
@@ -151,12 +162,12 @@ def _plan_anew(
         kernels = [kernel for kernel in map(from_record, planned["kernels"]) if not kernel.problem and not kernel.twin]
         needs = _needs(kernels)
         commands[choice.toolkit.build] = _commands(kernels)
-        chosen = toolkit_of(server, needs, probe, commands)
+        better = toolkit_of(server, needs, probe, commands)
         asked.add(choice.toolkit.home)
-        if chosen.toolkit.home in asked:
-            choice = chosen if chosen.toolkit.home == choice.toolkit.home else choice
+        if better.toolkit.home in asked:
+            choice = better if better.toolkit.home == choice.toolkit.home else choice
             return planned | {"needs": sorted(needs), "commands": commands}, choice
-        choice = chosen
+        choice = better
 
 
 def _ask(config: Config, targets: tuple[str, ...], server: Server, toolkit: Toolkit) -> dict[str, Any]:

@@ -15,9 +15,11 @@ from typing import TYPE_CHECKING, Literal
 
 from fitasks.build import ninja as ninjas
 from fitasks.build import receipt as receipts
-from fitasks.cuda.architecture import single
+from fitasks.cuda.architecture import single, with_code
 from fitasks.cuda.capability import nvcc_flags, nvcc_of, refusal
-from fitasks.cuda.elf import has_segments, is_shared_object
+from fitasks.cuda.elf import is_shared_object, machine_code_architectures, segments
+from fitasks.cuda.survey import host_compiler
+from fitasks.errors import NoCompiler
 from fitasks.files import sha256_file
 from fitasks.runtime.ahead import served, wanted
 from fitasks.runtime.loadable import loadable
@@ -86,11 +88,18 @@ def predict(session: Session, kernel: Kernel, place: Place) -> Verdict:
     gap = found.gap
     if found.libraries and not found.missing:
         ahead = _all_ahead(session, kernel, found.libraries, place, replace(blank, state="ahead-of-time"))
-        if ahead.state != "would fail" or not session.plan.facts[kernel.target].get("passes_over"):
+        if ahead.good:
+            return _with_code(ahead)
+        if ahead.state != "would fail" or not _passes_over(session, kernel, Path(ahead.library)):
             return ahead
         gap = f"{ahead.reason}; FlashInfer passes over what it can't load"
     verdict = _compiled(session, kernel, place, blank)
     return replace(verdict, reason="; ".join(filter(None, [gap, verdict.reason])))
+
+
+def _passes_over(session: Session, kernel: Kernel, library: Path) -> bool:
+    """Whether the server goes on after it couldn't load this library: it does after an error, not after a SIGBUS."""
+    return bool(session.plan.facts[kernel.target].get("passes_over")) and segments(library) != "cut"
 
 
 def _import(session: Session, kernel: Kernel, place: Place) -> Obstacle | None:
@@ -145,8 +154,12 @@ def _at_work(session: Session, kernel: Kernel, place: Place, compiling: Verdict)
 
 
 def _refused(session: Session, kernel: Kernel) -> str:
-    """Why the toolkit's nvcc can't compile this kernel; "" where it can, as far as it tells without compiling."""
+    """Why no compiler here can do this kernel; "" where they can, as far as it is to be told without compiling."""
     toolkit = session.plan.toolkit
+    try:
+        host_compiler(session.plan.server.env)
+    except NoCompiler as problem:
+        return problem.message
     nvcc = nvcc_of(toolkit.home, session.plan.server.env)
     said = refusal(nvcc, toolkit.build, nvcc_flags(kernel.ninja), session.probe)
     return f"{nvcc} can't compile it: {said}" if said else ""
@@ -186,7 +199,7 @@ def _loaded(verdict: Verdict, library: Path, place: Place) -> Verdict:
     if barred := place.mapping(library):
         return _barred(verdict, barred)
     if problem := is_shared_object(library):
-        state: State = "unknown" if has_segments(library) else "would fail"
+        state: State = "unknown" if segments(library) == "whole" else "would fail"
         return replace(verdict, state=state, reason="; ".join(filter(None, [problem, verdict.reason])))
     return replace(verdict, bytes=library.stat().st_size)
 
@@ -238,3 +251,15 @@ def _foreign(artefact: Path) -> str:
     if "data/aot" not in str(artefact):
         return ""
     return f"{artefact} is loaded without any check of version or architecture"
+
+
+def _with_code(verdict: Verdict) -> Verdict:
+    """The same verdict, unless the file that FlashInfer loads unasked has no code for one of the target's GPUs."""
+    library = Path(verdict.library)
+    if not _foreign(library):
+        return verdict
+    codes = machine_code_architectures(library)
+    if not (without := set(verdict.architectures).difference(with_code(codes, verdict.architectures))):
+        return verdict
+    reason = f"{library} is loaded, and its first call fails: it has code for {', '.join(codes)}, none for "
+    return replace(verdict, state="would fail", reason=reason + ", ".join(sorted(without)))

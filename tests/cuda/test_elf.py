@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from fitasks.cuda.elf import exported, has_segments, inspect_library, is_shared_object, machine_code_architectures
+from fitasks.cuda.elf import exported, inspect_library, is_shared_object, machine_code_architectures, segments
 from fitasks.errors import EnvironmentProblem
 
 
@@ -88,9 +88,11 @@ def test_machine_code_of_a_library_without_its_end(library: Path, tmp_path: Path
     assert machine_code_architectures(part) == ()
     with pytest.raises(OSError, match="undefined symbol"):  # the loader does without: it is beyond the mapping
         ctypes.CDLL(str(part))
-    assert has_segments(part)
+    assert segments(part) == "whole"
     part.write_bytes(library.read_bytes()[:2000])
-    assert not has_segments(part)
+    assert segments(part) == "cut"
+    part.write_bytes(b"damaged")
+    assert segments(part) == ""
 
 
 @pytest.mark.parametrize(

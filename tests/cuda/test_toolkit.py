@@ -13,7 +13,7 @@ from toolkit_world import NEEDS, World
 
 from fitasks.cuda import toolkit as toolkit_module
 from fitasks.cuda.probe import ProbeMemo
-from fitasks.cuda.survey import Linker, find_library
+from fitasks.cuda.survey import Linker, find_library, host_compiler
 from fitasks.cuda.toolkit import choose_toolkit
 
 PIP = "pip install 'cuda-toolkit[nvcc,nvvm,crt,cudart,cccl,cublas,curand,nvrtc]==13.0.*'"
@@ -208,10 +208,9 @@ def test_no_host_compiler(world: World, maker: Maker) -> None:
 def test_the_compiler_is_the_one_of_flashinfers_commands(tmp_path: Path) -> None:
     for name in ("c++", "clang++", "ccache"):
         put(tmp_path / name).chmod(0o755)
-    probe = ProbeMemo(tmp_path / "memo.json")
     path = {"PATH": str(tmp_path)}
-    assert Linker(path, probe).compiler() == tmp_path / "c++"
-    assert Linker(path | {"CXX": "/usr/bin/ccache clang++ -m64"}, probe).compiler() == tmp_path / "clang++"
+    assert host_compiler(path) == tmp_path / "c++"
+    assert host_compiler(path | {"CXX": "/usr/bin/ccache clang++ -m64"}) == tmp_path / "clang++"
 
 
 def test_a_warm_choice_starts_nothing_and_is_quick(world: World, maker: Maker, monkeypatch: pytest.MonkeyPatch) -> None:

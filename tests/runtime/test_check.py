@@ -24,6 +24,7 @@ from fitasks.runtime.place import place_of
 from fitasks.runtime.sm90_switch import install
 from fitasks.ui.show import exports
 from tests.cuda.fake_toolkit import Maker
+from tests.ship.wheelwright import module
 from tests.workshop import Workshop
 
 if TYPE_CHECKING:
@@ -330,6 +331,26 @@ def test_an_installed_library_that_was_altered(workshop: Workshop, page: Kernel)
     assert not predict(session(workshop), planned).good
 
 
+@pytest.mark.parametrize(
+    ("code", "without"),
+    [(("sm_80", "sm_86"), "sm_80, sm_86, none for sm90a"), (("ptx_100",), "ptx_100, none for sm90a")],
+)
+def test_a_file_in_flashinfers_own_aot_directory_for_other_gpus(
+    workshop: Workshop, tmp_path: Path, code: tuple[str, ...], without: str
+) -> None:
+    """FlashInfer loads it all the same."""
+    other = Workshop(tmp_path / "other", workshop.ninja, workshop.pool)
+    foreign = module(other, "page", code)
+    other.build(foreign)
+    page = workshop.kernel()
+    workshop.build(page)
+    stale = workshop.root / "site" / "flashinfer" / "data" / "aot" / "page" / "page.so"
+    stale.parent.mkdir(parents=True)
+    shutil.copy(foreign.library, stale)
+    reason = f"{stale} is loaded, and its first call fails: it has code for {without}"
+    assert said(workshop, page) == f"would fail: {reason}"
+
+
 def test_an_installed_library_that_flashinfer_passes_over(workshop: Workshop, page: Kernel) -> None:
     """Since JitSpec.try_load a module that can't be loaded is warned of, and the cache is looked at."""
     planned = installed(workshop, page)
@@ -343,6 +364,17 @@ def test_an_installed_library_that_flashinfer_passes_over(workshop: Workshop, pa
     made = session(workshop, FLASHINFER_DISABLE_JIT="1")
     made.plan.facts["9.0a"]["passes_over"] = "yes"
     assert predict(made, planned).state == "refused"
+
+
+def test_an_installed_library_that_was_cut_is_not_passed_over(workshop: Workshop, page: Kernel) -> None:
+    """The loader maps it, and a page that isn't there is a SIGBUS, which no server survives."""
+    planned = installed(workshop, page)
+    library = planned.aot[0].path
+    library.write_bytes(library.read_bytes()[: library.stat().st_size // 2])
+    for variables in ({}, {"FLASHINFER_DISABLE_JIT": "1"}):
+        made = session(workshop, **variables)
+        made.plan.facts["9.0a"]["passes_over"] = "yes"
+        assert predict(made, planned).state == "would fail"
 
 
 def test_an_installed_module_of_another_build_than_the_kernel_here(workshop: Workshop, page: Kernel) -> None:

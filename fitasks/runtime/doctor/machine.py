@@ -13,7 +13,7 @@ from fitasks.build.capacity import slots
 from fitasks.build.ninja import find_ninja
 from fitasks.cuda.gpus import all_gpus, driver_version, visible
 from fitasks.cuda.patch import DRIVERS
-from fitasks.cuda.survey import Linker
+from fitasks.cuda.survey import host_compiler
 from fitasks.environment import missing_compilers
 from fitasks.errors import EnvironmentProblem
 from fitasks.runtime.doctor.finding import Finding
@@ -44,7 +44,7 @@ def examine(server: Server, toolkit: Toolkit | None, probe: ProbeMemo) -> Iterat
 
 def _compiler(server: Server, probe: ProbeMemo) -> Finding:
     try:
-        compiler = Linker(server.env, probe).compiler()
+        compiler = host_compiler(server.env)
         version = probe.output(compiler, "--version").partition("\n")[0]
     except EnvironmentProblem as problem:
         return Finding(_SECTION, "host compiler", problem.message, "problem", problem.remedy)

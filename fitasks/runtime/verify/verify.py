@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from fitasks.build import receipt as receipts
-from fitasks.cuda.architecture import runs_on
+from fitasks.cuda.architecture import with_code
 from fitasks.cuda.elf import is_shared_object, machine_code_architectures
 from fitasks.cuda.gpus import all_gpus, driver_version, usable
 from fitasks.errors import EnvironmentProblem
@@ -178,12 +178,7 @@ def capabilities(target: str, built: Sequence[str] = ()) -> list[str]:
 
     A module of Hopper's alone has no code for the 8.0 of such a target; one for the family sm_120f has some for 12.1a.
     """
-    return [word.rstrip("af") for word in target.split() if not built or any(_runs_on(code, word) for code in built)]
-
-
-def _runs_on(code: str, word: str) -> bool:
-    """Whether an architecture of a target has use for `sm_90a`, or for PTX, which later ones compile as well."""
-    return runs_on(code.replace("ptx_", "compute_"), f"sm{word.replace('.', '')}")
+    return [word.rstrip("af") for word in target.split() if with_code(built, [f"sm{word.replace('.', '')}"])]
 
 
 def _worker(session: Session, gpu: Gpu, target: str) -> Worker:
