@@ -14,6 +14,7 @@ from fitasks.build.ninja import Ninja, find_ninja
 from fitasks.build.pool import Pool
 from fitasks.cuda.probe import ProbeMemo
 from tests.cuda.fake_toolkit import Maker, build_library, build_talker
+from tests.doit_project import Planned
 from tests.workshop import Workshop
 
 
@@ -27,6 +28,13 @@ def workshop(tmp_path: Path) -> Workshop:
 def maker(tmp_path_factory: pytest.TempPathFactory) -> Maker:
     directory = tmp_path_factory.mktemp("parts")
     return Maker(build_talker(directory), build_library(directory))
+
+
+@pytest.fixture(scope="session")
+def planned(tmp_path_factory: pytest.TempPathFactory) -> Planned:
+    """Skips what asks for it where FlashInfer isn't installed."""
+    pytest.importorskip("flashinfer", exc_type=Exception)
+    return Planned(tmp_path_factory.mktemp("planned"))
 
 
 @pytest.fixture

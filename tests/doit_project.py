@@ -8,12 +8,17 @@ often as `killed` says, which may name one source before the number.
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 import sysconfig
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 ROOT = Path(__file__).parent.parent
 
@@ -24,6 +29,8 @@ kernels:
   quantization:
   page:
 """
+
+PAGE = 'targets: ["9.0a"]\nkernels:\n  page:\n'
 
 NVCC = """\
 #!{python} -S
@@ -154,6 +161,11 @@ class Project:
         lines = self.doit("list", "--all", "--status").splitlines()
         return {line.split()[1]: line.split()[0] for line in lines if line.split()[1].startswith("kernel:")}
 
+    @property
+    def place(self) -> Path:
+        """The project, its tools and caches."""
+        return self.root.parent
+
     def hold(self) -> Path:
         (self.tools / "hold").touch()
         return self.tools / "hold"
@@ -164,3 +176,28 @@ class Project:
         while not (self.tools / "calls").exists():
             assert time.monotonic() < deadline, "no compiler was started"
             time.sleep(0.02)
+
+
+@dataclass
+class Planned:
+    """Projects that are planned and not yet compiled, put back to that for whoever asks: planning costs 8 CPU seconds.
+
+    A plan names the places it was made for, so that all askers have the same directory, one after the other.
+    """
+
+    directory: Path
+    kept: dict[object, Project] = field(default_factory=dict)
+
+    def project(self, kernels: str = KERNELS, prepare: Callable[[Project], object] = lambda _project: None) -> Project:
+        """A project with this kernels.yaml; `prepare` is called once, before it is planned."""
+        key = kernels, prepare.__qualname__
+        if key not in self.kept:
+            made = Project.make(self.directory / str(len(self.kept)) / "made", kernels)
+            prepare(made)
+            made.doit("list")
+            shutil.copytree(made.place, made.place.with_name("as-planned"), symlinks=True)
+            self.kept[key] = made
+        made = self.kept[key]
+        shutil.rmtree(made.place)
+        shutil.copytree(made.place.with_name("as-planned"), made.place, symlinks=True)
+        return replace(made, env=dict(made.env))

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.doit_project import Project
+from tests.doit_project import Planned, Project
 
 KILLS = 50
 SEED = 20260  # fixed, so that a failure can be looked at again
@@ -31,11 +31,8 @@ kernels:
 
 
 @pytest.fixture(scope="module")
-def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
-    pytest.importorskip("flashinfer", exc_type=Exception)
-    made = Project.make(tmp_path_factory.mktemp("crash"), KERNELS)
-    made.doit("list")
-    return made
+def project(planned: Planned) -> Project:
+    return planned.project(KERNELS)
 
 
 def descendants(root: int) -> list[int]:

@@ -11,15 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.doit_project import Project
+from tests.doit_project import Planned, Project
 
 
 @pytest.fixture(scope="module")
-def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
-    pytest.importorskip("flashinfer", exc_type=Exception)
-    made = Project.make(tmp_path_factory.mktemp("kill"))
-    made.doit("list")
-    return made
+def project(planned: Planned) -> Project:
+    return planned.project()
 
 
 @pytest.fixture(autouse=True)

@@ -16,16 +16,13 @@ from typing import Any
 import pytest
 from filelock import FileLock
 
-from tests.doit_project import Project
+from tests.doit_project import Planned, Project
 from tests.test_interruptions import stand_ins
 
 
 @pytest.fixture(scope="module")
-def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
-    pytest.importorskip("flashinfer", exc_type=Exception)
-    made = Project.make(tmp_path_factory.mktemp("pool"))
-    made.doit("list")
-    return made
+def project(planned: Planned) -> Project:
+    return planned.project()
 
 
 @pytest.fixture(autouse=True)

@@ -11,18 +11,15 @@ from pathlib import Path
 
 import pytest
 
-from tests.doit_project import Project
+from tests.doit_project import Planned, Project
 from tests.test_interruptions import stand_ins
 
 SIGNALS = [(signal.SIGINT, 130), (signal.SIGTERM, 143)]
 
 
 @pytest.fixture(scope="module")
-def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
-    pytest.importorskip("flashinfer", exc_type=Exception)
-    made = Project.make(tmp_path_factory.mktemp("stop"))
-    made.doit("list")
-    return made
+def project(planned: Planned) -> Project:
+    return planned.project()
 
 
 @pytest.fixture(autouse=True)

@@ -15,7 +15,7 @@ from fitasks.errors import EnvironmentProblem
 from fitasks.plan.names import UnknownName, named
 from fitasks.ui.bundles import file_among
 from fitasks.words import NAMES, NOTHING, resolved
-from tests.doit_project import ROOT, Project
+from tests.doit_project import ROOT, Planned, Project
 
 LABELS = ["page", "prefill-fa2-bf16-d128", "prefill-fa3-bf16-d128", "quantization"]
 JSON = {"name": "json", "long": "json", "short": "j", "type": str, "default": ""}
@@ -156,9 +156,8 @@ def test_one_file(file: str, words: str, given: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
-    pytest.importorskip("flashinfer", exc_type=Exception)
-    made = Project.make(tmp_path_factory.mktemp("words"))
+def project(planned: Planned) -> Project:
+    made = planned.project()
     made.doit("kernel:cascade")
     made.calls()
     return made

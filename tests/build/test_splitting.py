@@ -4,51 +4,51 @@ from __future__ import annotations
 
 import json
 import shutil
-from typing import TYPE_CHECKING
 
-from tests.doit_project import Project
+import pytest
 
-if TYPE_CHECKING:
-    from pathlib import Path
-
-KERNELS = 'targets: ["9.0a"]\nkernels:\n  page:\n'
+from tests.doit_project import PAGE, Planned, Project
 
 
-def told(tmp_path: Path, kernels: str = KERNELS, **env: str) -> tuple[set[str], object]:
+@pytest.fixture
+def project(planned: Planned) -> Project:
+    return planned.project(PAGE)
+
+
+def told(project: Project, **env: str) -> tuple[set[str], object]:
     """The flags of every call of nvcc, and the threads of which the receipt tells."""
-    project = Project.make(tmp_path, kernels)
     project.doit(MAX_JOBS="3", **env)
     lines = (project.tools / "calls").read_text().splitlines()
     receipt = json.loads((project.library("page").parent / "fitasks-receipt.json").read_text())
     return {" ".join(line.split()[4:]) for line in lines if " start " in line}, receipt["notes"].get("split_compile")
 
 
-def test_the_longer_of_two_files_is_split_and_the_receipt_says_so(tmp_path: Path) -> None:
-    assert told(tmp_path, NVCC_APPEND_FLAGS="") == ({"", "--split-compile=3"}, 3)
+def test_the_longer_of_two_files_is_split_and_the_receipt_says_so(project: Project) -> None:
+    assert told(project, NVCC_APPEND_FLAGS="") == ({"", "--split-compile=3"}, 3)
 
 
-def test_what_the_user_appends_stays(tmp_path: Path) -> None:
-    assert told(tmp_path, NVCC_APPEND_FLAGS="-lineinfo")[0] == {"-lineinfo", "-lineinfo --split-compile=3"}
+def test_what_the_user_appends_stays(project: Project) -> None:
+    assert told(project, NVCC_APPEND_FLAGS="-lineinfo")[0] == {"-lineinfo", "-lineinfo --split-compile=3"}
 
 
-def test_a_user_who_splits_is_left_alone(tmp_path: Path) -> None:
-    assert told(tmp_path, NVCC_APPEND_FLAGS="-split-compile 2") == ({"-split-compile 2"}, None)
+def test_a_user_who_splits_is_left_alone(project: Project) -> None:
+    assert told(project, NVCC_APPEND_FLAGS="-split-compile 2") == ({"-split-compile 2"}, None)
 
 
-def test_split_compile_false(tmp_path: Path) -> None:
-    assert told(tmp_path, f"split_compile: false\n{KERNELS}", NVCC_APPEND_FLAGS="") == ({""}, None)
+def test_split_compile_false(project: Project) -> None:
+    (project.root / "kernels.yaml").write_text(f"split_compile: false\n{PAGE}")
+    assert told(project, NVCC_APPEND_FLAGS="") == ({""}, None)
 
 
-def test_an_nvcc_that_does_not_list_the_option_is_not_given_it(tmp_path: Path) -> None:
-    older = tmp_path / "older"
-    older.write_text(f'#!/bin/sh\n[ "$1" = --help ] && exit 1\nexec {tmp_path}/tools/nvcc "$@"\n')
+def test_an_nvcc_that_does_not_list_the_option_is_not_given_it(project: Project) -> None:
+    older = project.place / "older"
+    older.write_text(f'#!/bin/sh\n[ "$1" = --help ] && exit 1\nexec {project.tools}/nvcc "$@"\n')
     older.chmod(0o755)
-    assert told(tmp_path, NVCC_APPEND_FLAGS="", FLASHINFER_NVCC=str(older)) == ({""}, None)
+    assert told(project, NVCC_APPEND_FLAGS="", FLASHINFER_NVCC=str(older)) == ({""}, None)
 
 
-def test_the_receipt_tells_of_what_an_interrupted_build_had_split(tmp_path: Path) -> None:
+def test_the_receipt_tells_of_what_an_interrupted_build_had_split(project: Project) -> None:
     """Three slots at first, one when it goes on."""
-    project = Project.make(tmp_path, KERNELS)
     (project.tools / "fail").write_text("flashinfer_page_binding.cu")
     project.doit(status=1, MAX_JOBS="3", NVCC_APPEND_FLAGS="")
     (project.tools / "fail").unlink()
@@ -57,6 +57,6 @@ def test_the_receipt_tells_of_what_an_interrupted_build_had_split(tmp_path: Path
     assert json.loads((directory / "fitasks-receipt.json").read_text())["notes"] == {"split_compile": 3}
     assert not (directory / "fitasks-threads").exists()
     (directory / "csrc_flashinfer_page_binding.cuda.o").unlink()
-    shutil.rmtree(tmp_path / "xdg" / "fitasks" / "store")
+    shutil.rmtree(project.place / "xdg" / "fitasks" / "store")
     project.doit(MAX_JOBS="1", NVCC_APPEND_FLAGS="")
     assert json.loads((directory / "fitasks-receipt.json").read_text())["notes"] == {"split_compile": 3}

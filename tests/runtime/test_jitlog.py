@@ -15,7 +15,7 @@ from fitasks.plan.kernel import Kernel
 from fitasks.runtime import buildlog
 from fitasks.runtime.jitlog import NAME, Covered, Logged, coverage, find_logs, read_log
 from fitasks.ui.jitlog_table import lines
-from tests.doit_project import Project
+from tests.doit_project import PAGE, Planned, Project
 
 OLD = """\
 2025-06-01 10:00:00,001 - INFO - flashinfer.jit: Loading JIT ops: page
@@ -208,8 +208,8 @@ def test_what_is_said(tmp_path: Path) -> None:
     assert list(lines([], [path])) == [silent]
 
 
-def test_as_a_task(tmp_path: Path) -> None:
-    project = Project.make(tmp_path, 'targets: ["9.0a"]\nkernels:\n  page:\n')
+def test_as_a_task(planned: Planned, tmp_path: Path) -> None:
+    project = planned.project(PAGE)
     project.doit()
     workspace = project.cached_ops.parent
     assert "; none names a module (" in project.doit("jitlog"), "what fitasks builds is no server's work"

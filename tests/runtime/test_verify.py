@@ -17,7 +17,7 @@ from fitasks.runtime.verify.exports import expected_exports
 from fitasks.runtime.verify.proof import Check, Proof
 from fitasks.runtime.verify.verify import Verdict, capabilities, op_of
 from fitasks.ui.verify_table import line, summary
-from tests.doit_project import Project
+from tests.doit_project import PAGE, Planned
 
 PROOF = Proof(
     sha256="ab",
@@ -104,8 +104,8 @@ def test_what_is_said() -> None:
     assert summary(verdicts) == "1 proven numerically, 1 only loaded (moe), 1 failed (rope)"
 
 
-def test_without_a_gpu_it_says_what_check_can_tell(tmp_path: Path) -> None:
-    project = Project.make(tmp_path, 'targets: ["9.0a"]\nkernels:\n  page:\n')
+def test_without_a_gpu_it_says_what_check_can_tell(planned: Planned) -> None:
+    project = planned.project(PAGE)
     project.doit()
     out = project.doit("verify", status=2, CUDA_VISIBLE_DEVICES="")
     assert "no GPU that could be used is visible here" in out

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.doit_project import Project
+from tests.doit_project import Planned, Project
 from tests.ship import official
 
 KERNELS = 'targets: ["9.0a"]\nkernels:\n  page:\n  quantization:\n'
@@ -46,19 +46,19 @@ esac
 
 
 @pytest.fixture
-def project(tmp_path: Path) -> Project:
+def project(planned: Planned) -> Project:
     """Two kernels for Hopper, one such GPU."""
-    pytest.importorskip("flashinfer", exc_type=Exception)
-    python = tmp_path / "serving-python"
-    made = Project.make(tmp_path, f"serving: {{python: {python}}}\n{KERNELS}")
-    (tmp_path / "worker.py").write_text(WORKER)
-    python.write_text(
-        SERVING.format(python=shlex.quote(sys.executable), worker=shlex.quote(str(tmp_path / "worker.py")))
-    )
+    return planned.project(KERNELS, with_worker)
+
+
+def with_worker(made: Project) -> None:
+    python, worker = made.place / "serving-python", made.place / "worker.py"
+    (made.root / "kernels.yaml").write_text(f"serving: {{python: {python}}}\n{KERNELS}")
+    worker.write_text(WORKER)
+    python.write_text(SERVING.format(python=shlex.quote(sys.executable), worker=shlex.quote(str(worker))))
     python.chmod(0o755)
     made.env["PYTHONPATH"] += f"{os.pathsep}{Path(__file__).parents[1] / 'fake_nvml'}"
-    made.env |= {"FAKE_GPUS": '[{"capability": "9.0"}]', "FAKE_PIDS": str(tmp_path / "pids")}
-    return made
+    made.env |= {"FAKE_GPUS": '[{"capability": "9.0"}]', "FAKE_PIDS": str(made.place / "pids")}
 
 
 def worker_pids(project: Project) -> list[int]:

@@ -27,16 +27,16 @@ from fitasks.ui.board import Board, LiveBoard, PlainBoard
 from fitasks.ui.progress import Progress
 from fitasks.ui.reporter import Reporter
 from fitasks.ui.units import duration
-from tests.doit_project import Project
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
+
+    from tests.doit_project import Planned, Project
 
 
 @pytest.fixture
-def project(tmp_path: Path) -> Project:
-    return Project.make(tmp_path)
+def project(planned: Planned) -> Project:
+    return planned.project()
 
 
 def running() -> Progress:

@@ -10,13 +10,12 @@ from pathlib import Path
 import pytest
 
 from fitasks.ui.report import Run, write_report
-from tests.doit_project import Project
+from tests.doit_project import Planned, Project
 
 
 @pytest.fixture
-def project(tmp_path: Path) -> Project:
-    pytest.importorskip("flashinfer", exc_type=Exception)
-    return Project.make(tmp_path)
+def project(planned: Planned) -> Project:
+    return planned.project()
 
 
 @pytest.mark.parametrize("name", ["report.html", "report.trace.json"])
