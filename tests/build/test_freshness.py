@@ -429,7 +429,7 @@ def test_the_same_package_in_another_place_is_healed(workshop: Workshop, page: K
     (workshop.root / "venv").rename(site.with_name("moved"))
     workshop.site = "moved"
     moved = workshop.kernel()
-    assert workshop.ninja_would_run(moved) == "" or moved.ninja != page.ninja
+    assert moved.ninja != page.ninja
     assert said(workshop, moved) == "heal: ninja's log has the same commands with other paths"
     assert workshop.build(moved).outcome == "healed"
     assert workshop.ninja_would_run(moved) == ""

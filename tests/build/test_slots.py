@@ -116,6 +116,7 @@ def test_two_who_want_to_be_alone_are_so_one_after_another() -> None:
             gauge.stay(0.05)
 
     together(3, work)
+    assert gauge.most == 1
     assert pool.free == 3
 
 
