@@ -7,11 +7,11 @@ no input may change.
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from fitasks import memo
 from fitasks.build import failed
 from fitasks.build import ninja as ninjas
 from fitasks.build import receipt as receipts
@@ -49,7 +49,7 @@ def begin(kernel: Kernel, judge: Judge, ninja: Ninja, damaged: tuple[str, ...]) 
     (kernel.build_dir / _THREADS).unlink(missing_ok=True)
     if before and damaged:
         note_threads(kernel, before.notes.get("split_compile", 1))
-    write_atomic(begun, json.dumps(record))
+    write_atomic(begun, memo.sealed(record))
     return begun.stat().st_ctime_ns
 
 
@@ -79,7 +79,7 @@ def _resumable(kernel: Kernel, record: dict[str, object]) -> int:
     """When the interrupted build began (ns) whose objects may be kept; 0 if none may."""
     begun = kernel.build_dir / NAME
     try:
-        if json.loads(begun.read_bytes()) != record:
+        if memo.read(begun, dict[str, Any], unsealed=True) != record:
             return 0
         began_ns = begun.stat().st_ctime_ns
         read = {path for paths in ninjas.read_deps(kernel.build_dir).values() for path in paths}

@@ -6,18 +6,23 @@ because nobody can set it, so a file overwritten under its old mtime is noticed.
 
 from __future__ import annotations
 
-import json
 import os
 from dataclasses import dataclass, field
 from stat import S_ISREG
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypedDict
 
-from fitasks.files import remember, sha256_file
+from fitasks import memo
+from fitasks.files import sha256_file
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-_VERSION = 1
+_VERSION = 2
+
+
+class _Memo(TypedDict):
+    version: int
+    files: dict[str, Any]  # looked at one by one, when they are wanted: there are thousands
 
 
 @dataclass(frozen=True)
@@ -41,14 +46,8 @@ class Contents:
     @classmethod
     def load(cls, file: Path) -> Contents:
         """With the memo of earlier runs; a damaged memo is an empty one."""
-        contents = cls(file)
-        try:
-            data = json.loads(file.read_bytes())
-            if data["version"] == _VERSION:
-                contents._memo = data["files"]
-        except (OSError, ValueError, KeyError, TypeError):
-            pass
-        return contents
+        said = memo.read(file, _Memo)
+        return cls(file, _memo=said["files"] if said and said["version"] == _VERSION else {})
 
     def state(self, path: str) -> State | None:
         """The file's state, None where there is no such (readable, regular) file; looked at once per run."""
@@ -66,10 +65,10 @@ class Contents:
                 return None  # /dev/zero would be read for ever
             identity = [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino]
             known = self._memo.get(path)
-            if known and known[:4] == identity:
+            if type(known) is list and len(known) == 5 and known[:4] == identity:
                 return State(str(known[4]), stat.st_mtime_ns, stat.st_size)
             digest = sha256_file(path)
-        except OSError:
+        except (OSError, ValueError):  # a NUL: no file has such a name
             return None
         self._memo[path] = [*identity, digest]
         self._learnt.append(path)
@@ -79,7 +78,7 @@ class Contents:
         """(size, mtime_ns) at this moment, without reading; None where there is no such file."""
         try:
             stat = os.stat(path)  # noqa: PTH116
-        except OSError:
+        except (OSError, ValueError):
             return None
         return stat.st_size, stat.st_mtime_ns
 
@@ -91,4 +90,4 @@ class Contents:
         """Keep the memo for the next run, where anything was learnt."""
         if self._learnt:
             self._learnt.clear()
-            remember(self.file, json.dumps({"version": _VERSION, "files": dict(self._memo)}))
+            memo.keep(self.file, {"version": _VERSION, "files": dict(self._memo)})

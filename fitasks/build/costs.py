@@ -7,16 +7,17 @@ many caches and each is large. Losing it costs a worse order of the next build, 
 from __future__ import annotations
 
 import contextlib
-import json
+from collections.abc import Mapping  # noqa: TC003 - part of Cost, whose fields are looked at
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
 from filelock import FileLock, Timeout
 
+from fitasks import memo
 from fitasks.files import write_atomic
+from fitasks.shape import fits
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
     from pathlib import Path
 
     from fitasks.plan.kernel import Kernel
@@ -24,6 +25,11 @@ if TYPE_CHECKING:
 _VERSION = 2
 _PATIENCE = 2.0  # seconds for somebody else to write the file; a cost that isn't remembered is no loss
 _MOST = 1e15  # seconds, or bytes
+
+
+class _Memo(TypedDict):
+    version: int
+    modules: dict[str, Any]  # each is looked at by itself
 
 
 @dataclass(frozen=True)
@@ -102,7 +108,7 @@ class Costs:
             with FileLock(self.file.with_suffix(".lock"), timeout=_PATIENCE):
                 merged = _read(self.file) | {_key(kernel): cost, kernel.name: cost}
                 modules = {name: asdict(known) for name, known in merged.items()}
-                write_atomic(self.file, json.dumps({"version": _VERSION, "modules": modules}, indent=1))
+                write_atomic(self.file, memo.sealed({"version": _VERSION, "modules": modules}, indent=1))
 
 
 def guess(kernel: Kernel) -> Cost:
@@ -120,22 +126,16 @@ def _key(kernel: Kernel) -> str:
 
 
 def _read(file: Path) -> dict[str, Cost]:
-    try:
-        data = json.loads(file.read_bytes())
-        if data["version"] != _VERSION:
-            return {}
-        return {name: cost for name, written in data["modules"].items() if (cost := _cost(written))}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+    said = memo.read(file, _Memo, unsealed=True)  # what was learnt is worth more than a seal
+    if said is None or said["version"] != _VERSION:
         return {}
+    return {name: cost for name, written in said["modules"].items() if (cost := _cost(written))}
 
 
 def _cost(written: Any) -> Cost | None:
     """One entry; None for one that isn't as we write it, whoever did."""
-    try:
-        cost = Cost(**written)
-        numbers = (cost.cpu_seconds, cost.longest, cost.peak_rss, cost.gain, *cost.files.values())
-    except (TypeError, AttributeError):
+    if not fits(written, Cost):
         return None
-    sound = all(type(number) in {int, float} and 0 <= number < _MOST for number in numbers)
-    typed = isinstance(cost.peak_rss, int) and isinstance(cost.longest_file, str) and isinstance(cost.learnt, bool)
-    return cost if sound and typed else None
+    cost = Cost(**written)
+    numbers = (cost.cpu_seconds, cost.longest, cost.peak_rss, cost.gain, *cost.files.values())
+    return cost if all(0 <= number < _MOST for number in numbers) else None

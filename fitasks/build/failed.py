@@ -8,9 +8,9 @@ nothing.
 from __future__ import annotations
 
 import contextlib
-import json
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypedDict
 
+from fitasks import memo
 from fitasks.cuda.needs import IncludeMemo, include_dirs, reachable
 from fitasks.files import write_atomic
 
@@ -21,7 +21,16 @@ if TYPE_CHECKING:
     from fitasks.plan.kernel import Kernel
 
 NAME = "fitasks-failed.json"
-_VERSION = 1
+_VERSION = 2
+
+
+class _Note(TypedDict):
+    version: int
+    commands: str
+    toolchain: dict[str, str]
+    ninja: str
+    inputs: dict[str, str]  # path → SHA-256
+    error: str
 
 
 def remember(kernel: Kernel, judge: Judge, error: str) -> None:
@@ -29,20 +38,17 @@ def remember(kernel: Kernel, judge: Judge, error: str) -> None:
     read = reachable(kernel.sources, include_dirs(kernel.ninja), IncludeMemo())
     inputs = {path: state.digest for path in sorted(read) if (state := judge.contents.state(path))}
     with contextlib.suppress(OSError):  # only what the next prediction says depends on it
-        write_atomic(_path(kernel), json.dumps(_made_from(kernel, judge) | {"inputs": inputs, "error": error}))
+        write_atomic(_path(kernel), memo.sealed(_made_from(kernel, judge) | {"inputs": inputs, "error": error}))
 
 
 def remembered(kernel: Kernel, judge: Judge) -> str:
     """The error with which a compile would fail again; "" where none failed, or something has changed since."""
-    try:
-        note = json.loads(_path(kernel).read_bytes())
-        same = all(note[key] == value for key, value in _made_from(kernel, judge).items())
-        inputs, error = dict(note["inputs"]), str(note["error"])
-    except (OSError, ValueError, KeyError, TypeError):
+    note = memo.read(_path(kernel), _Note)
+    if note is None or any(note[key] != value for key, value in _made_from(kernel, judge).items()):
         return ""
-    if not same or any(_digest(judge, path) != digest for path, digest in inputs.items()):
+    if any(_digest(judge, path) != digest for path, digest in note["inputs"].items()):
         return ""
-    return error.partition("\n")[0]
+    return str(note["error"]).partition("\n")[0]
 
 
 def forget(kernel: Kernel) -> None:

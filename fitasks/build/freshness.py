@@ -103,7 +103,9 @@ class Judge:
         return [], max((self._equal[line] for line in lines if line in self._equal), default=0)
 
     def _input(self, line: str) -> Reason | None:
-        digest, relative = line[:64], line[65:]
+        digest, blank, relative = line[:64], line[64:65], line[65:]
+        if blank != " ":
+            return Reason("vanished", f"a file that its receipt can't name ({line!r:.100})")
         state = self.contents.state(self.roots.absolute(relative))
         if state is None:
             if relative.startswith("{CACHE}/generated/"):

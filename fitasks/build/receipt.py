@@ -9,10 +9,15 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
+import re
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from fitasks import memo
+from fitasks.build.ninja import DEPS, LOG
 from fitasks.files import write_atomic
+from fitasks.shape import fits
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -23,20 +28,9 @@ if TYPE_CHECKING:
 VERSION = 1
 NAME = "fitasks-receipt.json"
 
-_TEXTS = (
-    "flashinfer",
-    "target",
-    "generator",
-    "commands",
-    "inputs",
-    "fingerprint",
-    "ninja",
-    "build_ninja",
-    "stamp",
-    "built",
-)
 _LISTS = ("needed", "undefined", "architectures")
-_LARGEST = 1 << 62  # of sizes and of times in nanoseconds
+_OBJECT = re.compile(r"[^/]+\.o")
+_LONGEST = 255  # bytes that Linux's file systems allow a name
 
 
 @dataclass(frozen=True)
@@ -83,7 +77,12 @@ def path_of(kernel: Kernel) -> Path:
 
 def write(kernel: Kernel, receipt: Receipt) -> None:
     """Vouch for a kernel; the very last step of a build."""
-    write_atomic(path_of(kernel), json.dumps(asdict(receipt), indent=1))
+    write_atomic(path_of(kernel), to_json(receipt))
+
+
+def to_json(receipt: Receipt) -> str:
+    """Return the text of a receipt's file."""
+    return memo.sealed(asdict(receipt), indent=1)
 
 
 def read(kernel: Kernel) -> Receipt | None:
@@ -92,39 +91,43 @@ def read(kernel: Kernel) -> Receipt | None:
 
 
 def read_file(path: Path, name: str) -> Receipt | None:
-    """The receipt of module `name` in a file; None as above, or where a field is not of its type."""
-    try:
-        data = json.loads(path.read_bytes())
-        outputs = {file: Output(**output) for file, output in data["outputs"].items()}
-        receipt = Receipt(**data | {"outputs": outputs} | {field: tuple(data[field]) for field in _LISTS})
-        known = (receipt.version, receipt.name) == (VERSION, name) and f"{name}.so" in outputs
-        return receipt if known and _typed(receipt) else None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+    """The receipt of module `name` in a file; None as above, or where it says what no build makes."""
+    receipt = said(path, name)
+    return None if receipt is None or unmade(receipt) else receipt
+
+
+def said(path: Path, name: str) -> Receipt | None:
+    """Return what a file says, if every field is of its type: it may come from elsewhere.
+
+    What it names isn't looked at. One without a seal is of an earlier fitasks.
+    """
+    data = memo.read(path, Receipt, unsealed=True)
+    if data is None or (data.get("version", VERSION), data["name"]) != (VERSION, name):
         return None
+    outputs = {file: Output(**output) for file, output in data["outputs"].items()}
+    receipt = Receipt(**data | {"outputs": outputs} | {field: tuple(data.get(field, ())) for field in _LISTS})
+    return receipt if f"{name}.so" in outputs and _measured(receipt) else None
 
 
-def _typed(receipt: Receipt) -> bool:
-    """Whether every field is what Receipt says: a receipt may come from elsewhere. By hand, as hundreds are read."""
-    values = receipt.outputs.values()
-    texts = [getattr(receipt, field) for field in _TEXTS]
-    texts += [*receipt.needed, *receipt.undefined, *receipt.architectures, *receipt.outputs, *receipt.notes]
-    texts += [*receipt.toolchain, *receipt.toolchain.values(), *(output.sha256 for output in values)]
-    counts = [receipt.sealed_ns, receipt.peak_rss, *(n for output in values for n in (output.size, output.mtime_ns))]
-    return (
-        all(map(_is_text, texts))
-        and all(type(count) is int and 0 <= count < _LARGEST for count in counts)
-        and all(
-            type(spent) in {int, float} and 0 <= spent < _LARGEST for spent in (receipt.seconds, receipt.cpu_seconds)
-        )
-        and all(type(note) is int or _is_text(note) for note in receipt.notes.values())
-    )
+def unmade(receipt: Receipt) -> str:
+    """Return what a receipt says that no build makes, "" if nothing. Outputs are files of one directory."""
+    for name in receipt.outputs:
+        if name not in {f"{receipt.name}.so", LOG, DEPS} and not _is_object(name):
+            return f"has {name!r:.300} as an output, which no build makes"
+    if not {LOG, DEPS} <= receipt.outputs.keys():
+        return "knows nothing of ninja's logs"
+    return "" if receipt.inputs else "has no input"
 
 
-def _is_text(value: object) -> bool:
-    """Raises ValueError for half of a surrogate pair, which JSON can say and no file can hold."""
-    if not isinstance(value, str):
-        return False
-    return value.isascii() or bool(value.encode())
+def _is_object(name: str) -> bool:
+    return bool(_OBJECT.fullmatch(name)) and name.isprintable() and len(name.encode()) <= _LONGEST
+
+
+def _measured(receipt: Receipt) -> bool:
+    """Whether nothing is negative that can't be, and every note can be shown."""
+    sizes = (number for output in receipt.outputs.values() for number in (output.size, output.mtime_ns))
+    numbers = (receipt.sealed_ns, receipt.peak_rss, receipt.seconds, receipt.cpu_seconds, *sizes)
+    return all(0 <= number < math.inf for number in numbers) and fits(receipt.notes, dict[str, int | str])
 
 
 def fingerprint(commands: str, toolchain: dict[str, str], inputs: str) -> str:

@@ -22,13 +22,15 @@ import shutil
 import subprocess
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from fitasks import memo
 from fitasks.cuda.components import compiler_command
 from fitasks.cuda.survey import pip_versions
 from fitasks.errors import EnvironmentProblem
 from fitasks.files import write_atomic
 from fitasks.locks import locked
+from fitasks.shape import fits
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -45,10 +47,8 @@ _DEFINED = re.compile(r"^\s*#\s*define\s+cu[A-Z]\w*\s+(?:__CUDA_API_PT\w+\()?(cu
 
 def assembled_root(home: Path) -> Path | None:
     """The pip toolkit that `home` was assembled around; None if `home` isn't of `assemble`'s making."""
-    try:
-        return Path(json.loads((home / MARKER).read_text(encoding="utf-8"))["root"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
+    said = memo.read(home / MARKER, dict[str, Any], unsealed=True)
+    return Path(said["root"]) if said and fits(said.get("root"), Path) else None
 
 
 def is_whole(root: Path, home: Path) -> bool:

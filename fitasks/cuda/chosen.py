@@ -10,7 +10,7 @@ import os
 import shutil
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
 from fitasks.cuda.survey import nvcc_says
 from fitasks.cuda.toolkit import Choice, Toolkit
@@ -19,6 +19,13 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from fitasks.cuda.probe import ProbeMemo
+
+
+class Record(TypedDict):
+    """A choice in a form that survives JSON."""
+
+    toolkit: Toolkit
+    named: list[str]
 
 
 def as_record(toolkit: Toolkit, env: Mapping[str, str]) -> dict[str, Any]:

@@ -14,11 +14,12 @@ import subprocess
 import tempfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
+from fitasks import memo
 from fitasks.cuda.elf import exported, inspect_library
 from fitasks.errors import EnvironmentProblem
-from fitasks.files import remember, sha256_file
+from fitasks.files import sha256_file
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -82,13 +83,13 @@ class Runtime:
     reached: bool = True
 
 
-def discover(python: Path, env: Mapping[str, str], site_packages: Iterable[Path], toolkit: Path, memo: Path) -> Runtime:
+def discover(python: Path, env: Mapping[str, str], site_packages: Iterable[Path], toolkit: Path, file: Path) -> Runtime:
     """Look, or remember: asking the serving interpreter imports torch, 2 to 3 s. `toolkit` is its libcudart."""
     site_packages = tuple(site_packages)
     candidates = _candidates(site_packages, env)
     key = [str(python), str(python.resolve()), env.get("LD_LIBRARY_PATH", ""), sha256_file(SCRIPT)]
     key += [_quick_look(path) for path in [*candidates, toolkit, *_torch(site_packages)] if path.exists()]
-    if (known := _remembered(memo, key)) is not None:
+    if (known := _remembered(file, key)) is not None:
         return known
     answer = _ask(python, env, [*candidates, toolkit])
     versions = answer["runtime_versions"]
@@ -97,7 +98,7 @@ def discover(python: Path, env: Mapping[str, str], site_packages: Iterable[Path]
     chosen, how = _chosen(loaded, answer["how"], found, versions)
     linked = describe(toolkit, versions.get(str(toolkit), ""))
     runtime = Runtime(chosen, how, tuple(found), linked, reached=bool(loaded))
-    remember(memo, json.dumps({"version": _VERSION, "key": key, "runtime": asdict(runtime)}))
+    memo.keep(file, {"version": _VERSION, "key": key, "runtime": asdict(runtime)})
     return runtime
 
 
@@ -199,18 +200,21 @@ def _ask(python: Path, env: Mapping[str, str], libraries: list[Path]) -> dict[st
     return answer
 
 
-def _remembered(memo: Path, key: list[str]) -> Runtime | None:
-    try:
-        data = json.loads(memo.read_bytes())
-        if data["version"] != _VERSION or data["key"] != key:
-            return None
-        runtime = data["runtime"]
-        loaded = _restored(runtime["loaded"]) if runtime["loaded"] else None
-        found = tuple(map(_restored, runtime["found"]))
-        return Runtime(loaded, runtime["how"], found, _restored(runtime["toolkit"]), bool(runtime["reached"]))
-    except (OSError, ValueError, KeyError, TypeError):
+class _Memo(TypedDict):
+    version: int
+    key: list[str]
+    runtime: Runtime
+
+
+def _remembered(file: Path, key: list[str]) -> Runtime | None:
+    said = memo.read(file, _Memo)
+    if said is None or (said["version"], said["key"]) != (_VERSION, key):
         return None
+    runtime = {"reached": True} | said["runtime"]
+    loaded = _restored(runtime["loaded"]) if runtime["loaded"] else None
+    found = tuple(map(_restored, runtime["found"]))
+    return Runtime(loaded, runtime["how"], found, _restored(runtime["toolkit"]), runtime["reached"])
 
 
 def _restored(data: dict[str, Any]) -> Cudart:
-    return Cudart(**data | {"symbols": tuple(data["symbols"])})
+    return Cudart(**data | {"symbols": tuple(data.get("symbols", ()))})

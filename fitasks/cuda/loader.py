@@ -16,11 +16,11 @@ import tempfile
 import threading
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
+from fitasks import memo
 from fitasks.cuda.elf import inspect_library, versions_defined
 from fitasks.errors import EnvironmentProblem
-from fitasks.files import remember
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -71,6 +71,14 @@ class Answer:
         return nothing.union(self.offers.get("", nothing), *(self.offers.get(name, nothing) for name in libraries))
 
 
+class _Memo(TypedDict):
+    version: int
+    settings: list[str]
+    needs: dict[str, tuple[list[int], Needs]]
+    files: dict[str, list[int]]
+    answer: Answer | None
+
+
 class Loader:
     """The loader of one serving environment; shared by threads. `memo` may be lost at any moment."""
 
@@ -108,7 +116,7 @@ class Loader:
             self._learnt = False
             known = {path: [identity, vars(needs)] for path, (identity, needs) in self._needs.items()}
             data = {"version": _VERSION, "settings": self._settings(), "needs": known, "files": self._files}
-            remember(self._memo, json.dumps(data | {"answer": _written(self._answer)}))
+            memo.keep(self._memo, data | {"answer": _written(self._answer)})
 
     def _read(self, library: Path) -> Needs:
         identity, (known, needs) = _identity(str(library)), self._needs.get(str(library), ([], Needs()))
@@ -139,15 +147,12 @@ class Loader:
         if self._loaded:
             return
         self._loaded = True
-        try:
-            data = json.loads(self._memo.read_bytes())
-            if data["version"] != _VERSION:
-                return
-            self._needs = {path: (known, Needs(**_tuples(said))) for path, (known, said) in data["needs"].items()}
-            if data["answer"] and data["settings"] == self._settings() and _unchanged(data["files"]):
-                self._answer, self._files = _restored(data["answer"]), data["files"]
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
-            self._needs, self._answer = {}, None
+        data = memo.read(self._memo, _Memo)
+        if data is None or data["version"] != _VERSION:
+            return
+        self._needs = {path: (known, Needs(**_tuples(said))) for path, (known, said) in data["needs"].items()}
+        if data["answer"] and data["settings"] == self._settings() and _unchanged(data["files"]):
+            self._answer, self._files = _restored(data["answer"]), data["files"]
 
     def _settings(self) -> list[str]:
         """The interpreter and the variables that decide what a process finds, and who is asked."""

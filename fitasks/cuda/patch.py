@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Literal
 
 from packaging.version import InvalidVersion, Version
 
+from fitasks import memo
 from fitasks.errors import EnvironmentProblem
 from fitasks.files import sha256_file, write_atomic
 from fitasks.locks import locked
@@ -212,11 +213,8 @@ def _beside(target: Path, kind: str) -> Path:
 
 
 def _read_record(target: Path) -> dict[str, str] | None:
-    try:
-        record = json.loads(_beside(target, "json").read_bytes())
-        return {"original": str(record["original"]), "patched": str(record["patched"])}
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
+    said = memo.read(_beside(target, "json"), dict[str, str], unsealed=True)
+    return said if said and {"original", "patched"} <= said.keys() else None
 
 
 def _sync_directory(directory: Path) -> None:

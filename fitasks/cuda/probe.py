@@ -14,10 +14,10 @@ import os
 import re
 import subprocess
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, TypedDict
 
+from fitasks import memo
 from fitasks.errors import EnvironmentProblem
-from fitasks.files import remember
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -33,6 +33,15 @@ _EXEC = re.compile(r"""(?:exec\s+)?(?P<quote>["']?)(?P<path>/[^\s"'$`;|&<>()]+)(
 _HARMLESS = re.compile(r"(?:#.*|set\s+-\w+|export\s+\w+=[^$`\s]*|)")
 
 Identity = tuple[str, int, int, int, int]  # path, size, mtime and ctime in ns, inode
+
+
+class _Entry(TypedDict):
+    files: list[Identity]
+    output: str
+
+
+class _Memo(TypedDict):
+    answers: dict[str, _Entry]  # by _key
 
 
 def exec_chain(executable: Path) -> tuple[Path, ...] | None:
@@ -77,11 +86,20 @@ def _identity(path: Path) -> Identity:
     return (str(path), stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino)
 
 
-def _still_there(identity: Sequence[object]) -> bool:
+def _still_there(identity: Identity) -> bool:
     try:
-        return _identity(Path(cast("str", identity[0]))) == tuple(identity)
+        return _identity(Path(identity[0])) == tuple(identity)
     except OSError:
         return False
+
+
+def _key(executable: Path, *words: str) -> str:
+    return json.dumps([str(executable), *words])
+
+
+def _same(entry: _Entry, files: Sequence[Identity]) -> bool:
+    """Whether an answer rests on just these files; from JSON they come as lists."""
+    return [tuple(file) for file in entry["files"]] == list(files)
 
 
 class ProbeMemo:
@@ -106,11 +124,11 @@ class ProbeMemo:
         chain = exec_chain(executable)
         if chain is None:
             return _printed(executable, args)
-        key = "\0".join((str(executable), *args))
-        files = [list(_identity(path)) for path in chain]
+        key = _key(executable, *args)
+        files = [_identity(path) for path in chain]
         entry = self._entries.get(key)
-        if entry is not None and entry["files"] == files:
-            return cast("str", entry["output"])
+        if entry is not None and _same(entry, files):
+            return entry["output"]
         output = _printed(executable, args)
         self._entries[key] = {"files": files, "output": output}
         self._changed = True
@@ -123,19 +141,19 @@ class ProbeMemo:
         """
         try:
             chain = exec_chain(executable) or (executable.resolve(strict=True),)
-            files = [list(_identity(path)) for path in chain]
+            files = [_identity(path) for path in chain]
         except (OSError, RuntimeError):
             return ""
-        key = "\0".join((str(executable), build, *args))
+        key = _key(executable, build, *args)
         entry = self._entries.get(key)
-        if entry is None or entry["files"] != files:
+        if entry is None or not _same(entry, files):
             try:
                 status, text = _run(executable, args)
             except EnvironmentProblem:
                 return ""
             entry = self._entries[key] = {"files": files, "output": text if status else ""}
             self._changed = True
-        return cast("str", entry["output"])
+        return entry["output"]
 
     def options(self, executable: Path) -> frozenset[str]:
         """The long options that its `--help` lists; none where it has no such list."""
@@ -150,25 +168,15 @@ class ProbeMemo:
         self._entries = {
             key: entry
             for key, entry in self._entries.items()
-            if all(_still_there(identity) for identity in cast("list[list[object]]", entry["files"]))
+            if all(_still_there(identity) for identity in entry["files"])
         }
-        remember(self._path, json.dumps(self._entries, indent=1, sort_keys=True) + "\n")
+        memo.keep(self._path, {"answers": self._entries})
         self._changed = False
 
 
-def _load(path: Path) -> dict[str, dict[str, object]]:
-    with contextlib.suppress(OSError, ValueError):
-        found = json.loads(path.read_text(encoding="utf-8"))
-        if isinstance(found, dict) and all(_is_entry(entry) for entry in found.values()):
-            return cast("dict[str, dict[str, object]]", found)
-    return {}
-
-
-def _is_entry(entry: object) -> bool:
-    match entry:
-        case {"output": str(), "files": [*files]}:
-            return all(isinstance(file, list) and file and isinstance(file[0], str) for file in files)
-    return False
+def _load(path: Path) -> dict[str, _Entry]:
+    said = memo.read(path, _Memo)
+    return said["answers"] if said else {}
 
 
 def _printed(executable: Path, args: Sequence[str]) -> str:

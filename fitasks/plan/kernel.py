@@ -6,9 +6,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:
-    from fitasks.config.model import Scalar
+from fitasks.config.model import Scalar  # noqa: TC001 - part of Kernel, whose fields are looked at
 
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable
 
 _PATHS = ("build_dir", "library", "ninja_file", "lock")
 
@@ -68,3 +69,27 @@ def from_record(record: dict[str, Any]) -> Kernel:
     paths = {name: Path(record[name]) for name in _PATHS}
     aot = tuple(Artefact(Path(found["path"]), tuple(found["architectures"])) for found in record["aot"])
     return Kernel(**record | paths | {"sources": tuple(map(Path, record["sources"])), "aot": aot})
+
+
+def coherent(kernels: Iterable[Kernel], targets: Collection[str]) -> bool:
+    """Whether these can be the kernels of one plan for these targets: what is remembered may be damaged."""
+    owners: dict[str, bool] = {}  # label → whether it has a module of its own
+    for kernel in kernels:
+        if not kernel.label or kernel.label in owners or kernel.target not in targets:
+            return False
+        if not kernel.problem and not _has_place(kernel):
+            return False
+        if kernel.twin and not owners.get(kernel.twin):
+            return False
+        owners[kernel.label] = not kernel.problem and not kernel.twin
+    return True
+
+
+def _has_place(kernel: Kernel) -> bool:
+    """Whether it has a name, and files where FlashInfer has them: in a directory of that name."""
+    directory, inside = kernel.build_dir, (kernel.library, kernel.ninja_file)
+    places = (directory, *inside, kernel.lock, *kernel.sources)
+    named = kernel.name and kernel.name == directory.name and kernel.library.name == f"{kernel.name}.so"
+    return bool(
+        named and kernel.sources and all(p.is_absolute() for p in places) and all(p.parent == directory for p in inside)
+    )

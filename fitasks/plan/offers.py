@@ -5,20 +5,19 @@ Asked once and remembered in `.fitasks/ops.json`, until something that this rest
 
 from __future__ import annotations
 
-import json
 import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
-from fitasks.files import remember
+from fitasks import memo
+from fitasks.config.model import Scalar  # noqa: TC001 - part of Parameter, whose fields are looked at
 from fitasks.plan.planner import SCRIPT as PLAN_SCRIPT
 from fitasks.plan.planner import Answer, asked, basis, environment
 from fitasks.plan.reads import Reads
 
 if TYPE_CHECKING:
-    from fitasks.config.model import Scalar
     from fitasks.plan.server import Server
 
 SCRIPT = PLAN_SCRIPT.with_name("ops.py")
@@ -52,6 +51,22 @@ class Op:
         return tuple(one.name for one in self.parameters if one.required and one.type == "list")
 
 
+class _Record(TypedDict):
+    """An Op as the script writes it."""
+
+    op: str
+    generator: str
+    parameters: list[Parameter]
+    doc: str
+    note: str
+
+
+class _Memo(TypedDict):
+    key: dict[str, Any]
+    ops: list[_Record]
+    reads: dict[str, Any]
+
+
 def offers(server: Server, cuda_home: Path, target: str, state: Path) -> tuple[Op, ...]:
     """All ops, by name. Raises EnvironmentProblem where FlashInfer cannot be asked."""
     key, file = basis(server), state / "ops.json"
@@ -60,16 +75,13 @@ def offers(server: Server, cuda_home: Path, target: str, state: Path) -> tuple[O
         since = time.time_ns()
         asked_anew = _ask(server, cuda_home, target)
         answer, reads = asked_anew["ops"], Reads.of([asked_anew["reads"]], since, server.python)
-        remember(file, json.dumps({"key": key, "ops": answer, "reads": reads.as_record()}))
+        memo.keep(file, {"key": key, "ops": answer, "reads": reads.as_record()})
     return tuple(_op(record) for record in answer)
 
 
 def _remembered(file: Path, key: dict[str, Any]) -> list[dict[str, Any]] | None:
-    try:
-        cache = json.loads(file.read_bytes())
-        return list(cache["ops"]) if cache["key"] == key and Reads.holding(cache["reads"]) else None
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
+    said = memo.read(file, _Memo)
+    return said["ops"] if said and said["key"] == key and Reads.holding(said["reads"]) else None
 
 
 def _ask(server: Server, cuda_home: Path, target: str) -> Answer:

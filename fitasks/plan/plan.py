@@ -7,28 +7,28 @@ Only where something differs is the serving interpreter asked again.
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 import time
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
+from fitasks import memo
 from fitasks.config.model import Config, KernelConfig, ModelRequest, Place, Serving
 from fitasks.cuda import chosen
-from fitasks.cuda.capability import Flags, nvcc_flags, of_targets
+from fitasks.cuda.capability import Commands, Flags, nvcc_flags, of_targets
 from fitasks.cuda.gpus import architectures
 from fitasks.cuda.needs import IncludeMemo, include_dirs, needed_headers
 from fitasks.cuda.probe import ProbeMemo
 from fitasks.cuda.toolkit import choose_toolkit
 from fitasks.environment import home, refuse_unusable
 from fitasks.errors import EnvironmentProblem, NoCompiler
-from fitasks.files import remember, sha256_file
+from fitasks.files import sha256_file
 from fitasks.models.kernels import digests, kernels_of_models
 from fitasks.plan import hopper, planner
 from fitasks.plan.expand import kernels_of
-from fitasks.plan.kernel import Artefact, Kernel, as_record, from_record
+from fitasks.plan.kernel import Artefact, Kernel, as_record, coherent, from_record
 from fitasks.plan.names import named
 from fitasks.plan.overruled import overruled
 from fitasks.plan.reads import Reads
@@ -37,12 +37,13 @@ from fitasks.plan.server import Server, as_imported, find_server
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
 
-    from fitasks.cuda.capability import Commands
     from fitasks.cuda.toolkit import Choice, Toolkit
+
+_FACTS = {"flashinfer", "flashinfer_root", "workspace", "arch"}  # of each target, what others read without asking
 
 # Of plan.json: raised whenever its meaning changes; a changed shape is noticed by itself.
 VERSION = [
-    4,
+    5,
     *(
         field.name
         for record in (Kernel, Artefact, Config, Serving, KernelConfig, ModelRequest)
@@ -109,7 +110,7 @@ def make_plan(root: Path, *, file: str = "kernels.yaml") -> Plan:
     elif reads.renewed:
         cache["reads"] = reads.as_record()
     if not reads or reads.renewed:
-        remember(state / "plan.json", json.dumps(cache))
+        memo.keep(state / "plan.json", cache)
     probe.save()
     kernels = tuple(from_record(record) for record in cache["kernels"])
     server = as_imported(server, cache["facts"])
@@ -245,13 +246,28 @@ def _digest(file: Path) -> str:
         return ""
 
 
+class _Memo(TypedDict):
+    """plan.json."""
+
+    key: dict[str, Any]  # compared with the present
+    config: Config
+    kernels: list[Kernel]
+    facts: dict[str, dict[str, str]]
+    resolved: dict[str, str]
+    chosen: chosen.Record
+    needs: list[str]
+    commands: Commands
+    overruled: dict[str, str]
+    reads: dict[str, Any]  # Reads.holding looks at it
+
+
 def _read_cache(file: Path) -> dict[str, Any]:
     """The remembered plan; a damaged or older one is as good as none."""
-    try:
-        cache = json.loads(file.read_bytes())
-        return cache if cache["key"]["version"] == VERSION else {}
-    except (OSError, ValueError, KeyError, TypeError):
+    cache: dict[str, Any] | None = memo.read(file, _Memo)
+    if cache is None or cache["key"].get("version") != VERSION or "kernels.yaml" not in cache["key"]:
         return {}
+    whole = all(said.keys() >= _FACTS for said in cache["facts"].values())
+    return cache if whole and coherent(map(from_record, cache["kernels"]), cache["facts"]) else {}
 
 
 def _config(file: Path, digest: str, cache: dict[str, Any]) -> Config:

@@ -7,7 +7,6 @@ asked once; the answer holds as long as all that it rests on (reads.py).
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import sys
 import tempfile
@@ -16,8 +15,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict, cast
 
+from fitasks import memo
 from fitasks.errors import EnvironmentProblem
-from fitasks.files import remember
 from fitasks.plan import planner
 from fitasks.plan.caches import sglang_base
 from fitasks.plan.reads import Reads
@@ -67,6 +66,12 @@ class _Described(TypedDict):
     path: list[str]
     site: list[str]
     packages: dict[str, dict[str, str]]
+
+
+class _Memo(TypedDict):
+    key: list[str]
+    described: _Described
+    reads: dict[str, Any]
 
 
 class _Interpreter(NamedTuple):
@@ -164,25 +169,22 @@ def _on_path(name: str) -> Path:
     return Path(shutil.which(name) or name)
 
 
-def _describe(python: Path, env: Mapping[str, str], memo: Path) -> _Described:
+def _describe(python: Path, env: Mapping[str, str], file: Path) -> _Described:
     """What the interpreter says of itself in this environment, remembered. Raises EnvironmentProblem."""
     key = [str(python), str(python.resolve()), *(env.get(name, "") for name in _PYTHON)]
-    if known := _remembered(memo, key):
+    if known := _remembered(file, key):
         return known
     since = time.time_ns()
     described = _ask(python, env)
     reads = Reads.of([described.pop("reads")], since, python)
-    remember(memo, json.dumps({"key": key, "described": described, "reads": reads.as_record()}))
+    memo.keep(file, {"key": key, "described": described, "reads": reads.as_record()})
     return cast("_Described", described)
 
 
-def _remembered(memo: Path, key: list[str]) -> _Described | None:
-    try:
-        cache = json.loads(memo.read_bytes())
-        known = cache["key"] == key and Reads.holding(cache["reads"])
-        return cast("_Described", cache["described"]) if known else None
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
+def _remembered(file: Path, key: list[str]) -> _Described | None:
+    said = memo.read(file, _Memo)
+    known = said and said["key"] == key and Reads.holding(said["reads"])
+    return cast("_Described", said["described"]) if known else None
 
 
 def _ask(python: Path, env: Mapping[str, str]) -> dict[str, Any]:

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from fitasks.build import receipt as receipts
-from fitasks.build.ninja import DEPS, LOG
 from fitasks.ship.bundle import NINJA_FILE, generated_of, version_key
 from fitasks.ship.manifest import Refused
 from fitasks.ship.tvmffi import same_abi
@@ -22,7 +21,6 @@ if TYPE_CHECKING:
 
 # The names of build/roots.py; paths are normalised when a receipt is made.
 _INPUT = re.compile(r"[0-9a-f]{64} (\{(CACHE|FLASHINFER|CUDA|SITE|PYTHON)\})?(/(?!\.{0,2}(/|$))[^/]+)+")
-_OBJECT = re.compile(r"[^/]+\.o")
 
 
 @dataclass(frozen=True)
@@ -101,7 +99,7 @@ def proven(manifest: Manifest, unpacked: Path) -> list[Module]:
     modules = []
     for architecture, name in manifest.modules():
         inside = f"{architecture}/cached_ops/{name}"
-        receipt = receipts.read_file(unpacked / inside / receipts.NAME, name)
+        receipt = receipts.said(unpacked / inside / receipts.NAME, name)
         if receipt is None:
             raise Refused(f"{inside} has no receipt that this fitasks can read")
         if f"{inside}/{NINJA_FILE}" not in manifest.files:
@@ -144,10 +142,8 @@ def _unfit(receipt: Receipt, manifest: Manifest, architecture: str) -> str:
     for name, output in receipt.outputs.items():
         if name not in files or (files[name].sha256, files[name].size) != (output.sha256, output.size):
             return f"is not about the file {name!r} that the bundle holds"
-        if name not in {f"{receipt.name}.so", LOG, DEPS} and not _OBJECT.fullmatch(name):
-            return f"has {name!r} as an output, which no build makes"
-    if not {LOG, DEPS} <= receipt.outputs.keys():
-        return "knows nothing of ninja's logs"
+    if problem := receipts.unmade(receipt):
+        return problem
     if unknown := sorted(files.keys() - receipt.outputs.keys() - {NINJA_FILE, receipts.NAME}):
         return f"knows nothing of the file {unknown[0]!r} beside it"
     return _unfit_sources(receipt, manifest.below(f"{architecture}/generated"))

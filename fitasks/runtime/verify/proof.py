@@ -5,11 +5,11 @@ It holds for the file's hash, so that an unchanged kernel is proven once per arc
 
 from __future__ import annotations
 
-import json
 import threading
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
+from fitasks import memo
 from fitasks.files import write_atomic
 
 if TYPE_CHECKING:
@@ -52,15 +52,17 @@ class Proof:
         return max(self.checks, key=lambda check: check.error - check.tolerance, default=None)
 
 
+class _Memo(TypedDict):
+    version: int
+    proofs: list[Proof]
+
+
 def read(directory: Path, sha256: str) -> dict[str, Proof]:
     """The proofs of exactly this library by capability; none where there is no file that can be believed."""
-    try:
-        data = json.loads((directory / NAME).read_bytes())
-        if data["version"] != _VERSION:
-            return {}
-        proofs = [_proof(record) for record in data["proofs"]]
-    except (OSError, ValueError, KeyError, TypeError):
+    said = memo.read(directory / NAME, _Memo, unsealed=True)  # a proof takes a GPU
+    if said is None or said["version"] != _VERSION:
         return {}
+    proofs = [_proof(record) for record in said["proofs"]]
     return {proof.capability: proof for proof in proofs if proof.sha256 == sha256}
 
 
@@ -81,10 +83,9 @@ def remove(directory: Path, sha256: str, capability: str) -> None:
 
 def _write(directory: Path, proofs: Mapping[str, Proof]) -> None:
     records = [asdict(one) for _, one in sorted(proofs.items())]
-    text = json.dumps({"version": _VERSION, "proofs": records}, indent=1)
+    text = memo.sealed({"version": _VERSION, "proofs": records}, indent=1)
     write_atomic(directory / NAME, text, sync=False)  # what is lost is proven again
 
 
-def _proof(record: dict[str, object]) -> Proof:
-    checks = tuple(Check(**check) for check in record["checks"])  # type: ignore[attr-defined]
-    return Proof(**record | {"checks": checks})  # type: ignore[arg-type]
+def _proof(record: dict[str, Any]) -> Proof:
+    return Proof(**record | {"checks": tuple(Check(**check) for check in record["checks"])})
