@@ -51,18 +51,19 @@ def check(json: str, trace: str, names: list[str]) -> None:
     """what the server will do with each kernel (doit check page: with one); exit status 1 if it would compile"""
     from fitasks.runtime.check import check as predict_all
     from fitasks.runtime.conditions import conditions
-    from fitasks.ship.install import notice
+    from fitasks.ship.install import damaged, notice
     from fitasks.ui.check_table import show_verdicts, write_verdicts
 
     session = current().asking
     verdicts = predict_all(session, names)
     needed = conditions(session, verdicts)
     show_verdicts(verdicts, needed)
-    if told := notice(session.plan):
+    damage = damaged(session.plan.server)
+    if told := damage or notice(session.plan):
         _print(told)
     if json:
         write_verdicts(Path(json), verdicts, needed)
-    if not _covers(trace) or not all(verdict.good for verdict in verdicts):
+    if damage or not _covers(trace) or not all(verdict.good for verdict in verdicts):
         raise Silent
 
 

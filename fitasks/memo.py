@@ -10,11 +10,10 @@ from __future__ import annotations
 import errno
 import json
 import os
-import stat
 import zlib
 from typing import TYPE_CHECKING, Any
 
-from fitasks.files import remember
+from fitasks.files import regular, remember
 from fitasks.shape import fits
 
 if TYPE_CHECKING:
@@ -22,7 +21,7 @@ if TYPE_CHECKING:
 
 _SEAL = "seal"
 _BEFORE = b',\n "seal": '
-_LARGEST = 1 << 30  # bytes; the plan of 655 kernels has 8 MB
+_LARGEST = 1 << 28  # bytes; the plan of 655 kernels has 8 MB
 
 
 def sealed(data: dict[str, Any], *, indent: int | None = None) -> str:
@@ -44,7 +43,7 @@ def read(file: Path, shape: Any, *, unsealed: bool = False) -> Any:
     `unsealed` takes one without a seal, too: a file that an earlier fitasks wrote and that is worth keeping.
     """
     try:
-        text = regular(file)
+        text = _bytes(file)
         said = json.loads(text)
     except (OSError, ValueError, RecursionError):
         return None
@@ -55,19 +54,13 @@ def read(file: Path, shape: Any, *, unsealed: bool = False) -> Any:
     return said if whole and fits(said, shape) else None
 
 
-def regular(file: str | Path) -> bytes:
-    """Return what a regular file holds. Raises OSError for anything else: a pipe would be waited for, a device read."""
-    descriptor = os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    try:
-        found = os.fstat(descriptor)
-        if not stat.S_ISREG(found.st_mode):
-            raise OSError(errno.EINVAL, "not a regular file", str(file))
-        if found.st_size > _LARGEST:
-            raise OSError(errno.EFBIG, os.strerror(errno.EFBIG), str(file))
-        with open(descriptor, "rb", closefd=False) as stream:
-            return stream.read()
-    finally:
-        os.close(descriptor)
+def _bytes(file: Path) -> bytes:
+    """Raises OSError, also for what is no regular file or larger than anything that is written here."""
+    with regular(file) as stream:
+        data = stream.read(_LARGEST + 1)
+    if len(data) > _LARGEST:
+        raise OSError(errno.EFBIG, os.strerror(errno.EFBIG), str(file))
+    return data
 
 
 def _checksum(text: bytes) -> str:

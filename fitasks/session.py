@@ -21,7 +21,7 @@ from fitasks.build.costs import Costs
 from fitasks.build.freshness import Judge
 from fitasks.build.ninja import find_ninja
 from fitasks.build.roots import roots_of
-from fitasks.build.store import Store
+from fitasks.build.store import SHARED, VARIABLE, Store
 from fitasks.cuda.capability import nvcc_of
 from fitasks.cuda.cudart import Runtime, discover
 from fitasks.cuda.loader import Loader
@@ -34,7 +34,7 @@ from fitasks.plan.server import Server, find_server
 from fitasks.plan.unbuilt import plan_unbuilt
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from fitasks.build.compile import Builder
     from fitasks.build.ninja import Ninja
@@ -160,7 +160,7 @@ class Session:
     @cached_property
     def store(self) -> Store:
         """The finished kernels of this user, of all FlashInfer versions."""
-        return Store(cache_home(self.plan.server.env) / "fitasks" / "store")
+        return store_of(self.plan.server.env)
 
     def builder(self) -> Builder:
         """What builds; the first call, of whichever thread, opens the pool of compiler slots."""
@@ -231,6 +231,12 @@ class Session:
     def costs(self) -> Costs:
         """What compiling costs, learnt over all projects of this user."""
         return Costs.load(cache_home(self.plan.server.env) / "fitasks" / "costs.json")
+
+
+def store_of(env: Mapping[str, str]) -> Store:
+    """The store of a server's environment. Whether it may be shared is for the machine to say, not for kernels.yaml."""
+    shared = os.environ.get(VARIABLE, "") == SHARED
+    return Store(cache_home(env) / "fitasks" / "store", shared=shared)
 
 
 def current() -> Session:

@@ -10,13 +10,12 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import re
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from fitasks import memo
 from fitasks.build.ninja import DEPS, LOG
-from fitasks.files import write_atomic
+from fitasks.files import is_plain_name, write_atomic
 from fitasks.shape import fits
 
 if TYPE_CHECKING:
@@ -29,8 +28,6 @@ VERSION = 1
 NAME = "fitasks-receipt.json"
 
 _LISTS = ("needed", "undefined", "architectures")
-_OBJECT = re.compile(r"[^/]+\.o")
-_LONGEST = 255  # bytes that Linux's file systems allow a name
 
 
 @dataclass(frozen=True)
@@ -112,15 +109,11 @@ def said(path: Path, name: str) -> Receipt | None:
 def unmade(receipt: Receipt) -> str:
     """Return what a receipt says that no build makes, "" if nothing. Outputs are files of one directory."""
     for name in receipt.outputs:
-        if name not in {f"{receipt.name}.so", LOG, DEPS} and not _is_object(name):
+        if name not in {f"{receipt.name}.so", LOG, DEPS} and not (name.endswith(".o") and is_plain_name(name)):
             return f"has {name!r:.300} as an output, which no build makes"
     if not {LOG, DEPS} <= receipt.outputs.keys():
         return "knows nothing of ninja's logs"
     return "" if receipt.inputs else "has no input"
-
-
-def _is_object(name: str) -> bool:
-    return bool(_OBJECT.fullmatch(name)) and name.isprintable() and len(name.encode()) <= _LONGEST
 
 
 def _measured(receipt: Receipt) -> bool:

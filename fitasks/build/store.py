@@ -7,25 +7,30 @@ its receipt are today's, and every input, source or header, has the same content
 new header that would be found *before* one of those on the include path goes unnoticed; FlashInfer's include path is
 its own package, whose every file has one place.)
 
-Putting in is a hard link and costs nothing. Taking out copies: timestamps are to be changed, and those of a
-shared file would change in every other cache too. A directory appears by rename, whole or not at all.
+Putting in and taking out copy: through a hard link, what befalls a file of a cache would befall the store's. What is
+taken is compared with its receipt on arrival. A directory appears by rename, whole or not at all.
+
+Servers load what is adopted. So a store is used only if nobody but this user and root may write there (trust.py), or
+if the user wants to share one: FITASKS_STORE=shared. Even then nothing but regular files is taken.
 """
 
 from __future__ import annotations
 
 import contextlib
-import json
+import errno
+import hashlib
 import os
 import shutil
 import tempfile
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fitasks.build import receipt as receipts
 from fitasks.build.ninja import DEPS, LOG
-from fitasks.files import sha256_file
+from fitasks.files import copy_regular, regular, sha256_file
+from fitasks.trust import others
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -37,6 +42,7 @@ if TYPE_CHECKING:
 
 DEFAULT_LIMIT = 20 * 10**9  # bytes
 _LOGS = {LOG, DEPS}
+VARIABLE, SHARED = "FITASKS_STORE", "shared"
 _BEGUN, _DAY = ".tmp-", 86_400  # a kernel that is being put in; seconds
 
 
@@ -51,20 +57,38 @@ class Stored:
 
 @dataclass(frozen=True)
 class Store:
-    """A directory of finished kernels. Every method but `gc` treats trouble with it as "not there"."""
+    """A directory of finished kernels. Every method but `gc` treats trouble with it as "not there".
+
+    `shared`: others may write there, and the user wants it so.
+    """
 
     root: Path
+    shared: bool = False
+
+    @property
+    def refusal(self) -> str:
+        """Why nothing is taken from there or put in, in a sentence; "" where it is used."""
+        return "" if self.shared else others(self.root)
+
+    @property
+    def remedy(self) -> str:
+        """What helps where it is refused."""
+        return f"make it yours alone (chown, chmod go-w), or set {VARIABLE}={SHARED} to load what others put there"
 
     def put(self, kernel: Kernel, receipt: Receipt) -> None:
-        """Keep a kernel that has just been built."""
+        """Keep a kernel that has just been built, in place of an entry that is damaged."""
         place = self.root / kernel.name / receipt.fingerprint
-        if place.exists():
+        if self.refusal or self._kept(place, kernel.name):
             return
-        with contextlib.suppress(OSError), _beside(place) as scratch:
+        with contextlib.suppress(OSError), self._beside(place) as scratch:
+            new = scratch / "new"
+            new.mkdir(mode=self._mode)
             for name in set(receipt.outputs) - _LOGS:
-                _link_or_copy(kernel.build_dir / name, scratch / name)
-            (scratch / receipts.NAME).write_text(json.dumps(asdict(receipt)))
-            scratch.rename(place)
+                copy_regular(kernel.build_dir / name, new / name)
+            (new / receipts.NAME).write_text(receipts.to_json(receipt))
+            if os.path.lexists(place):
+                place.rename(scratch / "damaged")
+            new.rename(place)
 
     def find(self, kernel: Kernel, judge: Judge) -> tuple[Path, Receipt] | None:
         """A stored kernel all of whose inputs are what they are now, with its files whole."""
@@ -73,7 +97,7 @@ class Store:
                 return place, receipt
         return None
 
-    def nearest(self, kernel: Kernel, judge: Judge) -> tuple[Receipt, list[Reason]] | None:
+    def _nearest(self, kernel: Kernel, judge: Judge) -> tuple[Receipt, list[Reason]] | None:
         """The stored kernel that differs least from what is wanted, and in what; None where there is none."""
         found = [(receipt, judge.differences(kernel, receipt)) for _, receipt in self._candidates(kernel)]
         return min(found, key=lambda pair: len(pair[1]), default=None)
@@ -82,22 +106,39 @@ class Store:
         """Return, of a kernel without a receipt, whether it can be adopted, and if not, what keeps it from that."""
         if not judged.reasons or judged.reasons[0].kind not in {"new", "elsewhere", "incomplete", "failed"}:
             return []
-        if not (found := self.nearest(kernel, judge)):
+        if (refusal := self.refusal) and (self.root / kernel.name).is_dir():
+            return [f"not adopted from {self.root}: {refusal}"]
+        if found := self.find(kernel, judge):
+            return [f"will be adopted: compiled for FlashInfer {found[1].flashinfer}, all inputs equal"]
+        if not (nearest := self._nearest(kernel, judge)):
             return []
-        receipt, reasons = found
-        if not reasons:
-            return [f"will be adopted: compiled for FlashInfer {receipt.flashinfer}, all inputs equal"]
+        receipt, reasons = nearest
         more = f" and {len(reasons) - 1} more" if len(reasons) > 1 else ""
-        return [f"not adopted from FlashInfer {receipt.flashinfer}: {reasons[0]}{more}"]
+        why = f"{reasons[0]}{more}" if reasons else "its files in the store are damaged"
+        return [f"not adopted from FlashInfer {receipt.flashinfer}: {why}"]
 
     def _candidates(self, kernel: Kernel) -> Iterator[tuple[Path, Receipt]]:
+        """What may be taken as far as its receipt tells."""
         try:
-            places = sorted((self.root / kernel.name).iterdir())
+            places = sorted((self.root / kernel.name).iterdir()) if not self.refusal else []
         except OSError:
             return
         for place in places:
-            if receipt := receipts.read_file(place / receipts.NAME, kernel.name):
+            if receipt := self._receipt(place, kernel.name):
                 yield place, receipt
+
+    def _receipt(self, place: Path, name: str) -> Receipt | None:
+        """An entry's receipt; None of what is no entry, or not only ours."""
+        file = place / receipts.NAME
+        if file.is_symlink() or not all(map(_is_directory, (place.parent, place))):
+            return None
+        receipt = receipts.read_file(file, name) if self.shared or not others(place) else None
+        return receipt if receipt and receipt.fingerprint == place.name == _fingerprint(receipt) else None
+
+    def _kept(self, place: Path, name: str) -> bool:
+        """Whether an entry is there and whole."""
+        receipt = self._receipt(place, name)
+        return receipt is not None and _whole(place, receipt)
 
     def take(self, place: Path, receipt: Receipt, kernel: Kernel) -> None:
         """Lay a stored kernel's files into its build directory; without a receipt, which is for the caller to write.
@@ -107,14 +148,36 @@ class Store:
         for name in set(receipt.outputs) - _LOGS:
             target = kernel.build_dir / name
             target.unlink(missing_ok=True)
-            shutil.copy(place / name, target)
+            copy_regular(place / name, target)
+            if sha256_file(target) != receipt.outputs[name].sha256:
+                raise OSError(errno.EIO, "damaged on the way out of the store", str(target))
         os.utime(place)
+
+    @contextlib.contextmanager
+    def _beside(self, place: Path) -> Iterator[Path]:
+        """A scratch directory on the same file system; whatever is left of it afterwards is removed."""
+        self._make(place.parent)
+        scratch = Path(tempfile.mkdtemp(prefix=_BEGUN, dir=place.parent))
+        try:
+            yield scratch
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
+
+    def _make(self, directory: Path) -> None:
+        if not directory.is_dir():
+            self._make(directory.parent)
+            directory.mkdir(mode=self._mode, exist_ok=True)
+
+    @property
+    def _mode(self) -> int:
+        """Of directories that are made: never such that a lax umask would have the store refused."""
+        return 0o777 if self.shared else 0o755
 
     def contents(self) -> list[Stored]:
         """Everything stored, least recently used first."""
         found = []
         for place in self.root.glob("*/*"):
-            if not _is_entry(place):
+            if not all(map(_is_directory, (place.parent, place))) or not _is_entry(place):
                 continue
             with contextlib.suppress(OSError):
                 size = sum(path.stat().st_size for path in place.iterdir())
@@ -141,34 +204,30 @@ def _is_entry(place: Path) -> bool:
     """Whether a kernel was put in here, or was being put in by a run that was killed a day ago; others stay."""
     if place.name.startswith(_BEGUN):
         with contextlib.suppress(OSError):
-            return place.is_dir() and time.time() - place.stat().st_mtime > _DAY
+            return time.time() - place.stat().st_mtime > _DAY
         return False
     return (place / receipts.NAME).is_file()
 
 
 def _whole(place: Path, receipt: Receipt) -> bool:
-    """The files are as they were built: a hard link shares its bytes with a cache that others write."""
+    """The files are as they were built, and regular ones."""
     try:
         return all(
-            sha256_file(place / name) == output.sha256 for name, output in receipt.outputs.items() if name not in _LOGS
+            _digest(place / name) == output.sha256 for name, output in receipt.outputs.items() if name not in _LOGS
         )
     except OSError:
         return False
 
 
-def _link_or_copy(source: Path, target: Path) -> None:
-    try:
-        target.hardlink_to(source)
-    except OSError:
-        shutil.copyfile(source, target)
+def _digest(path: Path) -> str:
+    with regular(path, follow=False) as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-@contextlib.contextmanager
-def _beside(place: Path) -> Iterator[Path]:
-    """A scratch directory on the same file system; whatever is left of it afterwards is removed."""
-    place.parent.mkdir(parents=True, exist_ok=True)
-    scratch = Path(tempfile.mkdtemp(prefix=_BEGUN, dir=place.parent))
-    try:
-        yield scratch
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+def _fingerprint(receipt: Receipt) -> str:
+    return receipts.fingerprint(receipt.commands, receipt.toolchain, receipt.inputs)
+
+
+def _is_directory(path: Path) -> bool:
+    """No link to one."""
+    return path.is_dir() and not path.is_symlink()

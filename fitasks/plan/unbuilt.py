@@ -52,7 +52,7 @@ def _compiled_with(server: Server) -> str:
         try:
             build = json.loads((site / _RECEIPTS).read_bytes())["kernels"][0]["toolchain"]["nvcc"]
             return str(_BUILD.match(build)[1])  # type: ignore[index]
-        except (OSError, ValueError, KeyError, TypeError, IndexError):
+        except (OSError, ValueError, LookupError, TypeError, RecursionError):
             continue
     return ""
 

@@ -62,8 +62,12 @@ def _packaged(library: Path) -> dict[str, Any]:
 
 @functools.lru_cache
 def _manifest(root: Path) -> dict[tuple[str, str], dict[str, Any]]:
-    data = json.loads((root / "manifest.json").read_text(encoding="utf-8"))
-    return {(one["directory"], one["name"]): one for one in data["kernels"] if "sha256" in one}
+    file = root / "manifest.json"
+    try:
+        kernels = json.loads(file.read_text(encoding="utf-8"))["kernels"]
+        return {(str(one["directory"]), str(one["name"])): dict(one) for one in kernels if "sha256" in one}
+    except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
+        raise UnusableError(f"{file} is damaged ({error!r:.200}): install the wheel again") from None
 
 
 def load(libraries: Sequence[Path]) -> dict[Path, str]:

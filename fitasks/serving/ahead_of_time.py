@@ -70,9 +70,9 @@ def read(file: Path) -> list[Wanted]:
     """What a file asks for, each thing once. Raises UnusableError."""
     try:
         data = json.loads(file.read_text(encoding="utf-8"))
-        made_for = data.get("flashinfer", "")
+        made_for = str(data.get("flashinfer", ""))
         wanted = [_wanted(kernel, made_for) for kernel in data["kernels"]]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UnusableError(f"{file}: neither of `doit check --json` nor a wheel's manifest: {error!r}") from None
     if not wanted:
         raise UnusableError(f"{file} names no kernel")
@@ -83,7 +83,7 @@ def _wanted(kernel: dict[str, Any], made_for: str) -> Wanted:
     target = _target(kernel)
     codes = kernel.get("architectures", ())
     asked = tuple(word for word in target.split() if not codes or any(_runs_on(code, word) for code in codes))
-    return Wanted(kernel["name"], target, asked or tuple(target.split()), made_for)
+    return Wanted(str(kernel["name"]), target, asked or tuple(target.split()), made_for)
 
 
 def _runs_on(code: str, word: str) -> bool:

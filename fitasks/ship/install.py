@@ -6,7 +6,6 @@ further providers (from 0.7 on, see `obstacle`).
 
 from __future__ import annotations
 
-import json
 import os
 import shlex
 import shutil
@@ -19,10 +18,12 @@ from fitasks.cuda.architecture import single
 from fitasks.errors import EnvironmentProblem
 from fitasks.plan.server import find_package
 from fitasks.processes import process
-from fitasks.ship.package import DISTRIBUTION, PACKAGE
+from fitasks.ship.package import DISTRIBUTION, PACKAGE, damage, installed
 from fitasks.ship.remains import alone, clear, sound
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from fitasks.plan.plan import Plan
     from fitasks.plan.server import Server
 
@@ -117,17 +118,19 @@ def obstacle(plan: Plan) -> str:
 def notice(plan: Plan) -> str:
     """What is to be said of a wheel of ours that is installed and not used; "" if there is nothing."""
     for site in plan.server.site_packages:
-        try:
-            manifest = json.loads((site / PACKAGE / "manifest.json").read_bytes())
-            made_for, version = str(manifest["flashinfer"]), str(manifest["version"])
-            modules = {(str(one["directory"]), str(one["name"])) for one in manifest["kernels"]}
-        except (OSError, ValueError, KeyError, TypeError):
-            continue
-        return _notice(plan, made_for, version) or _unread(plan, site, version, modules)
+        if found := installed(site):
+            made_for, version, modules = found
+            return _notice(plan, made_for, version) or _unread(plan, site, version, modules)
     return ""
 
 
-def _unread(plan: Plan, site: Path, version: str, modules: set[tuple[str, str]]) -> str:
+def damaged(server: Server) -> str:
+    """What is to be said of a wheel of ours that is installed and isn't what was made; "" if there is nothing."""
+    found = next(filter(None, map(damage, server.site_packages)), "")
+    return f"{DISTRIBUTION} is damaged: {found}; doit install, or doit uninstall" if found else ""
+
+
+def _unread(plan: Plan, site: Path, version: str, modules: Collection[tuple[str, str]]) -> str:
     """Said of `pip install --target` on PYTHONPATH: no .pth file is read there, and FlashInfer finds no shim."""
     if str(site) not in plan.server.env.get("PYTHONPATH", "").split(os.pathsep):
         return ""

@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from fitasks.errors import FitasksError
+from fitasks.files import is_plain_name
 from fitasks.ship.tvmffi import is_version
 
 if TYPE_CHECKING:
@@ -27,7 +28,6 @@ _LATER_TEXTS = ("tvm_ffi", "tvm_ffi_abi")  # older bundles have none
 _ARCHITECTURE = re.compile(r"[0-9a-z_]{1,100}")
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _GLIBC = re.compile(r"([0-9]{1,4}(\.[0-9]{1,4}){0,3})?")
-_LONGEST_NAME = 255  # bytes that Linux's file systems allow a name
 _LONGEST_PATH = 1024
 _LONGEST_TEXT = 4096
 _DEEPEST = 50  # lists in lists, of parameters
@@ -184,11 +184,6 @@ def _misplaced(path: str, workspaces: dict[str, str]) -> str:
         return "which has no place in a cache"
     if words[1:3] == ["cached_ops", "tmp"]:
         return "where locks are"
-    return next(filter(None, map(_odd, [*words, path])), "")
-
-
-def _odd(name: str) -> str:
-    """What is wrong with a name in a path, or with the whole path."""
-    if not name.isprintable() or name in {"", "."}:
+    if not all(map(is_plain_name, words)):
         return "which is no plain path"
-    return "which is too long a name" if len(name.encode()) > (_LONGEST_PATH if "/" in name else _LONGEST_NAME) else ""
+    return "which is too long a path" if len(path.encode()) > _LONGEST_PATH else ""

@@ -86,6 +86,8 @@ def _unbundle(session: Session, path: Path, lock_timeout: float) -> Unbundled:
             whole = archive.manifest()
             manifest = of_use(whole, here)
             moved = roots_that_differ(manifest, here)
+            if moved and (refusal := session.store.refusal):
+                raise EnvironmentProblem(f"{session.store.root} is not used: {refusal}", remedy=session.store.remedy)
             base = session.store.root if moved else Path(here.workspaces[min(manifest.workspaces)])
             unpacked = stack.enter_context(staging(base.parent))
             refuse_too_large(manifest, unpacked)

@@ -10,6 +10,9 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from fitasks.files import regular
+from fitasks.shape import fits
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
@@ -99,8 +102,10 @@ def _modules(package: Path) -> Mapping[str, set[str]]:
 def _manifests(package: Path) -> Iterator[tuple[str, set[str]]]:
     for file in sorted(package.rglob("*.json")):
         try:
-            manifest = json.loads(file.read_bytes())
-            arch = "_".join(name.removeprefix("sm") for name in manifest["cuda_architectures"])
-            yield arch, set(manifest["modules"])
-        except (OSError, ValueError, KeyError, TypeError):
+            with regular(file) as stream:
+                manifest = json.load(stream)
+            named = [manifest["cuda_architectures"], manifest["modules"]]
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
             continue  # some other file
+        if fits(named, list[list[str]]):
+            yield "_".join(name.removeprefix("sm") for name in named[0]), set(named[1])

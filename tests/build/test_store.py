@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from dataclasses import replace
@@ -146,6 +147,150 @@ def test_a_damaged_stored_file_is_not_adopted(workshop: Workshop, store: Store, 
     victim.write_bytes(data[:-1] + b"\xff")
     shutil.rmtree(kernel.build_dir)
     assert workshop.build(kernel).outcome == "compiled"
+
+
+def stored(workshop: Workshop, store: Store) -> Path:
+    """The one entry, of a kernel that is gone from the cache."""
+    kernel = workshop.kernel()
+    workshop.build(kernel)
+    (entry,) = store.contents()
+    shutil.rmtree(kernel.build_dir)
+    return entry.path
+
+
+@pytest.mark.parametrize("damage", ["altered", "cut", "lost", "no receipt", "another receipt", "a file"])
+def test_a_damaged_entry_is_replaced_and_promised_to_nobody(workshop: Workshop, store: Store, damage: str) -> None:
+    place, kernel = stored(workshop, store), workshop.kernel()
+    receipt = place / receipts.NAME
+    match damage:
+        case "altered":
+            (place / "page.so").write_bytes(b"x" * (place / "page.so").stat().st_size)
+        case "cut":
+            os.truncate(place / "page_0.o", 10)
+        case "lost":
+            (place / "page_1.o").unlink()
+        case "no receipt":
+            receipt.unlink()
+        case "another receipt":
+            receipt.write_text(receipt.read_text().replace("page_0.h", "page_9.h"))
+        case "a file":
+            shutil.rmtree(place)
+            place.write_text("")
+    told = store.told(kernel, workshop.judge(), workshop.verdict(kernel))
+    assert told == (
+        ["not adopted from FlashInfer : its files in the store are damaged"]
+        if damage in {"altered", "cut", "lost"}
+        else []
+    )
+    assert workshop.build(kernel).outcome == "compiled"
+    shutil.rmtree(kernel.build_dir)
+    (promised,) = store.told(kernel, workshop.judge(), workshop.verdict(kernel))
+    assert promised.startswith("will be adopted")
+    assert workshop.build(kernel).outcome == "adopted"
+    assert [entry.name for entry in place.parent.iterdir()] == [place.name], "and nothing is left over"
+
+
+def test_what_befalls_a_cache_does_not_befall_the_store(workshop: Workshop, store: Store) -> None:
+    kernel = workshop.kernel()
+    workshop.build(kernel)
+    for name in ("page.so", "page_0.o"):
+        with (kernel.build_dir / name).open("r+b") as stream:  # in place, as a bad disk or a careless tool would
+            stream.write(b"damaged")
+    receipts.path_of(kernel).unlink()
+    assert workshop.build(kernel).outcome == "adopted"
+    assert workshop.verdict(kernel).verdict == "fresh"
+
+
+def plant(place: Path, name: str, **fields: object) -> None:
+    """Another receipt, which fits its entry: as somebody would make it on purpose."""
+    said = json.loads((place / receipts.NAME).read_text()) | fields
+    said.pop("seal")
+    said["outputs"][name] = said["outputs"]["page.so"]
+    (place / receipts.NAME).write_text(json.dumps(said))
+
+
+@pytest.mark.parametrize("name", ["../../../../victim.txt", "{root}/victim.txt", "..", "", "more/page.o", "evil.sh"])
+def test_an_entry_that_names_other_places_is_none(workshop: Workshop, store: Store, name: str) -> None:
+    place, victim = stored(workshop, store), workshop.root / "victim.txt"
+    victim.write_text("mine")
+    name = name.format(root=workshop.root)
+    plant(place, name)
+    assert workshop.build(workshop.kernel()).outcome == "compiled"
+    assert victim.read_text() == "mine"
+
+
+@pytest.mark.parametrize("kind", ["link", "link to a receipt", "pipe", "directory", "linked entry", "linked module"])
+def test_only_regular_files_are_taken(workshop: Workshop, store: Store, kind: str) -> None:
+    """A link among objects would have another user's file copied, a pipe be waited for."""
+    place, kernel = stored(workshop, store), workshop.kernel()
+    victim = place / (receipts.NAME if kind == "link to a receipt" else "page_0.o")
+    aside = workshop.root / "aside"
+    if kind.startswith("linked"):
+        linked = place if kind == "linked entry" else place.parent
+        linked.rename(aside)
+        linked.symlink_to(aside)
+        assert store.contents() == [], "nor does gc go there"
+    else:
+        victim.rename(aside)
+        {"link": lambda: victim.symlink_to(aside), "pipe": lambda: os.mkfifo(victim)}.get(
+            kind.partition(" ")[0], victim.mkdir
+        )()
+    assert workshop.build(kernel).outcome == "compiled"
+    assert aside.exists()
+
+
+# ---- a store that others may write
+
+
+@pytest.fixture
+def spread(workshop: Workshop, store: Store) -> Path:
+    """The root of a store that has the kernel which is wanted."""
+    stored(workshop, store)
+    return store.root
+
+
+@pytest.mark.parametrize("place", ["", "..", "page", "page/*"])
+@pytest.mark.parametrize("mode", [0o777, 0o1777])
+def test_a_store_that_others_may_write_is_refused(
+    workshop: Workshop, store: Store, spread: Path, place: str, mode: int
+) -> None:
+    """A sticky directory, like /tmp, is no harm above it: nobody can rename what is ours there."""
+    directory = spread.parent if place == ".." else next(spread.glob(place)) if place else spread
+    directory.chmod(mode)
+    harmless = mode == 0o1777 and place in {"..", "page"}
+    try:
+        assert workshop.build(workshop.kernel()).outcome == ("adopted" if harmless else "compiled")
+    finally:
+        directory.chmod(0o700)
+    if place in {"", ".."} and not harmless:
+        directory.chmod(mode)
+        assert store.refusal == f"everybody may write to {directory}"
+        directory.chmod(0o700)
+
+
+def test_one_that_is_shared_on_purpose_is_used(workshop: Workshop, store: Store, spread: Path) -> None:
+    spread.chmod(0o777)
+    workshop.store = Store(spread, shared=True)
+    assert workshop.build(workshop.kernel()).outcome == "adopted"
+
+
+def test_of_a_refused_store_it_is_said_what_was_not_adopted(workshop: Workshop, store: Store, spread: Path) -> None:
+    spread.chmod(0o777)
+    kernel = workshop.kernel()
+    told = store.told(kernel, workshop.judge(), workshop.verdict(kernel))
+    assert told == [f"not adopted from {spread}: everybody may write to {spread}"]
+    rope = workshop.kernel("rope")
+    assert store.told(rope, workshop.judge(), workshop.verdict(rope)) == []
+
+
+def test_a_lax_umask_has_no_store_refused(workshop: Workshop, store: Store) -> None:
+    before = os.umask(0)
+    try:
+        workshop.build(workshop.kernel())
+    finally:
+        os.umask(before)
+    assert store.refusal == ""
+    assert len(store.contents()) == 1
 
 
 def test_gc_removes_the_least_recently_used(workshop: Workshop, store: Store) -> None:

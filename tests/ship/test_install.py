@@ -21,7 +21,7 @@ from fitasks.build import scratch
 from fitasks.errors import EnvironmentProblem
 from fitasks.plan.kernel import Artefact
 from fitasks.plan.server import find_package
-from fitasks.ship.install import install, notice, obstacle, uninstall
+from fitasks.ship.install import damaged, install, notice, obstacle, uninstall
 from tests.ship import official
 from tests.ship.wheelwright import Shop, flashinfer, module, unpacked
 
@@ -205,8 +205,13 @@ def test_a_wheel_that_flashinfer_ignores_is_spoken_of(workshop: Workshop, tmp_pa
     )
     official.shim(site, "0.7.1+cu130")
     assert notice(plan).startswith(f"fitasks-kernels {wheel.version} is installed, but FlashInfer 0.7.2.post1 does not")
-    (site / "fitasks_kernels" / "manifest.json").write_text(json.dumps([]))
-    assert notice(plan) == ""
+    manifest = site / "fitasks_kernels" / "manifest.json"
+    manifest.write_text(json.dumps([]))
+    assert notice(plan) == "", "damaged() speaks of it"
+    said = (
+        f"fitasks-kernels is damaged: {manifest} doesn't say which kernels it is about; doit install, or doit uninstall"
+    )
+    assert damaged(plan.server) == said
 
 
 def test_a_wheel_where_python_reads_no_pth_file_is_spoken_of(workshop: Workshop, tmp_path: Path) -> None:

@@ -6,15 +6,18 @@ import shutil
 from typing import TYPE_CHECKING
 
 from fitasks.build.clear import bytes_in
+from fitasks.build.store import SHARED, VARIABLE
 from fitasks.errors import EnvironmentProblem
 from fitasks.plan.caches import of_engines, used
 from fitasks.runtime.doctor.finding import Finding, failure, kept
 from fitasks.runtime.mounts import existing, mount_of
+from fitasks.trust import others
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from fitasks.build.store import Store
     from fitasks.plan.server import Server
     from fitasks.runtime.place import Place
 
@@ -32,6 +35,18 @@ def examine(server: Server, place: Place) -> Iterator[Finding]:
         return
     for base, engines in bases.items():
         yield from kept(engines, _directory(base, engines, place if base == in_use else None), section=_SECTION)
+
+
+def examine_store(store: Store) -> Iterator[Finding]:
+    """Whether finished kernels are adopted from there, and who else may put some."""
+    who = others(store.root)
+    if who and store.shared:
+        value = f"{store.root}: used as {VARIABLE}={SHARED} says, though {who}"
+        yield Finding(_SECTION, "store", value, "note", "servers here will load what others put there")
+    elif who:
+        yield Finding(_SECTION, "store", f"{store.root}: not used, {who}", "note", store.remedy)
+    else:
+        yield Finding(_SECTION, "store", f"{store.root}")
 
 
 def _bases(env: dict[str, str]) -> dict[Path, str]:

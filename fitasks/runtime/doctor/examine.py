@@ -18,6 +18,7 @@ from fitasks.runtime.doctor.finding import Finding, failure, kept
 from fitasks.runtime.loadable import remedy
 from fitasks.runtime.place import place_of
 from fitasks.runtime.user import user_of
+from fitasks.session import store_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -66,9 +67,14 @@ def _around(config: Config, session: Session, server: Server, toolkit: Toolkit |
     yield from kept("in use", _caches(config, server), section="caches")
 
 
+def _store(server: Server) -> Iterator[Finding]:
+    yield from caches.examine_store(store_of(server.env))
+
+
 def _caches(config: Config, server: Server) -> Iterator[Finding]:
     with place_of(config) as place:
         yield from caches.examine(server, place)
+    yield from kept("store", _store(server), section="caches")
 
 
 def _commands(config: Config, session: Session) -> Commands:

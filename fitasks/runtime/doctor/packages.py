@@ -14,6 +14,8 @@ from fitasks.runtime.doctor.finding import Finding
 from fitasks.runtime.engine_conditions import refused
 from fitasks.runtime.sm90_switch import VARIABLE, is_installed, is_on
 from fitasks.runtime.variables import package
+from fitasks.ship.install import damaged
+from fitasks.ship.package import DISTRIBUTION
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -42,6 +44,8 @@ def examine(server: Server, toolkit: Toolkit | None, *, sm90: bool = True) -> It
     for name in _OPTIONAL:
         if package := find_package(name, server.site_packages):
             yield _matching(name, package.version, server)
+    if problem := damaged(server):
+        yield Finding(_SECTION, DISTRIBUTION, problem, "problem", "doit install, or doit uninstall")
     yield from _torch_cuda(server, toolkit)
     yield from _pip_toolkit(server)
     yield from variables.examine(server)
