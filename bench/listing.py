@@ -26,12 +26,14 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
+from fitasks import memo  # noqa: E402
 from fitasks.build import receipt as receipts  # noqa: E402
 from fitasks.build.contents import Contents  # noqa: E402
 from fitasks.build.ninja import DEPS, LOG  # noqa: E402
 from fitasks.build.receipt import Output, Receipt  # noqa: E402
 from fitasks.files import sha256_file, sha256_text  # noqa: E402
 from fitasks.plan import planner  # noqa: E402
+from fitasks.plan.plan import remembered  # noqa: E402
 from fitasks.session import Session  # noqa: E402
 
 HEADERS = 700
@@ -85,7 +87,7 @@ def _fill(project: Path, env: dict[str, str]) -> int:
     command = [str(plan.server.python), str(planner.SCRIPT), "--registry", str(answer)]
     subprocess.run(command, env=plan.environment(target), check=True, capture_output=True)
     planned = [record for record in json.loads(answer.read_text())["kernels"] if "error" not in record]
-    cache = json.loads((project / ".fitasks" / "plan.json").read_text())
+    cache = remembered(project / ".fitasks" / "plan.json")
     blank = cache["kernels"][0]
     known = blank.keys() & planned[0].keys()
     cache["kernels"] = [
@@ -94,7 +96,7 @@ def _fill(project: Path, env: dict[str, str]) -> int:
         | {"label": record["name"], "given": {}, "params": {}, "note": ""}
         for record in planned
     ]
-    (project / ".fitasks" / "plan.json").write_text(json.dumps(cache))
+    memo.keep(project / ".fitasks" / "plan.json", cache)
     _pretend(project)
     return len(planned)
 

@@ -98,8 +98,8 @@ def forgotten() -> Path:
 
 def write_if_changed(path: Path, text: str) -> bool:
     """Write atomically only where the text differs, so that its timestamp means a change; say whether."""
-    with contextlib.suppress(OSError, UnicodeDecodeError):
-        if path.read_text(encoding="utf-8") == text:
+    with contextlib.suppress(OSError), regular(path) as stream:
+        if stream.read() == text.encode():
             return False
     write_atomic(path, text)
     return True

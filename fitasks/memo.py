@@ -7,13 +7,14 @@ type that the reader names.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
 import zlib
 from typing import TYPE_CHECKING, Any
 
-from fitasks.files import regular, remember
+from fitasks.files import is_stream, regular, remember
 from fitasks.shape import fits
 
 if TYPE_CHECKING:
@@ -33,7 +34,13 @@ def sealed(data: dict[str, Any], *, indent: int | None = None) -> str:
 
 
 def keep(file: Path, data: dict[str, Any]) -> None:
-    """Write a memo; a full or read-only disk keeps none, which costs time and no truth."""
+    """Write a memo; a full or read-only disk keeps none, which costs time and no truth.
+
+    A pipe or a device in its place, which would be written to, is replaced.
+    """
+    with contextlib.suppress(OSError):
+        if is_stream(file):
+            file.unlink()
     remember(file, sealed(data))
 
 

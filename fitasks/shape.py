@@ -7,10 +7,10 @@ pydantic, which reads kernels.yaml, takes longer to be imported than a warm `doi
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import types
 from collections.abc import Callable, Collection, Mapping
+from dataclasses import is_dataclass
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints, is_typeddict
 
@@ -96,20 +96,13 @@ def _many(one: Check) -> Check:
 
 
 def _record(shape: Any) -> Check:
-    """All fields that have no default, and none that isn't known."""
+    """All fields, and none that isn't known. Raises TypeError for a type that is no record."""
+    if not is_dataclass(shape) and not is_typeddict(shape):
+        raise TypeError(f"not a type that JSON can be compared with: {shape!r}")
     checks = {name: _check(hint) for name, hint in get_type_hints(shape).items()}
-    needed = shape.__required_keys__ if is_typeddict(shape) else _without_default(shape)
+    names = checks.keys()
 
     def check(value: object) -> bool:
-        if type(value) is not dict or not needed <= value.keys():
-            return False
-        return all(name in checks and checks[name](one) for name, one in value.items())
+        return type(value) is dict and value.keys() == names and all(checks[name](one) for name, one in value.items())
 
     return check
-
-
-def _without_default(shape: Any) -> frozenset[str]:
-    """Of a dataclass. Raises TypeError for anything else."""
-    nothing = dataclasses.MISSING
-    found = (one for one in dataclasses.fields(shape) if one.default is nothing and one.default_factory is nothing)
-    return frozenset(one.name for one in found)

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any, TypedDict
 from filelock import FileLock, Timeout
 
 from fitasks import memo
-from fitasks.files import write_atomic
 from fitasks.shape import fits
 
 if TYPE_CHECKING:
@@ -108,7 +107,7 @@ class Costs:
             with FileLock(self.file.with_suffix(".lock"), timeout=_PATIENCE):
                 merged = _read(self.file) | {_key(kernel): cost, kernel.name: cost}
                 modules = {name: asdict(known) for name, known in merged.items()}
-                write_atomic(self.file, memo.sealed({"version": _VERSION, "modules": modules}, indent=1))
+                memo.keep(self.file, {"version": _VERSION, "modules": modules})
 
 
 def guess(kernel: Kernel) -> Cost:

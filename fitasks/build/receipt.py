@@ -99,10 +99,10 @@ def said(path: Path, name: str) -> Receipt | None:
     What it names isn't looked at. One without a seal is of an earlier fitasks.
     """
     data = memo.read(path, Receipt, unsealed=True)
-    if data is None or (data.get("version", VERSION), data["name"]) != (VERSION, name):
+    if data is None or (data["version"], data["name"]) != (VERSION, name):
         return None
     outputs = {file: Output(**output) for file, output in data["outputs"].items()}
-    receipt = Receipt(**data | {"outputs": outputs} | {field: tuple(data.get(field, ())) for field in _LISTS})
+    receipt = Receipt(**data | {"outputs": outputs} | {field: tuple(data[field]) for field in _LISTS})
     return receipt if f"{name}.so" in outputs and _measured(receipt) else None
 
 

@@ -210,11 +210,11 @@ def _remembered(file: Path, key: list[str]) -> Runtime | None:
     said = memo.read(file, _Memo)
     if said is None or (said["version"], said["key"]) != (_VERSION, key):
         return None
-    runtime = {"reached": True} | said["runtime"]
+    runtime = said["runtime"]
     loaded = _restored(runtime["loaded"]) if runtime["loaded"] else None
     found = tuple(map(_restored, runtime["found"]))
     return Runtime(loaded, runtime["how"], found, _restored(runtime["toolkit"]), runtime["reached"])
 
 
 def _restored(data: dict[str, Any]) -> Cudart:
-    return Cudart(**data | {"symbols": tuple(data.get("symbols", ()))})
+    return Cudart(**data | {"symbols": tuple(data["symbols"])})

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from hashlib import sha256
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from fitasks.files import regular
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -21,7 +22,8 @@ def overruled(records: Iterable[Mapping[str, Any]]) -> dict[str, str]:
         if record["problem"] or record["twin"]:
             continue
         try:
-            text = Path(record["ninja_file"]).read_bytes()
+            with regular(record["ninja_file"]) as stream:
+                text = stream.read()
         except OSError:
             continue
         if text != record["ninja"].encode():

@@ -91,7 +91,7 @@ def make_plan(root: Path, *, file: str = "kernels.yaml") -> Plan:
     Raises ConfigError for mistakes in the file, EnvironmentProblem where no toolkit or no FlashInfer is usable.
     """
     state = root / ".fitasks"
-    cache = _read_cache(state / "plan.json")
+    cache = remembered(state / "plan.json")
     digest = _digest(root / file)
     written = _config(root / file, digest, cache)
     probe = ProbeMemo(state / "probe.json")
@@ -206,7 +206,7 @@ def toolkit_of(server: Server, needs: Collection[str], probe: ProbeMemo, command
 
 def configuration(root: Path, *, file: str = "kernels.yaml") -> Config:
     """kernels.yaml alone, for what must work without a plan. Raises ConfigError."""
-    return _config(root / file, _digest(root / file), _read_cache(root / ".fitasks" / "plan.json"))
+    return _config(root / file, _digest(root / file), remembered(root / ".fitasks" / "plan.json"))
 
 
 def cache_home(env: Mapping[str, str]) -> Path:
@@ -261,8 +261,8 @@ class _Memo(TypedDict):
     reads: dict[str, Any]  # Reads.holding looks at it
 
 
-def _read_cache(file: Path) -> dict[str, Any]:
-    """The remembered plan; a damaged or older one is as good as none."""
+def remembered(file: Path) -> dict[str, Any]:
+    """What plan.json says; {} where it is damaged, of an older fitasks or not there."""
     cache: dict[str, Any] | None = memo.read(file, _Memo)
     if cache is None or cache["key"].get("version") != VERSION or "kernels.yaml" not in cache["key"]:
         return {}

@@ -61,11 +61,16 @@ QUIET = {
 }
 
 
+class _Found(TypedDict):
+    root: str
+    version: str
+
+
 class _Described(TypedDict):
     prefix: str
     path: list[str]
     site: list[str]
-    packages: dict[str, dict[str, str]]
+    packages: dict[str, _Found]
 
 
 class _Memo(TypedDict):
