@@ -30,7 +30,7 @@ def sealed(data: dict[str, Any], *, indent: int | None = None) -> str:
     if not data:
         raise ValueError("an empty memo")
     text = json.dumps(data, indent=indent).removesuffix("}").rstrip()
-    return f"{text}{_BEFORE.decode()}{json.dumps(_checksum(text.encode()))}\n}}\n"
+    return f"{text}{_BEFORE.decode()}{json.dumps(_checksum(text.encode()))}\n}}"
 
 
 def keep(file: Path, data: dict[str, Any]) -> None:

@@ -209,14 +209,19 @@ def plant(place: Path, name: str, **fields: object) -> None:
     (place / receipts.NAME).write_text(json.dumps(said))
 
 
-@pytest.mark.parametrize("name", ["../../../../victim.txt", "{root}/victim.txt", "..", "", "more/page.o", "evil.sh"])
+@pytest.mark.parametrize("name", ["../victim.so", "{root}/victim.so", "..", "", "more/page.o", "evil.sh"])
 def test_an_entry_that_names_other_places_is_none(workshop: Workshop, store: Store, name: str) -> None:
-    place, victim = stored(workshop, store), workshop.root / "victim.txt"
-    victim.write_text("mine")
-    name = name.format(root=workshop.root)
+    """Whose bytes are what the receipt says: those of another file would be replaced by them, or the file be deleted."""
+    place, name = stored(workshop, store), name.format(root=workshop.root)
+    victims = [workshop.root / "victim.so", workshop.kernel().build_dir.parent / "victim.so"]
+    for copy in (*victims, place.parent / "victim.so", place / "evil.sh", place / "more" / "page.o"):
+        copy.parent.mkdir(exist_ok=True)
+        shutil.copy(place / "page.so", copy)
+    before = [victim.stat().st_ino for victim in victims]
     plant(place, name)
     assert workshop.build(workshop.kernel()).outcome == "compiled"
-    assert victim.read_text() == "mine"
+    assert [victim.stat().st_ino for victim in victims] == before
+    assert not (workshop.kernel().build_dir / "evil.sh").exists()
 
 
 @pytest.mark.parametrize("kind", ["link", "link to a receipt", "pipe", "directory", "linked entry", "linked module"])
