@@ -105,10 +105,7 @@ def _remember(costs: Path, table: dict[str, dict[str, float]]) -> None:
             "cpu_seconds": sum(files.values()),
             "longest": max(files.values()),
             "peak_rss": 1 << 20,
-            "longest_file": max(files, key=lambda name, files=files: files[name]),
-            "learnt": True,
             "files": files,
-            "gain": 1.0,
         }
         for name, files in table.items()
     }

@@ -76,6 +76,9 @@ class Cost:
     gain: float = 1.0  # what a file takes of its time where nvcc's optimiser has several threads; only of a guess
 
 
+_LATER: dict[str, Any] = {"longest_file": "", "learnt": True, "files": {}, "gain": 1.0}  # an older file may say less
+
+
 @dataclass
 class Costs:
     """What is known, by module name and target. Use `of()`, and `learn()` after a compile."""
@@ -133,8 +136,8 @@ def _read(file: Path) -> dict[str, Cost]:
 
 def _cost(written: Any) -> Cost | None:
     """One entry; None for one that isn't as we write it, whoever did."""
-    if not fits(written, Cost):
+    if not isinstance(written, dict) or not fits(whole := _LATER | written, Cost):
         return None
-    cost = Cost(**written)
+    cost = Cost(**whole)
     numbers = (cost.cpu_seconds, cost.longest, cost.peak_rss, cost.gain, *cost.files.values())
     return cost if all(0 <= number < _MOST for number in numbers) else None
