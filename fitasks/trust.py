@@ -30,7 +30,7 @@ def others(path: Path) -> str:
     for step in _way(last):
         try:
             found = step.lstat()
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return ""
         except (OSError, ValueError) as error:
             return f"{step} can't be looked at ({getattr(error, 'strerror', None) or error})"

@@ -281,6 +281,46 @@ def json_of(data: bytes) -> object:
         return None
 
 
+@pytest.mark.parametrize("lost", ["{", "}", "page", "9.0a", '"digest"', "/cuda", "page_0.cpp"])
+def test_a_plan_of_which_a_word_is_lost_is_none(tmp_path: Path, lost: str) -> None:
+    made = Border(tmp_path)
+    use = planned(made)
+    assert use()
+    whole = made.file.read_text()
+    made.file.write_text(whole.replace(lost, lost[1:], 1))
+    assert use() is None
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"name": ""},
+        {"name": "../page"},
+        {"label": ""},
+        {"label": "rope"},
+        {"target": "8.0"},
+        {"twin": "nobody"},
+        {"twin": "page"},
+        {"build_dir": "page"},
+        {"library": "/etc/passwd"},
+        {"ninja_file": "/tmp/build.ninja"},
+        {"sources": []},
+        {"sources": ["page.cpp"]},
+        {"lock": "."},
+    ],
+    ids=str,
+)
+def test_a_plan_with_a_kernel_that_cannot_be_one_is_none(tmp_path: Path, fields: dict[str, object]) -> None:
+    """Without a name it was compiled at every run, with exit status 0."""
+    made = Border(tmp_path)
+    use = planned(made)
+    said = json.loads(made.file.read_text())
+    del said["seal"]
+    said["kernels"][0] |= fields
+    made.write(said)
+    assert use() is None
+
+
 @pytest.mark.parametrize("kind", ["pipe", "device", "directory", "link round in circles", "too deep"])
 def test_only_regular_files_are_read(border: Any, kind: str) -> None:
     file, use, _ = border

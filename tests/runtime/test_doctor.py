@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from fitasks.build.store import Store
 from fitasks.cuda import toolkit as toolkit_module
 from fitasks.cuda.cudart import Cudart, Runtime
 from fitasks.cuda.probe import ProbeMemo
@@ -18,6 +19,7 @@ from fitasks.runtime.doctor import caches, machine, packages, toolkits, trial
 from fitasks.runtime.doctor.finding import Finding
 from fitasks.runtime.place import Place
 from fitasks.runtime.sm90_switch import install
+from fitasks.session import store_of
 from tests.cuda.fake_toolkit import SAYS, Maker, install_program, put
 from tests.doit_project import Project
 from tests.runtime.test_place import mounted
@@ -47,6 +49,28 @@ def lines(found: list[Finding], base: Path) -> list[str]:
 
 def examine_toolkits(server: Server, base: Path) -> list[str]:
     return lines(toolkits.examine(server, ProbeMemo(base / "memo"))[0], base)
+
+
+def test_a_store_that_others_may_write_is_spoken_of(tmp_path: Path) -> None:
+    store = Store(tmp_path / "store")
+    assert lines(list(caches.examine_store(store)), tmp_path) == ["ok: store: …/store → "]
+    store.root.mkdir()
+    store.root.chmod(0o777)
+    (refused,) = lines(list(caches.examine_store(store)), tmp_path)
+    assert refused == (
+        "note: store: …/store: not used, everybody may write to …/store → "
+        "make it yours alone (chown, chmod go-w), or set FITASKS_STORE=shared to load what others put there"
+    )
+    (shared,) = lines(list(caches.examine_store(replace(store, shared=True))), tmp_path)
+    assert shared.startswith("note: store: …/store: used as FITASKS_STORE=shared says, though everybody may write to")
+
+
+def test_whether_a_store_is_shared_is_the_machines_to_say(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    env = {"XDG_CACHE_HOME": str(tmp_path), "FITASKS_STORE": "shared"}  # of the server, which kernels.yaml may change
+    monkeypatch.delenv("FITASKS_STORE", raising=False)
+    assert store_of(env) == Store(tmp_path / "fitasks" / "store")
+    monkeypatch.setenv("FITASKS_STORE", "shared")
+    assert store_of(env) == Store(tmp_path / "fitasks" / "store", shared=True)
 
 
 def test_each_hole_of_an_installed_toolkit_is_a_note_where_another_is_complete(

@@ -722,6 +722,17 @@ def test_names_as_long_as_flashinfers(here: Place, tmp_path: Path) -> None:
     assert list(here.state().values()) == [FRESH]
 
 
+def test_a_store_that_others_may_write_is_refused(here: Place, packed: Path) -> None:
+    there = elsewhere(here)
+    root = there.session.store.root
+    root.mkdir(parents=True)
+    root.chmod(0o777)
+    with pytest.raises(FitasksError) as caught:
+        unbundle(there.session, packed)
+    assert caught.value.message == f"{root} is not used: everybody may write to {root}"
+    assert list(root.iterdir()) == []
+
+
 def test_an_unwritable_store_is_said(here: Place, packed: Path) -> None:
     there = elsewhere(here)
     (there.workshop.root / "file").write_text("")

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from contextlib import nullcontext
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -132,6 +134,28 @@ def test_what_befell_it_is_said(site: Path, damage: Any, said: str) -> None:
     damage(site)
     assert said in package.damage(site)
     assert package.installed(site) is None
+
+
+@pytest.mark.parametrize("damage", ["", "fitasks-kernels is damaged: …"])
+def test_check_says_so_where_all_kernels_are_cached(damage: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    from fitasks import actions
+    from fitasks.errors import Silent
+    from fitasks.runtime import check, conditions
+    from fitasks.ship import install
+    from fitasks.ui import check_table
+
+    said: list[str] = []
+    session = SimpleNamespace(plan=SimpleNamespace(server=None))
+    monkeypatch.setattr(actions, "current", lambda: SimpleNamespace(asking=session))
+    monkeypatch.setattr(actions, "_print", said.append)
+    monkeypatch.setattr(check, "check", lambda session, names: [check.Verdict("page", "page", "9.0a", "cached")])
+    monkeypatch.setattr(conditions, "conditions", lambda session, verdicts: [])
+    monkeypatch.setattr(check_table, "show_verdicts", lambda verdicts, needed: None)
+    monkeypatch.setattr(install, "damaged", lambda server: damage)
+    monkeypatch.setattr(install, "notice", lambda plan: "")
+    with pytest.raises(Silent) if damage else nullcontext():
+        actions.check(json="", trace="", names=[])
+    assert said == ([damage] if damage else [])
 
 
 @pytest.fixture(scope="module")
