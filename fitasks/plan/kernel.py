@@ -71,18 +71,23 @@ def from_record(record: dict[str, Any]) -> Kernel:
     return Kernel(**record | paths | {"sources": tuple(map(Path, record["sources"])), "aot": aot})
 
 
-def coherent(kernels: Iterable[Kernel], targets: Collection[str]) -> bool:
-    """Whether these can be the kernels of one plan for these targets: what is remembered may be damaged."""
+def impossible(kernels: Iterable[Kernel], targets: Collection[str]) -> str:
+    """Return the first of these kernels that can't be one of a plan for these targets, and why; "" if all can.
+
+    They come from FlashInfer, or from a file that may be damaged.
+    """
     owners: dict[str, bool] = {}  # label → whether it has a module of its own
     for kernel in kernels:
-        if not kernel.label or kernel.label in owners or kernel.target not in targets:
-            return False
+        if not kernel.label or kernel.label in owners:
+            return f"two kernels with the label {kernel.label!r}, or none"
+        if kernel.target not in targets:
+            return f"{kernel.label}: a kernel for {kernel.target!r}"
         if not kernel.problem and not _has_place(kernel):
-            return False
+            return f"{kernel.label}: a kernel named {kernel.name!r}, with files that don't lie in {kernel.build_dir}"
         if kernel.twin and not owners.get(kernel.twin):
-            return False
+            return f"{kernel.label}: the same as {kernel.twin!r}, which is none"
         owners[kernel.label] = not kernel.problem and not kernel.twin
-    return True
+    return ""
 
 
 def _has_place(kernel: Kernel) -> bool:
