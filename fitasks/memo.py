@@ -64,10 +64,9 @@ def read(file: Path, shape: Any, *, unsealed: bool = False) -> Any:
 def _bytes(file: Path) -> bytes:
     """Raises OSError, also for what is no regular file or larger than anything that is written here."""
     with regular(file) as stream:
-        data = stream.read(_LARGEST + 1)
-    if len(data) > _LARGEST:
-        raise OSError(errno.EFBIG, os.strerror(errno.EFBIG), str(file))
-    return data
+        if os.fstat(stream.fileno()).st_size > _LARGEST:
+            raise OSError(errno.EFBIG, os.strerror(errno.EFBIG), str(file))
+        return stream.read()
 
 
 def _checksum(text: bytes) -> str:
