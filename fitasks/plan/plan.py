@@ -172,7 +172,8 @@ def _plan_anew(
 
 def _ask(config: Config, targets: tuple[str, ...], server: Server, toolkit: Toolkit) -> dict[str, Any]:
     since = time.time_ns()
-    answers = planner.ask(server, toolkit.home, targets, config.kernels, sm90=config.sm90)
+    home, named = toolkit.home, config.generators
+    answers = planner.ask(server, home, targets, config.kernels, sm90=config.sm90, generators=named)
     reads = Reads.of((answer["reads"] for answer in answers.values()), since, server.python)
     kernels = [as_record(kernel) for kernel in kernels_of(config, answers)]
     return {"kernels": kernels, "facts": facts_of(answers), "reads": reads.as_record()}
@@ -277,6 +278,7 @@ def _restore_config(data: dict[str, Any]) -> Config:
     targets = tuple(data["targets"])
     models = tuple(ModelRequest(**model | {"place": Place(**model["place"])}) for model in data["models"])
     restored = {"serving": Serving(**data["serving"]), "targets": targets, "kernels": kernels, "models": models}
+    restored["generators"] = tuple(data["generators"])
     return Config(**data | restored)
 
 

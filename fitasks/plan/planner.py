@@ -41,9 +41,20 @@ _TIMEOUT = 600  # seconds; generous, because a first import writes byte code for
 
 
 def ask(
-    server: Server, cuda_home: Path, targets: Sequence[str], kernels: Sequence[KernelConfig], *, sm90: bool
+    server: Server,
+    cuda_home: Path,
+    targets: Sequence[str],
+    kernels: Sequence[KernelConfig],
+    *,
+    sm90: bool,
+    generators: Sequence[str] = (),
+    recorded: bool = False,
 ) -> dict[str, Answer]:
-    """FlashInfer's answer for each target. Raises EnvironmentProblem where it cannot be asked at all."""
+    """FlashInfer's answer for each target. Raises EnvironmentProblem where it cannot be asked at all.
+
+    `generators` are packages beside FlashInfer whose generators may be called. What was `recorded` is data: of that
+    FlashInfer's own are called alone, and may start nothing and write nowhere but in its cache.
+    """
 
     def request(target: str) -> dict[str, object]:
         wanted = [
@@ -51,7 +62,8 @@ def ask(
             for index, kernel in enumerate(kernels)
             if not kernel.targets or target in kernel.targets
         ]
-        return {"version": 1, "sm90": sm90, "kernels": wanted}
+        allowed = {"sm90": sm90, "generators": list(generators), "recorded": recorded}
+        return {"version": 1, **allowed, "kernels": wanted}
 
     with ThreadPoolExecutor(max_workers=2) as pool:
         answers = pool.map(lambda target: _ask_one(server, cuda_home, target, request(target)), targets)

@@ -86,8 +86,12 @@ def _resolve(plan: Plan, missing: Sequence[Requested]) -> tuple[tuple[Resolved, 
 
 
 def ask(plan: Plan, kernels: Sequence[KernelConfig]) -> Mapping[str, list[Record]]:
-    """The planner's records for each architecture set of the plan ("90a"). Raises EnvironmentProblem."""
-    answers = planner.ask(plan.server, plan.toolkit.home, tuple(plan.facts), kernels, sm90=plan.config.sm90)
+    """The planner's records for each architecture set of the plan ("90a"). Raises EnvironmentProblem.
+
+    The kernels are a trace's: data, which may name anything.
+    """
+    targets, sm90 = tuple(plan.facts), plan.config.sm90
+    answers = planner.ask(plan.server, plan.toolkit.home, targets, kernels, sm90=sm90, recorded=True)
     return {answer["arch"]: answer["kernels"] for answer in answers.values()}
 
 
