@@ -28,6 +28,7 @@ from fitasks.cuda.loader import Loader
 from fitasks.cuda.probe import ProbeMemo
 from fitasks.errors import ConfigError, EnvironmentProblem, FitasksError
 from fitasks.files import sha256_text
+from fitasks.limits import met
 from fitasks.plan.caches import bases
 from fitasks.plan.plan import Plan, cache_home, configuration, make_plan
 from fitasks.plan.server import Server, find_server
@@ -69,7 +70,7 @@ class Session:
         except ConfigError:
             raise
         except (FitasksError, OSError) as error:
-            session.problem = error if isinstance(error, FitasksError) else EnvironmentProblem(str(error))
+            session.problem = error if isinstance(error, FitasksError) else met(error) or EnvironmentProblem(str(error))
         return session
 
     @property
@@ -177,10 +178,9 @@ class Session:
         from fitasks.build.jobserver import MakeTokens, make_jobs, parent_fifo
         from fitasks.build.journal import Journal
         from fitasks.build.pool import Pool
-        from fitasks.build.running import Runner, sweep
+        from fitasks.build.running import Runner
         from fitasks.build.schedule import schedule
 
-        sweep()
         stale = [kernel for kernel in self.plan.buildable() if self._will_compile(kernel)]
         peak = max((self.costs.of(kernel).peak_rss for kernel in stale), default=1 << 30)
         fifo = parent_fifo(os.environ)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from fitasks.build import parts, scratch
+from fitasks import temporary
+from fitasks.build import parts
 from fitasks.build.compiling import Compiling
 from fitasks.build.costs import Cost
 from fitasks.build.diagnose import diagnose
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
 
 
 _LASTING = {"compile", "link", "toolchain", "unknown"}  # kinds of failures that another try would only repeat
-_SCRATCH = "fitasks-nvcc-"  # below TMPDIR
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Runner:
         log.write_bytes(b"")
         try:
             # An interrupted nvcc leaves three to seven temporary files (measured): they go with their directory.
-            with scratch.in_use(_SCRATCH) as place:
+            with temporary.directory("nvcc") as place:
                 compiling = Compiling(self, kernel, announce, place, parts.begin(kernel))
                 finished = compiling.run()
         finally:
@@ -72,14 +72,6 @@ class Runner:
     def log(self, kernel: Kernel) -> Path:
         """What its compilers said the last time."""
         return self.plan.state / "logs" / f"{kernel.label}.log"
-
-
-def sweep() -> None:
-    """Remove the compilers' temporary files of those of us that were killed (`kill -9` leaves them).
-
-    A lock tells which are in use: in a /tmp that containers share, a process id says nothing.
-    """
-    scratch.sweep_temporary(_SCRATCH)
 
 
 def _failure(kernel: Kernel, finished: Finished, compiling: Compiling, log: Path) -> KernelFailure:

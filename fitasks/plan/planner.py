@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import tempfile
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -16,8 +15,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from fitasks import temporary
 from fitasks.errors import EnvironmentProblem
 from fitasks.files import sha256_file
+from fitasks.limits import in_force
 from fitasks.processes import process
 from fitasks.streams import HEARTBEAT, heartbeat, tell
 
@@ -87,7 +88,7 @@ def basis(server: Server) -> dict[str, Any]:
 
 
 def _ask_one(server: Server, cuda_home: Path, target: str, request: Mapping[str, object]) -> Answer:
-    with tempfile.TemporaryDirectory(prefix="fitasks-plan-") as directory:
+    with temporary.directory("plan") as directory:
         question, answer = Path(directory, "request.json"), Path(directory, "response.json")
         question.write_text(json.dumps(request), encoding="utf-8")
         words = [SCRIPT, question, answer]
@@ -105,7 +106,7 @@ def asked(server: Interpreter, words: Sequence[Path], env: Mapping[str, str], wh
     except (OSError, ValueError):
         raise EnvironmentProblem(
             f"{server.python} ended without {what}:\n{_tail(output)}",
-            remedy=remedy or f"try `{server.python} -c 'import flashinfer'`",
+            remedy="; ".join(filter(None, [remedy or f"try `{server.python} -c 'import flashinfer'`", in_force()])),
         ) from None
     if fatal := reply.get("fatal"):
         raise EnvironmentProblem(f"{server.python}: {fatal['message']}", remedy=fatal.get("remedy", ""))

@@ -10,12 +10,12 @@ import hashlib
 import json
 import os
 import sys
-import tempfile
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict, cast
 
+from fitasks import temporary
 from fitasks.errors import EnvironmentProblem
 from fitasks.files import remember
 from fitasks.plan import planner
@@ -186,7 +186,7 @@ def _remembered(memo: Path, key: list[str]) -> _Described | None:
 
 
 def _ask(python: Path, env: Mapping[str, str]) -> dict[str, Any]:
-    with tempfile.TemporaryDirectory(prefix="fitasks-python-") as directory:
+    with temporary.directory("python") as directory:
         words = [_SCRIPT, Path(directory, "response.json")]
         what, remedy = (
             "saying where it looks for packages",

@@ -7,12 +7,12 @@ and the `.so` is loaded. Whether the server's user can do that where the kernels
 
 from __future__ import annotations
 
-import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from fitasks import temporary
 from fitasks.build import ninja as ninjas
 from fitasks.build import receipt as receipts
 from fitasks.cuda.architecture import single, with_code
@@ -136,7 +136,7 @@ def _work(session: Session, kernel: Kernel) -> str:
     first = session.judge(kernel).first
     if not kernel.library.exists() or not all(source.exists() for source in kernel.sources):
         return str(first or f"{kernel.library.name} or a source is missing")
-    with tempfile.TemporaryDirectory(prefix="fitasks-check-") as scratch:
+    with temporary.directory("check") as scratch:
         ninja_file = Path(scratch, "build.ninja")
         ninja_file.write_text(kernel.ninja, encoding="utf-8")  # FlashInfer writes this text before it asks
         reasons = ninjas.explain(session.ninja, kernel.build_dir, ninja_file)

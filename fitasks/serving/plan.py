@@ -10,9 +10,11 @@ nothing. It writes what FlashInfer's generators write (generated/), nothing unde
 
 Request: {"version": 1, "sm90": true, "generators": ["my_fork"], "recorded": false, "kernels": [{"id": 0, "op": "page",
 "params": {}}]}. `generators` are packages beside FlashInfer whose gen_… functions may be called; of what was `recorded`
-a generator is called confined (plan_spec.py), and only FlashInfer's. The response is written last and atomically: FlashInfer, torch, tvm-ffi and the cache's directories (load_flashinfer), "kernels", each
-as planned or with its "error" (plan_errors), and "reads": all that the answer rests on (plan_reads.py). Exit status
-0; or 3, with a response that is {"version": 1, "fatal": {"kind", "message", "remedy"}}; 2 for a wrong command line.
+a generator is called confined (plan_spec.py), and only FlashInfer's.
+
+The response is written last and atomically: FlashInfer, torch, tvm-ffi and the cache's directories (load_flashinfer),
+"kernels", each as planned or with its "error" (plan_errors), and "reads", all that this rests on (plan_reads). Exit
+status 0; or 3, with a response that is {"version": 1, "fatal": {"kind", "message", "remedy"}}; 2 for wrong words.
 """
 
 from __future__ import annotations

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from fitasks import temporary
 from fitasks.config.model import KernelConfig, Place
 from fitasks.errors import ConfigError, EnvironmentProblem
 from fitasks.files import write_atomic
@@ -118,7 +118,7 @@ def kernels_in(text: str) -> tuple[KernelConfig, ...]:
     """The kernels of a kernels.yaml that isn't written yet. Raises EnvironmentProblem where it has mistakes."""
     from fitasks.config.load import load_config
 
-    with tempfile.TemporaryDirectory(prefix="fitasks-import-") as directory:
+    with temporary.directory("import") as directory:
         file = Path(directory, "kernels.yaml")
         file.write_text(text, encoding="utf-8")
         try:
