@@ -32,6 +32,7 @@ from fitasks.limits import met
 from fitasks.plan.caches import bases
 from fitasks.plan.plan import Plan, cache_home, configuration, make_plan
 from fitasks.plan.server import Server, find_server
+from fitasks.plan.unbuildable import unbuildable
 from fitasks.plan.unbuilt import plan_unbuilt
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ _CURRENT: list[Session] = []
 
 @dataclass
 class Session:
-    """One run's knowledge. `problem` is why there is no plan, where there is none."""
+    """One run's knowledge. `problem` is why there is no plan, or why nothing can be built by the one that there is."""
 
     root: Path
     problem: FitasksError | None = None
@@ -66,6 +67,7 @@ class Session:
         session = cls(root)
         try:
             session._plan = make_plan(root)
+            session.problem = unbuildable(session._plan)
             _ = session.stamp
         except ConfigError:
             raise

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -11,6 +12,7 @@ from fitasks.build.compiling import Compiling
 from fitasks.build.costs import Cost
 from fitasks.build.diagnose import diagnose
 from fitasks.errors import KernelFailure
+from fitasks.plan.unbuildable import refuse_temporary
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -44,6 +46,7 @@ class Runner:
 
     def run(self, kernel: Kernel, announce: Callable[[int], None]) -> Finished:
         """Compile; `announce` is told the number of files once there is a slot. Raises KernelFailure, OSError."""
+        refuse_temporary(tempfile.gettempdir())
         log = self.log(kernel)
         log.parent.mkdir(parents=True, exist_ok=True)
         log.write_bytes(b"")

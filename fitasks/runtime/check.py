@@ -19,7 +19,7 @@ from fitasks.cuda.architecture import single, with_code
 from fitasks.cuda.capability import nvcc_flags, nvcc_of, refusal
 from fitasks.cuda.elf import is_shared_object, machine_code_architectures, segments
 from fitasks.cuda.survey import host_compiler
-from fitasks.errors import NoCompiler
+from fitasks.errors import NoCompiler, Unbuildable
 from fitasks.files import sha256_file
 from fitasks.runtime.ahead import served, wanted
 from fitasks.runtime.loadable import loadable
@@ -122,6 +122,9 @@ def _compiled(session: Session, kernel: Kernel, place: Place, blank: Verdict) ->
     if session.plan.server.env.get("FLASHINFER_DISABLE_JIT"):
         reason = "FLASHINFER_DISABLE_JIT is set and there is no ahead-of-time module; caches are not accepted"
         return replace(blank, state="refused", reason=reason)
+    if isinstance(session.problem, Unbuildable):
+        state: State = "would compile" if session.problem.again else "would fail"
+        return replace(blank, state=state, reason=session.problem.message)
     if session.problem:
         return replace(blank, state="would fail", reason=f"nothing to compile it with: {session.problem.message}")
     if barred := place.locking(kernel) or place.reading(kernel):
