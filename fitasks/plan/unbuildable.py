@@ -4,7 +4,7 @@ Tried with the text of FlashInfer 0.7.4 (jit/cpp_ext.py, generate_ninja_build_fo
 every ASCII character:
 
     blank $ : | newline   ninja reads something else than a path, and ends with an error
-    control characters, " # * ; < > ^ ` \\   it compiles, but its reader of the compilers' lists of headers
+    control characters, " # * ; < > ^ ` \   it compiles, but its reader of the compilers' lists of headers
                           (src/depfile_parser.in.cc) ends a name there: it compiles again, at each start of a server
     & ' ( ) ? [ ] , in the directories of a toolkit or of headers: they stand in commands, where a shell or nvcc
                           takes them for its own. (ninja quotes sources and objects.)

@@ -124,7 +124,7 @@ def _compiled(session: Session, kernel: Kernel, place: Place, blank: Verdict) ->
         return replace(blank, state="refused", reason=reason)
     if isinstance(session.problem, Unbuildable):
         state: State = "would compile" if session.problem.again else "would fail"
-        return replace(blank, state=state, reason=session.problem.message)
+        return replace(blank, state=state, reason=f"{session.problem.message}; {session.problem.remedy}")
     if session.problem:
         return replace(blank, state="would fail", reason=f"nothing to compile it with: {session.problem.message}")
     if barred := place.locking(kernel) or place.reading(kernel):

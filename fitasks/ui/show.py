@@ -63,6 +63,8 @@ def _one(found: Cudart | None) -> str:
 def show_why(session: Session, names: list[str]) -> None:
     """Each stale kernel with all its reasons; fresh ones too where they're named. Raises for unknown names."""
     chosen = session.plan.chosen(names)
+    if session.problem:
+        raise session.problem
     shown = 0
     for kernel in chosen:
         if kernel.problem:
