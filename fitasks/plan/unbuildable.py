@@ -1,17 +1,21 @@
 r"""Paths that FlashInfer can't build in, or not twice: it writes them into build.ninja as they are.
 
 Tried with the text of FlashInfer 0.7.4 (jit/cpp_ext.py, generate_ninja_build_for_op), ninja 1.13 and nvcc 13.0, for
-every ASCII character:
+every ASCII character in the cache's path, and for some in the others':
 
     blank $ : | newline   ninja reads something else than a path, and ends with an error
     control characters, " # * ; < > ^ ` \   it compiles, but its reader of the compilers' lists of headers
                           (src/depfile_parser.in.cc) ends a name there: it compiles again, at each start of a server
-    & ' ( ) ? [ ] , in the directories of a toolkit or of headers: they stand in commands, where a shell or nvcc
-                          takes them for its own. (ninja quotes sources and objects.)
+    & ; ' " ( ) * < > ` \ , and a tab in the directories of a toolkit or of headers: they stand in commands, where a
+                          shell or nvcc takes them for its own; so do ? and [ where another directory fits that pattern.
+                          (ninja quotes sources and objects.)
+
+`python bench/paths.py` tries them.
 """
 
 from __future__ import annotations
 
+import glob
 import os
 import re
 from typing import TYPE_CHECKING
@@ -29,7 +33,8 @@ _CACHE = (
 )
 _FAILS = re.compile(r"[ $:|\n\r\ud800-\udfff]")  # the last: bytes that are no UTF-8, which FlashInfer can't write
 _AGAIN = re.compile(r"[\0-\x1f\x7f\"#*;<>^`\\]")
-_COMMAND = re.compile(r"[&'()?\[\],]")
+_COMMAND = re.compile(r"[&;'\"()*<>`\\,\t]")
+_PATTERN = re.compile(r"[?\[]")
 _NVCC = re.compile(r"[$`\"\\,]")  # of TMPDIR, in the commands that nvcc makes for a shell; tried with 13.0
 
 
@@ -59,14 +64,25 @@ def _problems(plan: Plan) -> Iterator[Unbuildable]:
     yield from _wrong("the CUDA toolkit", str(plan.toolkit.home), toolkit, in_commands=True)
 
 
+def obstacle(path: str, *, in_commands: bool = False) -> tuple[str, bool] | None:
+    """Return the character that is in the way, and whether FlashInfer builds all the same, again and again."""
+    if fails := _FAILS.search(path) or (_in_command(path) if in_commands else None):
+        return fails[0], False
+    again = _AGAIN.search(path)
+    return (again[0], True) if again else None
+
+
+def _in_command(path: str) -> re.Match[str] | None:
+    pattern = _PATTERN.search(path)
+    return _COMMAND.search(path) or (pattern if pattern and set(glob.glob(path)) - {path} else None)  # noqa: PTH207
+
+
 def _wrong(what: str, path: str, remedy: str, *, in_commands: bool = False) -> Iterator[Unbuildable]:
-    fails = _FAILS.search(path) or (_COMMAND.search(path) if in_commands else None)
-    found = fails or _AGAIN.search(path)
-    if not found:
-        return
-    outcome = "can't build there" if fails else "would compile there again at each start of a server"
-    said = f"{what} is in {_shown(path)}: FlashInfer writes paths into build.ninja as they are, and with"
-    yield Unbuildable(f"{said} {_named(found[0])} in one it {outcome}", remedy=remedy, again=not fails)
+    if found := obstacle(path, in_commands=in_commands):
+        character, again = found
+        outcome = "would compile there again at each start of a server" if again else "can't build there"
+        said = f"{what} is in {_shown(path)}: FlashInfer writes paths into build.ninja as they are, and with"
+        yield Unbuildable(f"{said} {_named(character)} in one it {outcome}", remedy=remedy, again=again)
 
 
 def _shown(path: str) -> str:

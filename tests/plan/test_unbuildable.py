@@ -60,12 +60,21 @@ def test_the_cache(workshop: Workshop, character: str) -> None:
     assert said == ninjas_verdict(workshop, root, workshop.root / "include")
 
 
-@pytest.mark.parametrize("character", [*NOT_IN_COMMANDS, *FINE])
+@pytest.mark.parametrize("character", [*NOT_IN_COMMANDS, ";", '"', "`", *FINE])
 def test_where_flashinfer_is_installed(workshop: Workshop, character: str) -> None:
     include = workshop.root / f"x{character}y"
     problem = unbuildable(planned(workshop, flashinfer=str(include)))
     said = "fine" if problem is None else "fails"
     assert said == ninjas_verdict(workshop, workshop.root / "cache", include)
+
+
+def test_a_pattern_that_another_directory_fits(workshop: Workshop) -> None:
+    include = workshop.root / "x[ab]y"
+    assert unbuildable(planned(workshop, flashinfer=str(include))) is None
+    assert ninjas_verdict(workshop, workshop.root / "cache", include) == "fine"
+    (workshop.root / "xay").mkdir()
+    assert unbuildable(planned(workshop, flashinfer=str(include)))
+    assert ninjas_verdict(workshop, workshop.root / "other", include) == "fails"
 
 
 def test_what_is_said(workshop: Workshop) -> None:
