@@ -39,7 +39,10 @@ def said(root: Path, act: str) -> str:
         (root / name).mkdir()
     (root / "elsewhere" / "victim").write_text("kept")
     script = SCRIPT.format(serving=str(SERVING), root=str(root), act=act)
-    done = subprocess.run([sys.executable, "-S", "-c", script], cwd=root, capture_output=True, text=True, check=True)
+    (root / "bin").mkdir()
+    (root / "bin" / "nvcc").symlink_to("/bin/true")
+    command, env = [sys.executable, "-S", "-c", script], {"CUDA_HOME": str(root)}
+    done = subprocess.run(command, cwd=root, env=env, capture_output=True, text=True, check=True)
     assert (root / "after").exists()
     assert (root / "elsewhere" / "victim").read_text() == "kept"
     assert [path.name for path in (root / "elsewhere").iterdir()] == ["victim"]
@@ -51,6 +54,7 @@ def said(root: Path, act: str) -> str:
     [
         "(root / 'cache/generated/page').mkdir(parents=True); (root / 'cache/generated/page/a.cu').write_text('x')",
         "(root / 'cubins/a').write_bytes(b'x')",
+        "subprocess.run([os.environ['CUDA_HOME'] + '/bin/nvcc', '--list-gpu-arch'])",
         "open('/dev/null', 'w').close(); open(__import__('sys').executable, 'rb').close()",
     ],
 )
@@ -68,6 +72,8 @@ def test_what_generators_do(tmp_path: Path, act: str) -> None:
         ("os.symlink(root / 'elsewhere', root / 'cache/e'); (root / 'cache/e/x').mkdir()", "write {root}/elsewhere/x"),
         ("os.truncate(root / 'elsewhere/victim', 0)", "write {root}/elsewhere/victim"),
         ("subprocess.run(['touch', 'elsewhere/x'])", "start a process (subprocess.Popen)"),
+        ("subprocess.run([str(root / 'bin/nvcc'), '-o', 'elsewhere/x'])", "start a process (subprocess.Popen)"),
+        ("subprocess.run([str(root / 'bin/nvcc'), '-odir=x'])", "start a process (subprocess.Popen)"),
         ("os.system('touch elsewhere/x')", "start a process (os.system)"),
         ("os.posix_spawn('/bin/true', ['true'], {{}})", "start a process (os.posix_spawn)"),
         ("shutil.copy(root / 'elsewhere/victim', root / 'elsewhere/x')", "write {root}/elsewhere/x"),
