@@ -6,17 +6,24 @@ It serves every dodo.py of this environment, ours or not, and otherwise does onl
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import sys
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from doit.cmd_list import List as DoitList
 from doit.cmd_run import Run as DoitRun
 
+from fitasks import temporary
+from fitasks.limits import met
 from fitasks.plan.hopper import VARIABLE
 from fitasks.plan.names import UnknownName
 from fitasks.words import kernels_named, resolved
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 _NO_SM90 = {
     "name": "no_sm90",
@@ -27,6 +34,18 @@ _NO_SM90 = {
     "help": "plan generic modules in place of Hopper's, as `sm90: false` in kernels.yaml does (fitasks)",
 }
 _WORD = "--no-sm90"
+
+
+@contextlib.contextmanager
+def _within_limits() -> Iterator[None]:
+    """End the program with status 2 where it met a limit of its shell, wherever that was, and say which."""
+    try:
+        yield
+    except Exception as error:
+        if problem := met(error):
+            print(problem, file=sys.stderr)  # noqa: T201
+            raise SystemExit(problem.exit_status) from None
+        raise
 
 
 class Run(DoitRun):  # type: ignore[misc]  # doit has no types
@@ -40,7 +59,8 @@ class Run(DoitRun):  # type: ignore[misc]  # doit has no types
             os.environ[VARIABLE] = "0"
         if params["num_process"] > 0:  # on the command line: dodo.py's own isn't loaded yet
             os.environ["MAX_JOBS"] = str(params["num_process"])
-        return super().execute(params, [word for word in args if word != _WORD])
+        with _within_limits():
+            return super().execute(params, [word for word in args if word != _WORD])
 
     @functools.wraps(DoitRun._execute)  # noqa: SLF001 - doit's own hook; doit reads the names of its parameters
     def _execute(self, *args: Any, **params: Any) -> Any:
@@ -51,6 +71,8 @@ class Run(DoitRun):  # type: ignore[misc]  # doit has no types
             if obstacle := self._obstacle(config["problem"], params):
                 print(obstacle, file=sys.stderr)  # noqa: T201
                 return 2
+            temporary.sweep()  # what killed runs left, also where this one needs nothing temporary
+            temporary.sweep_files(Path(".fitasks"))
             params["reporter"] = self._attended(params["reporter"])
             params["outfile"] = params["outfile"] or sys.stdout  # doit looked before dodo.py made a closed one whole
             # `-n` is how many compilers there are. Of doit's threads each may have to wait for a server's lock.
@@ -87,7 +109,8 @@ class List(DoitList):  # type: ignore[misc]
     def execute(self, params: Any, args: list[str]) -> Any:
         if params["no_sm90"]:
             os.environ[VARIABLE] = "0"
-        return super().execute(params, args)
+        with _within_limits():
+            return super().execute(params, args)
 
     @functools.wraps(DoitList._execute)  # noqa: SLF001
     def _execute(self, *args: Any, **params: Any) -> Any:

@@ -38,6 +38,17 @@ class NoCompiler(EnvironmentProblem):
     """There is no host compiler: nothing can be compiled, and what is compiled can be loaded all the same."""
 
 
+class Unbuildable(EnvironmentProblem):
+    """FlashInfer can be asked, and load what is there ahead of time, but it can't build where these paths lead.
+
+    `again`: it could, and would do so at each start of a server.
+    """
+
+    def __init__(self, message: str, *, remedy: str = "", again: bool = False) -> None:
+        super().__init__(message, remedy=remedy)
+        self.again = again
+
+
 class KernelFailure(FitasksError):
     """One kernel failed to compile or to check; the others go on.
 

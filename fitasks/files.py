@@ -1,4 +1,4 @@
-"""Files: atomic writes and hashes. The lowest layer; imports nothing of fitasks."""
+"""Files: atomic writes and hashes. The lowest layer, but for temporary.py."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ import tempfile
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
+from fitasks import temporary
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from io import BufferedReader
@@ -29,8 +31,9 @@ def replacing(path: Path, *, prefix: str = "", mode: int = 0o644, sync: bool = T
     """A stream whose bytes replace `path` when the block is left; after an exception nothing is left of them.
 
     A reader, or a crash, sees the old file or the new one, never a part. The temporary file is beside the target, is
-    called `.NAME.…` or `prefix…`, and is fsynced before the rename; parents are made. Without `sync` (it takes 80 ms on
-    some disks) a machine that loses power may have an empty file. What is no file (a pipe, /dev/stdout) is written to.
+    called `.NAME.…` or `prefix…`, is locked, and fsynced before the rename; parents are made. Without `sync` (which
+    takes 80 ms on some disks) a machine that loses power may have an empty file. What is no file (a pipe, /dev/stdout)
+    is written to.
     """
     if is_stream(path):
         with path.open("wb") as stream:
@@ -40,7 +43,7 @@ def replacing(path: Path, *, prefix: str = "", mode: int = 0o644, sync: bool = T
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
-        descriptor, temporary = tempfile.mkstemp(prefix=prefix or f".{path.name}.", suffix=".tmp", dir=path.parent)
+        descriptor, made = _begun(path, prefix)
     except OSError as error:
         raise _about(path, error) from None
     try:
@@ -49,14 +52,24 @@ def replacing(path: Path, *, prefix: str = "", mode: int = 0o644, sync: bool = T
             stream.flush()
             if sync:
                 os.fsync(descriptor)
-        Path(temporary).chmod(mode)
-        Path(temporary).replace(path)
+        Path(made).chmod(mode)
+        Path(made).replace(path)
     except BaseException as error:
         with contextlib.suppress(OSError):
-            Path(temporary).unlink()
-        if isinstance(error, OSError) and error.filename in {None, temporary}:
+            Path(made).unlink()
+        if isinstance(error, OSError) and error.filename in {None, made}:
             raise _about(path, error) from None
         raise
+
+
+def _begun(path: Path, prefix: str) -> tuple[int, str]:
+    """A locked temporary file for `path`: its descriptor and name. What killed runs left of such goes first."""
+    temporary.sweep_files(path.parent, path.name)
+    while True:
+        descriptor, made = tempfile.mkstemp(prefix=prefix or f".{path.name}.", suffix=".tmp", dir=path.parent)
+        if temporary.kept(descriptor):
+            return descriptor, made
+        os.close(descriptor)  # somebody swept it before it was locked
 
 
 def _about(path: Path, error: OSError) -> OSError:
@@ -91,9 +104,9 @@ def remember(path: Path, text: str) -> None:
 @functools.cache
 def forgotten() -> Path:
     """A directory that ends with this process, for what must be somewhere and can't be kept."""
-    place = tempfile.mkdtemp(prefix="fitasks-")
-    atexit.register(shutil.rmtree, place, ignore_errors=True)
-    return Path(place)
+    stack = contextlib.ExitStack()
+    atexit.register(stack.close)
+    return stack.enter_context(temporary.directory("run"))
 
 
 def write_if_changed(path: Path, text: str) -> bool:

@@ -28,9 +28,11 @@ from fitasks.cuda.loader import Loader
 from fitasks.cuda.probe import ProbeMemo
 from fitasks.errors import ConfigError, EnvironmentProblem, FitasksError
 from fitasks.files import sha256_text
+from fitasks.limits import met
 from fitasks.plan.caches import bases
 from fitasks.plan.plan import Plan, cache_home, configuration, make_plan
 from fitasks.plan.server import Server, find_server
+from fitasks.plan.unbuildable import unbuildable
 from fitasks.plan.unbuilt import plan_unbuilt
 
 if TYPE_CHECKING:
@@ -47,7 +49,7 @@ _CURRENT: list[Session] = []
 
 @dataclass
 class Session:
-    """One run's knowledge. `problem` is why there is no plan, where there is none."""
+    """One run's knowledge. `problem` is why there is no plan, or why nothing can be built by the one that there is."""
 
     root: Path
     problem: FitasksError | None = None
@@ -65,11 +67,12 @@ class Session:
         session = cls(root)
         try:
             session._plan = make_plan(root)
+            session.problem = unbuildable(session._plan)
             _ = session.stamp
         except ConfigError:
             raise
         except (FitasksError, OSError) as error:
-            session.problem = error if isinstance(error, FitasksError) else EnvironmentProblem(str(error))
+            session.problem = error if isinstance(error, FitasksError) else met(error) or EnvironmentProblem(str(error))
         return session
 
     @property
@@ -177,10 +180,9 @@ class Session:
         from fitasks.build.jobserver import MakeTokens, make_jobs, parent_fifo
         from fitasks.build.journal import Journal
         from fitasks.build.pool import Pool
-        from fitasks.build.running import Runner, sweep
+        from fitasks.build.running import Runner
         from fitasks.build.schedule import schedule
 
-        sweep()
         stale = [kernel for kernel in self.plan.buildable() if self._will_compile(kernel)]
         peak = max((self.costs.of(kernel).peak_rss for kernel in stale), default=1 << 30)
         fifo = parent_fifo(os.environ)

@@ -19,7 +19,7 @@ from fitasks import reporting
 from fitasks.build.schedule import longest_first
 from fitasks.cuda.gpus import all_gpus, visible
 from fitasks.errors import EnvironmentProblem, FitasksError, Silent
-from fitasks.files import forgotten
+from fitasks.limits import met
 from fitasks.plan.names import GROUP, PREFIX
 from fitasks.processes import signals
 from fitasks.session import current
@@ -251,7 +251,11 @@ def _guard(action: Callable[..., Any]) -> Callable[..., Any]:
             return TaskFailed("", report=False)
         except FitasksError as error:
             return (TaskFailed if error.exit_status == 1 else TaskError)(str(error))
-        except OSError as error:  # a full disk, a directory in place of a file
+        except (OSError, MemoryError, RuntimeError) as error:  # a full disk, a directory in place of a file
+            if problem := met(error):
+                return TaskError(str(problem))
+            if not isinstance(error, OSError):
+                raise
             return TaskError(f"{error.filename}: {error.strerror}" if error.filename else str(error))
 
     return guarded
@@ -279,7 +283,7 @@ def _nowhere() -> IO[str]:
     return os.fdopen(os.open(os.devnull, os.O_WRONLY), "w")
 
 
-def _database(state: Path) -> Path:
+def _database(state: Path) -> Path | str:
     """doit's database: a cache that may be lost, and is, where this project's state can't be written."""
     try:
         state.mkdir(parents=True, exist_ok=True)
@@ -293,7 +297,7 @@ def _database(state: Path) -> Path:
     except OSError as error:
         problem = error.strerror or str(error)
     tell(f"{state} can't be written to ({problem}); what this run learns is forgotten")
-    return forgotten() / _DATABASE
+    return ":memory:"  # sqlite's word for a database that needs no file
 
 
 def _sound(database: Path) -> None:

@@ -12,12 +12,12 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-import tempfile
 import time
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from fitasks import temporary
 from fitasks.build import ninja as ninjas
 from fitasks.build import receipt as receipts
 from fitasks.build.commandhash import command_hash
@@ -56,7 +56,7 @@ def heal(kernel: Kernel, receipt: Receipt, roots: Roots, ninja: Ninja) -> Receip
 
 def log_version(ninja: Ninja) -> int:
     """The version of the log that this ninja writes: it is given an empty command and leaves a header behind."""
-    with tempfile.TemporaryDirectory(prefix="fitasks-ninja-") as directory:
+    with temporary.directory("ninja") as directory:
         Path(directory, "build.ninja").write_text("rule nothing\n  command = :\nbuild all: nothing\n")
         subprocess.run([ninja.executable, "-C", directory], capture_output=True, check=False)
         try:

@@ -12,11 +12,11 @@ import os
 import shutil
 import struct
 import subprocess
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from fitasks import temporary
 from fitasks.errors import EnvironmentProblem
 
 if TYPE_CHECKING:
@@ -90,11 +90,11 @@ def edges(ninja: Ninja, build_dir: Path, ninja_file: Path) -> list[Edge]:
 
 def _dry_run(ninja: Ninja, build_dir: Path, ninja_file: Path, *flags: str) -> subprocess.CompletedProcess[str]:
     """Over a copy of the logs, as even -n throws away what another version wrote; each command on a line of its own."""
-    with tempfile.TemporaryDirectory(prefix="fitasks-ninja-") as scratch:
+    with temporary.directory("ninja") as scratch:
         for name in (LOG, DEPS):
             if (build_dir / name).exists():
                 shutil.copy2(build_dir / name, scratch)
-        command = [str(ninja.executable), "-n", *flags, "-C", scratch, "-f", str(ninja_file.resolve())]
+        command = [str(ninja.executable), "-n", *flags, "-C", str(scratch), "-f", str(ninja_file.resolve())]
         env = os.environ | {"NINJA_STATUS": ""}
         return subprocess.run(command, env=env, capture_output=True, text=True, errors="replace", check=False)
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import tempfile
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from fitasks.build import parts, scratch
+from fitasks import temporary
+from fitasks.build import parts
 from fitasks.build.compiling import Compiling
 from fitasks.build.costs import Cost
 from fitasks.build.diagnose import diagnose
 from fitasks.errors import KernelFailure
+from fitasks.plan.unbuildable import refuse_temporary
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -26,7 +29,6 @@ if TYPE_CHECKING:
 
 
 _LASTING = {"compile", "link", "toolchain", "unknown"}  # kinds of failures that another try would only repeat
-_SCRATCH = "fitasks-nvcc-"  # below TMPDIR
 
 
 @dataclass(frozen=True)
@@ -44,12 +46,13 @@ class Runner:
 
     def run(self, kernel: Kernel, announce: Callable[[int], None]) -> Finished:
         """Compile; `announce` is told the number of files once there is a slot. Raises KernelFailure, OSError."""
+        refuse_temporary(tempfile.gettempdir())
         log = self.log(kernel)
         log.parent.mkdir(parents=True, exist_ok=True)
         log.write_bytes(b"")
         try:
             # An interrupted nvcc leaves three to seven temporary files (measured): they go with their directory.
-            with scratch.in_use(_SCRATCH) as place:
+            with temporary.directory("nvcc") as place:
                 compiling = Compiling(self, kernel, announce, place, parts.begin(kernel))
                 finished = compiling.run()
         finally:
@@ -72,14 +75,6 @@ class Runner:
     def log(self, kernel: Kernel) -> Path:
         """What its compilers said the last time."""
         return self.plan.state / "logs" / f"{kernel.label}.log"
-
-
-def sweep() -> None:
-    """Remove the compilers' temporary files of those of us that were killed (`kill -9` leaves them).
-
-    A lock tells which are in use: in a /tmp that containers share, a process id says nothing.
-    """
-    scratch.sweep_temporary(_SCRATCH)
 
 
 def _failure(kernel: Kernel, finished: Finished, compiling: Compiling, log: Path) -> KernelFailure:

@@ -6,20 +6,16 @@ import contextlib
 import fcntl
 import os
 import shutil
-import stat
-import tempfile
-import time
-from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
 from fitasks.files import replacing
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
+    from pathlib import Path
 
 UNPACKED = ".fitasks-unbundle-"  # directories, in one that is locked while they are in use
 WRITTEN = ".fitasks-bundle-"  # files, each locked while it is written
-_YOUNG = 60.0  # seconds: a file that was made just now may not be locked yet
 
 
 def places(workspaces: Iterable[Path]) -> Iterator[Path]:
@@ -86,44 +82,5 @@ def writing(path: Path) -> Iterator[IO[bytes]]:
 
 def _remove_unlocked(path: Path) -> None:
     with path.open("rb") as stream:
-        if time.time() - path.stat().st_mtime > _YOUNG and lock(stream.fileno()):
+        if lock(stream.fileno()):
             path.unlink()
-
-
-@contextlib.contextmanager
-def temporary(prefix: str) -> Iterator[Path]:
-    """A directory for temporary files, locked while it is in use; what killed runs left under that prefix goes first.
-
-    Raises OSError.
-    """
-    sweep_temporary(prefix)
-    with in_use(prefix) as made:
-        yield made
-
-
-def sweep_temporary(prefix: str) -> None:
-    """Remove the directories for temporary files that killed runs of this user left under that prefix."""
-    for path in Path(tempfile.gettempdir()).glob(f"{prefix}*"):
-        with contextlib.suppress(OSError):
-            _remove_unused(path)
-
-
-@contextlib.contextmanager
-def in_use(prefix: str) -> Iterator[Path]:
-    """A directory for temporary files, locked while it is in use. Raises OSError."""
-    with (
-        tempfile.TemporaryDirectory(prefix=prefix, ignore_cleanup_errors=True) as made,
-        contextlib.ExitStack() as stack,
-    ):
-        with contextlib.suppress(OSError):  # a file system without locks: nobody sweeps there either
-            stack.enter_context(alone(Path(made)))
-        yield Path(made)
-
-
-def _remove_unused(path: Path) -> None:
-    """Of a directory that everybody may write to: only what is a directory, and this user's."""
-    found = path.lstat()
-    if stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid() and time.time() - found.st_mtime > _YOUNG:
-        with alone(path) as ours:
-            if ours:
-                shutil.rmtree(path, ignore_errors=True)

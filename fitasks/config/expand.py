@@ -8,13 +8,14 @@ import re
 from typing import TYPE_CHECKING
 
 from fitasks.config.dtypes import SHORT, suggestion
+from fitasks.config.generators import is_named_like_one, may_be_called
 from fitasks.config.labels import label
 from fitasks.config.model import KernelConfig
 from fitasks.config.problem import Problem, did_you_mean, found, shorten, shown
 from fitasks.config.schema import OP, PARAMETER
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Sequence
 
     from fitasks.config.model import Scalar
     from fitasks.config.problem import Path
@@ -27,7 +28,7 @@ Values = dict[str, list["Scalar"]]
 
 
 def expand(
-    entries: dict[str, EntryModel], document: Document, unsound: set[str]
+    entries: dict[str, EntryModel], document: Document, unsound: set[str], generators: Sequence[str] = ()
 ) -> tuple[tuple[KernelConfig, ...], list[Problem]]:
     """The kernels of all entries, in file order, and what is wrong with them.
 
@@ -38,7 +39,7 @@ def expand(
     kernels: list[KernelConfig] = []
     for name, entry in entries.items():
         values: Values = entry.model_extra or {}
-        mistakes = [*_entry_problems(name, values, document)]
+        mistakes = [*_entry_problems(name, values, document), *_op_problems(name, entry.op, generators, document)]
         mistakes += _size_problems(name, values, len(kernels), document)
         if not mistakes and name not in unsound:
             kernels += _points(name, entry.op or name, values, document)
@@ -53,6 +54,22 @@ def _entry_problems(name: str, values: Values, document: Document) -> Iterator[P
         yield Problem(document.spot(path).key, path, text)
     for parameter, its_values in values.items():
         yield from _parameter_problems((*path, parameter), parameter, its_values, document)
+
+
+def _op_problems(name: str, op: str, generators: Sequence[str], document: Document) -> Iterator[Problem]:
+    """`module:function` is called: it must be a generator of FlashInfer, or of a package that the file names."""
+    module, colon, function = op.partition(":")
+    if not colon or may_be_called(op, generators):
+        return
+    path: Path = ("kernels", name, "op")
+    if not is_named_like_one(function):
+        text = f"{shown(op)} is no generator, and only generators are called: functions named gen_…"
+    else:
+        package = module.partition(".")[0]
+        text = (
+            f"{shown(op)} isn't FlashInfer's; to have its generators called, write at the top: generators: [{package}]"
+        )
+    yield Problem(document.spot(path).value, path, text)
 
 
 def _parameter_problems(path: Path, name: str, values: list[Scalar], document: Document) -> Iterator[Problem]:

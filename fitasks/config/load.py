@@ -31,7 +31,7 @@ def load_config(path: Path) -> Config:
     file = _shown_path(path)
     document = read_document(_decode(_read(path, file), file), file)
     model, problems = validate(document)
-    kernels, mistakes = expand(model.kernels, document, _unsound_entries(problems))
+    kernels, mistakes = expand(model.kernels, document, _unsound_entries(problems), model.generators)
     problems = problems + mistakes + [*_duplicate_targets(document)]
     said = set(document.data) if isinstance(document.data, dict) else set()
     problems += [*_engines_unsaid(model, document)]
@@ -40,7 +40,7 @@ def load_config(path: Path) -> Config:
     serving = _serving(model.serving, path)
     targets, limits = tuple(model.targets), (model.jobs, model.timeout, model.split_compile)
     models = tuple(_request(name, one, serving, path, document) for name, one in model.models.items())
-    return Config(file, serving, targets, model.sm90, model.cudart, kernels, *limits, models)
+    return Config(file, serving, targets, model.sm90, model.cudart, kernels, *limits, models, tuple(model.generators))
 
 
 def _engines_unsaid(model: FileModel, document: Document) -> Iterator[Problem]:

@@ -79,3 +79,4 @@ class Config:
     timeout: int = DEFAULT_TIMEOUT  # seconds per kernel, 0 is none
     split_compile: bool = True
     models: tuple[ModelRequest, ...] = ()
+    generators: tuple[str, ...] = ()  # packages beside FlashInfer whose gen_… functions may be called

@@ -35,6 +35,7 @@ from fitasks.config.problem import BLANK
 SCHEMA_FILE = Path(__file__).with_name("kernels.schema.json")
 ENTRY_NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"
 OP = r"^([a-z0-9_]+|[A-Za-z_][A-Za-z0-9_.]*:[A-Za-z_][A-Za-z0-9_]*)$"
+PACKAGE = r"^[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)*$"
 VARIABLE = r"^[A-Za-z_][A-Za-z0-9_]*$"
 USER = r"^([A-Za-z0-9_][A-Za-z0-9_.@-]*(:[A-Za-z0-9_][A-Za-z0-9_.-]*)?)?$"  # and group
 PARAMETER = r"^[A-Za-z_][A-Za-z0-9_]*$"
@@ -88,6 +89,7 @@ Scalar = Annotated[
 ]
 Target = Annotated[StrictStr, AfterValidator(_target), WithJsonSchema({"type": "string", "pattern": TARGET})]
 Targets = Annotated[list[Target], Field(min_length=1), _OneOrMore()]
+Package = Annotated[StrictStr, Field(pattern=PACKAGE)]
 Parameter = Annotated[list[Scalar], Field(min_length=1), _OneOrMore()]
 Env = dict[Annotated[str, Field(pattern=VARIABLE)], StrictStr]
 
@@ -116,7 +118,7 @@ class EntryModel(BaseModel):
 
     op: Annotated[StrictStr, Field(pattern=OP)] = Field(
         default="",
-        description="FlashInfer's gen_<op>_module, or module:function. By default the entry's name.",
+        description="FlashInfer's gen_<op>_module, or module:gen_function. By default the entry's name.",
     )
 
 
@@ -156,6 +158,9 @@ class FileModel(BaseModel):
     )
     split_compile: StrictBool = Field(
         default=True, description="Let nvcc optimise the longest files with several threads, where cores would idle."
+    )
+    generators: Annotated[list[Package], _OneOrMore()] = Field(
+        default=[], description="Packages beside FlashInfer whose gen_… functions `op: module:function` may name."
     )
     models: dict[Annotated[str, Field(pattern=ENTRY_NAME)], ModelModel] = Field(
         default={}, description="Models whose kernels are derived; doit explain_models says how."

@@ -118,8 +118,10 @@ def _misspelt(path: Path, value: str) -> str:
         case ("kernels", _, "op"):
             return (
                 f"{shown(value)} is no op; expected the middle of gen_<op>_module, such as batch_prefill, "
-                "or module.path:function"
+                "or module.path:gen_function"
             )
+        case ("generators", *_):
+            return f"{shown(value)} is no package; expected the name that Python imports it by, such as my_fork"
         case ("serving", "user"):
             return f'{shown(value)} is no user; expected a name such as nobody, or numbers such as "1000:1000"'
         case _:

@@ -24,7 +24,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fitasks import memo
+from fitasks import memo, temporary
 from fitasks.cuda.components import compiler_command
 from fitasks.cuda.survey import pip_versions
 from fitasks.errors import EnvironmentProblem
@@ -192,14 +192,14 @@ def _check_links(home: Path, compiler: str) -> None:
     """Links a one-line object with FlashInfer's line (jit/cpp_ext.py). Raises EnvironmentProblem."""
     source = 'extern "C" { int cudaGetLastError(); int cuInit(unsigned); }\n'
     source += "int probe() { return cudaGetLastError() + cuInit(0); }\n"
-    with tempfile.TemporaryDirectory(prefix="fitasks-") as directory:
+    with temporary.directory("toolkit") as directory:
         lines = (f"-L{home}/lib64", f"-L{home}/lib64/stubs", "-lcudart", "-lcuda")
         _compile(compiler, source, Path(directory, "probe.so"), *lines)
 
 
 def _compile(compiler: str, source: str, output: Path, *flags: str) -> None:
     """A shared object out of C++ source, without the C++ library. Raises EnvironmentProblem."""
-    with tempfile.TemporaryDirectory(prefix="fitasks-") as directory:
+    with temporary.directory("toolkit") as directory:
         file = Path(directory, "source.cpp")
         file.write_text(source, encoding="utf-8")
         command = [compiler, "-shared", "-fPIC", "-nostdlib", "-w", str(file), "-o", str(output), *flags]

@@ -11,12 +11,11 @@ import json
 import os
 import re
 import subprocess
-import tempfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
 
-from fitasks import memo
+from fitasks import memo, temporary
 from fitasks.cuda.elf import exported, inspect_library
 from fitasks.errors import EnvironmentProblem
 from fitasks.files import sha256_file
@@ -186,7 +185,7 @@ def _package(path: Path) -> str:
 
 
 def _ask(python: Path, env: Mapping[str, str], libraries: list[Path]) -> dict[str, Any]:
-    with tempfile.TemporaryDirectory(prefix="fitasks-cudart-") as directory:
+    with temporary.directory("cudart") as directory:
         response = Path(directory, "response.json")
         command = [str(python), str(SCRIPT), str(response), *map(str, libraries)]
         try:

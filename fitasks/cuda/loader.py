@@ -12,13 +12,12 @@ import json
 import os
 import subprocess
 import sysconfig
-import tempfile
 import threading
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
 
-from fitasks import memo
+from fitasks import memo, temporary
 from fitasks.cuda.elf import inspect_library, versions_defined
 from fitasks.errors import EnvironmentProblem
 
@@ -172,7 +171,7 @@ def _needs(library: Path) -> Needs:
 
 def _ask(python: Path, env: Mapping[str, str], request: dict[str, list[str]]) -> dict[str, Any]:
     """The script's response, or its `problem` alone where there is none: a library may kill the process."""
-    with tempfile.TemporaryDirectory(prefix="fitasks-loader-") as directory:
+    with temporary.directory("loader") as directory:
         asking, response = Path(directory, "request.json"), Path(directory, "response.json")
         asking.write_text(json.dumps(request), encoding="utf-8")
         command = [str(python), str(SCRIPT), str(asking), str(response)]

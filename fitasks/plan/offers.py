@@ -5,13 +5,12 @@ Asked once and remembered in `.fitasks/ops.json`, until something that this rest
 
 from __future__ import annotations
 
-import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
 
-from fitasks import memo
+from fitasks import memo, temporary
 from fitasks.config.model import Scalar  # noqa: TC001 - part of Parameter, whose fields are looked at
 from fitasks.plan.planner import SCRIPT as PLAN_SCRIPT
 from fitasks.plan.planner import Answer, asked, basis, environment
@@ -85,7 +84,7 @@ def _remembered(file: Path, key: dict[str, Any]) -> list[dict[str, Any]] | None:
 
 
 def _ask(server: Server, cuda_home: Path, target: str) -> Answer:
-    with tempfile.TemporaryDirectory(prefix="fitasks-ops-") as directory:
+    with temporary.directory("ops") as directory:
         answer = Path(directory, "ops.json")
         env, what = environment(server, cuda_home, target), "saying which ops its FlashInfer has"
         return asked(server, [SCRIPT, answer], env, what)

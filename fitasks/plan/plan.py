@@ -173,7 +173,8 @@ def _plan_anew(
 
 def _ask(config: Config, targets: tuple[str, ...], server: Server, toolkit: Toolkit) -> dict[str, Any]:
     since = time.time_ns()
-    answers = planner.ask(server, toolkit.home, targets, config.kernels, sm90=config.sm90)
+    home, named = toolkit.home, config.generators
+    answers = planner.ask(server, home, targets, config.kernels, sm90=config.sm90, generators=named)
     reads = Reads.of((answer["reads"] for answer in answers.values()), since, server.python)
     kernels = list(map(as_record, kernels_of(config, answers)))
     if why := impossible(kernels, answers):
@@ -296,6 +297,7 @@ def _restore_config(data: dict[str, Any]) -> Config:
     targets = tuple(data["targets"])
     models = tuple(ModelRequest(**model | {"place": Place(**model["place"])}) for model in data["models"])
     restored = {"serving": Serving(**data["serving"]), "targets": targets, "kernels": kernels, "models": models}
+    restored["generators"] = tuple(data["generators"])
     return Config(**data | restored)
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import tempfile
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -16,8 +15,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from fitasks import temporary
 from fitasks.errors import EnvironmentProblem
 from fitasks.files import sha256_file
+from fitasks.limits import in_force
 from fitasks.processes import process
 from fitasks.streams import HEARTBEAT, heartbeat, tell
 
@@ -41,9 +42,20 @@ _TIMEOUT = 600  # seconds; generous, because a first import writes byte code for
 
 
 def ask(
-    server: Server, cuda_home: Path, targets: Sequence[str], kernels: Sequence[KernelConfig], *, sm90: bool
+    server: Server,
+    cuda_home: Path,
+    targets: Sequence[str],
+    kernels: Sequence[KernelConfig],
+    *,
+    sm90: bool,
+    generators: Sequence[str] = (),
+    recorded: bool = False,
 ) -> dict[str, Answer]:
-    """FlashInfer's answer for each target. Raises EnvironmentProblem where it cannot be asked at all."""
+    """FlashInfer's answer for each target. Raises EnvironmentProblem where it cannot be asked at all.
+
+    `generators` are packages beside FlashInfer whose generators may be called. What was `recorded` is data: of that
+    FlashInfer's own are called alone, and may start nothing and write nowhere but in its cache.
+    """
 
     def request(target: str) -> dict[str, object]:
         wanted = [
@@ -51,7 +63,8 @@ def ask(
             for index, kernel in enumerate(kernels)
             if not kernel.targets or target in kernel.targets
         ]
-        return {"version": 1, "sm90": sm90, "kernels": wanted}
+        allowed = {"sm90": sm90, "generators": list(generators), "recorded": recorded}
+        return {"version": 1, **allowed, "kernels": wanted}
 
     with ThreadPoolExecutor(max_workers=2) as pool:
         answers = pool.map(lambda target: _ask_one(server, cuda_home, target, request(target)), targets)
@@ -75,7 +88,7 @@ def basis(server: Server) -> dict[str, Any]:
 
 
 def _ask_one(server: Server, cuda_home: Path, target: str, request: Mapping[str, object]) -> Answer:
-    with tempfile.TemporaryDirectory(prefix="fitasks-plan-") as directory:
+    with temporary.directory("plan") as directory:
         question, answer = Path(directory, "request.json"), Path(directory, "response.json")
         question.write_text(json.dumps(request), encoding="utf-8")
         words = [SCRIPT, question, answer]
@@ -93,7 +106,7 @@ def asked(server: Interpreter, words: Sequence[Path], env: Mapping[str, str], wh
     except (OSError, ValueError):
         raise EnvironmentProblem(
             f"{server.python} ended without {what}:\n{_tail(output)}",
-            remedy=remedy or f"try `{server.python} -c 'import flashinfer'`",
+            remedy="; ".join(filter(None, [remedy or f"try `{server.python} -c 'import flashinfer'`", in_force()])),
         ) from None
     if fatal := reply.get("fatal"):
         raise EnvironmentProblem(f"{server.python}: {fatal['message']}", remedy=fatal.get("remedy", ""))

@@ -9,13 +9,12 @@ from __future__ import annotations
 import hashlib
 import os
 import sys
-import tempfile
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict, cast
 
-from fitasks import memo
+from fitasks import memo, temporary
 from fitasks.errors import EnvironmentProblem
 from fitasks.plan import planner
 from fitasks.plan.caches import sglang_base
@@ -193,7 +192,7 @@ def _remembered(file: Path, key: list[str]) -> _Described | None:
 
 
 def _ask(python: Path, env: Mapping[str, str]) -> dict[str, Any]:
-    with tempfile.TemporaryDirectory(prefix="fitasks-python-") as directory:
+    with temporary.directory("python") as directory:
         words = [_SCRIPT, Path(directory, "response.json")]
         what, remedy = (
             "saying where it looks for packages",

@@ -41,7 +41,8 @@ def plan_unbuilt(root: Path) -> Plan | None:
     toolkit = _stand_in(state / "no-toolkit", build)
     targets = targets_of(written, server)
     config = effective(written, targets)
-    answers = planner.ask(server, toolkit.home, targets, config.kernels, sm90=config.sm90)
+    home, named = toolkit.home, config.generators
+    answers = planner.ask(server, home, targets, config.kernels, sm90=config.sm90, generators=named)
     facts = facts_of(answers)
     return Plan(config, as_imported(server, facts), toolkit, (), kernels_of(config, answers), facts, state)
 

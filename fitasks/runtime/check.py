@@ -7,19 +7,19 @@ and the `.so` is loaded. Whether the server's user can do that where the kernels
 
 from __future__ import annotations
 
-import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from fitasks import temporary
 from fitasks.build import ninja as ninjas
 from fitasks.build import receipt as receipts
 from fitasks.cuda.architecture import single, with_code
 from fitasks.cuda.capability import nvcc_flags, nvcc_of, refusal
 from fitasks.cuda.elf import is_shared_object, machine_code_architectures, segments
 from fitasks.cuda.survey import host_compiler
-from fitasks.errors import NoCompiler
+from fitasks.errors import NoCompiler, Unbuildable
 from fitasks.files import sha256_file
 from fitasks.runtime.ahead import served, wanted
 from fitasks.runtime.loadable import loadable
@@ -122,6 +122,9 @@ def _compiled(session: Session, kernel: Kernel, place: Place, blank: Verdict) ->
     if session.plan.server.env.get("FLASHINFER_DISABLE_JIT"):
         reason = "FLASHINFER_DISABLE_JIT is set and there is no ahead-of-time module; caches are not accepted"
         return replace(blank, state="refused", reason=reason)
+    if isinstance(session.problem, Unbuildable):
+        state: State = "would compile" if session.problem.again else "would fail"
+        return replace(blank, state=state, reason=f"{session.problem.message}; {session.problem.remedy}")
     if session.problem:
         return replace(blank, state="would fail", reason=f"nothing to compile it with: {session.problem.message}")
     if barred := place.locking(kernel) or place.reading(kernel):
@@ -136,7 +139,7 @@ def _work(session: Session, kernel: Kernel) -> str:
     first = session.judge(kernel).first
     if not kernel.library.exists() or not all(source.exists() for source in kernel.sources):
         return str(first or f"{kernel.library.name} or a source is missing")
-    with tempfile.TemporaryDirectory(prefix="fitasks-check-") as scratch:
+    with temporary.directory("check") as scratch:
         ninja_file = Path(scratch, "build.ninja")
         ninja_file.write_text(kernel.ninja, encoding="utf-8")  # FlashInfer writes this text before it asks
         reasons = ninjas.explain(session.ninja, kernel.build_dir, ninja_file)

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shlex
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -100,7 +101,7 @@ class Place:
     def _executing(self, path: Path) -> Obstacle | None:
         if not (mount := forbids(existing(path), os.ST_NOEXEC)):
             return None
-        remedy = f"mount -o remount,exec {mount}, or {_BASE}"
+        remedy = f"mount -o remount,exec {shlex.quote(str(mount))}, or {_BASE}"
         return Obstacle(f"{path} can't be loaded: {mount} is mounted noexec; {remedy}")
 
     def _writing(self, path: Path, why: str) -> Obstacle | None:
@@ -135,7 +136,9 @@ class Place:
 
     def _remedy(self, path: Path, mode: int) -> str:
         if mode in {os.R_OK, os.X_OK}:
-            return f"chmod a+{'r' if mode == os.R_OK else 'rx'} {path}, and a+x each directory above it"
+            return (
+                f"chmod a+{'r' if mode == os.R_OK else 'rx'} {shlex.quote(str(path))}, and a+x each directory above it"
+            )
         return f"chown it to that user, or {_BASE}" if self.user else f"make it writable, or {_BASE}"
 
 

@@ -8,20 +8,24 @@ FLASHINFER_WORKSPACE_BASE, CUDA_HOME, ...), because FlashInfer reads it once, at
 or newer and the standard library, torch and FlashInfer; needs no GPU, no CUDA torch, no network, and compiles
 nothing. It writes what FlashInfer's generators write (generated/), nothing under cached_ops/.
 
-Request: {"version": 1, "sm90": true, "kernels": [{"id": 0, "op": "page", "params": {}}]}. The response is
-written last and atomically: FlashInfer, torch, tvm-ffi and the cache's directories (load_flashinfer), "kernels", each
-as planned or with its "error" (plan_errors), and "reads": all that the answer rests on (plan_reads.py). Exit status
-0; or 3, with a response that is {"version": 1, "fatal": {"kind", "message", "remedy"}}; 2 for a wrong command line.
+Request: {"version": 1, "sm90": true, "generators": ["my_fork"], "recorded": false, "kernels": [{"id": 0, "op": "page",
+"params": {}}]}. `generators` are packages beside FlashInfer whose gen_… functions may be called; of what was `recorded`
+a generator is called confined (plan_spec.py), and only FlashInfer's.
+
+The response is written last and atomically: FlashInfer, torch, tvm-ffi and the cache's directories (load_flashinfer),
+"kernels", each as planned or with its "error" (plan_errors), and "reads", all that this rests on (plan_reads). Exit
+status 0; or 3, with a response that is {"version": 1, "fatal": {"kind", "message", "remedy"}}; 2 for wrong words.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sys
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 # The script's neighbours are for this script alone: their names must not hide what FlashInfer imports.
 _HERE = str(Path(__file__).resolve().parent)
@@ -40,7 +44,7 @@ from plan_generators import (  # noqa: E402
 from plan_parameters import arguments_for, as_json  # noqa: E402
 from plan_reads import Reads  # noqa: E402
 from plan_registry import registry_records  # noqa: E402
-from plan_spec import generate, install_network_guard, spec_record  # noqa: E402
+from plan_spec import confined, generate, install_network_guard, spec_record  # noqa: E402
 
 sys.path[:] = [entry for entry in sys.path if entry != _HERE]
 
@@ -49,6 +53,14 @@ _ONLY_WITHOUT_DSL = (
     "the server prefers CuTe-DSL kernels; it loads this module with FLASHINFER_USE_CUDA_NORM=1, without "
     "nvidia-cutlass-dsl, or on an architecture that the DSL does not support"
 )
+
+
+class Allowed(NamedTuple):
+    """What may be planned, and called: `generators` are packages beside FlashInfer."""
+
+    sm90: bool = True
+    generators: tuple[str, ...] = ()
+    recorded: bool = False  # who wrote down the kernels isn't known
 
 
 def main(argv: list[str]) -> int:
@@ -79,7 +91,8 @@ def _answer(request: str) -> dict[str, Any]:
     head = load()
     if wanted is None:
         return {**head, "kernels": registry_records()}
-    return {**head, "kernels": [plan(kernel, sm90=wanted["sm90"]) for kernel in wanted["kernels"]]}
+    allowed = Allowed(wanted["sm90"], wanted["generators"], wanted["recorded"])
+    return {**head, "kernels": [plan(kernel, allowed) for kernel in wanted["kernels"]]}
 
 
 def _read_request(path: Path) -> dict[str, Any]:
@@ -96,13 +109,15 @@ def _checked(request: dict[str, Any]) -> dict[str, Any]:
     kernels = [
         {"id": one["id"], "op": str(one["op"]), "params": dict(one.get("params") or {})} for one in request["kernels"]
     ]
-    return {"sm90": bool(request.get("sm90", True)), "kernels": kernels}
+    packages = tuple(map(str, request.get("generators") or ()))
+    recorded, sm90 = bool(request.get("recorded")), bool(request.get("sm90", True))
+    return {"sm90": sm90, "generators": () if recorded else packages, "recorded": recorded, "kernels": kernels}
 
 
-def plan(kernel: dict[str, Any], *, sm90: bool) -> dict[str, Any]:
+def plan(kernel: dict[str, Any], allowed: Allowed) -> dict[str, Any]:
     """One kernel of the request as a record of the response; its mistakes are part of the record."""
     try:
-        return {"id": kernel["id"], **_planned(kernel["op"], kernel["params"], sm90=sm90)}
+        return {"id": kernel["id"], **_planned(kernel["op"], kernel["params"], allowed)}
     except PlanError as error:
         return {"id": kernel["id"], **error.record()}
     except Exception as error:  # a FlashInfer unlike those we know must not cost the other kernels
@@ -110,8 +125,9 @@ def plan(kernel: dict[str, Any], *, sm90: bool) -> dict[str, Any]:
         return {"id": kernel["id"], **PlanError("generator", message).record()}
 
 
-def _planned(op: str, params: dict[str, Any], *, sm90: bool) -> dict[str, Any]:
-    generator, arguments = find_generator(op), None
+def _planned(op: str, params: dict[str, Any], allowed: Allowed) -> dict[str, Any]:
+    sm90, recorded = allowed.sm90, allowed.recorded
+    generator, arguments = find_generator(op, allowed.generators, recorded=recorded), None
     notes = []
     if not sm90 and "sm90" in generator.__name__:
         generator, arguments = _generic(generator, params)
@@ -123,7 +139,8 @@ def _planned(op: str, params: dict[str, Any], *, sm90: bool) -> dict[str, Any]:
     notes += unused_note(op, generator, arguments)
     if ":" not in op:
         generator = runtime_generator(generator, arguments)
-    spec = generate(generator, **arguments)
+    with confined() if recorded else contextlib.nullcontext():
+        spec = generate(generator, **arguments)
     if not sm90 and "sm90" in getattr(spec, "name", ""):
         raise _hopper_only(str(spec.name))
     record = {**spec_record(spec), "generator": where(generator), "params": as_json(generator, arguments)}

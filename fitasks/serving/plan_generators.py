@@ -1,20 +1,30 @@
-"""Finds the function that makes the JitSpec of an op, in whatever FlashInfer is installed."""
+"""Finds the function that makes the JitSpec of an op, in whatever FlashInfer is installed.
+
+What is found is called. So it must be a generator: a function that is called `gen_…` and is defined in a module of
+FlashInfer, or of a package that kernels.yaml names (`generators:`). An attribute of a module that was only imported
+there, a class or a partial is none, and no module of another package is even imported.
+"""
 
 from __future__ import annotations
 
 import importlib
+import inspect
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from plan_errors import PlanError, did_you_mean, near, one_line
-from plan_sources import GENERATOR, defining_modules, nobody_calls
+from plan_sources import GENERATOR, SPEC_MAKERS, defines, defining_modules, nobody_calls
 from plan_wrappers import of_wrapper
 
 Generator = Callable[..., Any]
 
+_OWN = "flashinfer"
 _GENERATOR = re.compile(r"gen_(\w+)_module")
+# gen_page_module, gen_xqa_module_mla, _gen_batch_prefill_primary_module, gen_gdn_cp_spec; not what makes many at once.
+# What config/generators.py asks of a name, and what record/fitasks_origin.py records.
+_NAME = re.compile(r"_?gen_(?!\w*(?:modules|specs)$)\w+", re.ASCII)
 _PUBLIC = ("flashinfer.jit", "flashinfer.jit.attention")
 # Names of one op in different versions, the newest last (definitions of 0.6.7 to 0.7.4, compared by their sources).
 _RENAMED = (
@@ -25,10 +35,14 @@ _RENAMED = (
 )
 
 
-def find_generator(op: str) -> Generator:
-    """The generator of an op: `page`, `gen_xqa_module_mla` or `module:function`. Raises PlanError."""
+def find_generator(op: str, packages: Sequence[str] = (), *, recorded: bool = False) -> Generator:
+    """The generator of an op: `page`, `gen_xqa_module_mla` or `module:function`. Raises PlanError.
+
+    `packages` are those beside FlashInfer that kernels.yaml names. Of an op that was `recorded` (a trace says it, and
+    may say anything) a module is imported only if it defines the function by its source.
+    """
     if ":" in op:
-        return _explicit(op)
+        return _explicit(op, (_OWN, *packages), recorded=recorded)
     function = op if op.startswith("gen_") else f"gen_{op}_module"
     found = _defined(function) or _imported(function)
     if not found:
@@ -100,15 +114,19 @@ def generic_sibling(generator: Generator) -> Generator | None:
     return found if callable(found) and found is not generator else None
 
 
-def _explicit(op: str) -> Generator:
+def _explicit(op: str, packages: Sequence[str], *, recorded: bool) -> Generator:
     module_name, _, name = op.partition(":")
+    if not _may_be_generator(module_name, name, packages) or (recorded and not defines(module_name, name)):
+        raise _no_generator(op, packages)
     try:
         module = importlib.import_module(module_name)
     except Exception as error:
         raise PlanError("unknown_op", f"unknown op; {module_name} cannot be imported: {error}") from error
     function = getattr(module, name, None)
-    if callable(function) and hasattr(function, "__name__"):
-        return function
+    if _is_generator(function, packages):
+        return function  # type: ignore[no-any-return]
+    if function is not None:
+        raise _no_generator(op, packages)
     functions = sorted(key for key in vars(module) if key.startswith("gen_"))
     suggestion = near(name, functions)
     raise PlanError(
@@ -119,15 +137,41 @@ def _explicit(op: str) -> Generator:
     )
 
 
+def _may_be_generator(module: str, name: str, packages: Sequence[str]) -> bool:
+    """Whether the words may name a generator; nothing is imported to tell."""
+    within = any(f"{module}.".startswith(f"{package}.") for package in packages)
+    return within and bool(_NAME.fullmatch(name)) and name not in SPEC_MAKERS
+
+
+def _is_generator(value: Any, packages: Sequence[str] = (_OWN,)) -> bool:
+    """Whether it is a generator by its own name, and by the module in which it was defined."""
+    try:
+        function = inspect.unwrap(value)
+    except Exception:  # what makes up attributes, or wraps itself
+        return False
+    if not callable(value) or not inspect.isfunction(function):
+        return False
+    home = sys.modules.get(function.__module__)
+    if home is None or vars(home) is not function.__globals__:
+        return False
+    return _may_be_generator(function.__module__, function.__name__, packages)
+
+
+def _no_generator(op: str, packages: Sequence[str]) -> PlanError:
+    ours = " or ".join(["FlashInfer", *packages[1:]])
+    message = f"{op} is no generator: only gen_… functions that {ours} defines are called"
+    return PlanError("unknown_op", f"{message}; for a package of your own, name it as `generators:` in kernels.yaml")
+
+
 def _defined(function: str) -> list[Generator]:
     """Different functions of that name, looked for where users look first; a public one hides others."""
     for module_name in _PUBLIC:
         generator = vars(sys.modules[module_name]).get(function)
-        if callable(generator):
+        if _is_generator(generator):
             return [generator]
     for modules in (_generator_modules(), _runtime_modules()):
         values = (vars(module).get(function) for module in modules)
-        found = {where(value): value for value in values if callable(value)}
+        found = {where(value): value for value in values if _is_generator(value)}
         if found:
             return list(found.values())
     return []

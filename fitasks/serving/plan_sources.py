@@ -21,7 +21,7 @@ GENERATOR = re.compile(r"gen_\w+_module(_\w+)?")
 _DEFINITION = re.compile(rb"^def (gen_\w+_module(?:_\w+)?)\(", re.MULTILINE)
 _MENTION = re.compile(rb"\bgen_\w+_module")
 _REGISTRY = "flashinfer.aot"  # calls generators to fill wheels; no server does
-_SPEC_MAKERS = ("gen_jit_spec", "gen_kda_jit_spec")  # what every generator ends in
+SPEC_MAKERS = ("gen_jit_spec", "gen_kda_jit_spec")  # what every generator ends in
 _ENGINES = ("vllm", "sglang", "tensorrt_llm")
 
 
@@ -48,6 +48,15 @@ def nobody_calls(name: str) -> bool:
     return not any(_mentions(engine, name) for engine in _ENGINES)
 
 
+def defines(module: str, name: str) -> bool:
+    """Return whether this module of FlashInfer is loaded or, by its source, defines this function. Imports nothing."""
+    if module in sys.modules:
+        return True
+    file = Path(str(sys.modules["flashinfer"].__file__)).parent.joinpath(*module.split(".")[1:])
+    texts = [_text(file.with_suffix(".py")), _text(file / "__init__.py")]
+    return any(re.search(rb"^def %s\(" % name.encode(), text, re.MULTILINE) for text in texts)
+
+
 class _Uses:
     """Which top-level functions mention a name, and which functions' results a function returns."""
 
@@ -65,7 +74,7 @@ class _Uses:
                 for name in _used(node):
                     self.by.setdefault(name, set()).add(owner)
                 if isinstance(node, ast.Return) and isinstance(node.value, ast.Call) and GENERATOR.fullmatch(owner):
-                    self.results.setdefault(owner, set()).update(set(_used(node.value.func)) - set(_SPEC_MAKERS))
+                    self.results.setdefault(owner, set()).update(set(_used(node.value.func)) - set(SPEC_MAKERS))
 
 
 def _used(node: ast.AST) -> Iterator[str]:

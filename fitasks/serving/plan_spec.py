@@ -13,6 +13,15 @@ from typing import Any
 from plan_errors import PlanError, one_line
 
 _offline = {"on": False}
+_confined: dict[str, tuple[str, ...]] = {"to": ()}  # directories that may be written to; () is no confinement
+_STARTS = ("subprocess.Popen", "os.system", "os.exec", "os.fork", "os.forkpty", "os.posix_spawn", "os.spawn")
+# Audit events by which paths change, with which of their arguments are such paths ("open" is apart).
+_FIRST = ("os.mkdir", "os.rmdir", "os.remove", "os.chmod", "os.chown", "os.truncate", "os.utime")
+_CHANGES = {
+    **dict.fromkeys(_FIRST, slice(1)),
+    **dict.fromkeys(("os.rename", "os.link"), slice(2)),
+    "os.symlink": slice(1, 2),
+}
 _TOOLCHAINS = {"cute_dsl": "CuTe-DSL", "tirx": "TIRx"}
 
 
@@ -20,9 +29,57 @@ class _NetworkBlocked(BaseException):
     """BaseException, so that FlashInfer's downloader does not retry for half a minute."""
 
 
-def _refuse_network(event: str, _args: tuple[Any, ...]) -> None:
+class _OutsideBlocked(BaseException):
+    """BaseException, for the same reason: nothing between is to make the best of it."""
+
+
+def _refuse_network(event: str, args: tuple[Any, ...]) -> None:
     if _offline["on"] and event in ("socket.getaddrinfo", "socket.connect"):
         raise _NetworkBlocked
+    if _confined["to"] and (what := _outside(event, args)):
+        raise _OutsideBlocked(what)
+
+
+def _outside(event: str, args: tuple[Any, ...]) -> str:
+    """What an audit event does that a confined generator may not do; "" for all else."""
+    if event in _STARTS:
+        return "" if event == "subprocess.Popen" and _asks_nvcc(args[1]) else f"start a process ({event})"
+    if event == "open":
+        flags = args[2] if isinstance(args[2], int) else 0
+        paths = args[:1] if flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT) else ()
+    else:
+        paths = args[_CHANGES.get(event, slice(0))]
+    written = [os.path.realpath(os.fsdecode(path)) for path in paths if isinstance(path, (str, bytes, os.PathLike))]
+    return next((f"write {path}" for path in written if not f"{path}/".startswith(_confined["to"])), "")
+
+
+def _asks_nvcc(command: Any) -> bool:
+    """Whether a command is the toolkit's nvcc with one option (--list-gpu-arch): it compiles nothing, and says a list.
+
+    FlashInfer asks so while it makes flags (compilation_context.py of 0.7.4).
+    """
+    nvcc = os.path.join(os.environ.get("CUDA_HOME", ""), "bin", "nvcc")  # noqa: PTH118
+    words = command if isinstance(command, (list, tuple)) else ()
+    return len(words) == 2 and words[0] == nvcc and bool(re.fullmatch(r"--[a-z-]+", str(words[1])))
+
+
+@contextlib.contextmanager
+def confined() -> Iterator[None]:
+    """Let nothing start a process, or write outside of FlashInfer's cache: who named the arguments isn't known.
+
+    None of the 682 modules of 0.7.4's default registry for sm_90a is refused for it.
+    """
+    from flashinfer.jit import env
+
+    places = (getattr(env, name, None) for name in ("FLASHINFER_WORKSPACE_DIR", "FLASHINFER_CUBIN_DIR"))
+    writes_bytecode = sys.dont_write_bytecode
+    _confined["to"] = ("/dev/null/", *(f"{os.path.realpath(place)}/" for place in places if place))
+    sys.dont_write_bytecode = True
+    try:
+        yield
+    finally:
+        _confined["to"] = ()
+        sys.dont_write_bytecode = writes_bytecode
 
 
 def install_network_guard() -> None:
@@ -51,6 +108,9 @@ def generate(generator: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         raise
     except _NetworkBlocked:
         raise PlanError("generator", _needs_network(name)) from None
+    except _OutsideBlocked as blocked:
+        message = f"{name} would {blocked}, which nothing may that a trace asks for"
+        raise PlanError("generator", f"{message}; write the entry into kernels.yaml yourself") from None
     except BaseException as error:
         raise PlanError("generator", f"{name} raised {one_line(error)}") from error
 

@@ -10,10 +10,10 @@ import os
 import shlex
 import shutil
 import subprocess
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from fitasks import temporary
 from fitasks.cuda.architecture import single
 from fitasks.errors import EnvironmentProblem
 from fitasks.plan.server import find_package
@@ -161,7 +161,7 @@ def _run(server: Server, pip: list[str], uv: list[str]) -> str:
     installer, *words = _installer(server, pip, uv)
     shown = shlex.join([installer, *words])
     env = server.env | {"PIP_DISABLE_PIP_VERSION_CHECK": "1", "PIP_NO_INPUT": "1"}
-    with tempfile.TemporaryDirectory(prefix="fitasks-install-") as directory:
+    with temporary.directory("install") as directory:
         log = Path(directory, "log")
         finished = process.run([*_UNMOVED, installer, *words], cwd=Path.cwd(), env=env, log=log)
         said = log.read_text(errors="replace")

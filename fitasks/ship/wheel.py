@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from packaging.version import Version
 
-from fitasks.build import scratch
+from fitasks import temporary
 from fitasks.cuda.elf import inspect_library
 from fitasks.files import sha256_text
 from fitasks.ship.collect import Complete, collect
@@ -70,7 +70,7 @@ def build_wheel(session: Session, directory: Path, names: Sequence[str] = ()) ->
     """
     unique = sorted({_key(one): one for one in collect(session, names)}.values(), key=_key)
     strip = find_strip(session.plan.server.env)
-    with scratch.temporary("fitasks-wheel-") as copies:
+    with temporary.directory("wheel") as copies:
         return _write(session.plan, packed(unique, copies, strip), directory, stripped=bool(strip))
 
 

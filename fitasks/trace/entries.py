@@ -10,6 +10,8 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from fitasks.config.generators import may_be_called
+from fitasks.config.problem import shown
 from fitasks.plan.offers import FOLLOWS
 
 if TYPE_CHECKING:
@@ -21,6 +23,9 @@ if TYPE_CHECKING:
 
 # `_gen_batch_prefill_primary_module` is what the planner resolves op batch_prefill to (serving/plan_generators.py).
 _PRIMARY = re.compile(r"_gen_(\w+)_primary_module")
+# Values and names that generators get: FlashInfer makes names of modules and files of some of them.
+_WORD = re.compile(r"[A-Za-z0-9_+-][A-Za-z0-9_.+-]{0,127}|")
+_NAME = re.compile(r"[A-Za-z_]\w{0,127}", re.ASCII)
 _DIMS = ("head_dim_qk", "head_dim_vo")
 
 
@@ -42,8 +47,22 @@ def unsayable(one: Requested) -> str:
         return one.unsaid
     if one.kind != "nvcc":
         return "FlashInfer doesn't build this module with nvcc, so nothing can be compiled beforehand"
+    if refused := _foreign(one):
+        return f"{one.place}: {refused}" if one.place else refused
     lists = [name for name, value in one.arguments.items() if isinstance(value, (list, dict))]
     return f"{', '.join(lists)}: kernels.yaml has no way to say a list as one value" if lists else ""
+
+
+def _foreign(one: Requested) -> str:
+    """What a request says that no recorded server does, and that would run code of its choice; "" where nothing."""
+    if one.generator and not may_be_called(one.generator):
+        said = f"generator {shown(one.generator)} is no gen_… function of FlashInfer"
+        return f"{said}, and nothing else is called for a trace"
+    if odd := [name for name in one.arguments if not _NAME.fullmatch(name)]:
+        return f"arguments: {shown(odd[0])} is no parameter's name"
+    words = {name: value for name, value in one.arguments.items() if isinstance(value, str)}
+    odd = [name for name, value in words.items() if not _WORD.fullmatch(value)]
+    return f"arguments: {odd[0]} is {shown(words[odd[0]])}, not one plain word" if odd else ""
 
 
 def entries_of(one: Requested, known: Sequence[Op]) -> Iterator[Entry]:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from fitasks import temporary
 from fitasks.config.model import KernelConfig, Place
 from fitasks.errors import ConfigError, EnvironmentProblem
 from fitasks.files import write_atomic
@@ -86,8 +86,12 @@ def _resolve(plan: Plan, missing: Sequence[Requested]) -> tuple[tuple[Resolved, 
 
 
 def ask(plan: Plan, kernels: Sequence[KernelConfig]) -> Mapping[str, list[Record]]:
-    """The planner's records for each architecture set of the plan ("90a"). Raises EnvironmentProblem."""
-    answers = planner.ask(plan.server, plan.toolkit.home, tuple(plan.facts), kernels, sm90=plan.config.sm90)
+    """The planner's records for each architecture set of the plan ("90a"). Raises EnvironmentProblem.
+
+    The kernels are a trace's: data, which may name anything.
+    """
+    targets, sm90 = tuple(plan.facts), plan.config.sm90
+    answers = planner.ask(plan.server, plan.toolkit.home, targets, kernels, sm90=sm90, recorded=True)
     return {answer["arch"]: answer["kernels"] for answer in answers.values()}
 
 
@@ -114,7 +118,7 @@ def kernels_in(text: str) -> tuple[KernelConfig, ...]:
     """The kernels of a kernels.yaml that isn't written yet. Raises EnvironmentProblem where it has mistakes."""
     from fitasks.config.load import load_config
 
-    with tempfile.TemporaryDirectory(prefix="fitasks-import-") as directory:
+    with temporary.directory("import") as directory:
         file = Path(directory, "kernels.yaml")
         file.write_text(text, encoding="utf-8")
         try:

@@ -31,6 +31,7 @@ class Requested:
     processes: frozenset[int] = frozenset()
     flashinfer: str = ""
     architectures: str = ""  # "90a"; "" where it isn't known
+    place: str = ""  # the first line that says it: "trace.jsonl:3"
 
     @property
     def loaded(self) -> bool:
@@ -60,11 +61,11 @@ def read_trace(lines: Iterable[str]) -> Trace:
     return Trace(tuple(merged.values()), skipped)
 
 
-def parse(line: str) -> Requested | None:
-    """One line's request; None for anything else."""
+def parse(line: str, place: str = "") -> Requested | None:
+    """One line's request; None for anything else. `place` is where the line stands."""
     try:
         data = json.loads(line)
-        return _requested(data) if data["version"] == VERSION else None
+        return replace(_requested(data), place=place) if data["version"] == VERSION else None
     except (ValueError, KeyError, TypeError, AttributeError):
         return None
 

@@ -96,9 +96,9 @@ def _version_and_architectures(ops: Path) -> tuple[str, str]:
 def _file(path: Path) -> tuple[list[Requested], list[str]]:
     found: list[Requested] = []
     unnamed = torn = together = 0
-    for line in _lines(path):
+    for number, line in enumerate(_lines(path), 1):
         build = buildlog.parse(line)
-        request = parse(line) or _of_build(build)
+        request = parse(line, f"{path}:{number}") or _of_build(build)
         named = [request] if request else list(_of_log(line))
         found += named
         together += build is not None and not build.name

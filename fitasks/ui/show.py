@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import shutil
 import sys
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from fitasks.plan.plan import Plan
     from fitasks.session import Session
 
+_VARIABLE = re.compile(r"[A-Za-z_]\w*", re.ASCII)  # what a shell can export; an environment may hold other names
 # The product's output: stdout, so that it can be piped.
 _print = print
 
@@ -61,6 +63,8 @@ def _one(found: Cudart | None) -> str:
 def show_why(session: Session, names: list[str]) -> None:
     """Each stale kernel with all its reasons; fresh ones too where they're named. Raises for unknown names."""
     chosen = session.plan.chosen(names)
+    if session.problem:
+        raise session.problem
     shown = 0
     for kernel in chosen:
         if kernel.problem:
@@ -82,13 +86,12 @@ def show_env(session: Session) -> None:
     """Export lines for a server that is to find its kernels fresh; what it may need elsewhere, as comments."""
     plan = session.plan
     lines = exports(plan, session.ninja.executable.parent)
-    for name, value in lines.items():
-        _print(
-            f"export {name}={value if name == 'PATH' and name not in plan.config.serving.env else shlex.quote(value)}"
-        )
+    for name, word in lines.items():
+        _print(f"export {name}={word}")
     for name, value in wanted_without_nvcc(plan.server).items():
         if name not in lines:
-            _print(f"# {version_of_engine(plan.server)}, where there is no nvcc: export {name}={shlex.quote(value)}")
+            without = f"{version_of_engine(plan.server)}, where there is no nvcc"
+            _print(_comment(f"{without}: export {name}={shlex.quote(value)}"))
     if line := _build_log(plan):
         _print(line)
 
@@ -100,26 +103,36 @@ def _build_log(plan: Plan) -> str:
     if set_already or not buildlog.is_read_by(Path(facts["flashinfer_root"])):
         return ""
     file = shlex.quote(str(Path(facts["workspace"], buildlog.NAME)))
-    return f"# export {buildlog.VARIABLE}={file}  # every build of a server, with its seconds; doit jitlog reads it"
+    said = "every build of a server, with its seconds; doit jitlog reads it"
+    return _comment(f"export {buildlog.VARIABLE}={file}  # {said}")
+
+
+def _comment(text: str) -> str:
+    """For a shell, which runs what stands on a comment's next line."""
+    return "# " + text.replace("\n", "\n# ")
 
 
 def exports(plan: Plan, ninja_dir: os.PathLike[str]) -> dict[str, str]:
     """What a server's environment needs beyond a clean one: what is part of ninja's commands, and of where they work.
 
-    A plan without Hopper's modules has no use for a server that chooses them.
+    Names, and words for a shell: whatever a value is, it runs nothing when it is evaluated. A plan without Hopper's
+    modules has no use for a server that chooses them.
     """
     server, cuda_home = plan.server, str(plan.toolkit.home)
     wanted = {"CUDA_HOME": cuda_home}
     if base := server.env.get("FLASHINFER_WORKSPACE_BASE") or moved(plan):
         wanted["FLASHINFER_WORKSPACE_BASE"] = base
+    ahead: dict[str, str] = {}
     found = shutil.which("ninja", path=os.defpath)  # as in a clean shell, without what is activated here
     if not found or os.path.dirname(found) != os.fspath(ninja_dir):  # noqa: PTH120
-        wanted["PATH"] = f"{shlex.quote(os.fspath(ninja_dir))}:$PATH"
+        ahead = {"PATH": f"{shlex.quote(os.fspath(ninja_dir))}:$PATH"}
     if left_out(plan.config, plan.facts):
         wanted[sm90_switch.VARIABLE] = "1"
     if server.env.get("FLASHINFER_DISABLE_JIT") or not finds_nvcc(server.env, cuda_home):
         wanted |= wanted_without_nvcc(server)
-    return wanted | in_commands(server) | in_choices(server) | plan.config.serving.env
+    wanted |= in_commands(server) | in_choices(server) | plan.config.serving.env
+    words = {name: shlex.quote(value) for name, value in wanted.items() if _VARIABLE.fullmatch(name)}
+    return ahead | words
 
 
 def show_cleared(session: Session) -> None:

@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from fitasks.build import running, scratch
+from fitasks import temporary
+from fitasks.build import scratch
 from fitasks.build.clear import Incomplete, clear_incomplete, left_by_reset, reset, reset_targets
 from fitasks.build.receipt import NAME as RECEIPT
 from fitasks.build.store import Store
@@ -132,12 +133,12 @@ def test_compilers_files_of_another_containers_doit_stay(tmp_path: Path, monkeyp
     """Whose process ids mean nothing here: 4194305 is above Linux's largest."""
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     old = time.time() - 3600
-    theirs, killed, file = (tmp_path / f"fitasks-nvcc-{name}" for name in ("4194305-x", "4194305-y", "4194305"))
+    theirs, killed, file = (tmp_path / f"fitasks-nvcc-{name}-locked" for name in ("4194305x", "4194305y", "4194305z"))
     theirs.mkdir()
     killed.mkdir()
     file.touch()
     for path in (theirs, killed, file):
         os.utime(path, (old, old))
     with scratch.alone(theirs):
-        running.sweep()
+        temporary.sweep()
     assert (theirs.exists(), killed.exists(), file.exists()) == (True, False, True)

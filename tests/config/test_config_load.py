@@ -29,6 +29,15 @@ def labels(text: str) -> list[str]:
     return [kernel.label for kernel in load(text).kernels]
 
 
+def test_generators_of_other_packages():
+    assert load("kernels: {page: }").generators == ()
+    config = load(
+        "generators: my_fork\nkernels: {a: {op: 'my_fork.jit:gen_a'}, b: {op: 'flashinfer.jit.page:gen_page_module'}}"
+    )
+    assert config.generators == ("my_fork",)
+    assert [kernel.op for kernel in config.kernels] == ["my_fork.jit:gen_a", "flashinfer.jit.page:gen_page_module"]
+
+
 def test_the_whole_record():
     config = load(
         "targets: 8.0 9.0a\n"

@@ -33,9 +33,33 @@ def mistakes(text: str | bytes) -> list[str]:
 
 
 CASES = {
+    "op of another package": (
+        "kernels: {a: {op: 'os:gen_x'}}",
+        "1:19: kernels.a.op: 'os:gen_x' isn't FlashInfer's; to have its generators called, write at the top: generators: [os]",
+    ),
+    "op that is no generator": (
+        "generators: [os]\nkernels: {a: {op: 'os:system'}}",
+        "2:19: kernels.a.op: 'os:system' is no generator, and only generators are called: functions named gen_…",
+    ),
+    "op of FlashInfer that makes many modules": (
+        "kernels: {b: {op: 'flashinfer.jit:gen_jit_specs'}}",
+        "1:19: kernels.b.op: 'flashinfer.jit:gen_jit_specs' is no generator, and only generators are called: functions named gen_…",
+    ),
+    "generators, a file name": (
+        "generators: [my-fork]\n" + OK,
+        "1:14: generators: 'my-fork' is no package; expected the name that Python imports it by, such as my_fork",
+    ),
+    "generators, a path": (
+        "generators: ../x\n" + OK,
+        "1:13: generators: '../x' is no package; expected the name that Python imports it by, such as my_fork",
+    ),
+    "generators, a number": (
+        "generators: [3]\n" + OK,
+        '1:14: generators: found the number 3; expected text, quote it: "3"',
+    ),
     "unknown key, top": (
         OK + "target: [auto]\n",
-        "2:1: target: unknown key; the file takes serving, targets, sm90, cudart, jobs, timeout, split_compile, models, kernels (did you mean targets?)",
+        "2:1: target: unknown key; the file takes serving, targets, sm90, cudart, jobs, timeout, split_compile, generators, models, kernels (did you mean targets?)",
     ),
     "unknown key, serving": (
         OK + "serving:\n  pyton: x\n",
@@ -108,7 +132,7 @@ CASES = {
     ),
     "op": (
         "kernels: {a: {op: BatchPrefill}}",
-        "1:19: kernels.a.op: 'BatchPrefill' is no op; expected the middle of gen_<op>_module, such as batch_prefill, or module.path:function",
+        "1:19: kernels.a.op: 'BatchPrefill' is no op; expected the middle of gen_<op>_module, such as batch_prefill, or module.path:gen_function",
     ),
     "op, a list": ("kernels: {a: {op: [page]}}", "1:19: kernels.a.op: found a list; expected text"),
     "entry, text": ("kernels: {a: fa3}", "1:14: kernels.a: found 'fa3'; expected a mapping of parameters, or nothing"),
@@ -216,7 +240,7 @@ def test_all_at_once_in_file_order():
         '6:18: targets: "9.0a" means the same architectures as "9.0" at kernels.yaml:6:11; keep one of them',
         f"6:24: targets: found the number 8; {TARGETS}",
         "7:9: cudart: found 'ptch'; accepted: patch, check, ignore (did you mean patch?)",
-        "8:1: colour: unknown key; the file takes serving, targets, sm90, cudart, jobs, timeout, split_compile, models, kernels",
+        "8:1: colour: unknown key; the file takes serving, targets, sm90, cudart, jobs, timeout, split_compile, generators, models, kernels",
     ]
 
 

@@ -14,6 +14,7 @@ import pytest
 from fitasks.build.receipt import read
 from fitasks.cuda.loader import Loader
 from fitasks.cuda.probe import ProbeMemo
+from fitasks.errors import Unbuildable
 from fitasks.files import sha256_file
 from fitasks.plan.caches import bases
 from fitasks.plan.kernel import Artefact
@@ -462,3 +463,17 @@ def test_a_receipt_of_a_library_that_was_damaged_is_no_server_work(workshop: Wor
     os.utime(page.library, ns=(stat.st_atime_ns, stat.st_mtime_ns + 1000))
     serve(workshop, page)
     assert said(workshop, page).startswith("outdated: ninja sees nothing to do, but ")
+
+
+@pytest.mark.parametrize(("again", "state"), [(False, "would fail"), (True, "would compile")])
+def test_where_flashinfer_cannot_build_what_is_ahead_of_time_is_loaded(
+    workshop: Workshop, page: Kernel, again: bool, state: str
+) -> None:
+    made = session(workshop)
+    made.problem = Unbuildable("the cache is in '/a b'", remedy="set FLASHINFER_WORKSPACE_BASE", again=again)
+    verdict = predict(made, page)
+    assert (verdict.state, verdict.reason) == (state, "the cache is in '/a b'; set FLASHINFER_WORKSPACE_BASE")
+    ahead = workshop.root / "site" / "flashinfer" / "data" / "aot" / "page" / "page.so"
+    ahead.parent.mkdir(parents=True)
+    shutil.copy2(page.library, ahead)
+    assert predict(made, page).state == "ahead-of-time"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -173,6 +174,45 @@ def test_what_serving_env_says_is_the_servers_own(workshop: Workshop, server: Se
     made.plan = replace(made.plan, config=own)
     assert conditions(made) == []
     assert show.exports(made.plan, workshop.ninja.executable.parent)["CC"] == "gcc"
+
+
+HOSTILE = [
+    "/usr/bin:/bin; touch ran; : $(touch ran)",
+    "`touch ran`",
+    "a'; touch ran; '",
+    "/opt/my tools/bin:$HOME",
+    "a\ntouch ran\n",
+]
+
+
+@pytest.mark.usefixtures("own_path")
+@pytest.mark.parametrize("value", HOSTILE)
+def test_a_shell_that_evaluates_the_lines_runs_nothing(
+    workshop: Workshop, server: Server, capsys: Any, tmp_path: Path, value: str
+) -> None:
+    """Of serving.env, of the environment (a variable of any name), of directories, and of an engine's version."""
+    asks = vllm(server, FLASHINFER_WORKSPACE_BASE=value, CC=value, **{f"FLASHINFER_A;{value}": "1"})
+    renamed = next(server.site_packages[0].glob("vllm-*.dist-info"))
+    if "/" not in value:
+        renamed.rename(renamed.with_name(f"vllm-0\n{value}.dist-info"))
+    made = session(workshop, asks)
+    put(server.site_packages[0] / "flashinfer" / "jit" / "core.py", f'os.environ["{show.buildlog.VARIABLE}"]')
+    facts = {"9.0a": made.plan.facts["9.0a"] | {"workspace": f"/cache/{value}"}}
+    config = made.plan.config
+    config = replace(config, serving=replace(config.serving, env={"PATH": value, "OWN": value}))
+    made.plan = replace(made.plan, config=config, facts=facts)
+    show.show_env(made)
+    printed = capsys.readouterr().out
+    assert printed.count(show.buildlog.VARIABLE) == 1
+    names = ("OWN", "PATH", "CC", "FLASHINFER_WORKSPACE_BASE")
+    shown = "; ".join(f'printf "%s\\0" "${name}"' for name in names)
+    (tmp_path / "empty").mkdir()
+    done = subprocess.run(
+        ["/bin/sh", "-c", f'eval "$1"; {shown}', "sh", printed], cwd=tmp_path / "empty", capture_output=True, check=True
+    )
+    assert done.stdout.decode().split("\0")[:-1] == [value] * len(names)
+    assert not [*(tmp_path / "empty").iterdir()]
+    assert done.stderr == b""
 
 
 def test_another_ninja_first_on_path(

@@ -1,11 +1,15 @@
-"""Generators that misbehave, for entries like `op: odd_generators:leaves`."""
+"""Generators that misbehave, for entries like `op: odd_generators:gen_leaves`."""
 
 import enum
+import functools
+import os
 import socket
 import sys
+from pathlib import Path
 from typing import Callable, List, Literal, Optional  # noqa: UP035  # as FlashInfer writes them
 
 from flashinfer.jit.core import JitSpec
+from flashinfer.jit.cute_dsl_core import JitSpecCuteDsl
 from flashinfer.jit.page import gen_page_module
 from flashinfer.jit.rope import gen_rope_module
 
@@ -15,44 +19,44 @@ class Layout(enum.Enum):
     HND = 1
 
 
-def leaves():
+def gen_leaves():
     sys.exit(5)
 
 
-def asserts():
+def gen_asserts():
     raise AssertionError("two\nlines")
 
 
-def downloads():
+def gen_downloads():
     try:
         socket.create_connection(("192.0.2.1", 443))  # TEST-NET-1
     except Exception:  # noqa: BLE001  # a downloader that never gives up
         return gen_page_module()
 
 
-def resolves():
+def gen_resolves():
     socket.getaddrinfo("example.invalid", 443)
 
 
-def builds():
+def gen_builds():
     return gen_page_module().build_and_load()
 
 
-def two():
+def gen_two():
     return [gen_page_module(), gen_rope_module()]
 
 
-def nothing():
+def gen_nothing():
     return None
 
 
-def noisy():
+def gen_noisy():
     print('{"version": 1}')  # noqa: T201
     print("noise", file=sys.stderr)  # noqa: T201
     return gen_page_module()
 
 
-def picky(
+def gen_picky(
     layout: Layout,
     kind: Literal["a", "b"],
     size: Optional[int] = 4,  # noqa: UP045
@@ -62,7 +66,7 @@ def picky(
     return gen_page_module()
 
 
-def called_back(callback: Callable[[int], int]):
+def gen_called_back(callback: Callable[[int], int]):
     return gen_page_module()
 
 
@@ -89,9 +93,26 @@ for _kind in (_KdaTirxSpec, _SpecOfTomorrow):
     _kind.__abstractmethods__ = frozenset()
 
 
-def tirx():
+def gen_tirx():
     return object.__new__(_KdaTirxSpec)
 
 
-def newer():
+def gen_newer():
     return object.__new__(_SpecOfTomorrow)
+
+
+def gen_dsl():
+    return JitSpecCuteDsl(module_name="mm_fp4", kernel_name="k", compile_fn=None, source_sha256="")
+
+
+def gen_writes(where: str = ""):
+    Path(where).write_text("outside")
+    return gen_page_module()
+
+
+gen_aliased = os.system
+gen_partial = functools.partial(os.system, "true")
+
+
+class gen_class:  # noqa: N801
+    """No function."""

@@ -55,6 +55,6 @@ def run(
     return process, json.loads(response.read_text())
 
 
-def request_of(*kernels: tuple[str, dict[str, Any]], sm90: bool = True) -> dict[str, Any]:
+def request_of(*kernels: tuple[str, dict[str, Any]], sm90: bool = True, **more: Any) -> dict[str, Any]:
     wanted = [{"id": index, "op": op, "params": params} for index, (op, params) in enumerate(kernels)]
-    return {"version": 1, "sm90": sm90, "kernels": wanted}
+    return {"version": 1, "sm90": sm90, "kernels": wanted, **more}

@@ -14,6 +14,29 @@ PREFILL_TAKES = (
     "backend, dtype_q, dtype_kv, dtype_o, dtype_idx, head_dim, head_dim_qk, head_dim_vo, pos_encoding_mode, "
     "use_sliding_window, use_logits_soft_cap, use_fp16_qk_reduction, use_token_head_sf"
 )
+NO_GENERATOR = (
+    "{} is no generator: only gen_… functions that FlashInfer or odd_generators defines are called; for a package of "
+    "your own, name it as `generators:` in kernels.yaml"
+)
+# What is called in none of these ways: other packages' functions, what FlashInfer's modules only imported, what is no
+# function of the module's own, and what makes any module of any sources.
+NO_GENERATORS = [
+    "os:system",
+    "subprocess:getoutput",
+    "builtins:min",
+    "shadow:gen_thing",
+    "flashinfer:os",
+    "flashinfer.jit.core:os.system",
+    "flashinfer.jit.core:gen_jit_spec",
+    "flashinfer.jit.core:JitSpec",
+    "flashinfer.jit.core:build_jit_specs",
+    "flashinfer.__init__:__builtins__",
+    "flashinferior:gen_page_module",
+    "odd_generators:gen_aliased",
+    "odd_generators:gen_partial",
+    "odd_generators:gen_class",
+    "odd_generators:gen_page_module.__globals__",
+]
 GOOD = {"backend": "fa2", "dtype_q": "bfloat16", "head_dim": 128}
 NO_VALUE = "is no value for"
 NEEDS_NETWORK = (
@@ -26,7 +49,6 @@ NOT_NVCC = (
 )
 DSL = f"mm_fp4 is a CuTe-DSL {NOT_NVCC}"
 SINKS = "BatchAttentionWithAttentionSinkWrapper"
-DSL_SPEC = {"module_name": "mm_fp4", "kernel_name": "k", "compile_fn": None, "source_sha256": ""}
 # op, params, and every mistake as (kind, parameter, message, suggestion)
 TABLE = [
     (
@@ -74,9 +96,9 @@ TABLE = [
         ],
     ),
     (
-        "no.such:thing",
+        "flashinfer.no.such:gen_thing",
         {},
-        [("unknown_op", None, "unknown op; no.such cannot be imported: No module named 'no'", None)],
+        [("unknown_op", None, "unknown op; flashinfer.no.such cannot be imported: No module named 'flashinfer.no'", None)],
     ),
     (
         "batch_prefill",
@@ -121,7 +143,7 @@ TABLE = [
         ],
     ),
     (
-        "odd_generators:picky",
+        "odd_generators:gen_picky",
         {"layout": "NDH", "kind": "c", "size": True, "names": "x"},
         [
             ("bad_value", "layout", f"'NDH' {NO_VALUE} layout; it takes one of NHD, HND (did you mean NHD?)", "NHD"),
@@ -131,7 +153,7 @@ TABLE = [
         ],
     ),
     (
-        "odd_generators:called_back",
+        "odd_generators:gen_called_back",
         {"callback": "f"},
         [("bad_value", "callback", "callback takes typing.Callable[[int], int], which kernels.yaml cannot say", None)],
     ),
@@ -148,26 +170,26 @@ TABLE = [
         ],
     ),
     ("act_and_mul", {"act_func_name": "silo"}, [("generator", None, "gen_act_and_mul_module raised KeyError: 'silo'", None)]),
-    ("odd_generators:leaves", {}, [("generator", None, "leaves raised SystemExit: 5", None)]),
-    ("odd_generators:asserts", {}, [("generator", None, "asserts raised AssertionError: two lines", None)]),
-    ("odd_generators:downloads", {}, [("generator", None, f"downloads {NEEDS_NETWORK}", None)]),
-    ("odd_generators:resolves", {}, [("generator", None, f"resolves {NEEDS_NETWORK}", None)]),
+    ("odd_generators:gen_leaves", {}, [("generator", None, "gen_leaves raised SystemExit: 5", None)]),
+    ("odd_generators:gen_asserts", {}, [("generator", None, "gen_asserts raised AssertionError: two lines", None)]),
+    ("odd_generators:gen_downloads", {}, [("generator", None, f"gen_downloads {NEEDS_NETWORK}", None)]),
+    ("odd_generators:gen_resolves", {}, [("generator", None, f"gen_resolves {NEEDS_NETWORK}", None)]),
     ("trtllm_gen_fmha", {}, [("generator", None, f"gen_trtllm_gen_fmha_module {NEEDS_NETWORK}", None)]),
-    ("odd_generators:builds", {}, [("generator", None, "this function builds page at once; name its generator", None)]),
-    ("odd_generators:two", {}, [("generator", None, "this function makes several modules; name their generators", None)]),
-    ("builtins:min", {}, [("generator", None, "builtins:min cannot be planned: ValueError: no signature found for builtin <built-in function min>", None)]),
-    ("odd_generators:nothing", {}, [("generator", None, "this function returns NoneType, not a JitSpec", None)]),
-    ("flashinfer.jit.cute_dsl_core:JitSpecCuteDsl", DSL_SPEC, [("not_nvcc", None, DSL, None)]),
-    ("odd_generators:tirx", {}, [("not_nvcc", None, f"kda_tirx_1 is a TIRx {NOT_NVCC}", None)]),
-    ("odd_generators:newer", {}, [("not_nvcc", None, f"thing is a _SpecOfTomorrow {NOT_NVCC}", None)]),
+    ("odd_generators:gen_builds", {}, [("generator", None, "this function builds page at once; name its generator", None)]),
+    ("odd_generators:gen_two", {}, [("generator", None, "this function makes several modules; name their generators", None)]),
+    ("odd_generators:gen_nothing", {}, [("generator", None, "this function returns NoneType, not a JitSpec", None)]),
+    ("odd_generators:gen_dsl", {}, [("not_nvcc", None, DSL, None)]),
+    ("odd_generators:gen_tirx", {}, [("not_nvcc", None, f"kda_tirx_1 is a TIRx {NOT_NVCC}", None)]),
+    ("odd_generators:gen_newer", {}, [("not_nvcc", None, f"thing is a _SpecOfTomorrow {NOT_NVCC}", None)]),
+    *((op, {"command": "touch ran"}, [("unknown_op", None, NO_GENERATOR.format(op), None)]) for op in NO_GENERATORS),
     ("pod", {"dtype_q": "float16", "head_dim": 64, "pos_encoding_mode_p": "ROPE"}, [("bad_value", "pos_encoding_mode_p", f"'ROPE' {NO_VALUE} pos_encoding_mode_p; it takes one of NONE, ROPE_LLAMA, ALIBI, 0, 1, 2", None)]),
     ("batch_prefill_attention_sink", {**GOOD, "dtype_o": "float16"}, [("bad_value", "dtype_o", f"{SINKS}, which loads this module, takes bfloat16 for dtype_o and nothing else", None)]),
     ("batch_prefill_attention_sink", {**GOOD, "dtype_idx": "int64"}, [("bad_value", "dtype_idx", f"{SINKS}, which loads this module, takes int32 for dtype_idx and nothing else", None)]),
 ]  # fmt: skip
 ATTENTION = "flashinfer.jit.attention.modules"
 PLANNED = [
-    ("odd_generators:noisy", {}),
-    ("odd_generators:picky", {"layout": "HND", "kind": "a", "size": None}),
+    ("odd_generators:gen_noisy", {}),
+    ("odd_generators:gen_picky", {"layout": "HND", "kind": "a", "size": None}),
     ("flashinfer.jit:gen_batch_prefill_module", {**GOOD, "pos_encoding_mode": 2}),
     ("gen_page_module", None),
     ("pod", {"dtype_q": "float16", "head_dim": 64, "pos_encoding_mode_p": "rope_llama", "pos_encoding_mode_d": "NONE"}),
@@ -191,8 +213,9 @@ def mistakes(kernel):
 def answered(tmp_path_factory):
     """Every mistake and some good entries in one request: one process."""
     base = tmp_path_factory.mktemp("errors")
+    (base / "shadow.py").write_text("open('ran', 'w')\n\ndef gen_thing():\n    pass\n")  # where the planner is run
     kernels = [(op, params) for op, params, _ in TABLE] + PLANNED
-    return run(PLAN, request_of(*kernels), base, environment(base))
+    return run(PLAN, request_of(*kernels, generators=["odd_generators"]), base, environment(base))
 
 
 @needs_torch
@@ -201,6 +224,13 @@ def test_every_mistake_is_said(answered):
     told = [(kernel["id"], mistakes(kernel)) for kernel in response["kernels"][: len(TABLE)]]
     assert told == [(index, expected) for index, (_, _, expected) in enumerate(TABLE)]
     assert all(kernel["error"] == kernel["errors"][0] for kernel in response["kernels"][: len(TABLE)])
+
+
+@needs_torch
+def test_nothing_else_was_called(answered):
+    base = Path(answered[1]["workspace"]).parents[3]
+    assert not list(base.rglob("ran"))
+    assert not {"shadow", "pwned"} & {name for _, names in answered[1]["reads"]["looked"] for name in names}
 
 
 @needs_torch
@@ -261,7 +291,7 @@ def test_without_sm90(tmp_path):
         ("norm", {}),
     ]
     env = environment(tmp_path, FLASHINFER_USE_CUDA_NORM="1")
-    _, response = run(PLAN, request_of(*kernels, sm90=False), tmp_path, env)
+    _, response = run(PLAN, request_of(*kernels, sm90=False, generators=["odd_generators"]), tmp_path, env)
     prefill, gemm, thing, norm = response["kernels"]
     assert prefill["params"]["backend"] == "fa2"
     assert prefill["name"].endswith("_f16qk_False_kv_stride_equal")

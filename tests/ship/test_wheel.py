@@ -22,6 +22,7 @@ from packaging.tags import sys_tags
 from packaging.utils import parse_wheel_filename
 from packaging.version import Version
 
+from fitasks import temporary
 from fitasks.build import scratch
 from fitasks.cuda.elf import exported, inspect_library, machine_code_architectures
 from fitasks.errors import KernelFailure
@@ -359,32 +360,28 @@ def aged(path: Path) -> Path:
 
 
 def test_what_a_killed_run_left_goes(workshop: Workshop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Not what another run has locked, what may not be locked yet, or what a link leads to."""
+    """Not what another run has locked, or what a link leads to."""
     made, dist, tmp = shop(workshop), tmp_path / "dist", tmp_path / "tmp"
     monkeypatch.setattr(tempfile, "tempdir", str(tmp))
+    monkeypatch.setattr(temporary, "_SWEPT", set())
     dist.mkdir()
-    for name in ("left", "used", "young"):
-        (tmp / f"fitasks-wheel-{name}" / "sm90a").mkdir(parents=True)
+    for name in ("left", "used"):
+        (tmp / f"fitasks-wheel-1234{name}-locked" / "sm90a").mkdir(parents=True)
         (dist / f".fitasks-bundle-{name}.tmp").write_bytes(b"half")
     aim = tmp / "aim"
     (aim / "sm90a").mkdir(parents=True)
-    (tmp / "fitasks-wheel-link").symlink_to(aged(aim))
-    for place, prefix in ((tmp, "fitasks-wheel-"), (dist, ".fitasks-bundle-")):
-        for name in ("left", "used"):
-            aged(next(place.glob(f"{prefix}{name}*")))
-    with scratch.alone(tmp / "fitasks-wheel-used"), (dist / ".fitasks-bundle-used.tmp").open() as stream:
+    (tmp / "fitasks-wheel-1234link-locked").symlink_to(aged(aim))
+    with scratch.alone(tmp / "fitasks-wheel-1234used-locked"), (dist / ".fitasks-bundle-used.tmp").open() as stream:
         assert scratch.lock(stream.fileno())
         wheel = made.wheel(dist)
     assert {path.name for path in tmp.iterdir()} == {
-        "fitasks-wheel-used",
-        "fitasks-wheel-young",
-        "fitasks-wheel-link",
+        "fitasks-wheel-1234used-locked",
+        "fitasks-wheel-1234link-locked",
         "aim",
     }
     assert (aim / "sm90a").is_dir()
     assert {path.name for path in dist.iterdir()} == {
         ".fitasks-bundle-used.tmp",
-        ".fitasks-bundle-young.tmp",
         wheel.path.name,
     }
 
@@ -400,8 +397,7 @@ def test_nobody_sweeps_a_wheel_while_it_is_made(
         (writing,), (copies,) = dist.iterdir(), (tmp_path / "tmp").iterdir()
         aged(writing), aged(copies)
         scratch.sweep(dist)
-        with scratch.temporary("fitasks-wheel-"):
-            pass
+        temporary.sweep()
         assert writing.exists()
         assert copies.exists()
         return str(add(archive, file))

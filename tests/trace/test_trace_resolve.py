@@ -33,7 +33,10 @@ PREFILL = Op(
 )
 PAGE = Op("page", "flashinfer.jit.page:gen_page_module", (), "")
 FAST = Op(
-    "fused_moe", "m:gen_fused_moe_module", (parameter("fast", default=False, kind="bool", accepted=(False, True)),), ""
+    "fused_moe",
+    "flashinfer.m:gen_fused_moe_module",
+    (parameter("fast", default=False, kind="bool", accepted=(False, True)),),
+    "",
 )
 KNOWN = (PREFILL, PAGE, FAST)
 SAID = {"backend": "fa2", "dtype_q": "bfloat16", "head_dim_qk": 128, "head_dim_vo": 128}
@@ -95,9 +98,9 @@ def test_refusals_say_why():
     generator = f"{PLACE}:gen_batch_prefill_module"
     found = entries(
         Requested("a", "m:f", unsaid="x is a tensor"),
-        Requested("b", "m:f", {"names": ["p", "q"]}),
-        Requested("c", "m:f", kind="cute-dsl"),
-        Requested("d", "m:f"),
+        Requested("b", "flashinfer.m:gen_f", {"names": ["p", "q"]}),
+        Requested("c", "flashinfer.m:gen_f", kind="cute-dsl"),
+        Requested("d", "flashinfer.m:gen_f"),
         Requested("page", PAGE.generator, architectures="80"),
         Requested("page_old", PAGE.generator, flashinfer="0.7.1"),
         Requested(NAME + "_sm90", generator, ALL | {"backend": "fa3", "head_dim_vo": 64}),
@@ -108,7 +111,7 @@ def test_refusals_say_why():
             "x is a tensor",
             "names: kernels.yaml has no way to say a list as one value",
             "FlashInfer doesn't build this module with nvcc, so nothing can be compiled beforehand",
-            "unknown op m:f",
+            "unknown op flashinfer.m:gen_f",
             "it was for 80; the targets of kernels.yaml are 90a",
             "page gives page; unknown op flashinfer.jit.page:gen_page_module (recorded with FlashInfer 0.7.1)",
             f"batch_prefill gives {NAME.replace('vo_128', 'vo_64')}_sm90; unknown op {generator}",

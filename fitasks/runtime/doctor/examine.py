@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from fitasks.cuda.capability import of_targets
 from fitasks.cuda.cudart import discover
 from fitasks.environment import problems
-from fitasks.errors import ConfigError, EnvironmentProblem, FitasksError
+from fitasks.errors import ConfigError, EnvironmentProblem, FitasksError, Unbuildable
 from fitasks.plan.hopper import left_out
 from fitasks.plan.plan import configuration, targets_of
 from fitasks.plan.server import Server
@@ -44,7 +44,8 @@ def examine(session: Session) -> list[Finding]:
         findings += kept("libcudart", _cudart(session, server, toolkit))
     findings += _around(config, session, server, toolkit)
     if session.problem and not any(session.problem.message == finding.value for finding in findings):
-        findings.append(Finding("plan", "not made", session.problem.message, "problem", session.problem.remedy))
+        what = "where FlashInfer builds" if isinstance(session.problem, Unbuildable) else "not made"
+        findings.append(Finding("plan", what, session.problem.message, "problem", session.problem.remedy))
     session.probe.save()
     return [*findings, *kept("trial", _trial(config, server, toolkit), section="trial")]
 

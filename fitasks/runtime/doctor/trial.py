@@ -11,10 +11,10 @@ import json
 import os
 import re
 import subprocess
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fitasks import temporary
 from fitasks.build.diagnose import diagnose
 from fitasks.plan import planner
 from fitasks.plan.caches import used
@@ -39,14 +39,14 @@ def examine(server: Server, toolkit: Toolkit, target: str, user: User | None = N
     """One finding per step; the first that fails says what the compiler or the loader said."""
     where = existing(used(server.env))
     try:
-        with tempfile.TemporaryDirectory(prefix=".fitasks-doctor-", dir=where) as directory:
+        with temporary.directory("doctor", where) as directory:
             return _tried(server, toolkit, target, _as(user, directory), directory)
     except OSError as error:
         problem = f"no file can be made in {where}: {error.strerror or error}"
         return [Finding(_SECTION, "where kernels lie", problem, "problem", "set FLASHINFER_WORKSPACE_BASE")]
 
 
-def _as(user: User | None, directory: str) -> dict[str, Any]:
+def _as(user: User | None, directory: Path) -> dict[str, Any]:
     """What makes a child that user, whose the directory then is; nothing where we may not."""
     if user is None or os.geteuid():
         return {}
@@ -54,9 +54,11 @@ def _as(user: User | None, directory: str) -> dict[str, Any]:
     return {"user": user.uid, "group": user.gid, "extra_groups": sorted(user.groups)}
 
 
-def _tried(server: Server, toolkit: Toolkit, target: str, identity: Mapping[str, Any], directory: str) -> list[Finding]:
+def _tried(
+    server: Server, toolkit: Toolkit, target: str, identity: Mapping[str, Any], directory: Path
+) -> list[Finding]:
     response = Path(directory, "response.json")
-    env = planner.environment(server, toolkit.home, target) | {"FLASHINFER_WORKSPACE_BASE": directory}
+    env = planner.environment(server, toolkit.home, target) | {"FLASHINFER_WORKSPACE_BASE": str(directory)}
     env.pop("FLASHINFER_DISABLE_JIT", None)
     command = [str(server.python), str(SCRIPT), str(response)]
     how: dict[str, Any] = {"capture_output": True, "text": True, "errors": "replace", "timeout": _TIMEOUT}

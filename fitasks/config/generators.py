@@ -1,0 +1,29 @@
+"""Which functions may be called to make a module: generators, by their name and the package they are in.
+
+A generator is called, so an entry, or a line of a trace, must not be able to name just any function. The serving
+interpreter looks once more, at the function itself (serving/plan_generators.py).
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+_OWN = "flashinfer"  # the package whose generators nobody has to name
+_NAME = re.compile(r"_?gen_(?!\w*(?:modules|specs)$)\w+", re.ASCII)
+_MODULE = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*", re.ASCII)
+
+
+def is_named_like_one(function: str) -> bool:
+    """Return whether a function of this name makes one module: gen_page_module, gen_xqa_module_mla, gen_gdn_cp_spec."""
+    return bool(_NAME.fullmatch(function))
+
+
+def may_be_called(op: str, packages: Sequence[str] = ()) -> bool:
+    """Return whether `module:function` is a generator of FlashInfer, or of one of these packages, by its words."""
+    module, _, function = op.partition(":")
+    within = any(f"{module}.".startswith(f"{package}.") for package in (_OWN, *packages))
+    return within and bool(_MODULE.fullmatch(module)) and is_named_like_one(function)

@@ -1,0 +1,113 @@
+"""Directories for temporary files, and how those that a killed run left are told from those in use.
+
+Each is locked while it is in use, so that a later run may remove what isn't. Nobody's process id is asked: in a /tmp
+that containers share it says nothing. Only names that we make are looked at: a directory that somebody called
+fitasks-notes isn't touched.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import re
+import shutil
+import stat
+import tempfile
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_OURS = re.compile(
+    r"\.?fitasks-(check|cudart|doctor|import|install|loader|ninja|nvcc|ops|plan|python|run|toolkit|verify|wheel)"
+    r"-[a-z0-9_]{8}(-locked)?"
+)
+_HOUR = 3600.0  # seconds for which nobody needs one that isn't locked: a serving script's, or an older fitasks'
+_FILE = re.compile(r"\.(.+)\.[a-z0-9_]{8}\.tmp")  # files.replacing()
+
+
+_SWEPT: set[Path] = set()  # by this process
+
+
+@contextlib.contextmanager
+def directory(what: str, within: Path | None = None) -> Iterator[Path]:
+    """A directory for temporary files, locked while it is in use; what killed runs left beside it goes first.
+
+    `within` names the place, below TMPDIR otherwise. Raises OSError.
+    """
+    parent = within or Path(tempfile.gettempdir())
+    if parent not in _SWEPT:
+        _SWEPT.add(parent)
+        sweep(parent)
+    made, descriptor = _locked(parent, f"{'.' if within else ''}fitasks-{what}-")
+    try:
+        yield made
+    finally:
+        shutil.rmtree(made, ignore_errors=True)
+        os.close(descriptor)
+
+
+def _locked(parent: Path, prefix: str) -> tuple[Path, int]:
+    """Make one; another, if it was swept before it was locked."""
+    while True:
+        made = Path(tempfile.mkdtemp(prefix=prefix, suffix="-locked", dir=parent))
+        with contextlib.suppress(FileNotFoundError):
+            descriptor = os.open(made, os.O_RDONLY | os.O_DIRECTORY)
+            if kept(descriptor) and made.exists():
+                return made, descriptor
+            os.close(descriptor)
+
+
+def kept(descriptor: int) -> bool:
+    """Lock what was just made; False where a sweeping process was quicker, and takes it away."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:  # a file system without locks: nobody sweeps there either
+        return True
+    return os.fstat(descriptor).st_nlink > 0
+
+
+def sweep(parent: Path | None = None) -> None:
+    """Remove the directories for temporary files that killed runs of this user left in `parent`, or in TMPDIR."""
+    with contextlib.suppress(OSError), os.scandir(parent or tempfile.gettempdir()) as entries:
+        found = [Path(entry.path) for entry in entries if _OURS.fullmatch(entry.name)]
+        for path in found:
+            with contextlib.suppress(OSError):
+                _remove_unused(path)
+
+
+def _remove_unused(path: Path) -> None:
+    """Of a directory that everybody may write to: only what is a directory, and this user's, as tempfile makes them."""
+    state = path.lstat()
+    ours = stat.S_ISDIR(state.st_mode) and state.st_uid == os.getuid()
+    if not ours or not (path.name.endswith("-locked") or time.time() - state.st_mtime > _HOUR):
+        return
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        shutil.rmtree(path, ignore_errors=True)
+    finally:
+        os.close(descriptor)
+
+
+def sweep_files(place: Path, name: str = "") -> None:
+    """Remove what killed runs left of one file that they wrote, or of any in a place of ours: `.NAME.abcdefgh.tmp`."""
+    with contextlib.suppress(OSError), os.scandir(place) as entries:
+        left = [entry.path for entry in entries if (of := _FILE.fullmatch(entry.name)) and name in {"", of[1]}]
+        for path in left:
+            with contextlib.suppress(OSError):
+                _remove_unlocked(Path(path))
+
+
+def _remove_unlocked(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        path.unlink()
+    finally:
+        os.close(descriptor)
