@@ -16,8 +16,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fitasks.border import read_json
 from fitasks.cuda.elf import exported, inspect_library
-from fitasks.errors import EnvironmentProblem
+from fitasks.errors import BadInput, EnvironmentProblem
 from fitasks.files import remember, sha256_file
 
 if TYPE_CHECKING:
@@ -190,9 +191,11 @@ def _ask(python: Path, env: Mapping[str, str], libraries: list[Path]) -> dict[st
         command = [str(python), str(SCRIPT), str(response), *map(str, libraries)]
         try:
             done = subprocess.run(command, env=dict(env), capture_output=True, text=True, timeout=120, check=False)
-            answer: dict[str, Any] = json.loads(response.read_bytes())
-        except (OSError, ValueError, subprocess.TimeoutExpired) as error:
-            told = done.stderr.strip().splitlines()[-1:] if isinstance(error, OSError | ValueError) else []
+            from fitasks import answers
+
+            answer: dict[str, Any] = answers.checked(read_json(response, answers.MOST_BYTES), answers.Cudarts, "it")
+        except (OSError, ValueError, subprocess.TimeoutExpired, BadInput) as error:
+            told = done.stderr.strip().splitlines()[-1:] if isinstance(error, BadInput) else []
             raise EnvironmentProblem(
                 f"{python} can't say which libcudart it loads: {' '.join(told) or error}"
             ) from None

@@ -12,13 +12,14 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from fitasks.errors import EnvironmentProblem
+from fitasks.border import read_lines
+from fitasks.errors import BadInput, EnvironmentProblem
 from fitasks.plan.modules import toolchain_named, toolchain_of
 from fitasks.runtime import buildlog
 from fitasks.trace.model import Requested, identity, parse, together
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
     from pathlib import Path
 
     from fitasks.runtime.buildlog import Build
@@ -28,6 +29,9 @@ _NAMED = re.compile(
     r"|Compiling CuTe-DSL kernel (?P<dsl>[\w.+-]+/[\w.+-]+)\s"
     r"|/cached_ops/(?P<cached>[\w.+-]*\w)(?:/(?P<object>\w+)\.o\b|(?=[/'\"`\s,;:)\]]))"
 )
+_MARKS = ("JIT op", "JIT module", "CuTe-DSL kernel", "/cached_ops/")  # one of them is in all that _NAMED finds
+_MOST_MODULES = 100_000  # FlashInfer's own registry has 655
+_LONGEST = 1 << 20  # bytes of a line; the recorder's have at most 64 KiB
 _FILES = (".ninja", ".json", ".lock", ".log", ".so")  # beside the modules
 _MISSING = "MissingJITCacheError"
 _NOT_MODULES = frozenset({"tmp"})  # FlashInfer's locks
@@ -50,10 +54,14 @@ def read_sources(paths: Sequence[Path]) -> Sources:
     for path in paths:
         found, said = _directory(path) if path.is_dir() else _file(path)
         notes += said
-        for one in found:
-            key = identity(one)
-            merged[key] = together(merged[key], one) if key in merged else one
+        _merge(merged, found)
     return Sources(_without_bare(tuple(merged.values())), tuple(notes))
+
+
+def _merge(merged: dict[str, Requested], found: Iterable[Requested]) -> None:
+    for one in found:
+        key = identity(one)
+        merged[key] = together(merged[key], one) if key in merged else one
 
 
 def _without_bare(requested: tuple[Requested, ...]) -> tuple[Requested, ...]:
@@ -94,13 +102,15 @@ def _version_and_architectures(ops: Path) -> tuple[str, str]:
 
 
 def _file(path: Path) -> tuple[list[Requested], list[str]]:
-    found: list[Requested] = []
+    found: dict[str, Requested] = {}
     unnamed = torn = together = 0
-    for line in _lines(path):
+    for line in map(str.lstrip, read_lines(path, _LONGEST)):  # the end of a line tells a whole name from a torn one
         build = buildlog.parse(line)
         request = parse(line) or _of_build(build)
         named = [request] if request else list(_of_log(line))
-        found += named
+        _merge(found, named)
+        if len(found) > _MOST_MODULES:
+            raise BadInput(f"{path} names more than {_MOST_MODULES:,} modules", remedy="is it a server's log or trace?")
         together += build is not None and not build.name
         torn += not named and line.startswith("{") and build is None
         unnamed += not named and _MISSING in line
@@ -116,18 +126,12 @@ def _file(path: Path) -> tuple[list[Requested], list[str]]:
             "\n".join([f"{path} names no FlashInfer module", *notes]),
             remedy="record the server: python -m fitasks.record -o trace.jsonl -- <its command>",
         )
-    return found, notes
-
-
-def _lines(path: Path) -> Iterator[str]:
-    try:
-        with path.open(encoding="utf-8", errors="replace") as stream:
-            yield from map(str.lstrip, stream)  # the end of a line tells a whole name from a torn one
-    except OSError as error:
-        raise EnvironmentProblem(f"{path}: {error.strerror}") from None
+    return list(found.values()), notes
 
 
 def _of_log(line: str) -> Iterator[Requested]:
+    if not any(word in line for word in _MARKS):  # ten times as fast as the pattern, of hundreds of megabytes
+        return
     for match in _NAMED.finditer(line):
         name = next(filter(None, match.groups()))
         kind = toolchain_named(name)

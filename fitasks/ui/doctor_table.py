@@ -7,12 +7,12 @@ from dataclasses import asdict
 from itertools import groupby
 from typing import TYPE_CHECKING
 
-from rich.console import Console
 from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
 from fitasks.files import write_atomic
+from fitasks.ui.console import console as rich_console
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -24,7 +24,7 @@ _STYLES = {"ok": "green", "note": "yellow", "problem": "bold red"}
 
 def show_findings(findings: list[Finding]) -> None:
     """A table per section; under each finding that isn't "ok", what to do; then the count."""
-    console = Console(highlight=False)
+    console = rich_console()
     width = max(len(finding.state) for finding in findings)
     for section, group in groupby(findings, key=lambda finding: finding.section):
         console.print(Text(section, style="bold"))
