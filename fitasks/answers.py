@@ -7,22 +7,22 @@ Keys that are not named here are let through; a script says more than is read.
 
 from __future__ import annotations
 
-from typing import Any, NotRequired
+from typing import Annotated, Any, NotRequired
 
-from pydantic import ConfigDict, TypeAdapter, ValidationError
-from typing_extensions import TypedDict, TypeForm
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from typing_extensions import TypedDict  # pydantic takes no other before Python 3.12
 
 from fitasks.border import brief
 from fitasks.errors import BadInput
 
-MOST_BYTES = 256 << 20  # of an answer; a plan of 655 kernels has 12 MB
+MOST_BYTES = 256 << 20  # of an answer: a plan has some kB for each kernel
 
 
 class Reading(TypedDict):
     """plan_reads.py."""
 
     files: list[str]
-    looked: list[tuple[list[str], list[str]]]
+    looked: list[Annotated[list[list[str]], Field(min_length=2, max_length=2)]]
 
 
 class Fatal(TypedDict):
@@ -187,12 +187,12 @@ class Proven(TypedDict):
     checks: list[Checked]
 
 
-def checked(answer: Any, shape: TypeForm[Any], who: str) -> Any:
+def checked(answer: Any, shape: type[Any], who: str) -> Any:
     """Return the answer, if it has the shape. Raises BadInput with the place in it and what stands there."""
     try:
         TypeAdapter(shape).validate_python(answer, strict=True)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
-        place = ".".join(str(part) for part in first["loc"]) or "the answer"
+        place = brief(".".join(map(str, first["loc"])))[1:-1] or "the answer"
         raise BadInput(f"{who} answered what no script of ours does: {place} is {brief(first['input'])}") from None
     return answer

@@ -29,7 +29,7 @@ HEARTBEAT = 30.0  # seconds of silence at most, unless somebody says otherwise
 
 
 def clean(text: str) -> str:
-    r"""Return a text that a terminal shows and doesn't obey: without colours, `\x1b` for an escape; lines stay lines."""
+    r"""Return a text that a terminal shows and doesn't obey: no colours, `\x1b` for an escape; lines stay lines."""
     return _UNSAFE.sub(_spelt, _COLOUR.sub("", text.replace("\r\n", "\n")))
 
 

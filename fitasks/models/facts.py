@@ -13,7 +13,7 @@ from fitasks.errors import BadInput
 if TYPE_CHECKING:
     from pathlib import Path
 
-MOST_BYTES = 16 << 20  # of a config.json; one with a list of all its quantized layers has a few hundred kB
+MOST_BYTES = 16 << 20  # of a config.json; published ones have some kB
 _MOST = 1 << 31  # more than any number of heads, or their dimension
 
 # Fields that a published config.json leaves to the class that reads it (transformers' Gemma3TextConfig).

@@ -31,7 +31,7 @@ _NAMED = re.compile(
 )
 _MARKS = ("JIT op", "JIT module", "CuTe-DSL kernel", "/cached_ops/")  # one of them is in all that _NAMED finds
 _MOST_MODULES = 100_000  # FlashInfer's own registry has 655
-_LONGEST = 1 << 20  # bytes of a line; the recorder's have at most 64 KiB
+_LONGEST = 1 << 20  # bytes of a line; the recorder's have at most 4,000
 _FILES = (".ninja", ".json", ".lock", ".log", ".so")  # beside the modules
 _MISSING = "MissingJITCacheError"
 _NOT_MODULES = frozenset({"tmp"})  # FlashInfer's locks
@@ -130,15 +130,13 @@ def _file(path: Path) -> tuple[list[Requested], list[str]]:
 
 
 def _of_log(line: str) -> Iterator[Requested]:
-    if not any(word in line for word in _MARKS):  # ten times as fast as the pattern, of hundreds of megabytes
+    if not any(word in line for word in _MARKS):  # far faster than the pattern
         return
-    for match in _NAMED.finditer(line):
-        name = next(filter(None, match.groups()))
+    for name, made in dict.fromkeys((next(filter(None, m.groups())), m["object"]) for m in _NAMED.finditer(line)):
         kind = toolchain_named(name)
-        if kind == "cute-dsl" and match["object"]:
-            name = f"{name}/{match['object']}"
-        if name not in _NOT_MODULES and not name.endswith(_FILES) and (kind != "cute-dsl" or "/" in name):
-            yield Requested(name, kind=kind, how=frozenset({"compiled"}))
+        whole = f"{name}/{made}" if kind == "cute-dsl" and made else name
+        if whole not in _NOT_MODULES and not whole.endswith(_FILES) and (kind != "cute-dsl" or "/" in whole):
+            yield Requested(whole, kind=kind, how=frozenset({"compiled"}))
 
 
 def _of_build(build: Build | None) -> Requested | None:

@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from fitasks.files import write_atomic
+from fitasks.ui.console import cell
 from fitasks.ui.console import console as rich_console
 
 if TYPE_CHECKING:
@@ -33,9 +34,9 @@ def show_findings(findings: list[Finding]) -> None:
         table.add_column(overflow="fold", max_width=28)
         table.add_column(overflow="fold")
         for finding in group:
-            table.add_row(Text(finding.state, style=_STYLES[finding.state]), finding.subject, Text(finding.value))
+            table.add_row(Text(finding.state, style=_STYLES[finding.state]), finding.subject, cell(finding.value))
             if finding.remedy:
-                table.add_row("", "", Text(f"→ {finding.remedy}", style="italic"))
+                table.add_row("", "", cell(f"→ {finding.remedy}", style="italic"))
         console.print(Padding(table, (0, 0, 1, 2)))
     counts = {state: sum(finding.state == state for finding in findings) for state in ("problem", "note")}
     console.print(", ".join(f"{count} {state}{'s'[: count != 1]}" for state, count in counts.items()))

@@ -15,18 +15,17 @@ from rich.table import Table
 from rich.text import Text
 
 from fitasks import tasks
+from fitasks.build.usage import Usage
 from fitasks.errors import EnvironmentProblem
 from fitasks.runtime.check import Verdict
 from fitasks.streams import clean, one_line, show, show_for_shell, tell, whole
 from fitasks.ui.board import LiveBoard, PlainBoard
 from fitasks.ui.check_table import show_verdicts, write_verdicts
-from fitasks.ui.console import console
+from fitasks.ui.console import cell, console
 from fitasks.ui.progress import Progress
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-    from fitasks.build.usage import Usage
 
 EVIL = "a\x1b[2J\x1b]0;title\x07\x9b31m\u202egnp\u2066\u200b\r\x08b"
 SPELT = r"a\x1b[2J\x1b]0;title\x07\x9b31m\u202egnp\u2066\u200b\r\x08b"
@@ -64,7 +63,6 @@ def test_a_compilers_colours_are_left_out_and_all_else_is_spelt_out() -> None:
     assert clean(EVIL) == SPELT
 
 
-@pytest.fixture
 def streams(monkeypatch: pytest.MonkeyPatch) -> tuple[io.StringIO, io.StringIO]:
     """Standard output and standard error as a run has them."""
     out, err = io.StringIO(), io.StringIO()
@@ -76,19 +74,19 @@ def streams(monkeypatch: pytest.MonkeyPatch) -> tuple[io.StringIO, io.StringIO]:
     return out, err
 
 
-def test_whatever_prints_is_clean(streams: tuple[io.StringIO, io.StringIO]) -> None:
-    out, err = streams
-    print(EVIL)
+def test_whatever_prints_is_clean(monkeypatch: pytest.MonkeyPatch) -> None:
+    out, err = streams(monkeypatch)
+    print(EVIL)  # noqa: T201
     show(f"one\n{EVIL}")
     sys.stdout.writelines([EVIL, "\n"])
-    print(EnvironmentProblem(EVIL, remedy=EVIL), file=sys.stderr)
+    print(EnvironmentProblem(EVIL, remedy=EVIL), file=sys.stderr)  # noqa: T201
     tell(EVIL)
     assert out.getvalue() == f"{SPELT}\none\\n{SPELT}\n{SPELT}\n"
     assert err.getvalue() == f"{SPELT}\n  remedy: {SPELT}\nfitasks: {SPELT}\n"
 
 
-def test_a_shell_gets_what_it_is_to_have(streams: tuple[io.StringIO, io.StringIO]) -> None:
-    out, _ = streams
+def test_a_shell_gets_what_it_is_to_have(monkeypatch: pytest.MonkeyPatch) -> None:
+    out, _ = streams(monkeypatch)
     show_for_shell("export A='/opt/\u200b'")
     assert out.getvalue() == "export A='/opt/\u200b'\n"
     out.isatty = lambda: True  # type: ignore[method-assign]
@@ -101,12 +99,11 @@ def verdict(reason: str) -> Verdict:
 
 
 @pytest.mark.parametrize("reason", [EVIL, "[/red] [bold]x", ":smile:", "[link=file:///etc/passwd]"])
-def test_a_table_shows_what_it_is_given(
-    streams: tuple[io.StringIO, io.StringIO], monkeypatch: pytest.MonkeyPatch, reason: str
-) -> None:
+def test_a_table_shows_what_it_is_given(monkeypatch: pytest.MonkeyPatch, reason: str) -> None:
     monkeypatch.setenv("COLUMNS", "200")
+    out, _ = streams(monkeypatch)
     show_verdicts([verdict(reason)], [reason])
-    said = streams[0].getvalue()
+    said = out.getvalue()
     assert clean(reason) in said.splitlines()[1]
     assert f"Provided that {clean(reason)}" in said
     assert is_harmless(said)
@@ -117,6 +114,7 @@ def test_a_terminal_gets_richs_own_colours_and_no_others() -> None:
     out.isatty = lambda: True  # type: ignore[method-assign]
     shown = console(out)
     table = Table(EVIL)
+    table.add_row(cell(EVIL, style="red"))
     table.add_row(Text(EVIL, style="red"))
     shown.print(table)
     said = out.getvalue()
@@ -127,14 +125,10 @@ def test_a_terminal_gets_richs_own_colours_and_no_others() -> None:
     assert "\u202e" not in said
 
 
-def no_usage() -> Usage:
-    raise AssertionError
-
-
 def test_the_boards_lines_are_clean() -> None:
     for board in (PlainBoard, LiveBoard):
         out = io.StringIO()
-        board(out, Progress(lambda _label: 0, no_usage)).line(EVIL)
+        board(out, Progress(lambda _label: 0, Usage)).line(EVIL)
         assert out.getvalue() == f"{SPELT}\n"
 
 
