@@ -72,7 +72,7 @@ def read(file: Path) -> list[Wanted]:
         data = json.loads(file.read_text(encoding="utf-8"))
         made_for = data.get("flashinfer", "")
         wanted = [_wanted(kernel, made_for) for kernel in data["kernels"]]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UnusableError(f"{file}: neither of `doit check --json` nor a wheel's manifest: {error!r}") from None
     if not wanted:
         raise UnusableError(f"{file} names no kernel")
@@ -83,6 +83,8 @@ def _wanted(kernel: dict[str, Any], made_for: str) -> Wanted:
     target = _target(kernel)
     codes = kernel.get("architectures", ())
     asked = tuple(word for word in target.split() if not codes or any(_runs_on(code, word) for code in codes))
+    if not str(kernel["name"]).isprintable() or not str(made_for).isprintable():
+        raise ValueError(f"{kernel['name']!r} is no module's name")  # it is shown
     return Wanted(kernel["name"], target, asked or tuple(target.split()), made_for)
 
 

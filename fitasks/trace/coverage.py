@@ -6,9 +6,11 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+from fitasks.border import read_json
+from fitasks.errors import BadInput
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
     from fitasks.plan.server import Server
     from fitasks.trace.model import Requested
 
+_MOST_BYTES = 64 << 20  # of a manifest
 _ANY = ""  # architecture set of a package that doesn't say for which it is
 Names = dict[str, frozenset[str]]  # architecture set ("90a", "80_90a") → names of modules
 
@@ -99,8 +102,8 @@ def _modules(package: Path) -> Mapping[str, set[str]]:
 def _manifests(package: Path) -> Iterator[tuple[str, set[str]]]:
     for file in sorted(package.rglob("*.json")):
         try:
-            manifest = json.loads(file.read_bytes())
+            manifest = read_json(file, _MOST_BYTES)
             arch = "_".join(name.removeprefix("sm") for name in manifest["cuda_architectures"])
             yield arch, set(manifest["modules"])
-        except (OSError, ValueError, KeyError, TypeError):
+        except (BadInput, KeyError, TypeError, AttributeError):
             continue  # some other file

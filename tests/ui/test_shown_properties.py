@@ -15,6 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from fitasks import tasks
+from fitasks.build.diagnose import diagnose
 from fitasks.build.usage import Usage
 from fitasks.errors import EnvironmentProblem
 from fitasks.runtime.check import Verdict
@@ -137,3 +138,10 @@ def test_what_is_for_machines_stays_as_it_is(tmp_path: Path) -> None:
     written = (tmp_path / "check.json").read_text(encoding="utf-8")
     assert json.loads(written)["kernels"][0]["reason"] == EVIL
     assert is_harmless(written)
+
+
+def test_an_error_in_colour_is_found_and_said_without() -> None:
+    log = "\x1b[01m\x1b[Kpage.cu:3:1:\x1b[m\x1b[K \x1b[01;31m\x1b[Kerror: \x1b[m\x1b[K\x1b]0;x\x07 no\u202e\n"
+    found = diagnose(log, 1)
+    assert (found.kind, found.file, found.line) == ("compile", "page.cu", 3)
+    assert found.first_error == r"page.cu:3:1: error: \x1b]0;x\x07 no\u202e"
