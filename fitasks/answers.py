@@ -7,13 +7,16 @@ Keys that are not named here are let through; a script says more than is read.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, NotRequired
+from typing import TYPE_CHECKING, Annotated, Any, NotRequired
 
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from typing_extensions import TypedDict  # pydantic takes no other before Python 3.12
 
-from fitasks.border import brief
-from fitasks.errors import BadInput
+from fitasks.border import brief, read_json
+from fitasks.errors import BadInput, EnvironmentProblem
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 MOST_BYTES = 256 << 20  # of an answer: a plan has some kB for each kernel
 
@@ -185,6 +188,18 @@ class Proven(TypedDict):
     outcome: str
     message: str
     checks: list[Checked]
+
+
+def read(path: Path, shape: type[Any], who: str) -> Any:
+    """Return the answer in a file. Raises BadInput, and EnvironmentProblem where the script says that it can't go on.
+
+    What Python names files by, and computes with, is in it: half characters, Infinity.
+    """
+    answer = read_json(path, MOST_BYTES, finite=False, encodable=False)
+    if isinstance(answer, dict) and "fatal" in answer:
+        fatal = checked(answer["fatal"], Fatal, who)
+        raise EnvironmentProblem(f"{who}: {fatal['message']}", remedy=fatal.get("remedy", ""))
+    return checked(answer, shape, who)
 
 
 def checked(answer: Any, shape: type[Any], who: str) -> Any:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import stat
 from typing import IO, TYPE_CHECKING, Any, NoReturn
 
@@ -23,9 +24,9 @@ _LONGEST_SHOWN = 60
 _MOST = 10**12  # a time in seconds has ten digits, and no number that is counted more
 
 
-def read_json(path: Path, limit: int, *, finite: bool = True) -> Any:
+def read_json(path: Path, limit: int, *, finite: bool = True, encodable: bool = True) -> Any:
     """Return the value in a regular file of at most `limit` bytes; see parse_json. Raises BadInput."""
-    return parse_json(read_text(path, limit), _named(path), finite=finite)
+    return parse_json(read_text(path, limit), _named(path), finite=finite, encodable=encodable)
 
 
 def read_text(path: Path, limit: int) -> str:
@@ -109,11 +110,12 @@ def _lines(stream: IO[bytes], longest: int) -> Iterator[str]:
         yield before.decode(errors="replace")
 
 
-def parse_json(text: str, where: str, *, finite: bool = True) -> Any:
-    """Return the value of a JSON text, at most DEEPEST levels deep, in which every string is text.
+def parse_json(text: str, where: str, *, finite: bool = True, encodable: bool = True) -> Any:
+    """Return the value of a JSON text, at most DEEPEST levels deep, without zero bytes in its strings.
 
     With `finite`, numbers are: JSON knows no Infinity and no NaN, Python writes and reads both, and reads 1e400 as
-    Infinity. `where` is what an error begins with. Of a key that stands twice the last counts, as for all who read
+    Infinity. With `encodable`, strings are: no half characters, by which Python also names files that aren't UTF-8.
+    `where` is what an error begins with. Of a key that stands twice the last counts, as for all who read
     JSON. Raises BadInput.
     """
 
@@ -129,21 +131,28 @@ def parse_json(text: str, where: str, *, finite: bool = True) -> Any:
         value = json.loads(text, **hooks)
         if text.count("[") + text.count("{") > DEEPEST:
             _refuse_depth(value, where)
-        if "\\u" in text and "\\u0000" in json.dumps(value, ensure_ascii=False).encode().decode():
-            raise BadInput(f"{where} has a zero byte in a text, which no path and no name has")
+        if "\\u" in text:
+            _refuse_characters(json.dumps(value, ensure_ascii=False), where, encodable=encodable)
     except json.JSONDecodeError as error:
         place = f"line {error.lineno}, column {error.colno}"
         raise BadInput(f"{where} is no JSON: {error.msg} ({place})") from None
     except RecursionError:
         raise _too_deep(where) from None
-    except UnicodeEncodeError as error:  # "\ud800": half a character, which no file and no terminal takes
-        raise BadInput(f"{where}: the escape \\u{ord(error.object[error.start]):04x} is no character") from None
     except ValueError as error:  # an integer of more digits than Python reads
         raise BadInput(f"{where}: {error}") from None
     return value
 
 
 _LARGEST = float("inf")
+_HALF = re.compile("[\ud800-\udfff]")
+
+
+def _refuse_characters(text: str, where: str, *, encodable: bool) -> None:
+    """Of a JSON text whose characters are written out, but control characters."""
+    if "\\u0000" in text:
+        raise BadInput(f"{where} has a zero byte in a text, which no path and no name has")
+    if encodable and (half := _HALF.search(text)):
+        raise BadInput(f"{where}: the escape \\u{ord(half[0]):04x} is no character")
 
 
 def _refuse_depth(value: Any, where: str) -> None:

@@ -16,7 +16,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fitasks.border import read_json
 from fitasks.cuda.elf import exported, inspect_library
 from fitasks.errors import BadInput, EnvironmentProblem
 from fitasks.files import remember, sha256_file
@@ -193,7 +192,7 @@ def _ask(python: Path, env: Mapping[str, str], libraries: list[Path]) -> dict[st
             done = subprocess.run(command, env=dict(env), capture_output=True, text=True, timeout=120, check=False)
             from fitasks import answers
 
-            answer: dict[str, Any] = answers.checked(read_json(response, answers.MOST_BYTES), answers.Cudarts, "it")
+            answer: dict[str, Any] = answers.read(response, answers.Cudarts, "it")
         except (OSError, ValueError, subprocess.TimeoutExpired, BadInput) as error:
             told = done.stderr.strip().splitlines()[-1:] if isinstance(error, BadInput) else []
             raise EnvironmentProblem(

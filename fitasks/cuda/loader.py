@@ -18,7 +18,6 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fitasks.border import read_json
 from fitasks.cuda.elf import inspect_library, versions_defined
 from fitasks.errors import BadInput, EnvironmentProblem
 from fitasks.files import remember
@@ -191,7 +190,7 @@ def _ask(python: Path, env: Mapping[str, str], request: dict[str, list[str]]) ->
 def _checked(response: Path) -> dict[str, Any]:
     from fitasks import answers
 
-    return dict(answers.checked(read_json(response, answers.MOST_BYTES), answers.Loaded, "it"))
+    return dict(answers.read(response, answers.Loaded, "it"))
 
 
 def _read(said: dict[str, Any], libraries: Iterable[str], symbols: Iterable[str]) -> Answer:

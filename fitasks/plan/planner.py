@@ -16,7 +16,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from fitasks.border import read_json
 from fitasks.errors import BadInput, EnvironmentProblem
 from fitasks.files import sha256_file
 from fitasks.processes import process
@@ -100,11 +99,7 @@ def asked(
     from fitasks import answers
 
     try:
-        reply = read_json(words[-1], answers.MOST_BYTES, finite=False)
-        fatal = isinstance(reply, dict) and "fatal" in reply
-        told: Answer = answers.checked(
-            reply["fatal"] if fatal else reply, getattr(answers, "Fatal" if fatal else shape), str(server.python)
-        )
+        return dict(answers.read(words[-1], getattr(answers, shape), str(server.python)))
     except BadInput as error:
         if words[-1].exists():
             raise EnvironmentProblem(error.message, remedy=remedy or _NO_SCRIPT) from None
@@ -112,9 +107,6 @@ def asked(
             f"{server.python} ended without {what}:\n{_tail(output)}",
             remedy=remedy or f"try `{server.python} -c 'import flashinfer'`",
         ) from None
-    if fatal:
-        raise EnvironmentProblem(f"{server.python}: {told['message']}", remedy=told.get("remedy", ""))
-    return told
 
 
 def _run(command: list[str], env: Mapping[str, str], log: Path) -> str:

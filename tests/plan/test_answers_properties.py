@@ -133,6 +133,15 @@ CONFIG = Config(
 )
 
 
+@pytest.mark.parametrize("ids", [[0, 0], [1, 0], [0, -1], [0, 7]])
+def test_an_answer_about_other_kernels(ids: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    kernels = [KERNEL | {"id": number} for number in ids]
+    reply = SAMPLES["Plans"] | {"kernels": kernels}
+    monkeypatch.setattr(planner, "_run", lambda command, *_: Path(command[-1]).write_text(json.dumps(reply)))
+    with pytest.raises(EnvironmentProblem, match="planned other kernels than it was asked for"):
+        planner.ask(SERVER, Path("/cuda"), ["9.0a"], CONFIG.kernels, sm90=True)
+
+
 @once
 @given(data=st.data())
 def test_any_answer_to_planning(data: st.DataObject, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -225,3 +234,9 @@ def test_a_worker_that_answers_strangely(tmp_path: Path, reply: str) -> None:
     worker = Worker(python, dict(os.environ), tmp_path / "worker.log")
     with pytest.raises(WorkerError, match="it answered"):
         worker.ask({"id": 1}, 10)
+
+
+def test_a_path_that_is_no_utf_8_is_an_answer(tmp_path: Path) -> None:
+    reply = SAMPLES["Cudarts"] | {"loaded": os.fsdecode(b"/x/\xc3/libcudart.so.13")}
+    (tmp_path / "response.json").write_text(json.dumps(reply))
+    assert answers.read(tmp_path / "response.json", answers.Cudarts, "it") == reply

@@ -14,7 +14,6 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fitasks.border import read_json
 from fitasks.build.diagnose import diagnose
 from fitasks.errors import BadInput
 from fitasks.plan import planner
@@ -67,7 +66,7 @@ def _tried(server: Server, toolkit: Toolkit, target: str, identity: Mapping[str,
         told = done.stderr[-500:]
         from fitasks import answers
 
-        answer: dict[str, Any] = answers.checked(read_json(response, answers.MOST_BYTES), answers.Trial, command[0])
+        answer: dict[str, Any] = answers.read(response, answers.Trial, command[0])
     except subprocess.TimeoutExpired:
         return [Finding(_SECTION, "compile", f"not done within {_TIMEOUT} s", "problem")]
     except BadInput as error:
