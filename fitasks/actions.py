@@ -10,12 +10,11 @@ from typing import TYPE_CHECKING
 
 from fitasks.errors import EnvironmentProblem, Silent
 from fitasks.session import current
+from fitasks.streams import show as _print
+from fitasks.streams import show_text
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-
-# The product's output: stdout, so that it can be piped.
-_print = print
 
 
 def apply_cudart_policy() -> None:
@@ -37,14 +36,14 @@ def patch_cudart(dry_run: bool) -> None:
     """replace the server's libcudart by the toolkit's newer one (--dry-run)"""
     from fitasks.runtime.cudart_policy import patch
 
-    _print(patch(current(), dry_run=dry_run))
+    show_text(patch(current(), dry_run=dry_run))
 
 
 def restore_cudart(dry_run: bool) -> None:
     """put the server's own libcudart back (--dry-run)"""
     from fitasks.runtime.cudart_policy import restore
 
-    _print(restore(current(), dry_run=dry_run))
+    show_text(restore(current(), dry_run=dry_run))
 
 
 def check(json: str, trace: str, names: list[str]) -> None:

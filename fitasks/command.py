@@ -74,7 +74,8 @@ class Run(DoitRun):  # type: ignore[misc]  # doit has no types
             temporary.sweep()  # what killed runs left, also where this one needs nothing temporary
             temporary.sweep_files(Path(".fitasks"))
             params["reporter"] = self._attended(params["reporter"])
-            params["outfile"] = params["outfile"] or sys.stdout  # doit looked before dodo.py made a closed one whole
+            if not isinstance(params["outfile"], str):  # doit looked before dodo.py made it whole, and clean
+                params["outfile"] = sys.stdout
             # `-n` is how many compilers there are. Of doit's threads each may have to wait for a server's lock.
             params["num_process"] = params["num_process"] and max(params["num_process"], config["num_process"])
         return super()._execute(*args, **params)
@@ -114,8 +115,8 @@ class List(DoitList):  # type: ignore[misc]
 
     @functools.wraps(DoitList._execute)  # noqa: SLF001
     def _execute(self, *args: Any, **params: Any) -> Any:
-        self.outstream: Any = self.outstream or sys.stdout  # as above
         config = self.loader.load_doit_config()
+        self.outstream: Any = sys.stdout if "problem" in config else self.outstream or sys.stdout  # as above
         if "problem" in config and params["pos_args"] and not config["problem"]:
             tasks = {task.name: task for task in self.task_list}
             try:

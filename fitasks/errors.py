@@ -34,6 +34,10 @@ class EnvironmentProblem(FitasksError):
     """The toolkit, the serving interpreter or the file system does not allow the work."""
 
 
+class BadInput(EnvironmentProblem):
+    """What somebody else wrote (a model, a trace, a log, an answer) isn't what it should be; names file and place."""
+
+
 class NoCompiler(EnvironmentProblem):
     """There is no host compiler: nothing can be compiled, and what is compiled can be loaded all the same."""
 

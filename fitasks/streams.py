@@ -1,17 +1,93 @@
-"""Speaking to streams that may be full, closed, or read by nobody; nothing here raises because of that."""
+"""Speaking to streams that may be full, closed, or read by nobody; nothing here raises because of that.
+
+What is said may quote others: names in a trace, a model's fields, a compiler's output. A terminal obeys what it is
+shown, so all that is shown is cleaned, here: standard output and standard error become `Shown`, rich's tables and the
+board are made by ui/console.py, which cleans what it renders. What is written for machines (JSON) stays as it is.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import math
 import os
+import re
 import sys
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, cast
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable, Iterator
 
+# Select Graphic Rendition and "erase to the end of the line": how compilers colour. Taken away; all else is spelt out.
+_COLOUR = re.compile(r"\x1b\[[0-9;:]*[mK]")
+# Control characters but newline and tab; what turns text around, hides in it, or ends a line (Unicode's bidi classes,
+# UAX #9, and default ignorables); halves of characters, which are also bytes that weren't UTF-8.
+_UNSAFE = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\xad\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u2028-\u202e"
+    "\u2060-\u206f\u3164\ud800-\udfff\ufeff\uffa0\ufff0-\ufffb\U000e0000-\U000e0fff]"
+)
 HEARTBEAT = 30.0  # seconds of silence at most, unless somebody says otherwise
+
+
+def clean(text: str) -> str:
+    r"""Return a text that a terminal shows and doesn't obey: no colours, `\x1b` for an escape; lines stay lines."""
+    return _UNSAFE.sub(_spelt, _COLOUR.sub("", text.replace("\r\n", "\n")))
+
+
+def one_line(text: str) -> str:
+    r"""Return the text, clean, with a newline as `\n`: what quotes others can't begin a line of its own."""
+    return clean(text).replace("\n", "\\n")
+
+
+def _spelt(found: re.Match[str]) -> str:
+    return found[0].encode("unicode-escape").decode()
+
+
+def show(line: str) -> None:
+    """Print one line, and only one, on standard output."""
+    print(one_line(line))  # noqa: T201 - the product's output
+
+
+def show_text(text: str) -> None:
+    """Print a text that has lines of its own (a diff, a file of ours)."""
+    print(clean(text))  # noqa: T201
+
+
+def show_for_shell(text: str) -> None:
+    """Print what a shell is to read: as it is, but where a terminal shows it."""
+    stream = sys.stdout
+    print(text, file=stream if stream.isatty() else whole(stream))
+
+
+class Shown:
+    """A stream that people read: what is written to it is clean. `whole` is the stream itself, for who cleans."""
+
+    def __init__(self, stream: IO[str]) -> None:
+        self.whole = stream
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.whole, name)
+
+    def write(self, text: str) -> int:
+        """Return the length of `text`, as Python's streams do."""
+        self.whole.write(clean(text))
+        return len(text)
+
+    def writelines(self, lines: Iterable[str]) -> None:
+        for line in lines:
+            self.write(line)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.whole)
+
+
+def shown(stream: IO[str]) -> IO[str]:
+    """Return the stream as one that people read."""
+    return stream if isinstance(stream, Shown) else cast("IO[str]", Shown(stream))
+
+
+def whole(stream: IO[str]) -> IO[str]:
+    """Return the stream behind one that people read, for what is clean already and speaks a terminal's language."""
+    return stream.whole if isinstance(stream, Shown) else stream
 
 
 def tell(text: str) -> None:

@@ -23,7 +23,7 @@ from fitasks.limits import met
 from fitasks.plan.names import GROUP, PREFIX
 from fitasks.processes import signals
 from fitasks.session import current
-from fitasks.streams import silence, tell
+from fitasks.streams import one_line, shown, silence, tell, whole
 from fitasks.uptodate import Fresh
 from fitasks.words import NAMES, NOTHING
 
@@ -183,7 +183,7 @@ def _kernel(session: Session, kernel: Kernel) -> TaskDict:
     if kernel.problem:
         return {
             "name": kernel.label,
-            "doc": kernel.problem.partition("\n")[0],
+            "doc": one_line(kernel.problem.partition("\n")[0]),
             "actions": [_guard(build)],
             "io": {"capture": False},
         }
@@ -208,7 +208,7 @@ def _described(session: Session, kernel: Kernel) -> str:
     if sys.argv[1:2] == ["list"] and {"--status", "-s"} & set(sys.argv):
         with contextlib.suppress(Exception):  # the list is to be shown whatever keeps a kernel from being judged
             said += f": {reason}" if (reason := session.judge(kernel).first) else ""
-    return said
+    return one_line(said)
 
 
 def _twin(kernel: Kernel) -> TaskDict:
@@ -269,11 +269,15 @@ def _raise(problem: FitasksError) -> Callable[[], None]:
 
 
 def _prepare_streams() -> None:
-    """A terminal or log that isn't UTF-8 gets ? for an arrow, no traceback; nor does `doit list | head`, or `>&-`."""
+    """A terminal or log that isn't UTF-8 gets ? for an arrow, no traceback; nor does `doit list | head`, or `>&-`.
+
+    And nothing that is quoted is obeyed by a terminal.
+    """
     sys.stdout, sys.stderr = sys.stdout or _nowhere(), sys.stderr or _nowhere()
-    for stream in (sys.stdout, sys.stderr):
+    for stream in map(whole, (sys.stdout, sys.stderr)):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")
+    sys.stdout, sys.stderr = shown(sys.stdout), shown(sys.stderr)
     if sys.argv[1:2] == ["list"]:
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from fitasks.build.hints import hint_for
+from fitasks.streams import clean
 
 Kind = Literal["compile", "link", "oom", "disk", "killed", "timeout", "toolchain", "unknown"]
 
@@ -86,7 +87,7 @@ def _output(log: str) -> list[str]:
     """What the commands said, without ninja's repetition of the commands themselves."""
     found: list[str] = []
     failed = False
-    for raw in _shortened(log, _MOST, "\n").splitlines():
+    for raw in clean(_shortened(log, _MOST, "\n")).splitlines():  # it may have been told to colour
         line = _shortened(raw.rstrip(), _LONGEST, "...")
         if line and not failed and not _NUMBERED.match(line) and not line.startswith(_NINJA_SAYS):
             found.append(line)

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 _MOST_NODES = 20_000  # aliases written out; a real file has hundreds
 _DEEPEST = 40  # PyYAML composes recursively
+_TOO_MANY = f"more than {_MOST_NODES:,} values, aliases written out"
 
 # PyYAML's words → ours, for the mistakes that everybody makes
 _SENTENCES = {
@@ -80,20 +81,21 @@ class _Loader(yaml.SafeLoader):
 
     def __init__(self, text: str) -> None:
         super().__init__(text)
-        self.open = 0
+        self.open = self.begun = 0
         self.sizes: dict[int, tuple[int, int]] = {}  # id of a complete node → nodes and levels, written out
 
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
         mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]
-        self.open += 1
+        self.open, self.begun = self.open + 1, self.begun + 1
         _refuse(self.open > _DEEPEST, f"nested deeper than {_DEEPEST} levels", mark)
+        _refuse(self.begun > _MOST_NODES, _TOO_MANY, mark)  # now: a list's size is known only at its end
         is_alias = self.check_event(yaml.AliasEvent)
         node = super().compose_node(parent, index)
         self.open -= 1
         _refuse(is_alias and id(node) not in self.sizes, "an alias inside the very thing it names", mark)
         sizes = [self.sizes[id(child)] for child in _children(node)]
         nodes, levels = 1 + sum(n for n, _ in sizes), 1 + max((m for _, m in sizes), default=0)
-        _refuse(nodes > _MOST_NODES, f"more than {_MOST_NODES:,} values, aliases written out", mark)
+        _refuse(nodes > _MOST_NODES, _TOO_MANY, mark)
         _refuse(levels > _DEEPEST, f"nested deeper than {_DEEPEST} levels, aliases written out", mark)
         self.sizes[id(node)] = nodes, levels
         return node

@@ -11,7 +11,7 @@ from fitasks.config.dtypes import SHORT, suggestion
 from fitasks.config.generators import is_named_like_one, may_be_called
 from fitasks.config.labels import label
 from fitasks.config.model import KernelConfig
-from fitasks.config.problem import Problem, did_you_mean, found, shorten, shown
+from fitasks.config.problem import MOST, Problem, did_you_mean, found, shorten, shown
 from fitasks.config.schema import OP, PARAMETER
 
 if TYPE_CHECKING:
@@ -39,7 +39,8 @@ def expand(
     kernels: list[KernelConfig] = []
     for name, entry in entries.items():
         values: Values = entry.model_extra or {}
-        mistakes = [*_entry_problems(name, values, document), *_op_problems(name, entry.op, generators, document)]
+        mistakes = [*itertools.islice(_entry_problems(name, values, document), MOST + 1)]
+        mistakes += _op_problems(name, entry.op, generators, document)
         mistakes += _size_problems(name, values, len(kernels), document)
         if not mistakes and name not in unsound:
             kernels += _points(name, entry.op or name, values, document)

@@ -7,14 +7,15 @@ import re
 import shlex
 from typing import TYPE_CHECKING, Any
 
+from fitasks.border import open_regular
 from fitasks.config.compose import place_at, unreadable
 from fitasks.config.expand import expand
-from fitasks.config.model import Config, ModelRequest, Serving
+from fitasks.config.model import MOST_BYTES, Config, ModelRequest, Serving
 from fitasks.config.problem import Problem, in_file_order, shorten
 from fitasks.config.schema import TARGET
 from fitasks.config.source import read_document
 from fitasks.config.structure import validate
-from fitasks.errors import ConfigError
+from fitasks.errors import BadInput, ConfigError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -22,8 +23,6 @@ if TYPE_CHECKING:
 
     from fitasks.config.schema import FileModel, ModelModel, ServingModel
     from fitasks.config.source import Document
-
-_MOST_BYTES = 256 * 1024  # some seconds of PyYAML; a real file has a few KiB
 
 
 def load_config(path: Path) -> Config:
@@ -69,20 +68,22 @@ def _shown_path(path: Path) -> str:
 
 def _read(path: Path, file: str) -> bytes:
     try:
-        with path.open("rb") as stream:
-            data = stream.read(_MOST_BYTES + 1)
+        with open_regular(path) as stream:
+            data = stream.read(MOST_BYTES + 1)
     except FileNotFoundError:
         start = f"printf 'kernels:\\n  sampling:\\n' > {shlex.quote(file)}"
         raise ConfigError((f"{file}: no such file; make one, for example with: {start}",)) from None
     except IsADirectoryError:
         raise ConfigError((f"{file}: a directory; name the file in it",)) from None
+    except BadInput as error:
+        raise ConfigError((f"{error.message}; {error.remedy}",)) from None
     except PermissionError:
         raise ConfigError((f"{file}: no permission to read it; try: chmod u+r {shlex.quote(file)}",)) from None
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise ConfigError((f"{file}: cannot be read: {reason}",)) from None
-    if len(data) > _MOST_BYTES:
-        raise ConfigError((f"{file}: longer than {_MOST_BYTES // 1024} KiB; is it the right file?",))
+    if len(data) > MOST_BYTES:
+        raise ConfigError((f"{file}: longer than {MOST_BYTES // 1024} KiB; is it the right file?",))
     return data
 
 

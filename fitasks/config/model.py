@@ -9,6 +9,7 @@ Scalar = str | int | float | bool | None
 Engine = Literal["sglang", "vllm", "none"]
 CudartPolicy = Literal["patch", "check", "ignore"]
 
+MOST_BYTES = 256 * 1024  # of kernels.yaml: some seconds of PyYAML; a real file has a few KiB
 DEFAULT_TIMEOUT = 4 * 3600  # seconds; others report 1.5 h for one CUTLASS MoE module
 
 

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 Path = tuple[str | int, ...]
 
 _LONGEST = 60
+MOST = 100  # mistakes that are told at once; who has more begins with these
 _PLAIN_KEY = re.compile(r"[A-Za-z0-9_-]+")
 
 
@@ -49,7 +50,8 @@ def in_file_order(problems: Iterable[Problem]) -> tuple[str, ...]:
     unique: dict[tuple[Place, str], str] = {}
     for problem in ordered:
         unique.setdefault((problem.place, problem.text), str(problem))
-    return tuple(unique.values())
+    told = tuple(unique.values())
+    return told if len(told) <= MOST else (*told[:MOST], f"more than {MOST} mistakes; correct these first")
 
 
 def dotted(path: Path) -> str:

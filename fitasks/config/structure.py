@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import heapq
 import re
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
-from fitasks.config.model import CudartPolicy, Engine
-from fitasks.config.problem import BAD, BLANK, Problem, did_you_mean, dotted, found, quote_it, shown
-from fitasks.config.schema import TARGET, FileModel, ServingModel
+from fitasks.config.problem import BAD, BLANK, MOST, Problem, did_you_mean, dotted, found, quote_it, shown
+from fitasks.config.schema import TARGET, FileModel, ModelModel, ServingModel
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from pydantic_core import ErrorDetails
 
     from fitasks.config.problem import Path
@@ -23,9 +25,9 @@ _EXPECTED = {
     "serving.env": "a mapping of variable names to text",
     "kernels": "a mapping of entry names to parameters",
 }
-_CHOICES: dict[str, tuple[str, ...]] = {"serving.engine": get_args(Engine), "cudart": get_args(CudartPolicy)}
 _NUMBERS = {
     "jobs": "a whole number of compilers, 1 to 1024",
+    "tensor_parallel": "a whole number of GPUs, 1 to 1024",
     "timeout": "a whole number of seconds, at most a year; 0 for no limit",
 }
 _VALUES = "text, a number, true or false, or a list of these"
@@ -39,7 +41,8 @@ def validate(document: Document) -> tuple[FileModel, list[Problem]]:
         return FileModel.model_validate(document.data), document.problems
     except ValidationError as error:
         details = error.errors(include_url=False)
-    problems = [_problem(detail, document) for detail in details if detail["input"] is not BAD]
+    unread = [detail for detail in details if detail["input"] is not BAD]
+    problems = [_problem(detail, document) for detail in heapq.nsmallest(MOST + 1, unread, key=_in_file(document))]
     sound = _sound_part(document.data, [_path(detail) for detail in details])
     return FileModel.model_validate(sound), document.problems + problems
 
@@ -48,17 +51,29 @@ def _path(detail: ErrorDetails) -> Path:
     return tuple(part for part in detail["loc"] if part != "[key]")
 
 
+def _in_file(document: Document) -> Callable[[ErrorDetails], tuple[int, int]]:
+    """The order of the places, which is not that of the models' fields."""
+
+    def place(detail: ErrorDetails) -> tuple[int, int]:
+        value = document.spot(_path(detail)).value
+        return value.line, value.column
+
+    return place
+
+
 def _sound_part(data: Any, bad: list[Path]) -> dict[str, Any]:
     """The data without what is bad: of an entry one parameter, else the whole top-level key."""
     kept = dict(data) if isinstance(data, dict) else {}
+    if isinstance(kept.get("kernels"), dict):
+        kept["kernels"] = {
+            name: dict(entry) if isinstance(entry, dict) else entry for name, entry in kept["kernels"].items()
+        }
     for path in sorted(bad, key=len, reverse=True):
         match path:
             case ("kernels", name, parameter, *_):
-                entry = kept["kernels"][name]
-                without = {key: value for key, value in entry.items() if key != parameter}
-                kept["kernels"] = kept["kernels"] | {name: without}
+                kept["kernels"][name].pop(parameter, None)
             case ("kernels", name):
-                kept["kernels"] = {key: value for key, value in kept["kernels"].items() if key != name}
+                kept["kernels"].pop(name, None)
             case (key, *_):
                 kept.pop(str(key), None)
     return kept
@@ -78,42 +93,56 @@ def _sentence(detail: ErrorDetails, path: Path, text: str) -> str:
             return _unknown_key(path)
         case "string_pattern_mismatch":
             return _misspelt(path, value)
-        case "too_short":
-            return "an empty list; write one value or more, or leave the key out"
+        case "missing" | "too_short":
+            return _lacking(detail["type"], path)
         case "model_type" if not path and (value is BLANK or value is None):
             return "the file is empty; write `kernels:` with at least one entry, for example `sampling: {}`"
         case "scalar_type" if value is BLANK:
             return "no value; write one (null for None), or leave the key out"
-        case kind:
-            return f"{found(value, text)}; {_accepted(kind, path, value, text) or detail['msg']}"
+        case _:
+            return f"{found(value, text)}; {_accepted(detail, path, value, text) or detail['msg']}"
 
 
-def _accepted(kind: str, path: Path, value: object, text: str) -> str:
-    match kind:
+def _lacking(kind: str, path: Path) -> str:
+    if kind == "missing":
+        return f"no {path[-1]}; it takes {', '.join(ModelModel.model_fields)}"
+    return "an empty list; write one value or more, or leave the key out"
+
+
+def _accepted(detail: ErrorDetails, path: Path, value: object, text: str) -> str:
+    match detail["type"]:
         case "literal_error":
-            choices = _CHOICES[dotted(path)]
+            choices = re.findall("'([^']*)'", detail["ctx"]["expected"])
             return f"accepted: {', '.join(choices)}{did_you_mean(text, choices)}"
-        case "bool_type" | "int_type" | "greater_than_equal" | "less_than_equal":
-            return f"expected {_NUMBERS.get(dotted(path), 'true or false')}"
+        case "bool_type" | "int_type" | "greater_than_equal" | "less_than_equal" as kind:
+            other = "true or false" if kind == "bool_type" else "a whole number"
+            return f"expected {_NUMBERS.get(str(path[-1]), other)}"
         case "target" | "string_type":
             return _targets(text) if path[0] == "targets" else f"expected text{quote_it(value, text)}"
         case "scalar_type":
             return f"expected {'a finite number' if isinstance(value, float) else _VALUES}"
         case "dict_type" | "model_type" | "model_attributes_type":
-            return f"expected {_EXPECTED.get(dotted(path), 'a mapping of parameters, or nothing')}"
+            return f"expected {_expected(path)}"
     return ""
 
 
+def _expected(path: Path) -> str:
+    """What a mapping holds."""
+    if path[:1] == ("models",):
+        return "a mapping of " + (", ".join(ModelModel.model_fields) if path[1:] else "names to models")
+    return _EXPECTED.get(dotted(path), "a mapping of parameters, or nothing")
+
+
 def _unknown_key(path: Path) -> str:
-    model = ServingModel if len(path) > 1 else FileModel
-    known = list(model.model_fields)
+    models: dict[int, type[BaseModel]] = {1: FileModel, 2: ServingModel, 3: ModelModel}
+    known = list(models[len(path)].model_fields)
     where = dotted(path[:-1]) or "the file"
     return f"unknown key; {where} takes {', '.join(known)}{did_you_mean(path[-1], known)}"
 
 
 def _misspelt(path: Path, value: str) -> str:
     match path:
-        case ("kernels", _):
+        case ("kernels" | "models", _):
             return f"an entry's name consists of {_NAMES}"
         case ("kernels", _, "op"):
             return (

@@ -7,7 +7,6 @@ agree: the package's metadata, the file's name, and cudaRuntimeGetVersion.
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import subprocess
@@ -17,7 +16,7 @@ from typing import TYPE_CHECKING, Any, TypedDict
 
 from fitasks import memo, temporary
 from fitasks.cuda.elf import exported, inspect_library
-from fitasks.errors import EnvironmentProblem
+from fitasks.errors import BadInput, EnvironmentProblem
 from fitasks.files import sha256_file
 
 if TYPE_CHECKING:
@@ -190,9 +189,11 @@ def _ask(python: Path, env: Mapping[str, str], libraries: list[Path]) -> dict[st
         command = [str(python), str(SCRIPT), str(response), *map(str, libraries)]
         try:
             done = subprocess.run(command, env=dict(env), capture_output=True, text=True, timeout=120, check=False)
-            answer: dict[str, Any] = json.loads(response.read_bytes())
-        except (OSError, ValueError, subprocess.TimeoutExpired) as error:
-            told = done.stderr.strip().splitlines()[-1:] if isinstance(error, OSError | ValueError) else []
+            from fitasks import answers
+
+            answer: dict[str, Any] = answers.read(response, answers.Cudarts, "it")
+        except (OSError, ValueError, subprocess.TimeoutExpired, BadInput) as error:
+            told = done.stderr.strip().splitlines()[-1:] if isinstance(error, BadInput) else []
             raise EnvironmentProblem(
                 f"{python} can't say which libcudart it loads: {' '.join(told) or error}"
             ) from None

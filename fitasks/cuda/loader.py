@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, TypedDict
 
 from fitasks import memo, temporary
 from fitasks.cuda.elf import inspect_library, versions_defined
-from fitasks.errors import EnvironmentProblem
+from fitasks.errors import BadInput, EnvironmentProblem
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -182,11 +182,19 @@ def _ask(python: Path, env: Mapping[str, str], request: dict[str, list[str]]) ->
         except OSError as error:
             return {"problem": str(error)}
         try:
-            answer: dict[str, Any] = json.loads(response.read_bytes())
-        except (OSError, ValueError):
+            answer: dict[str, Any] = _checked(response)
+        except BadInput as error:
+            if response.exists():
+                return {"problem": error.message}
             told = done.stderr.decode(errors="replace").strip().splitlines()[-1:]
             return {"problem": f"it ended with status {done.returncode}{''.join(f': {line}' for line in told)}"}
     return answer
+
+
+def _checked(response: Path) -> dict[str, Any]:
+    from fitasks import answers
+
+    return dict(answers.read(response, answers.Loaded, "it"))
 
 
 def _read(said: dict[str, Any], libraries: Iterable[str], symbols: Iterable[str]) -> Answer:

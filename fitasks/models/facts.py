@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
-import json
+import stat
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from fitasks.border import brief, read_json
+from fitasks.config.dtypes import SHORT
+from fitasks.errors import BadInput
+
 if TYPE_CHECKING:
     from pathlib import Path
+
+MOST_BYTES = 16 << 20  # of a config.json; published ones have some kB
+_MOST = 1 << 31  # more than any number of heads, or their dimension
 
 # Fields that a published config.json leaves to the class that reads it (transformers' Gemma3TextConfig).
 _CLASS_DEFAULTS: dict[str, dict[str, Any]] = {
@@ -15,10 +22,6 @@ _CLASS_DEFAULTS: dict[str, dict[str, Any]] = {
 }
 _SINKS = frozenset({"gpt_oss"})  # their sinks are weights, which no field of config.json announces
 _EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts")
-
-
-class UnusableError(ValueError):
-    """The file isn't a model's config.json, or lacks what every model has; the message says what."""
 
 
 @dataclass(frozen=True)
@@ -46,18 +49,21 @@ class Facts:
 
 def config_file(path: Path) -> Path:
     """The config.json that is meant: the file itself, or that of a downloaded model's directory."""
-    return path / "config.json" if path.is_dir() else path
+    try:
+        return path / "config.json" if stat.S_ISDIR(path.stat().st_mode) else path
+    except (OSError, ValueError):  # reading it says why
+        return path
 
 
 def read_facts(path: Path) -> Facts:
-    """From a config.json, or the directory of a downloaded model. Raises OSError, UnusableError."""
+    """From a config.json, or the directory of a downloaded model. Raises BadInput.
+
+    Only what is read here has to be finite: models of the Mamba kind have a `time_step_limit` of Infinity.
+    """
     file = config_file(path)
-    try:
-        whole = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise UnusableError(f"{file} is no JSON: {error}") from None
+    whole = read_json(file, MOST_BYTES, finite=False)
     if not isinstance(whole, dict):
-        raise UnusableError(f"{file} is no model's config.json")
+        raise BadInput(f"{file} is no model's config.json: found {brief(whole)}, not an object")
     return _facts(whole, file)
 
 
@@ -66,14 +72,14 @@ def _facts(whole: dict[str, Any], file: Path) -> Facts:
     nested = whole.get("text_config")
     text: dict[str, Any] = nested if isinstance(nested, dict) else whole
     prefix = "text_config." if text is not whole else ""
-    model_type = str(text.get("model_type") or whole.get("model_type") or "")
+    model_type = _word(text.get("model_type") or whole.get("model_type") or "", f"{file}: {prefix}model_type")
     known = _CLASS_DEFAULTS.get(model_type, {}) | {name: value for name, value in text.items() if value is not None}
     fields: dict[str, str] = {"model_type": f"{prefix}model_type"}
 
     def number(name: str, default: int | None = None) -> int:
         value = known.get(name, default)
-        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-            raise UnusableError(f"{file}: {prefix}{name} is {value!r}, not a number of at least 1")
+        if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value < _MOST:
+            raise BadInput(f"{file}: {prefix}{name} is {brief(value)}, not a whole number of at least 1")
         told = f"{prefix}{name}" if name in text else f"{model_type}'s default {name}"
         fields[name] = told if name in known else f"no {prefix}{name}"
         return value
@@ -84,15 +90,17 @@ def _facts(whole: dict[str, Any], file: Path) -> Facts:
         head_dim = number("head_dim")
     else:
         head_dim = number("hidden_size") // heads
+        if not head_dim:
+            raise BadInput(f"{file}: {prefix}hidden_size is {known['hidden_size']}, less than num_attention_heads")
         fields["head_dim"] = f"{prefix}hidden_size / num_attention_heads"
     mla = "kv_lora_rank" in known
     return Facts(
         model_type=model_type,
-        dtype=_dtype(whole, text, fields),
+        dtype=_dtype(whole, text, fields, file),
         heads=heads,
         kv_heads=kv_heads,
         head_dim=head_dim,
-        v_head_dim=head_dim if mla else int(known.get("v_head_dim") or head_dim),
+        v_head_dim=number("v_head_dim") if known.get("v_head_dim") and not mla else head_dim,
         window=_window(known, fields, prefix),
         soft_cap=_flag(known, ("attn_logit_softcapping",), "soft_cap", fields, prefix),
         sinks=model_type in _SINKS,
@@ -103,12 +111,22 @@ def _facts(whole: dict[str, Any], file: Path) -> Facts:
     )
 
 
-def _dtype(whole: dict[str, Any], text: dict[str, Any], fields: dict[str, str]) -> str:
+def _word(value: object, where: str) -> str:
+    """A name that is shown, and compared with those that are known. Raises BadInput."""
+    if not isinstance(value, str) or not value.isprintable() or len(value) > 100:
+        raise BadInput(f"{where} is {brief(value)}, not a name")
+    return value
+
+
+def _dtype(whole: dict[str, Any], text: dict[str, Any], fields: dict[str, str], file: Path) -> str:
     for place, record in (("", whole), ("text_config.", text)):
         for name in ("torch_dtype", "dtype"):
             if isinstance(record.get(name), str):
                 fields["dtype"] = place + name
-                return str(record[name]).removeprefix("torch.")
+                dtype = str(record[name]).removeprefix("torch.")
+                if dtype not in SHORT:
+                    raise BadInput(f"{file}: {place}{name} is {brief(record[name])}; known are {', '.join(SHORT)}")
+                return dtype
     return ""
 
 

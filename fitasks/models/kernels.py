@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from fitasks.border import read_bytes
 from fitasks.config.labels import label
 from fitasks.config.model import KernelConfig
-from fitasks.errors import ConfigError
-from fitasks.files import sha256_file
+from fitasks.errors import BadInput, ConfigError
 from fitasks.models.derive import Answer, derive
-from fitasks.models.facts import Facts, UnusableError, config_file, read_facts
+from fitasks.models.facts import MOST_BYTES, Facts, config_file, read_facts
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -24,8 +25,8 @@ def digests(requests: Iterable[ModelRequest]) -> list[str]:
     found = []
     for request in requests:
         try:
-            found.append(sha256_file(config_file(Path(request.config))))
-        except OSError:
+            found.append(sha256(read_bytes(config_file(Path(request.config)), MOST_BYTES)).hexdigest())
+        except BadInput:
             found.append("")
     return found
 
@@ -34,9 +35,9 @@ def facts_of(request: ModelRequest) -> Facts:
     """What a model's config.json says. Raises ConfigError with the place in kernels.yaml."""
     try:
         return read_facts(Path(request.config))
-    except (OSError, UnusableError) as error:
-        reason = f"{request.config}: {error.strerror}" if isinstance(error, OSError) else str(error)
-        raise ConfigError((f"{request.place}: models.{request.name}.config: {reason}",)) from None
+    except BadInput as error:
+        text = f"{request.place}: models.{request.name}.config: {error.message}; name the model's own config.json"
+        raise ConfigError((text,)) from None
 
 
 def answers(request: ModelRequest, targets: Sequence[str]) -> dict[str, list[Answer]]:

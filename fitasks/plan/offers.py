@@ -87,7 +87,7 @@ def _ask(server: Server, cuda_home: Path, target: str) -> Answer:
     with temporary.directory("ops") as directory:
         answer = Path(directory, "ops.json")
         env, what = environment(server, cuda_home, target), "saying which ops its FlashInfer has"
-        return asked(server, [SCRIPT, answer], env, what)
+        return asked(server, [SCRIPT, answer], env, what, shape="Operations")
 
 
 def _op(record: dict[str, Any]) -> Op:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from fitasks import temporary
-from fitasks.errors import EnvironmentProblem
+from fitasks.errors import BadInput, EnvironmentProblem
 from fitasks.files import sha256_file
 from fitasks.limits import in_force
 from fitasks.processes import process
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 SCRIPT = Path(__file__).parent.parent / "serving" / "plan.py"
 Answer = dict[str, Any]
 
+_NO_SCRIPT = "name a Python interpreter that runs what it is given as serving.python in kernels.yaml"
 _TIMEOUT = 600  # seconds; generous, because a first import writes byte code for thousands of files
 
 
@@ -57,7 +58,7 @@ def ask(
     FlashInfer's own are called alone, and may start nothing and write nowhere but in its cache.
     """
 
-    def request(target: str) -> dict[str, object]:
+    def request(target: str) -> dict[str, Any]:
         wanted = [
             {"id": index, "op": kernel.op, "params": kernel.params}
             for index, kernel in enumerate(kernels)
@@ -87,30 +88,38 @@ def basis(server: Server) -> dict[str, Any]:
     }
 
 
-def _ask_one(server: Server, cuda_home: Path, target: str, request: Mapping[str, object]) -> Answer:
+def _ask_one(server: Server, cuda_home: Path, target: str, request: Mapping[str, Any]) -> Answer:
     with temporary.directory("plan") as directory:
         question, answer = Path(directory, "request.json"), Path(directory, "response.json")
         question.write_text(json.dumps(request), encoding="utf-8")
         words = [SCRIPT, question, answer]
-        return asked(server, words, environment(server, cuda_home, target), f"an answer while planning for {target}")
+        what = f"an answer while planning for {target}"
+        reply = asked(server, words, environment(server, cuda_home, target), what, shape="Plans")
+    if [one["id"] for one in reply["kernels"]] != [one["id"] for one in request["kernels"]]:
+        raise EnvironmentProblem(f"{server.python} planned other kernels than it was asked for", remedy=_NO_SCRIPT)
+    return reply
 
 
-def asked(server: Interpreter, words: Sequence[Path], env: Mapping[str, str], what: str, remedy: str = "") -> Answer:
+def asked(
+    server: Interpreter, words: Sequence[Path], env: Mapping[str, str], what: str, remedy: str = "", *, shape: str
+) -> Answer:
     """What one of our scripts, run by the serving interpreter, wrote into the last of `words`; a log goes beside it.
 
-    Raises EnvironmentProblem where it wrote nothing, or that it can't go on; `what` is what was hoped for.
+    `shape` is the answer's class in fitasks/answers.py, `what` what was hoped for. Raises EnvironmentProblem where it
+    wrote nothing, something else, or that it can't go on.
     """
     output = _run([str(server.python), *map(str, words)], env, words[-1].with_suffix(".log"))
+    from fitasks import answers
+
     try:
-        reply: Answer = json.loads(words[-1].read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        return dict(answers.read(words[-1], getattr(answers, shape), str(server.python)))
+    except BadInput as error:
+        if words[-1].exists():
+            raise EnvironmentProblem(error.message, remedy=remedy or _NO_SCRIPT) from None
         raise EnvironmentProblem(
             f"{server.python} ended without {what}:\n{_tail(output)}",
             remedy="; ".join(filter(None, [remedy or f"try `{server.python} -c 'import flashinfer'`", in_force()])),
         ) from None
-    if fatal := reply.get("fatal"):
-        raise EnvironmentProblem(f"{server.python}: {fatal['message']}", remedy=fatal.get("remedy", ""))
-    return reply
 
 
 def _run(command: list[str], env: Mapping[str, str], log: Path) -> str:

@@ -198,7 +198,7 @@ def _ask(python: Path, env: Mapping[str, str]) -> dict[str, Any]:
             "saying where it looks for packages",
             "name a Python interpreter as serving.python in kernels.yaml",
         )
-        return planner.asked(_Interpreter(python), words, env, what, remedy)
+        return planner.asked(_Interpreter(python), words, env, what, remedy, shape="Described")
 
 
 def _imported(described: _Described) -> Iterator[Package]:

@@ -6,12 +6,13 @@ that the installed package was compiled with; nothing is compiled with it.
 
 from __future__ import annotations
 
-import json
 import re
 from typing import TYPE_CHECKING
 
+from fitasks.border import read_json
 from fitasks.cuda.probe import ProbeMemo
 from fitasks.cuda.toolkit import Toolkit
+from fitasks.errors import BadInput
 from fitasks.files import write_if_changed
 from fitasks.plan import planner
 from fitasks.plan.expand import kernels_of
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
     from fitasks.plan.server import Server
 
+_MOST_BYTES = 256 << 20  # of all receipts of a package
 _RECEIPTS = "fitasks_kernels/receipts.json"
 _BUILD = re.compile(r"V(\d+\.\d+\.\d+)")
 
@@ -51,9 +53,9 @@ def _compiled_with(server: Server) -> str:
     """The nvcc of the installed package's kernels ("13.0.88"), by their receipts; "" where there is none."""
     for site in server.site_packages:
         try:
-            build = json.loads((site / _RECEIPTS).read_bytes())["kernels"][0]["toolchain"]["nvcc"]
+            build = read_json(site / _RECEIPTS, _MOST_BYTES)["kernels"][0]["toolchain"]["nvcc"]
             return str(_BUILD.match(build)[1])  # type: ignore[index]
-        except (OSError, ValueError, LookupError, TypeError, RecursionError):
+        except (BadInput, LookupError, TypeError):
             continue
     return ""
 

@@ -8,9 +8,12 @@ several that are built at once, which aren't named.
 
 from __future__ import annotations
 
-import json
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+from fitasks.border import number, parse_json
+from fitasks.errors import BadInput
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -19,6 +22,7 @@ VARIABLE = "FLASHINFER_JIT_BUILD_LOG"
 NAME = "flashinfer_jit_build.jsonl"  # as `doit env` proposes it, in FlashInfer's workspace
 
 _COMPILING = 1.0  # seconds: nvcc compiles nothing in less, and a ninja without work takes less
+_WORD = re.compile(r"[\w.+-]{1,255}(/[\w.+-]{1,255})?|[\w.+-]{1,255}\[[^\]\n]{1,255}\]")  # a module, or several at once
 _TOOLCHAINS = {"cute_dsl": "cute-dsl"}  # as everything else here calls it
 
 
@@ -43,12 +47,18 @@ def parse(line: str) -> Build | None:
     if not line.lstrip().startswith("{"):
         return None
     try:
-        data = json.loads(line)
-        toolchain, name = str(data["toolchain"]), str(data["name"])
-        numbers = float(data["seconds"]), int(data["pid"]), float(data["time"])
-    except (ValueError, KeyError, TypeError, OverflowError):
+        data = parse_json(line, "build log")
+        toolchain, name = _word(data["toolchain"]), _word(data["name"])
+        numbers = float(number(data["seconds"])), int(number(data["pid"])), float(data["time"])
+    except (BadInput, ValueError, KeyError, TypeError, OverflowError):
         return None
     return Build(_TOOLCHAINS.get(toolchain, toolchain), "" if "[" in name else name, *numbers)
+
+
+def _word(value: object) -> str:
+    if not isinstance(value, str) or not _WORD.fullmatch(value):
+        raise ValueError
+    return value
 
 
 def is_read_by(flashinfer: Path) -> bool:

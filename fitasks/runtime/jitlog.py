@@ -19,11 +19,13 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Literal
 
+from fitasks.border import open_regular, read_lines
+from fitasks.errors import BadInput
 from fitasks.plan.modules import object_of, toolchain_named, variant
 from fitasks.runtime import buildlog
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Sequence
     from pathlib import Path
 
     from fitasks.plan.kernel import Kernel
@@ -38,6 +40,7 @@ _LINE = re.compile(
 )
 _ENTERED = re.compile(r"ninja: Entering directory [`'\"].*/cached_ops/(?P<name>[\w.+-]+)[`'\"]")
 _IDLE = "ninja: no work to do"
+_MOST_MODULES = 100_000  # FlashInfer's own registry has 655
 _LONGEST = 4096  # bytes at a line's end that are looked at; garbage may have no end of line for megabytes
 _ROTATED = re.compile(rf"({re.escape(NAME)}|{re.escape(buildlog.NAME)})([.-]\d+)*")
 _ARCHITECTURES = re.compile(r"\d+[af]?(_\d+[af]?)*")
@@ -91,19 +94,19 @@ def _says_something(path: Path) -> bool:
 
 
 def is_compressed(path: Path) -> bool:
-    """As logrotate and people do it: gzip, bzip2, xz, zstd. Raises OSError."""
-    with path.open("rb") as stream:
+    """As logrotate and people do it: gzip, bzip2, xz, zstd. Raises BadInput, OSError."""
+    with open_regular(path) as stream:
         return stream.read(4).startswith((b"\x1f\x8b", b"BZh", b"\xfd7zX", b"\x28\xb5\x2f\xfd"))
 
 
 def read_log(path: Path) -> tuple[Logged, ...]:
-    """One record per module, in the order in which the log first names them. Raises OSError.
+    """One record per module, in the order in which the log first names them. Raises BadInput.
 
     Read line by line: a log may be large, torn, or hold anything.
     """
     found: dict[tuple[str, str], Logged] = {}
     entered = ""  # the module that ninja has begun to look at
-    for line in _lines(path):
+    for line in read_lines(path, _LONGEST):
         if entered and _IDLE not in line and ("built", entered) not in found:
             _add(found, path, "Building", entered, "")
         entered = match["name"] if (match := _ENTERED.search(line)) else ""
@@ -111,6 +114,8 @@ def read_log(path: Path) -> tuple[Logged, ...]:
             _add(found, path, match["what"], match["name"], match["when"] or "")
         elif (build := buildlog.parse(line)) and build.name:
             _add_build(found, path, build)
+        if len(found) > _MOST_MODULES:
+            raise BadInput(f"{path} names more than {_MOST_MODULES:,} modules", remedy="is it a server's log?")
     if entered and ("built", entered) not in found:
         _add(found, path, "Building", entered, "")
     return tuple(_without_library(logged) for logged in found.values())
@@ -191,16 +196,3 @@ def _without_library(logged: Logged) -> Logged:
     if logged.kind == "loaded" or not modules.is_dir():
         return logged
     return replace(logged, unended=int(not (modules / object_of(logged.name)).exists()))
-
-
-def _lines(path: Path) -> Iterator[str]:
-    """The end of each line, so that one behind a block of zeros, as a crash leaves it, is whole."""
-    with path.open("rb") as stream:
-        before = b""
-        while part := stream.readline(_LONGEST):
-            if part.endswith(b"\n"):
-                yield (before + part).decode(errors="replace")
-                before = b""
-            else:
-                before = (before + part)[-_LONGEST:]
-        yield before.decode(errors="replace")

@@ -83,6 +83,8 @@ def _wanted(kernel: dict[str, Any], made_for: str) -> Wanted:
     target = _target(kernel)
     codes = kernel.get("architectures", ())
     asked = tuple(word for word in target.split() if not codes or any(_runs_on(code, word) for code in codes))
+    if not str(kernel["name"]).isprintable() or not str(made_for).isprintable():
+        raise ValueError(f"{kernel['name']!r} is no module's name")  # it is shown
     return Wanted(str(kernel["name"]), target, asked or tuple(target.split()), made_for)
 
 

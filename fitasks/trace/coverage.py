@@ -6,11 +6,11 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from fitasks.files import regular
+from fitasks.border import read_json
+from fitasks.errors import BadInput
 from fitasks.shape import fits
 
 if TYPE_CHECKING:
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from fitasks.plan.server import Server
     from fitasks.trace.model import Requested
 
+_MOST_BYTES = 64 << 20  # of a manifest
 _ANY = ""  # architecture set of a package that doesn't say for which it is
 Names = dict[str, frozenset[str]]  # architecture set ("90a", "80_90a") → names of modules
 
@@ -102,10 +103,9 @@ def _modules(package: Path) -> Mapping[str, set[str]]:
 def _manifests(package: Path) -> Iterator[tuple[str, set[str]]]:
     for file in sorted(package.rglob("*.json")):
         try:
-            with regular(file) as stream:
-                manifest = json.load(stream)
+            manifest = read_json(file, _MOST_BYTES)
             named = [manifest["cuda_architectures"], manifest["modules"]]
-        except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        except (BadInput, KeyError, TypeError):
             continue  # some other file
         if fits(named, list[list[str]]):
             yield "_".join(name.removeprefix("sm") for name in named[0]), set(named[1])

@@ -10,11 +10,16 @@ import json
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+from fitasks.border import is_name, number, parse_json
+from fitasks.errors import BadInput
+
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
 VERSION = 1
 _NEVER_LOADED = frozenset({"generated"})
+_MOST_PROCESSES = 1024  # that are told apart; a set that grows with every line costs the square of their number
+_LONGEST_WORD = 1000  # characters; a module's name becomes a directory's, of at most 255
 
 
 @dataclass(frozen=True)
@@ -63,26 +68,49 @@ def read_trace(lines: Iterable[str]) -> Trace:
 
 def parse(line: str, place: str = "") -> Requested | None:
     """One line's request; None for anything else. `place` is where the line stands."""
+    if not line.lstrip().startswith("{"):
+        return None
     try:
-        data = json.loads(line)
-        return replace(_requested(data), place=place) if data["version"] == VERSION else None
-    except (ValueError, KeyError, TypeError, AttributeError):
+        data = parse_json(line, "trace")
+        return replace(_requested(data), place=place) if data.get("version") == VERSION else None
+    except (BadInput, ValueError, KeyError, TypeError):
         return None
 
 
 def _requested(data: dict[str, Any]) -> Requested:
+    """Raises ValueError, KeyError, TypeError for what no recorder writes."""
     return Requested(
-        name=str(data["name"]),
-        generator=str(data.get("generator") or ""),
+        name=_word(data["name"]),
+        generator=_word(data.get("generator") or "", empty=True),
         arguments=dict(data.get("arguments") or {}),
-        unsaid=str(data.get("unsaid") or ""),
-        kind=str(data.get("kind") or "other"),
-        how=frozenset({str(data["how"])}),
-        seconds=float(data.get("seconds") or 0.0),
-        processes=frozenset({int(data["pid"])}),
-        flashinfer=str(data.get("flashinfer") or ""),
-        architectures=str(data.get("architectures") or ""),
+        unsaid=_sentence(data.get("unsaid") or ""),
+        kind=_word(data.get("kind") or "other"),
+        how=frozenset({_word(data["how"])}),
+        seconds=float(number(data.get("seconds") or 0.0)),
+        processes=frozenset({_whole(data["pid"])}),
+        flashinfer=_word(data.get("flashinfer") or "", empty=True),
+        architectures=_word(data.get("architectures") or "", empty=True),
     )
+
+
+def _word(value: object, *, empty: bool = False) -> str:
+    """Text on one line that a terminal shows as it is."""
+    if not (is_name(value, _LONGEST_WORD) or (empty and value == "")):
+        raise ValueError
+    return str(value)
+
+
+def _whole(value: object) -> int:
+    if not isinstance(value, int):
+        raise TypeError
+    return int(number(value))
+
+
+def _sentence(value: object) -> str:
+    """Any text, on one line."""
+    if not isinstance(value, str):
+        raise TypeError
+    return (value if value.isprintable() else repr(value))[:_LONGEST_WORD]
 
 
 def identity(one: Requested) -> str:
@@ -97,5 +125,5 @@ def together(one: Requested, other: Requested) -> Requested:
         one,
         how=one.how | other.how,
         seconds=max(one.seconds, other.seconds),
-        processes=one.processes | other.processes,
+        processes=one.processes | other.processes if len(one.processes) < _MOST_PROCESSES else one.processes,
     )

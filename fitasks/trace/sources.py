@@ -12,13 +12,14 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from fitasks.errors import EnvironmentProblem
+from fitasks.border import read_lines
+from fitasks.errors import BadInput, EnvironmentProblem
 from fitasks.plan.modules import toolchain_named, toolchain_of
 from fitasks.runtime import buildlog
 from fitasks.trace.model import Requested, identity, parse, together
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
     from pathlib import Path
 
     from fitasks.runtime.buildlog import Build
@@ -28,6 +29,9 @@ _NAMED = re.compile(
     r"|Compiling CuTe-DSL kernel (?P<dsl>[\w.+-]+/[\w.+-]+)\s"
     r"|/cached_ops/(?P<cached>[\w.+-]*\w)(?:/(?P<object>\w+)\.o\b|(?=[/'\"`\s,;:)\]]))"
 )
+_MARKS = ("JIT op", "JIT module", "CuTe-DSL kernel", "/cached_ops/")  # one of them is in all that _NAMED finds
+_MOST_MODULES = 100_000  # FlashInfer's own registry has 655
+_LONGEST = 1 << 20  # bytes of a line; the recorder's have at most 4,000
 _FILES = (".ninja", ".json", ".lock", ".log", ".so")  # beside the modules
 _MISSING = "MissingJITCacheError"
 _NOT_MODULES = frozenset({"tmp"})  # FlashInfer's locks
@@ -50,10 +54,14 @@ def read_sources(paths: Sequence[Path]) -> Sources:
     for path in paths:
         found, said = _directory(path) if path.is_dir() else _file(path)
         notes += said
-        for one in found:
-            key = identity(one)
-            merged[key] = together(merged[key], one) if key in merged else one
+        _merge(merged, found)
     return Sources(_without_bare(tuple(merged.values())), tuple(notes))
+
+
+def _merge(merged: dict[str, Requested], found: Iterable[Requested]) -> None:
+    for one in found:
+        key = identity(one)
+        merged[key] = together(merged[key], one) if key in merged else one
 
 
 def _without_bare(requested: tuple[Requested, ...]) -> tuple[Requested, ...]:
@@ -94,13 +102,16 @@ def _version_and_architectures(ops: Path) -> tuple[str, str]:
 
 
 def _file(path: Path) -> tuple[list[Requested], list[str]]:
-    found: list[Requested] = []
+    found: dict[str, Requested] = {}
     unnamed = torn = together = 0
-    for number, line in enumerate(_lines(path), 1):
+    # The end of a line tells a whole name from a torn one.
+    for number, line in enumerate(map(str.lstrip, read_lines(path, _LONGEST)), 1):
         build = buildlog.parse(line)
         request = parse(line, f"{path}:{number}") or _of_build(build)
         named = [request] if request else list(_of_log(line))
-        found += named
+        _merge(found, named)
+        if len(found) > _MOST_MODULES:
+            raise BadInput(f"{path} names more than {_MOST_MODULES:,} modules", remedy="is it a server's log or trace?")
         together += build is not None and not build.name
         torn += not named and line.startswith("{") and build is None
         unnamed += not named and _MISSING in line
@@ -116,25 +127,17 @@ def _file(path: Path) -> tuple[list[Requested], list[str]]:
             "\n".join([f"{path} names no FlashInfer module", *notes]),
             remedy="record the server: python -m fitasks.record -o trace.jsonl -- <its command>",
         )
-    return found, notes
-
-
-def _lines(path: Path) -> Iterator[str]:
-    try:
-        with path.open(encoding="utf-8", errors="replace") as stream:
-            yield from map(str.lstrip, stream)  # the end of a line tells a whole name from a torn one
-    except OSError as error:
-        raise EnvironmentProblem(f"{path}: {error.strerror}") from None
+    return list(found.values()), notes
 
 
 def _of_log(line: str) -> Iterator[Requested]:
-    for match in _NAMED.finditer(line):
-        name = next(filter(None, match.groups()))
+    if not any(word in line for word in _MARKS):  # far faster than the pattern
+        return
+    for name, made in dict.fromkeys((next(filter(None, m.groups())), m["object"]) for m in _NAMED.finditer(line)):
         kind = toolchain_named(name)
-        if kind == "cute-dsl" and match["object"]:
-            name = f"{name}/{match['object']}"
-        if name not in _NOT_MODULES and not name.endswith(_FILES) and (kind != "cute-dsl" or "/" in name):
-            yield Requested(name, kind=kind, how=frozenset({"compiled"}))
+        whole = f"{name}/{made}" if kind == "cute-dsl" and made else name
+        if whole not in _NOT_MODULES and not whole.endswith(_FILES) and (kind != "cute-dsl" or "/" in whole):
+            yield Requested(whole, kind=kind, how=frozenset({"compiled"}))
 
 
 def _of_build(build: Build | None) -> Requested | None:

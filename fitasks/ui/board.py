@@ -8,15 +8,16 @@ from __future__ import annotations
 import atexit
 import math
 import os
+import sys
 import threading
 import time
 from typing import IO, TYPE_CHECKING, Protocol, cast
 
-from fitasks.streams import HEARTBEAT, Enduring, heartbeat, tell
+from fitasks.streams import HEARTBEAT, Enduring, clean, heartbeat, shown, tell, whole
 from fitasks.ui.units import duration
 
 if TYPE_CHECKING:
-    from rich.console import Console, RenderableType
+    from rich.console import RenderableType
 
     from fitasks.ui.progress import Progress
 
@@ -62,7 +63,7 @@ class PlainBoard:
         """One whole line, now. A reader that has gone (`| head`) doesn't end the build, nor does a full disk."""
         with self._lock:
             self._written = time.monotonic()
-            self._stream.write(text + "\n")
+            self._stream.write(clean(text) + "\n")
             self._stream.flush()
             self._stream.complain()
 
@@ -85,11 +86,12 @@ class LiveBoard:
     """The summary and a bar for each running kernel, redrawn four times a second below the run's lines."""
 
     def __init__(self, stream: IO[str], progress: Progress) -> None:
-        from rich.console import Console
         from rich.live import Live
 
-        self._stream, self._progress = Enduring(stream), progress
-        self._console: Console = Console(file=cast("IO[str]", self._stream), highlight=False, markup=False, emoji=False)
+        from fitasks.ui.console import console
+
+        self._stream, self._progress = Enduring(whole(stream)), progress
+        self._console = console(cast("IO[str]", self._stream))
         self._live = Live(
             console=self._console,
             get_renderable=self._render,
@@ -102,6 +104,7 @@ class LiveBoard:
         """Show the board."""
         if not self._live.is_started and not self._stream.lost:
             self._live.start()
+            sys.stdout, sys.stderr = shown(sys.stdout), shown(sys.stderr)  # rich's stand-ins, until stop()
 
     def line(self, text: str) -> None:
         """A line of the run, above the board; long ones are left to the terminal to wrap.

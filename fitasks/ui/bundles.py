@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from fitasks.errors import EnvironmentProblem
 from fitasks.ship.archive import DASH
 from fitasks.ship.bundle import bundle, promises_another
+from fitasks.streams import show as _print
 from fitasks.ui.units import size
 
 if TYPE_CHECKING:
@@ -19,8 +20,6 @@ if TYPE_CHECKING:
     from fitasks.ship.repack import Repacked
     from fitasks.ship.unbundle import Unbundled
 
-# The product's output: stdout, so that it can be piped.
-_print = print
 
 _WENT = {
     "cache": "into FlashInfer's cache",
@@ -56,7 +55,8 @@ def _is_file(word: str) -> bool:
 def show_bundled(session: Session, path: Path, names: Sequence[str]) -> bool:
     """Make a bundle of the named kernels (all without names) and say what it holds; whether that is all of them."""
     done = bundle(session, path, names)
-    _print("\n".join(bundled_lines(done)))
+    for line in bundled_lines(done):
+        _print(line)
     return not done.left_out
 
 
@@ -65,7 +65,8 @@ def show_unbundled(session: Session, path: Path) -> bool:
     from fitasks.ship.unbundle import unbundle
 
     done = unbundle(session, path)
-    _print("\n".join(unbundled_lines(done)))
+    for line in unbundled_lines(done):
+        _print(line)
     return not done.unusable
 
 
@@ -77,7 +78,8 @@ def show_repacked(session: Session, path: Path) -> bool:
 
     made = repack(session, path, Path("dist"))
     show_sizes(report(made.wheel))
-    _print("\n".join(repacked_lines(made)))
+    for line in repacked_lines(made):
+        _print(line)
     return True
 
 

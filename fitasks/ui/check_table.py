@@ -6,10 +6,11 @@ import json
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from fitasks.files import write_atomic
+from fitasks.ui.console import console as rich_console
 from fitasks.ui.units import size
 
 if TYPE_CHECKING:
@@ -22,13 +23,13 @@ _STYLES = {"ahead-of-time": "green", "cached": "green"}
 
 def show_verdicts(verdicts: list[Verdict], conditions: list[str]) -> None:
     """A table, the count of kernels that are there, and what all of it depends on."""
-    console = Console(highlight=False)
+    console = rich_console()
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in ("kernel", "the server", "size"):
         table.add_column(column, no_wrap=True, justify="right" if column == "size" else "left")
     table.add_column("why", overflow="fold")
     for verdict in verdicts:
-        state = f"[{_STYLES.get(verdict.state, 'red')}]{verdict.state}"
+        state = Text(verdict.state, style=_STYLES.get(verdict.state, "red"))
         table.add_row(verdict.label, state, size(verdict.bytes) if verdict.bytes else "", verdict.reason)
     console.print(table)
     good = [verdict for verdict in verdicts if verdict.good]

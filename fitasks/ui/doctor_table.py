@@ -7,12 +7,13 @@ from dataclasses import asdict
 from itertools import groupby
 from typing import TYPE_CHECKING
 
-from rich.console import Console
 from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
 from fitasks.files import write_atomic
+from fitasks.ui.console import cell
+from fitasks.ui.console import console as rich_console
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -24,7 +25,7 @@ _STYLES = {"ok": "green", "note": "yellow", "problem": "bold red"}
 
 def show_findings(findings: list[Finding]) -> None:
     """A table per section; under each finding that isn't "ok", what to do; then the count."""
-    console = Console(highlight=False)
+    console = rich_console()
     width = max(len(finding.state) for finding in findings)
     for section, group in groupby(findings, key=lambda finding: finding.section):
         console.print(Text(section, style="bold"))
@@ -33,9 +34,9 @@ def show_findings(findings: list[Finding]) -> None:
         table.add_column(overflow="fold", max_width=28)
         table.add_column(overflow="fold")
         for finding in group:
-            table.add_row(Text(finding.state, style=_STYLES[finding.state]), finding.subject, Text(finding.value))
+            table.add_row(Text(finding.state, style=_STYLES[finding.state]), finding.subject, cell(finding.value))
             if finding.remedy:
-                table.add_row("", "", Text(f"→ {finding.remedy}", style="italic"))
+                table.add_row("", "", cell(f"→ {finding.remedy}", style="italic"))
         console.print(Padding(table, (0, 0, 1, 2)))
     counts = {state: sum(finding.state == state for finding in findings) for state in ("problem", "note")}
     console.print(", ".join(f"{count} {state}{'s'[: count != 1]}" for state, count in counts.items()))

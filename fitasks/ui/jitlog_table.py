@@ -11,13 +11,13 @@ from fitasks.plan.caches import bases
 from fitasks.plan.modules import toolchain_named
 from fitasks.runtime import buildlog
 from fitasks.runtime.jitlog import Covered, State, coverage, find_logs, is_compressed, read_log
+from fitasks.streams import show as _print
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from fitasks.session import Session
 
-_print = print
 _SILENT = " (FlashInfer 0.2.6 to 0.6.18 never does, nor any at a logging level above info)"
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from fitasks.models.kernels import answers
+from fitasks.streams import show as _print
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -12,8 +13,6 @@ if TYPE_CHECKING:
     from fitasks.config.model import ModelRequest
     from fitasks.models.derive import Answer
     from fitasks.session import Session
-
-_print = print
 
 
 def show_models(session: Session) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from fitasks.errors import EnvironmentProblem
 from fitasks.plan.offers import FOLLOWS, offers
+from fitasks.streams import show as _print
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -26,8 +27,6 @@ _TYPES = {
     "list": "a list",
 }
 _DIMS = ("head_dim_qk", "head_dim_vo")
-
-_print = print
 
 
 def show_ops(session: Session, words: list[str]) -> None:

@@ -18,6 +18,8 @@ from fitasks.runtime.cudart_policy import apply
 from fitasks.runtime.engine_conditions import finds_nvcc, version_of_engine, wanted_without_nvcc
 from fitasks.runtime.place import moved
 from fitasks.runtime.variables import in_choices, in_commands
+from fitasks.streams import show as _print
+from fitasks.streams import show_for_shell, show_text
 from fitasks.ui.units import size
 
 if TYPE_CHECKING:
@@ -28,8 +30,6 @@ if TYPE_CHECKING:
     from fitasks.session import Session
 
 _VARIABLE = re.compile(r"[A-Za-z_]\w*", re.ASCII)  # what a shell can export; an environment may hold other names
-# The product's output: stdout, so that it can be piped.
-_print = print
 
 
 def show_cudart(session: Session) -> None:
@@ -46,7 +46,7 @@ def show_cudart(session: Session) -> None:
             _print(f"also:    {_one(found)}")
     path, _ = session.stamp
     _print(f"{path}:")
-    _print(path.read_text(encoding="utf-8"), end="")
+    show_text(path.read_text(encoding="utf-8").rstrip("\n"))
     for line in apply(session):
         _print(line)
 
@@ -69,7 +69,7 @@ def show_why(session: Session, names: list[str]) -> None:
     for kernel in chosen:
         if kernel.problem:
             shown += 1
-            _print(f"kernel:{kernel.label}: {kernel.problem}")
+            show_text(f"kernel:{kernel.label}: {kernel.problem}")
             continue
         judged = session.judge(kernel)
         if judged.verdict == "fresh" and not names:
@@ -87,13 +87,13 @@ def show_env(session: Session) -> None:
     plan = session.plan
     lines = exports(plan, session.ninja.executable.parent)
     for name, word in lines.items():
-        _print(f"export {name}={word}")
+        show_for_shell(f"export {name}={word}")
     for name, value in wanted_without_nvcc(plan.server).items():
         if name not in lines:
             without = f"{version_of_engine(plan.server)}, where there is no nvcc"
-            _print(_comment(f"{without}: export {name}={shlex.quote(value)}"))
+            show_for_shell(_comment(f"{without}: export {name}={shlex.quote(value)}"))
     if line := _build_log(plan):
-        _print(line)
+        show_for_shell(line)
 
 
 def _build_log(plan: Plan) -> str:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
-from rich.console import Console
 from rich.table import Table
 
 from fitasks.files import write_atomic
+from fitasks.ui.console import console as rich_console
 from fitasks.ui.units import size
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 def show_sizes(report: Report) -> None:
     """A table of kernels, one of families and architectures, and the whole beside FlashInfer's own packages."""
-    console = Console(highlight=False)
+    console = rich_console()
     console.print(_table("kernel", report.kernels))
     for title, sizes in (("family", report.families), ("architecture", report.architectures)):
         console.print()

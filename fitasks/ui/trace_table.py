@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from fitasks.errors import EnvironmentProblem
+from fitasks.streams import show as _print
+from fitasks.streams import show_text
 from fitasks.trace.coverage import Coverage, coverage, packaged_names, planned_names
 from fitasks.trace.importing import Proposal, propose, write
 from fitasks.trace.sources import read_sources
@@ -16,14 +18,16 @@ if TYPE_CHECKING:
     from fitasks.session import Session
     from fitasks.trace.model import Requested
 
-_print = print
-
 
 def import_files(session: Session, files: Sequence[Path], *, to_write: bool) -> None:
     """Show what the files ask for beyond kernels.yaml as a diff, and write it if asked to. Raises FitasksError."""
     sources = read_sources(files)
     proposal = propose(session.plan, session.root / session.plan.config.file, sources.requested)
-    for line in [*sources.notes, *proposed(proposal)]:
+    for note in sources.notes:
+        _print(note)
+    if proposal.diff:
+        show_text(proposal.diff)
+    for line in proposed(proposal):
         _print(line)
     if not proposal.diff:
         return
@@ -35,9 +39,7 @@ def import_files(session: Session, files: Sequence[Path], *, to_write: bool) -> 
 
 
 def proposed(proposal: Proposal) -> Iterator[str]:
-    """The diff, what isn't in it, and why."""
-    if proposal.diff:
-        yield proposal.diff
+    """What isn't in the diff, and why."""
     counts = f"{len(proposal.resolved)} modules to add, {len(proposal.present)} in {proposal.file.name} already"
     yield f"{counts}, {len(proposal.refused)} not expressible"
     for refused in proposal.refused:

@@ -242,7 +242,7 @@ def test_a_cause_outranks_what_follows_from_it() -> None:
             1,
             Diagnosis("something strange"),
         ),
-        ("\x00\ufffd\n", 1, Diagnosis("\x00\ufffd")),
+        ("\x00\ufffd\n", 1, Diagnosis("\\x00\ufffd")),
         (
             "[1/2] true\nninja: build stopped: Error writing to deps log: No space left on device.\n",
             1,

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import time
 from pathlib import Path
 
 import pytest
 
 from fitasks.config.load import load_config
+from fitasks.config.structure import _sound_part
 from fitasks.errors import ConfigError
 
 OK = "kernels: {page: {}}\n"
@@ -260,3 +263,43 @@ def test_a_value_that_replaces_a_merged_list_has_its_own_place():
     assert mistakes("kernels:\n  a: &a {dtype_q: [float16, int8]}\n  b: {<<: *a, op: page, dtype_q: 16}\n") == [
         "3:34: kernels.b.dtype_q: found the number 16; expected a data type such as bfloat16"
     ]
+
+
+def entries(count: int) -> str:
+    return "kernels:\n" + "".join(f"  a{number}: 3\n" for number in range(count))
+
+
+def test_mistakes_cost_what_they_are_many() -> None:
+    """20,000 take a fraction of a second; where each copies all the others it is ten."""
+    names = [f"a{number}" for number in range(20_000)]
+    begin = time.process_time()
+    assert _sound_part({"kernels": dict.fromkeys(names, 3)}, [("kernels", name) for name in names]) == {"kernels": {}}
+    parameters = [("kernels", "a", name) for name in names]
+    assert _sound_part({"kernels": {"a": dict.fromkeys(names, 3)}}, parameters) == {"kernels": {"a": {}}}
+    assert time.process_time() - begin < 2
+
+
+@pytest.mark.parametrize("values", ["1", "[]", "bf17", "1, {a: b}"])
+def test_a_list_that_is_too_long_is_refused_before_its_end(values: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of 240 kB only as many values are read as are allowed."""
+    monkeypatch.setattr("fitasks.config.compose._MOST_NODES", 1000)
+    text = f"kernels:\n  page:\n    dtype_q: [{', '.join([values] * (240_000 // (len(values) + 2)))}]\n"
+    (said,) = mistakes(text)
+    assert "more than 20,000 values, aliases written out; simplify the file" in said
+    assert 1000 < int(said.split(":")[1]) < 12_000  # the column
+
+
+def test_the_first_hundred_mistakes_are_told() -> None:
+    said = mistakes(entries(300))
+    assert len(said) == 101
+    assert said[0] == "2:7: kernels.a0: found the number 3; expected a mapping of parameters, or nothing"
+    assert said[99].startswith("101:8: kernels.a99: ")
+    assert said[100] == "more than 100 mistakes; correct these first"
+    assert len(mistakes(f"kernels: {{page: {{dtype_q: [{', '.join(f'bf{n}' for n in range(300))}]}}}}")) == 101
+
+
+def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo("pipe")
+    with pytest.raises(ConfigError) as caught:
+        load_config(Path("pipe"))
+    assert str(caught.value) == "pipe is a pipe; name a regular file"

@@ -13,8 +13,9 @@ from typing import Any
 import pytest
 
 from fitasks.config.model import ModelRequest, Place
+from fitasks.errors import BadInput
 from fitasks.models.derive import Answer, derive
-from fitasks.models.facts import Facts, UnusableError, read_facts
+from fitasks.models.facts import Facts, read_facts
 from tests.doit_project import Project
 
 CONFIGS = Path(__file__).parent / "configs"
@@ -205,14 +206,14 @@ def test_no_dtype_no_attention_modules(tmp_path: Path) -> None:
     [
         ("{", "is no JSON"),
         ("[]", "is no model's config.json"),
-        ("{}", "num_attention_heads is None, not a number of at least 1"),
-        ('{"num_attention_heads": 0}', "num_attention_heads is 0, not a number"),
-        ('{"num_attention_heads": 8}', "hidden_size is None, not a number"),
+        ("{}", "num_attention_heads is None, not a whole number of at least 1"),
+        ('{"num_attention_heads": 0}', "num_attention_heads is 0, not a whole number"),
+        ('{"num_attention_heads": 8}', "hidden_size is None, not a whole number"),
     ],
 )
 def test_files_that_are_no_models(tmp_path: Path, text: str, said: str) -> None:
     (tmp_path / "config.json").write_text(text)
-    with pytest.raises(UnusableError, match=said):
+    with pytest.raises(BadInput, match=said):
         read_facts(tmp_path)
 
 

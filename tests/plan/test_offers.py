@@ -18,7 +18,7 @@ def test_they_are_asked_for_again_when_a_generator_was_edited(tmp_path: Path, mo
     generators.write_text("def gen_page_module(): ...\n")
     asked = []
 
-    def ask(*_: Any) -> dict[str, Any]:
+    def ask(*_: Any, **__: Any) -> dict[str, Any]:
         asked.append(generators.read_text())
         op = {"op": "page", "generator": "m:gen_page_module", "parameters": [], "doc": "", "note": ""}
         return {"ops": [op], "reads": {"files": [str(generators)], "looked": [[[str(tmp_path)], ["page", "norm"]]]}}

@@ -199,7 +199,7 @@ def test_a_changed_pyvenv_cfg_is_seen(bench: Bench) -> None:
 def test_it_is_asked_once(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     install(bench.site, "0.7.4")
     bench.server()
-    monkeypatch.setattr("fitasks.plan.planner.asked", lambda *_: pytest.fail("asked again"))
+    monkeypatch.setattr("fitasks.plan.planner.asked", lambda *_, **__: pytest.fail("asked again"))
     assert bench.found()[0] == "0.7.4"
     (bench.state / "interpreter.json").write_text('{"key": [], "reads": 3}')
     with pytest.raises(pytest.fail.Exception):

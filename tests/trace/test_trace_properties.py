@@ -1,101 +1,185 @@
-"""Any trace at all: what it asks for, or our error; and nothing is asked of the planner but FlashInfer's generators."""
+"""Whatever a trace or a log holds: modules, or our error; without waiting, and in memory that doesn't grow with it."""
+
+from __future__ import annotations
 
 import json
-import re
+import math
+import os
+import time
+import tracemalloc
+from pathlib import Path
+from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from fitasks.config.generators import may_be_called
-from fitasks.errors import EnvironmentProblem
-from fitasks.trace.entries import unsayable
-from fitasks.trace.model import Requested
-from fitasks.trace.resolve import resolve
+from fitasks.errors import BadInput, EnvironmentProblem
+from fitasks.runtime import buildlog
+from fitasks.runtime.jitlog import is_compressed, read_log
+from fitasks.trace.model import VERSION, parse, read_trace
 from fitasks.trace.sources import read_sources
 
-PAGE = "flashinfer.jit.page:gen_page_module"
-LINE = {"version": 1, "name": "page", "generator": PAGE, "arguments": {}, "kind": "nvcc", "how": "compiled", "pid": 1}
-NAMES = st.sampled_from(
-    [PAGE, "subprocess:getoutput", "os:system", "flashinfer:os", "flashinfer.x:gen_a.b", "", "a:b:c"]
+LINE: dict[str, Any] = {
+    "version": VERSION,
+    "name": "page",
+    "generator": "flashinfer.jit.page:gen_page_module",
+    "arguments": {},
+    "unsaid": "",
+    "kind": "nvcc",
+    "how": "compiled",
+    "seconds": 30.5,
+    "time": 1.7e9,
+    "pid": 7,
+    "rank": "0",
+    "flashinfer": "0.7.4",
+    "architectures": "90a",
+}
+BUILD: dict[str, Any] = {"toolchain": "nvcc", "name": "page", "seconds": 25.1, "pid": 7, "time": 1795901000.25}
+WHOLE = json.dumps(LINE) + "\n" + json.dumps(BUILD) + "\n"
+LOG = "2026-01-01 00:00:00,1 - INFO - flashinfer.jit: Building JIT module page; wait\nLoading JIT ops: norm\n"
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=5,
 )
-PLAIN = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8) | NAMES
-JSON = st.recursive(
-    PLAIN, lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.text(max_size=4), inner), max_leaves=6
+once = settings(
+    max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
 )
-LINES = st.fixed_dictionaries(
-    {"version": st.just(1), "name": st.text(max_size=6), "generator": NAMES | JSON, "kind": st.just("nvcc") | JSON},
-    optional={"arguments": st.dictionaries(st.text(max_size=5), JSON, max_size=2), "how": JSON, "unsaid": JSON,
-              "pid": st.just(1), "seconds": JSON, "architectures": JSON, "flashinfer": JSON},
-)  # fmt: skip
-few = settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
-def read(path, data):
-    path.write_bytes(data)
+def read(file: Path) -> None:
+    """As `doit import_trace`, `check --trace` and `jitlog` do."""
+    found = []
     try:
-        return read_sources([path]).requested
+        found = list(read_sources([file]).requested)
     except EnvironmentProblem as error:
         said = str(error)
-    assert str(path) in said
-    return ()
+        assert str(file) in said
+    for one in found:
+        assert one.name.isprintable()
+        assert math.isfinite(one.seconds)
+    for logged in read_log(file):
+        assert logged.name.isprintable()
+        assert math.isfinite(logged.seconds)
 
 
-def asked_for(requested):
-    """Every op and all parameters that the planner would be asked about."""
-    asked = []
-
-    def ask(entries):
-        asked.extend(entries)
-        return {"90a": [{"error": {"message": "no"}} for _ in entries]}
-
-    resolve(requested, (), ask)
-    return asked
+@once
+@given(changes=st.dictionaries(st.sampled_from([*LINE, *BUILD]), VALUES, max_size=3))
+def test_any_value_in_any_field(tmp_path: Path, changes: dict[str, Any]) -> None:
+    file = tmp_path / "trace.jsonl"
+    file.write_text(f"{json.dumps(LINE | changes)}\n{json.dumps(BUILD | changes)}\n", encoding="utf-8")
+    read(file)
 
 
-@few
-@given(st.lists(LINES, min_size=1, max_size=3))
-@example([LINE | {"generator": "subprocess:getoutput", "arguments": {"cmd": "touch x"}}])
-def test_only_generators_of_flashinfer_with_plain_words(tmp_path, lines):
-    requested = read(tmp_path / "trace.jsonl", "\n".join(map(json.dumps, lines)).encode(errors="surrogatepass"))
-    for entry in asked_for(requested):
-        assert may_be_called(entry.op)
-        for name, value in entry.params.items():
-            assert re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name)
-            assert not isinstance(value, str) or not re.search(r"[^\w.+-]|^\.", value)
+@once
+@given(data=st.binary(max_size=40), at=st.integers(0, len(WHOLE + LOG)))
+def test_any_bytes_anywhere(tmp_path: Path, data: bytes, at: int) -> None:
+    text = (WHOLE + LOG).encode()
+    (tmp_path / "trace.jsonl").write_bytes(text[:at] + data + text[at + len(data) :])
+    read(tmp_path / "trace.jsonl")
 
 
-@few
-@given(st.binary(max_size=300), st.integers(0, 200))
-def test_bytes_and_torn_lines(tmp_path, data, at):
-    text = (json.dumps(LINE) + "\n").encode()
-    asked_for(read(tmp_path / "trace.jsonl", text[:at] + data + text[at:]))
+TRACE_LINES = {
+    "pid": '"pid": Infinity',
+    "pid, a text": '"pid": "7"',
+    "pid, half": '"pid": 7.5',
+    "seconds": '"seconds": 1e400',
+    "seconds, none": '"seconds": NaN',
+    "seconds, negative": '"seconds": -1',
+    "seconds, of many digits": f'"seconds": {"9" * 400}',
+    "digits that Python doesn't read": f'"pid": {"9" * 5000}',
+    "name, a list": '"name": ["page"]',
+    "name, empty": '"name": ""',
+    "name, two lines": '"name": "page\\nkernel:page: fresh"',
+    "name, escapes": '"name": "page\\u001b[2J"',
+    "name, turned around": '"name": "page\\u202e"',
+    "name, half a character": '"name": "\\ud800"',
+    "name, a zero byte": '"name": "page\\u0000"',
+    "how": '"how": {}',
+    "arguments": '"arguments": [1]',
+    "arguments, deep": f'"arguments": {"[" * 5000}{"]" * 5000}',
+    "arguments, not so deep": f'"arguments": {{"a": {"[" * 100}{"]" * 100}}}',
+}
+
+
+@pytest.mark.parametrize("case", TRACE_LINES)
+def test_what_no_recorder_writes_is_no_trace_line(tmp_path: Path, case: str) -> None:
+    line = json.dumps(LINE)[:-1] + ", " + TRACE_LINES[case] + "}\n"
+    assert parse(line) is None
+    (tmp_path / "trace.jsonl").write_text(json.dumps(LINE) + "\n" + line)
+    found = read_sources([tmp_path / "trace.jsonl"])
+    assert [one.name for one in found.requested] == ["page"]
+    assert found.notes == (f"{tmp_path}/trace.jsonl: 1 lines that are no whole trace lines were left out",)
+
+
+@pytest.mark.parametrize("line", ["[" * 5000, "{" * 5000, "7", "null", "[]", '{"a": ' * 300, '{"version": 1}'])
+def test_lines_that_are_something_else(line: str) -> None:
+    assert parse(line) is None
+    assert buildlog.parse(line) is None
 
 
 @pytest.mark.parametrize(
-    ("change", "reason"),
-    [
-        (
-            {"generator": "subprocess:getoutput", "arguments": {"cmd": "touch /tmp/x"}},
-            "generator 'subprocess:getoutput' is no gen_… function of FlashInfer, and nothing else is called for a trace",
-        ),
-        ({"generator": "os:system"}, "generator 'os:system' is no"),
-        ({"generator": "flashinfer.jit.core:subprocess.getoutput"}, "generator 'flashinfer.jit.core:subprocess.getout"),
-        ({"generator": "flashinfer_fork:gen_page_module"}, "generator 'flashinfer_fork:gen_page_module' is no"),
-        ({"generator": "sglang.srt:gen_x_module\x1b[2J"}, r"generator 'sglang.srt:gen_x_module\x1b[2J' is no"),
-        ({"arguments": {"uri": "../../../victim"}}, "arguments: uri is '../../../victim', not one plain word"),
-        ({"arguments": {"decl": "struct X {};"}}, "arguments: decl is 'struct X {};', not one plain word"),
-        ({"arguments": {"a b": 1}}, "arguments: 'a b' is no parameter's name"),
-    ],
+    "change",
+    [{"seconds": math.inf}, {"pid": math.inf}, {"time": math.nan}, {"seconds": -1}, {"time": 10**400}, {"name": 3}]
+    + [{"name": name} for name in ("a\nb", "a\x1b[m", "../../x", "", "a" * 300, "a\0b")]
+    + [{"toolchain": "\u202e"}, {"pid": True}],
 )
-def test_a_refusal_names_the_line(tmp_path, change, reason):
-    trace = tmp_path / "trace.jsonl"
-    requested = read(trace, "".join(json.dumps(one) + "\n" for one in (LINE, LINE | change)).encode())
-    assert [unsayable(one) for one in requested[:1]] == [""]
-    assert unsayable(requested[1]).startswith(f"{trace}:2: {reason}")
-    assert [entry.op for entry in asked_for(requested)] == [PAGE]
+def test_what_flashinfer_never_logs(change: dict[str, Any]) -> None:
+    assert buildlog.parse(json.dumps(BUILD)) is not None
+    assert buildlog.parse(json.dumps(BUILD | change)) is None
 
 
-def test_what_recorded_servers_say_is_none_of_that():
-    said = {"backend": "fa2", "dtype_q": "bfloat16", "arch": "sm_90a", "cta_tile_q": 128, "flag": None, "key": ""}
-    assert unsayable(Requested("x", "flashinfer.jit.attention.modules:_gen_batch_prefill_primary_module", said)) == ""
+def test_what_a_sentence_says_stays_on_its_line() -> None:
+    one = parse(json.dumps(LINE | {"unsaid": "a\nkernel:page: fresh"}))
+    assert one is not None
+    assert one.unsaid == r"'a\nkernel:page: fresh'"
+
+
+@pytest.mark.parametrize(
+    "reading", [read_sources, lambda paths: read_log(paths[0]), lambda paths: is_compressed(paths[0])]
+)
+@pytest.mark.parametrize("kind", ["pipe", "device", "missing"])
+def test_what_is_no_file_is_refused_at_once(tmp_path: Path, reading: Any, kind: str) -> None:
+    file = {"pipe": tmp_path / "pipe", "device": Path("/dev/zero"), "missing": tmp_path / "none"}[kind]
+    if kind == "pipe":
+        os.mkfifo(file)
+    with pytest.raises((BadInput, FileNotFoundError), match=str(file)):
+        reading([file])
+
+
+GARBAGE = {
+    "x": b"x",
+    "brackets": b"[",
+    "braces": b"{",
+    "zeros": b"\0",
+    "paths": b"/cached_ops/",
+    "a name": b"a/cached_ops/a",
+}
+
+
+@pytest.mark.parametrize("garbage", GARBAGE)
+def test_megabytes_without_an_end_of_line(tmp_path: Path, garbage: str) -> None:
+    """4 MB; in time that grows with the size, which is some seconds for 300 MB."""
+    file = tmp_path / "server.log"
+    block = GARBAGE[garbage] * (4_000_000 // len(GARBAGE[garbage]))
+    file.write_bytes(block + b"\n" + LOG.encode())
+    begin = time.process_time()
+    tracemalloc.start()
+    found = {one.name for one in read_sources([file]).requested}
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert {"page", "norm"} <= found
+    assert {one.name for one in read_log(file)} >= {"page"}
+    assert peak < 16 << 20
+    assert time.process_time() - begin < 10
+
+
+def test_many_processes_and_many_modules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    trace = read_trace(json.dumps(LINE | {"pid": pid}) for pid in range(2_000))
+    assert len(trace.requested[0].processes) == 1024
+    monkeypatch.setattr("fitasks.trace.sources._MOST_MODULES", 1000)
+    file = tmp_path / "server.log"
+    file.write_text("".join(f"Building JIT module m{number}; wait\n" for number in range(1001)))
+    with pytest.raises(BadInput, match="names more than 1,000 modules"):
+        read_sources([file])

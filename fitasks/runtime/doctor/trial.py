@@ -7,7 +7,6 @@ the server's user, as that user.
 from __future__ import annotations
 
 import functools
-import json
 import os
 import re
 import subprocess
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from fitasks import temporary
 from fitasks.build.diagnose import diagnose
+from fitasks.errors import BadInput
 from fitasks.plan import planner
 from fitasks.plan.caches import used
 from fitasks.runtime.doctor.finding import Finding
@@ -66,10 +66,14 @@ def _tried(
     try:
         done = subprocess.run(command, env=env, check=False, **how, **identity)
         told = done.stderr[-500:]
-        answer: dict[str, Any] = json.loads(response.read_bytes())
+        from fitasks import answers
+
+        answer: dict[str, Any] = answers.read(response, answers.Trial, command[0])
     except subprocess.TimeoutExpired:
         return [Finding(_SECTION, "compile", f"not done within {_TIMEOUT} s", "problem")]
-    except (OSError, ValueError) as error:
+    except BadInput as error:
+        return [Finding(_SECTION, "import", told or error.message, "problem", "doit env")]
+    except OSError as error:
         return [Finding(_SECTION, "import", told or str(error), "problem", "doit env")]
     return _findings(answer, target, functools.partial(remedy, server, toolkit))
 

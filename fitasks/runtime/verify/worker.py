@@ -12,6 +12,9 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fitasks.answers import Proven, Ready, checked
+from fitasks.border import parse_json
+from fitasks.errors import BadInput
 from fitasks.processes.sessions import LIMIT, OWN
 
 if TYPE_CHECKING:
@@ -23,6 +26,11 @@ _START = 600.0  # seconds; as generous as the planner, whose first import writes
 
 class WorkerError(Exception):
     """The process could not be started, died, or did not answer in time; the message says what it said last."""
+
+
+def _parsed(line: bytes) -> Any:
+    """A kernel that is wrong may have an error of Infinity, or NaN."""
+    return parse_json(line.decode(errors="replace"), "it", finite=False)
 
 
 class Worker:
@@ -59,10 +67,9 @@ class Worker:
         self._send(json.dumps(request).encode() + b"\n", deadline, seconds)
         line = self._line(deadline, seconds)
         try:
-            answer: dict[str, Any] = json.loads(line)
-        except ValueError:
+            return dict(checked(_parsed(line), Proven, "it"))
+        except BadInput:
             raise WorkerError(self._end(f"it answered {line[:200]!r}")) from None
-        return answer
 
     def close(self) -> None:
         """End the process and whatever it has started. One that can't be killed (a GPU that hangs) is left behind."""
@@ -81,9 +88,11 @@ class Worker:
         deadline = time.monotonic() + _START
         while True:
             line = self._line(deadline, _START)
-            with contextlib.suppress(ValueError):
-                first = json.loads(line)
-                if isinstance(first, dict) and first.keys() & {"ready", "fatal"}:
+            with contextlib.suppress(BadInput):
+                first = _parsed(line)
+                if isinstance(first, dict) and "ready" in first:
+                    return {"ready": checked(first["ready"], Ready, "it")}
+                if isinstance(first, dict) and "fatal" in first:
                     return first
             with self._log.open("ab") as stream:
                 stream.write(line + b"\n")

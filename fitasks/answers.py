@@ -1,0 +1,213 @@
+"""The shapes of what the scripts of fitasks/serving/ answer, and the one check of an answer against its shape.
+
+`serving.python` may be any program, and a library that is loaded in it may write over our file: what comes back is
+somebody else's. Imported where a process was asked, and not before: pydantic takes longer than a whole warm run.
+Keys that are not named here are let through; a script says more than is read.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any, NotRequired
+
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from typing_extensions import TypedDict  # pydantic takes no other before Python 3.12
+
+from fitasks.border import brief, read_json
+from fitasks.errors import BadInput, EnvironmentProblem
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+MOST_BYTES = 256 << 20  # of an answer: a plan has some kB for each kernel
+
+
+class Reading(TypedDict):
+    """plan_reads.py."""
+
+    files: list[str]
+    looked: list[Annotated[list[list[str]], Field(min_length=2, max_length=2)]]
+
+
+class Fatal(TypedDict):
+    message: str
+    remedy: NotRequired[str]
+
+
+class Root(TypedDict):
+    root: str
+    version: str
+
+
+class Described(TypedDict):
+    """describe.py."""
+
+    prefix: str
+    path: list[str]
+    site: list[str]
+    packages: dict[str, Root]
+    reads: Reading
+
+
+class _Environment(TypedDict):
+    """load_flashinfer.py."""
+
+    flashinfer: str
+    flashinfer_root: str
+    torch: str
+    tvm_ffi: str
+    workspace: str
+    arch: str
+
+
+class Mistake(TypedDict):
+    kind: str
+    message: str
+    parameter: NotRequired[str | None]
+
+
+class Refused(TypedDict):
+    id: int
+    error: Mistake
+    errors: NotRequired[list[Mistake]]
+
+
+class Found(TypedDict):
+    path: str
+    architectures: list[str]
+
+
+class Planned(TypedDict):
+    """plan_spec.py."""
+
+    id: int
+    name: str
+    params: dict[str, Any]
+    generator: str
+    build_dir: str
+    library: str
+    ninja_file: str
+    ninja: str
+    lock: str
+    sources: list[str]
+    aot: list[Found]
+    note: NotRequired[str]
+
+
+class Plans(_Environment):
+    """plan.py."""
+
+    kernels: list[Planned | Refused]
+    reads: Reading
+
+
+class Parameter(TypedDict):
+    __pydantic_config__ = ConfigDict(extra="forbid")  # type: ignore[misc]
+
+    name: str
+    required: bool
+    default: Any
+    type: str
+    accepted: list[str | int | float | bool | None]
+
+
+class Operation(TypedDict):
+    op: str
+    generator: str
+    parameters: list[Parameter]
+    doc: str
+    note: str
+
+
+class Operations(TypedDict):
+    """ops.py."""
+
+    ops: list[Operation]
+    reads: Reading
+
+
+class Cudarts(TypedDict):
+    """libcudart.py."""
+
+    loaded: str | None
+    how: str
+    runtime_versions: dict[str, int | str]
+
+
+class Library(TypedDict):
+    __pydantic_config__ = ConfigDict(extra="forbid")  # type: ignore[misc]
+
+    path: str
+    problem: str
+
+
+class Loaded(TypedDict):
+    """loader.py."""
+
+    problem: str
+    process: str
+    tvm_ffi: str
+    files: list[str]
+    libraries: dict[str, Library]
+    offers: dict[str, list[str]]
+
+
+class Step(TypedDict):
+    name: str
+    seconds: float
+    value: str
+
+
+class Trial(TypedDict):
+    """trial.py."""
+
+    steps: list[Step]
+    failed: str
+    output: str
+
+
+class Ready(TypedDict):
+    """verify.py, its first line."""
+
+    gpu: str
+    torch: str
+    flashinfer: str
+
+
+class Checked(TypedDict):
+    __pydantic_config__ = ConfigDict(extra="forbid")  # type: ignore[misc]
+
+    what: str
+    error: float
+    tolerance: float
+    milliseconds: float | None
+
+
+class Proven(TypedDict):
+    """verify.py, a line for each request."""
+
+    outcome: str
+    message: str
+    checks: list[Checked]
+
+
+def read(path: Path, shape: type[Any], who: str) -> Any:
+    """Return the answer in a file. Raises BadInput, and EnvironmentProblem where the script says that it can't go on.
+
+    What Python names files by, and computes with, is in it: half characters, Infinity.
+    """
+    answer = read_json(path, MOST_BYTES, finite=False, encodable=False)
+    if isinstance(answer, dict) and "fatal" in answer:
+        fatal = checked(answer["fatal"], Fatal, who)
+        raise EnvironmentProblem(f"{who}: {fatal['message']}", remedy=fatal.get("remedy", ""))
+    return checked(answer, shape, who)
+
+
+def checked(answer: Any, shape: type[Any], who: str) -> Any:
+    """Return the answer, if it has the shape. Raises BadInput with the place in it and what stands there."""
+    try:
+        TypeAdapter(shape).validate_python(answer, strict=True)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        place = brief(".".join(map(str, first["loc"])))[1:-1] or "the answer"
+        raise BadInput(f"{who} answered what no script of ours does: {place} is {brief(first['input'])}") from None
+    return answer

@@ -1,0 +1,40 @@
+"""The one way to a rich console: it shows what it is given, and neither markup nor escape sequences in it act."""
+
+from __future__ import annotations
+
+import sys
+from typing import IO, TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.segment import Segment
+from rich.text import Text
+
+from fitasks.streams import clean, whole
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from rich.console import ConsoleOptions, RenderableType
+
+
+def console(file: IO[str] | None = None) -> Console:
+    """Return a console on a stream, by default standard output."""
+    return _Clean(file=whole(file or sys.stdout), highlight=False, markup=False, emoji=False)
+
+
+def cell(text: str, style: str = "") -> Text:
+    """Return a text for a table, clean, so that it is as wide as it is measured."""
+    return Text(clean(text), style=style)
+
+
+class _Clean(Console):
+    """rich itself passes escapes on, and reads `[red]` and `[/]` in a reason as markup."""
+
+    def render_str(self, text: str, **how: Any) -> Text:
+        """Clean what is given as a string before it is measured: rich counts an escape as no column, and cuts."""
+        return super().render_str(clean(text), **how)
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        """Yield rich's own control codes as they are, and texts cleaned, of whatever they came."""
+        for segment in super().render(renderable, options):
+            yield segment if segment.control else Segment(clean(segment.text), segment.style)

@@ -1,0 +1,242 @@
+"""Whatever serving.python answers: what was asked for, or our error; also where it is no Python at all."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from fitasks import answers
+from fitasks.config.model import Config, KernelConfig, Place, Serving
+from fitasks.cuda import cudart, loader
+from fitasks.cuda.probe import ProbeMemo
+from fitasks.errors import BadInput, EnvironmentProblem
+from fitasks.plan import planner
+from fitasks.plan.expand import kernels_of
+from fitasks.plan.offers import offers
+from fitasks.plan.plan import facts_of
+from fitasks.plan.reads import Reads
+from fitasks.plan.server import Server, find_server
+from fitasks.runtime.verify.worker import Worker, WorkerError
+
+READS = {"files": ["/x/a.py"], "looked": [[["/x"], ["a", "b"]]]}
+KERNEL = {
+    "id": 0,
+    "name": "page",
+    "params": {},
+    "generator": "flashinfer.jit.page:gen_page_module",
+    "build_dir": "/c/0.7.4/90a/cached_ops/page",
+    "library": "/c/0.7.4/90a/cached_ops/page/page.so",
+    "ninja_file": "/c/0.7.4/90a/cached_ops/page/build.ninja",
+    "ninja": "rule cuda\n  command = nvcc -gencode=arch=compute_90a,code=sm_90a\n",
+    "lock": "/c/0.7.4/90a/cached_ops/tmp/page.lock",
+    "sources": ["/x/page.cu"],
+    "aot": [{"path": "/x/page.so", "architectures": ["sm90a"]}],
+}
+REFUSED = {"id": 1, "error": {"kind": "parameter", "parameter": "x", "message": "no"}, "errors": []}
+SAMPLES: dict[str, Any] = {
+    "Plans": {
+        "version": 1,
+        "flashinfer": "0.7.4",
+        "flashinfer_root": "/x",
+        "torch": "2.13.0",
+        "tvm_ffi": "0.1.16",
+        "workspace": "/c/0.7.4/90a",
+        "arch": "90a",
+        "kernels": [KERNEL, REFUSED],
+        "reads": READS,
+    },
+    "Described": {
+        "prefix": "/usr",
+        "path": ["/x"],
+        "site": ["/x"],
+        "reads": READS,
+        "packages": {"torch": {"root": "/x/torch", "version": "2.13.0"}},
+    },
+    "Operations": {
+        "ops": [
+            {
+                "op": "page",
+                "generator": "g:f",
+                "doc": "",
+                "note": "",
+                "parameters": [{"name": "x", "required": True, "default": None, "type": "int", "accepted": [1, "a"]}],
+            }
+        ],
+        "reads": READS,
+    },
+    "Cudarts": {"loaded": "/x/libcudart.so.13", "how": "torch", "runtime_versions": {"/x": 13000, "/y": "no"}},
+    "Loaded": {
+        "problem": "",
+        "process": "torch",
+        "tvm_ffi": "0.1.16",
+        "files": [],
+        "offers": {"": ["malloc"]},
+        "libraries": {"libc.so.6": {"path": "/x/libc.so.6", "problem": ""}},
+    },
+    "Trial": {"steps": [{"name": "compile", "seconds": 1, "value": "ok"}], "failed": "", "output": ""},
+    "Ready": {"gpu": "H100", "torch": "2.13.0", "flashinfer": "0.7.4"},
+    "Proven": {
+        "outcome": "numerical",
+        "message": "",
+        "checks": [{"what": "x", "error": float("inf"), "tolerance": 0.1, "milliseconds": None}],
+    },
+}
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.just(float("inf")),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=5,
+)
+
+
+@st.composite
+def mutants(draw: st.DrawFn, sample: Any) -> Any:
+    """The sample with one thing in it replaced, left out or added."""
+    if draw(st.integers(0, 3)) == 0 or not isinstance(sample, dict | list) or not sample:
+        return draw(VALUES)
+    copy = json.loads(json.dumps(sample))
+    key = draw(st.sampled_from(sorted(copy) if isinstance(copy, dict) else range(len(copy))))
+    if draw(st.integers(0, 9)) == 0:
+        del copy[key]
+    else:
+        copy[key] = draw(mutants(copy[key]))
+    return copy
+
+
+once = settings(
+    max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
+
+
+@pytest.mark.parametrize("shape", SAMPLES)
+def test_what_the_scripts_answer_has_the_shape(shape: str) -> None:
+    assert answers.checked(SAMPLES[shape], getattr(answers, shape), "it") == SAMPLES[shape]
+
+
+class Interpreter(NamedTuple):
+    python: Path
+
+
+SERVER = Server(Path("/opt/python"), "none", Path("/opt"), (), {"PATH": "/usr/bin"}, ())
+CONFIG = Config(
+    "kernels.yaml",
+    Serving(),
+    ("9.0a",),
+    True,
+    "ignore",
+    tuple(KernelConfig(name, "page", name, {}, Place("kernels.yaml", 1, 1), {}) for name in ("a", "b")),
+)
+
+
+@pytest.mark.parametrize("ids", [[0, 0], [1, 0], [0, -1], [0, 7]])
+def test_an_answer_about_other_kernels(ids: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    kernels = [KERNEL | {"id": number} for number in ids]
+    reply = SAMPLES["Plans"] | {"kernels": kernels}
+    monkeypatch.setattr(planner, "_run", lambda command, *_: Path(command[-1]).write_text(json.dumps(reply)))
+    with pytest.raises(EnvironmentProblem, match="planned other kernels than it was asked for"):
+        planner.ask(SERVER, Path("/cuda"), ["9.0a"], CONFIG.kernels, sm90=True)
+
+
+@once
+@given(data=st.data())
+def test_any_answer_to_planning(data: st.DataObject, monkeypatch: pytest.MonkeyPatch) -> None:
+    reply = data.draw(mutants(SAMPLES["Plans"]))
+
+    def run(command: list[str], *_: object) -> str:
+        Path(command[-1]).write_text(json.dumps(reply))
+        return ""
+
+    monkeypatch.setattr(planner, "_run", run)
+    said = ""
+    try:
+        told = planner.ask(SERVER, Path("/cuda"), ["9.0a"], CONFIG.kernels, sm90=True)
+        assert kernels_of(CONFIG, told)
+        assert facts_of(told)
+        assert Reads.of((answer["reads"] for answer in told.values()), 0, SERVER.python).as_record()
+    except EnvironmentProblem as error:
+        said = str(error)
+    assert not said or str(SERVER.python) in said or "response.json" in said
+
+
+@pytest.mark.parametrize("shape", SAMPLES)
+@once
+@given(data=st.data())
+def test_any_answer_of_any_script(data: st.DataObject, shape: str) -> None:
+    said = ""
+    try:
+        answers.checked(data.draw(mutants(SAMPLES[shape])), getattr(answers, shape), "/opt/python")
+    except BadInput as error:
+        said = str(error)
+    assert said == "" or said.startswith("/opt/python answered what no script of ours does: ")
+    assert said.isprintable()
+
+
+WRONG = {
+    "a list": "[]",
+    "a number": "7",
+    "a text": '"yes"',
+    "nothing": "null",
+    "an empty object": "{}",
+    "a fatal text": '{"fatal": "no"}',
+    "a fatal without message": '{"fatal": {}}',
+    "wrong within": '{"prefix": "/", "path": [3], "site": [], "packages": {}, "reads": {}}',
+    "deep": "[" * 200_000,
+    "a zero byte": '{"prefix": "a\\u0000b", "path": [], "site": [], "packages": {}, "reads": {"files": [], "looked": []}}',
+}
+
+
+def interpreter(tmp_path: Path, text: str) -> Path:
+    """What answers the same to everything: into the response's file, and on standard output, for who reads lines."""
+    (tmp_path / "answer").write_text(text)
+    python = tmp_path / "python"
+    python.write_text(
+        "#!/bin/sh\n"
+        f'for word; do case "$word" in */response.json|*/ops.json) cp {tmp_path}/answer "$word";; esac; done\n'
+        f"cat {tmp_path}/answer; echo\n"
+    )
+    python.chmod(0o755)
+    return python
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_an_interpreter_that_answers_something_else(tmp_path: Path, case: str) -> None:
+    python, env = interpreter(tmp_path, WRONG[case]), dict(os.environ)
+    config = Config("kernels.yaml", Serving(python=str(python)), ("9.0a",), True, "ignore", ())
+    with pytest.raises(EnvironmentProblem) as caught:
+        find_server(config, ProbeMemo(tmp_path / "probe.json"))
+    assert "remedy: name a Python interpreter" in str(caught.value)
+    server = Server(python, "none", tmp_path, (), env, ())
+    with pytest.raises(EnvironmentProblem):
+        planner.ask(server, Path("/cuda"), ["9.0a"], CONFIG.kernels, sm90=True)
+    with pytest.raises(EnvironmentProblem):
+        offers(server, Path("/cuda"), "9.0a", tmp_path / "state")
+    with pytest.raises(EnvironmentProblem, match="can't say which libcudart it loads"):
+        cudart.discover(python, env, [], tmp_path / "libcudart.so", tmp_path / "cudart.json")
+    asked = loader.Loader(python, env, tmp_path / "loader.json").answer(loader.Needs(("libc.so.6",)), lambda: ())
+    assert asked.problem
+
+
+@pytest.mark.parametrize("text", ['{"ready": 3}', '{"ready": {"gpu": 1}}', '{"fatal": []}', "[[[", "7"])
+def test_a_worker_that_greets_strangely(tmp_path: Path, text: str) -> None:
+    with pytest.raises(WorkerError):
+        Worker(interpreter(tmp_path, text), dict(os.environ), tmp_path / "worker.log")
+
+
+@pytest.mark.parametrize("reply", ["7", "[]", "{}", '{"outcome": 3, "message": "", "checks": []}', "[" * 5000])
+def test_a_worker_that_answers_strangely(tmp_path: Path, reply: str) -> None:
+    python = interpreter(tmp_path, json.dumps({"ready": SAMPLES["Ready"]}))
+    python.write_text(python.read_text() + f"read line; echo '{reply}'; sleep 5\n")
+    worker = Worker(python, dict(os.environ), tmp_path / "worker.log")
+    with pytest.raises(WorkerError, match="it answered"):
+        worker.ask({"id": 1}, 10)
+
+
+def test_a_path_that_is_no_utf_8_is_an_answer(tmp_path: Path) -> None:
+    reply = SAMPLES["Cudarts"] | {"loaded": os.fsdecode(b"/x/\xc3/libcudart.so.13")}
+    (tmp_path / "response.json").write_text(json.dumps(reply))
+    assert answers.read(tmp_path / "response.json", answers.Cudarts, "it") == reply
