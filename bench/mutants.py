@@ -116,7 +116,9 @@ class Runner:
             for number in range(count):
                 self._one(seed + number)
                 if progress and number % 500 == 499:
-                    print(f"  {self.found.border}: {number + 1}, {dict(self.found.counts)}", file=sys.stderr, flush=True)
+                    print(
+                        f"  {self.found.border}: {number + 1}, {dict(self.found.counts)}", file=sys.stderr, flush=True
+                    )
         return self.found
 
     def _warm_up(self) -> None:
@@ -163,7 +165,12 @@ class Runner:
 
         said = io.StringIO()
         try:
-            with limited(HANG), contextlib.redirect_stdout(said), contextlib.redirect_stderr(said), self.watch.watching():
+            with (
+                limited(HANG),
+                contextlib.redirect_stdout(said),
+                contextlib.redirect_stderr(said),
+                self.watch.watching(),
+            ):
                 self.border.use(file)
         except FitasksError as error:
             self.found.refused += 1
@@ -179,7 +186,9 @@ class Runner:
             if self.show:
                 traceback.print_exc()
         if self.show:
-            print("".join(char if char.isprintable() or char == "\n" else repr(char) for char in said.getvalue()[-3000:]))
+            print(
+                "".join(char if char.isprintable() or char == "\n" else repr(char) for char in said.getvalue()[-3000:])
+            )
 
 
 def no_file(path: Path, other: str) -> None:
@@ -251,7 +260,9 @@ def table(results: Sequence[Found]) -> str:
     lines = ["| " + " | ".join(row) + " |" for row in rows]
     for one in results:
         for kind, seed in sorted(one.kinds.items(), key=lambda pair: -one.times[pair[0]]):
-            lines.append(f"{one.border}: {kind}, {one.times[kind]} times; --borders {one.border} --count 1 --seed {seed}")
+            lines.append(
+                f"{one.border}: {kind}, {one.times[kind]} times; --borders {one.border} --count 1 --seed {seed}"
+            )
     return "\n".join(lines)
 
 

@@ -148,7 +148,7 @@ def models(world: Path) -> Border:
 _LOG = """\
 2025-06-01 10:00:00,001 - INFO - flashinfer.jit: Loading JIT ops: page
 2025-06-01 10:00:20,001 - INFO - flashinfer.jit: Finished loading JIT ops: page
-2026-11-23 14:43:10,539 - INFO - core.py:594 - flashinfer.jit: Building JIT module sampling; this can take several minutes
+2026-11-23 14:43:10,539 - INFO - core.py:594 - flashinfer.jit: Building JIT module sampling; this can take minutes
 ninja: Entering directory `/root/.cache/flashinfer/0.7.2/90a/cached_ops/rope'
 [1/3] /usr/local/cuda/bin/nvcc -c x.cu -o /root/.cache/flashinfer/0.7.2/90a/cached_ops/rope/x.o
 ninja: no work to do.
@@ -286,7 +286,7 @@ def real_planner(world: Path) -> Callable[..., list[dict[str, Any]]]:
     def planner(kernels: list[dict[str, Any]], *, sm90: bool = True) -> list[dict[str, Any]]:
         request = {"version": plan.VERSION, "sm90": sm90}
         kernels = [{"id": number, **kernel} for number, kernel in enumerate(kernels)]
-        checked = plan._checked(request | {"kernels": kernels})
+        checked = plan._checked(request | {"kernels": kernels})  # noqa: SLF001
         answers = [plan.plan(kernel, sm90=sm90) for kernel in checked["kernels"]]
         return json.loads(json.dumps(answers))  # type: ignore[no-any-return]
 
@@ -389,7 +389,9 @@ def bundle(world: Path) -> Border:
     def use(path: Path) -> None:
         print(unbundle(place.session, path))
 
-    return Border([sample], world / "bundle", use, _bundle_mutant, lambda: _as_it_was(world), _programs(place), others=NAMED)
+    return Border(
+        [sample], world / "bundle", use, _bundle_mutant, lambda: _as_it_was(world), _programs(place), others=NAMED
+    )
 
 
 def _bundled(place: Any, path: Path) -> bytes:
@@ -419,7 +421,19 @@ def _bundle_mutant(data: bytes, others: list[bytes], rng: Random, outside: str) 
             return gzip.compress(_members_mutant(plain, rng, outside), 1)
 
 
-_FIELDS = ((0, 100), (100, 8), (108, 8), (116, 8), (124, 12), (136, 12), (156, 1), (157, 100), (257, 8), (329, 16), (345, 155))
+_FIELDS = (
+    (0, 100),
+    (100, 8),
+    (108, 8),
+    (116, 8),
+    (124, 12),
+    (136, 12),
+    (156, 1),
+    (157, 100),
+    (257, 8),
+    (329, 16),
+    (345, 155),
+)
 
 
 def _header_mutant(plain: bytes, rng: Random, outside: str) -> bytes:
@@ -499,9 +513,9 @@ def wheel(world: Path) -> Border:
     (world / "flashinfer" / "jit" / "env.py").write_text("get_jit_cache_providers\n")
     plan = dataclasses.replace(plan, server=server)
 
-    def use(path: Path) -> None:
+    def use(_: Path) -> None:
         # Their memos go by path and mtime, which a file system may give twice within its clock's tick.
-        for cached in (package._read, package._built_with):
+        for cached in (getattr(package, name, None) for name in ("_read", "_built_with", "_by_key")):
             getattr(cached, "cache_clear", lambda: None)()
         said = package.packaged(library)
         print(package.altered(library, said), package.built_with(library), install.notice(plan))
@@ -585,7 +599,7 @@ def _run_like_check(_: Path) -> None:
     for kernel in session.plan.buildable():
         judged, judge = session.judge(kernel), session.judges[kernel.target]
         print(judged, *judged.reasons, session.costs.of(kernel), session.costs.files(kernel))
-        print(begun.most_threads(kernel), failed.remembered(kernel, judge), begun._resumable(kernel, {}))
+        print(begun.most_threads(kernel), failed.remembered(kernel, judge))
         print(proof.read(kernel.build_dir, "0"))
     plan = session.plan
     session.contents.save()

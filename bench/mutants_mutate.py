@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import json
 import re
+import zlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -16,7 +17,15 @@ if TYPE_CHECKING:
     from random import Random
 
 VICTIM = "victim.txt"  # lies beside every directory that may be written to
+_SEAL = b',\n "seal": '  # of memos (fitasks/memo.py): a checksum of all before it, which anybody can compute
 _RAW = re.compile(r'"@raw:([^"]*)"')  # what json.dumps can't say
+
+
+_JUNK = (
+    *(b"\0", b"\xff\xfe", b"\xef\xbb\xbf", b"\x1b]0;x\x07", b"\r\n"),
+    *(b"[" * 200_000, b'{"a":' * 100_000, b"\0" * (1 << 20)),
+)
+_WHOLE = (b"", b"{}", b"[]", b"null", b"1", b'"x"', b"\n" * 5000, b"x" * (8 << 20))  # files
 
 
 def texts(outside: str) -> list[str]:
@@ -66,7 +75,19 @@ def values(outside: str) -> list[Any]:
     for _ in range(150):
         deep = [deep]
     numbers = [0, 1, -1, 2, 3, 1 << 31, -(1 << 63), 1 << 64, 10**30, 0.5, -1.5, 1e308]
-    raw = ["Infinity", "-Infinity", "NaN", "1e400", "-1e400", "9" * 4000, "9" * 5000, "-0", "[" * 5000, "{}{}", "[" * 500]
+    raw = [
+        "Infinity",
+        "-Infinity",
+        "NaN",
+        "1e400",
+        "-1e400",
+        "9" * 4000,
+        "9" * 5000,
+        "-0",
+        "[" * 5000,
+        "{}{}",
+        "[" * 500,
+    ]
     shapes = [None, True, False, [], {}, [[]], [{}], {"": ""}, {"a": {}}, [None], ["x"], [1, "x", None, {}], deep]
     code = [{"cmd": f"touch {outside}/{VICTIM}"}, {"command": f"touch {outside}/{VICTIM}"}, ["os.system", "id"]]
     return [*numbers, *(f"@raw:{text}" for text in raw), *shapes, *code, *texts(outside)]
@@ -85,11 +106,20 @@ def mutate(data: bytes, others: list[bytes], rng: Random, outside: str) -> bytes
 def of_json(data: bytes, rng: Random, outside: str, fixed: Callable[[Any], None] | None = None) -> bytes:
     """Some values replaced, removed, doubled, renamed or exchanged; `fixed` makes it plausible again."""
     said = json.loads(data)
+    sealed = _SEAL in data and rng.random() < 0.9
+    if sealed:
+        del said["seal"]
     for _ in range(rng.choice((1, 1, 1, 2, 3, 8))):
         said = _changed(said, rng, outside)
     if fixed:
         fixed(said)
-    return dumped(said)
+    return _sealed(dumped(said)) if sealed else dumped(said)
+
+
+def _sealed(text: bytes) -> bytes:
+    """With the seal that fits."""
+    before = text.removesuffix(b"}").rstrip()
+    return before + _SEAL + f'"{zlib.crc32(before):08x}"\n}}\n'.encode()
 
 
 def dumped(said: Any) -> bytes:
@@ -99,7 +129,7 @@ def dumped(said: Any) -> bytes:
 
 
 def _is_json(data: bytes) -> bool:
-    if not data.lstrip()[:1] in (b"{", b"["):
+    if data.lstrip()[:1] not in (b"{", b"["):
         return False
     try:
         json.loads(data)
@@ -177,23 +207,23 @@ def _lines(data: bytes, rng: Random, outside: str) -> bytes:
 
 def _bytes(data: bytes, others: list[bytes], rng: Random) -> bytes:
     at, to = sorted(rng.randrange(len(data) + 1) for _ in range(2))
-    match rng.randrange(9):
-        case 0 | 1:
-            changed = bytearray(data)
-            for _ in range(rng.choice((1, 2, 10))):
-                changed[rng.randrange(len(changed))] = rng.randrange(256)
-            return bytes(changed)
-        case 2:
-            return data[:at]
-        case 3:
-            return data[:at] + data[to:]
-        case 4:
-            return data[:to] + data[at:]
-        case 5:
-            return data + rng.choice(others)
-        case 6:
-            return data[:at] + rng.choice(others)[to:]
-        case 7:
-            junk = [b"\0", b"\xff\xfe", b"\xef\xbb\xbf", b"\x1b]0;x\x07", b"[" * 200_000, b'{"a":' * 100_000, b"\0" * (1 << 20)]
-            return data[:at] + rng.choice(junk) + data[at:]
-    return rng.choice([b"", b"{}", b"[]", b"null", b"1", b'"x"', b"\n" * 5000, b"x" * (8 << 20)])
+    other = rng.choice(others)
+    made: list[Callable[[], bytes]] = [
+        lambda: _flipped(data, rng),
+        lambda: _flipped(data, rng),
+        lambda: data[:at],
+        lambda: data[:at] + data[to:],
+        lambda: data[:to] + data[at:],
+        lambda: data + other,
+        lambda: data[:at] + other[to:],
+        lambda: data[:at] + rng.choice(_JUNK) + data[at:],
+        lambda: rng.choice(_WHOLE),
+    ]
+    return rng.choice(made)()
+
+
+def _flipped(data: bytes, rng: Random) -> bytes:
+    changed = bytearray(data or b"x")
+    for _ in range(rng.choice((1, 2, 10))):
+        changed[rng.randrange(len(changed))] = rng.randrange(256)
+    return bytes(changed)

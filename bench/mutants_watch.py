@@ -41,7 +41,16 @@ _CHANGES = {
     "shutil.unpack_archive": (1,),
 }
 _ENTRIES = {"os.remove", "os.rename", "os.rmdir", "os.link", "os.symlink", "os.mkdir", "shutil.rmtree", "shutil.move"}
-_STARTS = ("subprocess.Popen", "os.exec", "os.posix_spawn", "os.spawn", "os.system", "os.fork", "os.forkpty", "pty.spawn")
+_STARTS = (
+    "subprocess.Popen",
+    "os.exec",
+    "os.posix_spawn",
+    "os.spawn",
+    "os.system",
+    "os.fork",
+    "os.forkpty",
+    "pty.spawn",
+)
 _NETWORK = ("socket.connect", "socket.bind", "socket.getaddrinfo", "urllib.Request", "webbrowser.open")
 _OURS = (str(ROOT), sysconfig.get_path("stdlib"), sysconfig.get_path("purelib"), sys.prefix, sys.base_prefix)
 
@@ -126,13 +135,15 @@ class Watch:
 
 def _place(path: str, descriptors: list[int], *, entry: bool) -> str:
     """The absolute path without links; of what is an entry in a directory, the entry may itself be a link."""
-    if not os.path.isabs(path) and descriptors:
+    if not path.startswith("/") and descriptors:
         with contextlib.suppress(OSError):
-            path = f"{os.readlink(f'/proc/self/fd/{descriptors[-1]}')}/{path}"
+            path = f"{Path(f'/proc/self/fd/{descriptors[-1]}').readlink()}/{path}"
     if entry:
         directory, name = os.path.split(path.rstrip("/"))
-        return os.path.realpath(f"{os.path.realpath(directory)}/{name}") if name in {".", ".."} else (
-            f"{os.path.realpath(directory)}/{name}"
+        return (
+            os.path.realpath(f"{os.path.realpath(directory)}/{name}")
+            if name in {".", ".."}
+            else (f"{os.path.realpath(directory)}/{name}")
         )
     return os.path.realpath(path)
 
