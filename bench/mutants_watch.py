@@ -121,16 +121,29 @@ class Watch:
         self._refuse(self.commands, f"{event} {words!r:.200}")
 
     def _run(self, code: Any) -> None:
-        """A module's own code; that of the standard library, of this project and of what it depends on is no news."""
-        file, asking = getattr(code, "co_filename", ""), sys._getframe(2).f_code.co_filename  # noqa: SLF001
-        if asking.startswith((f"{ROOT}/fitasks", f"{ROOT}/dodo.py")):
-            self._refuse(self.commands, f"exec of {file} by {asking}")
+        """A module's own code; that of the standard library, of this project and of what it depends on is no news.
+
+        But it is where somebody imports by a name that he was given (importlib.import_module): FlashInfer alone then.
+        """
+        file = getattr(code, "co_filename", "")
+        asking, by_name = _asking()
+        if asking.startswith(str(ROOT)) and (by_name or file[:1] == "<") and "/flashinfer/" not in file:
+            self._refuse(self.commands, f"code of {file} by {asking}")
         if file[:1] != "<" and not file.startswith((*_OURS, *self.allowed)):
             self._refuse(self.commands, f"import of {file}")
 
     def _refuse(self, found: list[str], text: str) -> None:
         found.append(text)
         raise Stopped(text)
+
+
+def _asking() -> tuple[str, bool]:
+    """The file of the code that runs or imports something, and whether it does so by import_module."""
+    frame, by_name = sys._getframe(4), False  # noqa: SLF001 - _run, hear and _hear are above
+    while frame.f_back and "importlib" in frame.f_code.co_filename:
+        by_name |= frame.f_code.co_name == "import_module"
+        frame = frame.f_back
+    return frame.f_code.co_filename, by_name
 
 
 def _place(path: str, descriptors: list[int], *, entry: bool) -> str:

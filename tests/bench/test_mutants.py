@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 
-@pytest.mark.parametrize("border", ["kernels", "models", "buildlog"])
+@pytest.mark.parametrize("border", ["kernels", "models"])
 def test_mutants_are_read(border: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(mutants, "KIND_SHARE", 0.0)
     found = mutants.run(border, 3, seed=1)
