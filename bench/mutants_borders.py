@@ -203,7 +203,7 @@ def trace(world: Path) -> Border:
     if sample.count(b"\n") < len(wanted):
         raise SystemExit(f"FlashInfer can't be planned here: {records}")
 
-    def ask(_server: object, _home: object, targets: Any, kernels: Any, *, sm90: bool) -> Any:
+    def ask(_server: object, _home: object, targets: Any, kernels: Any, *, sm90: bool, **_: Any) -> Any:
         kernels = json.loads(json.dumps([{"op": kernel.op, "params": kernel.params} for kernel in kernels]))
         return {target: {"arch": "90a", "kernels": planner(kernels, sm90=sm90)} for target in targets}
 
@@ -282,12 +282,18 @@ def real_planner(world: Path) -> Callable[..., list[dict[str, Any]]]:
     from load_flashinfer import load
 
     load()
+    if guard := getattr(plan, "install_network_guard", None):
+        guard()  # before the watch's hook: what the planner stops itself isn't done
 
     def planner(kernels: list[dict[str, Any]], *, sm90: bool = True) -> list[dict[str, Any]]:
         request = {"version": plan.VERSION, "sm90": sm90}
         kernels = [{"id": number, **kernel} for number, kernel in enumerate(kernels)]
-        checked = plan._checked(request | {"kernels": kernels})  # noqa: SLF001
-        answers = [plan.plan(kernel, sm90=sm90) for kernel in checked["kernels"]]
+        checked = plan._checked(request | {"recorded": True, "kernels": kernels})  # noqa: SLF001
+        if hasattr(plan, "Allowed"):
+            allowed = plan.Allowed(checked["sm90"], checked["generators"], checked["recorded"])
+            answers = [plan.plan(kernel, allowed) for kernel in checked["kernels"]]
+        else:
+            answers = [plan.plan(kernel, sm90=sm90) for kernel in checked["kernels"]]
         return json.loads(json.dumps(answers))  # type: ignore[no-any-return]
 
     return planner
