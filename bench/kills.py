@@ -79,7 +79,8 @@ class World:
     usual: set[str] = field(default_factory=set)  # files that clean runs leave
     seconds: dict[str, float] = field(default_factory=dict)  # that a clean run takes
     sources: dict[str, str] = field(default_factory=dict)  # a source's name → its kernel
-    version: int = 0
+    version: int = 0  # of the header
+    installed: int = 0  # of which the package is that was installed in a clean run
 
     @classmethod
     def make(cls, root: Path) -> World:
@@ -239,6 +240,9 @@ def prepare_unbundle(world: World, _: Random) -> None:
 
 def prepare_install(world: World, rng: Random) -> None:
     """Into an environment without the package, or with it; each with the plan that holds there."""
+    if world.version != world.installed:  # another package
+        world.set_version(world.installed)
+        world.doit()
     restore(world, rng.choice(("without", "with")))
 
 
@@ -307,6 +311,7 @@ def _learn_install(world: World, *, wanted: bool) -> None:
         world.clean("install", "install")
         world.doit("list")  # plans anew: the server's packages are others
         keep(world, "with")
+        world.installed = world.version
         world.usual |= world.files()
         restore(world, "without")
 

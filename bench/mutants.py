@@ -39,8 +39,8 @@ from bench.mutants_watch import Asked, Stopped, Watch  # noqa: E402
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-SLOW = 1.0  # seconds
-HANG = 6.0  # seconds, after which a mutant is given up
+SLOW = 1.0  # seconds of CPU: another process's load makes nothing slow
+HANG = 6.0  # seconds by the clock, after which a mutant is given up: it waits for something
 MEMORY = 2 << 30  # bytes more than the sample takes; who reads a device to its end has a MemoryError
 KIND_SHARE = 0.02  # of mutants that are no file at all
 
@@ -147,9 +147,9 @@ class Runner:
             with contextlib.suppress(OSError):  # also what is only taken anew where its time is another
                 os.utime(file, ns=(kept.st_atime_ns, kept.st_mtime_ns), follow_symlinks=False)
         found.mutants += 1
-        begin = time.monotonic()
+        begin = time.process_time()
         self._use(file, seed)
-        spent = time.monotonic() - begin
+        spent = time.process_time() - begin
         if spent > found.slowest:
             found.slowest, found.slowest_seed = spent, seed
         if spent > SLOW:

@@ -21,7 +21,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from bench.mutants_mutate import VICTIM, mutate, of_json
+from bench.mutants_mutate import VICTIM, mutate, of_json, unsealed
 
 ROOT = Path(__file__).parent.parent
 Mutator = Callable[[bytes, list[bytes], Random, str], bytes]
@@ -346,7 +346,7 @@ def store(world: Path) -> Border:
         """A receipt whose hashes are right for whatever its names lead to: who plants one can compute them."""
         if rng.random() < 0.4:
             return mutate(data, others, rng, outside)
-        said = json.loads(data)
+        said, seal = unsealed(data)
         names = ["../" * 4 + VICTIM, "../" * rng.randrange(9) + VICTIM, f"{outside}/{VICTIM}", "..", ".", "sub/x.o"]
         name = rng.choice([*names, "/etc/hostname", "../../x", "a\0b", "link.o", "x" * 300, "\x1b[2J.o"])
         _plant(entry, name, outside)
@@ -354,7 +354,7 @@ def store(world: Path) -> Border:
         said["outputs"] |= {name: output}
         if rng.random() < 0.3:
             del said["outputs"][rng.choice(list(said["outputs"]))]
-        return json.dumps(said).encode()
+        return seal(said)
 
     file = entry / receipts.NAME
     return Border([file.read_bytes()], file, use, mutant, lambda: _as_it_was(world), _programs(place))

@@ -103,17 +103,21 @@ def mutate(data: bytes, others: list[bytes], rng: Random, outside: str) -> bytes
     return rng.choice(kinds)()
 
 
-def of_json(data: bytes, rng: Random, outside: str, fixed: Callable[[Any], None] | None = None) -> bytes:
-    """Some values replaced, removed, doubled, renamed or exchanged; `fixed` makes it plausible again."""
-    said = json.loads(data)
-    sealed = _SEAL in data and rng.random() < 0.9
-    if sealed:
-        del said["seal"]
+def of_json(data: bytes, rng: Random, outside: str) -> bytes:
+    """Some values replaced, removed, doubled, renamed or exchanged; mostly with the seal that fits."""
+    said, seal = unsealed(data)
     for _ in range(rng.choice((1, 1, 1, 2, 3, 8))):
         said = _changed(said, rng, outside)
-    if fixed:
-        fixed(said)
-    return _sealed(dumped(said)) if sealed else dumped(said)
+    return seal(said) if rng.random() < 0.9 else dumped(said)
+
+
+def unsealed(data: bytes) -> tuple[Any, Callable[[Any], bytes]]:
+    """What a file of JSON says, and what writes it again, with the seal that fits if it had one."""
+    said = json.loads(data)
+    if _SEAL not in data:
+        return said, dumped
+    del said["seal"]
+    return said, lambda changed: _sealed(dumped(changed))
 
 
 def _sealed(text: bytes) -> bytes:
