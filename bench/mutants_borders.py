@@ -583,12 +583,18 @@ def _memos(world: Path, chosen: Callable[[str], bool]) -> Border:
 
 def _beside_libraries(project: Any) -> list[Path]:
     """What lies beside a library besides its receipt: what was begun, what failed, what is proven."""
-    directory = project.cached_ops / "page"
-    (directory / "fitasks-begun.json").write_text('{"commands": "x", "toolchain": {}, "ninja": "1.13"}')
-    (directory / "fitasks-failed.json").write_text(
-        '{"version": 1, "commands": "x", "toolchain": {}, "ninja": "1.13", "inputs": {"/x": "y"}, "error": "e"}'
-    )
-    return list(directory.glob("fitasks-*.json"))
+    from fitasks.build import begun, failed
+    from fitasks.runtime.verify import proof
+    from fitasks.session import Session
+
+    session = Session.load(project.root)
+    page, begins = session.plan.buildable()
+    judge = session.judges[page.target]
+    failed.remember(page, judge, "nvcc fatal: made up")
+    checks = (proof.Check("made up", 0.1, 0.2, None),)
+    proof.add(page.build_dir, proof.Proof("0" * 64, "9.0", "gpu", "1", "2", "3", "numerical", checks, "", "2026"))
+    begun.begin(begins, judge, session.ninja, ())
+    return [*page.build_dir.glob("fitasks-*.json"), *begins.build_dir.glob("fitasks-*.json")]
 
 
 def _run_like_check(_: Path) -> None:
@@ -605,14 +611,14 @@ def _run_like_check(_: Path) -> None:
     for kernel in session.plan.buildable():
         judged, judge = session.judge(kernel), session.judges[kernel.target]
         print(judged, *judged.reasons, session.costs.of(kernel), session.costs.files(kernel))
-        print(begun.most_threads(kernel), failed.remembered(kernel, judge))
-        print(proof.read(kernel.build_dir, "0"))
+        print(begun.most_threads(kernel), failed.remembered(kernel, judge), proof.read(kernel.build_dir, "0" * 64))
     plan = session.plan
     session.contents.save()
     print(offers.offers(plan.server, plan.toolkit.home, next(iter(plan.facts)), plan.state))
     with fitasks_errors():
         _checked(session)
     _reported(session)
+    print(*(begun.remaining(kernel, session.judges[kernel.target], session.ninja, ()) for kernel in session.kernels))
 
 
 def _checked(session: Any) -> None:
