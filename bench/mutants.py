@@ -122,11 +122,20 @@ class Runner:
         return self.found
 
     def _warm_up(self) -> None:
+        """Use the samples, which imports what is imported late, and once more, watched: they must be understood."""
         for sample, file in zip(self.border.samples, self._files(), strict=True):
-            file.write_bytes(sample)
-            with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-                self.border.use(file)
-            self.border.renew()
+            for watched in (contextlib.nullcontext(), self.watch.watching()):
+                file.write_bytes(sample)
+                with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()), watched:
+                    self._understood(file)
+                self.border.renew()
+
+    def _understood(self, file: Path) -> None:
+        try:
+            self.border.use(file)
+        except Asked as error:
+            if Path(str(error)).name not in self.border.asks:
+                raise SystemExit(f"{self.found.border}: {error} is asked anew for what nobody has changed") from None
 
     def _files(self) -> list[Path]:
         return self.border.files or [self.border.file] * len(self.border.samples)

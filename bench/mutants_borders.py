@@ -38,6 +38,7 @@ class Border:
     mutate: Mutator = mutate
     renew: Callable[[], object] = lambda: None
     programs: frozenset[str] = frozenset()  # that may be asked anew
+    asks: frozenset[str] = frozenset()  # those that are asked for the sample, too
     world: tuple[Path, ...] = ()  # what may be written to besides the temporary directory
     files: list[Path] = field(default_factory=list)  # where one border has several files: that of each sample
     others: tuple[str, ...] = ("nothing", "directory", "circle", "pipe", "device")  # that a mutant may be instead
@@ -384,20 +385,22 @@ class Declined(Exception):
 
 def bundle(world: Path) -> Border:
     """A bundle, as `doit unbundle` takes it into the cache."""
+    from fitasks.build import receipt as receipts
     from fitasks.ship.unbundle import unbundle
 
     place = workshop_place(world)
     sample = _bundled(place, world / "good")
-    place.workshop.root.joinpath("cache").rename(world / "cache-whole")
-    shutil.copytree(world / "cache-whole", world / "cache", symlinks=True)
+    receipts.path_of(place.kernels[0]).unlink()  # so that the one here isn't kept
     keep_as_it_is(world)
 
     def use(path: Path) -> None:
         print(unbundle(place.session, path))
 
-    return Border(
-        [sample], world / "bundle", use, _bundle_mutant, lambda: _as_it_was(world), _programs(place), others=NAMED
-    )
+    def renew() -> None:
+        _as_it_was(world)
+
+    asks = frozenset({"ninja"})  # whether the kernel that came is fresh
+    return Border([sample], world / "bundle", use, _bundle_mutant, renew, _programs(place), asks, others=NAMED)
 
 
 def _bundled(place: Any, path: Path) -> bytes:
@@ -578,7 +581,8 @@ def _memos(world: Path, chosen: Callable[[str], bool]) -> Border:
             file.write_bytes(data)
 
     programs = {str(project.tools / "nvcc"), sys.executable, str(Path(sys.executable).resolve()), *_tools(project.env)}
-    return Border(before, files[0], _run_like_check, renew=renew, programs=frozenset(programs), files=files)
+    asks = frozenset({"ninja"})  # what remains of a build that was begun
+    return Border(before, files[0], _run_like_check, renew=renew, programs=frozenset(programs), asks=asks, files=files)
 
 
 def _beside_libraries(project: Any) -> list[Path]:
