@@ -62,6 +62,7 @@ test-newest: $(READY)
 
 lint: $(READY)
 	@$(PYTHON) -m ruff check . && $(PYTHON) -m ruff format --check . && $(PYTHON) -m mypy
+	@$(PYTHON) -m bandit --quiet --configfile pyproject.toml --recursive fitasks bench dodo.py
 
 # What fitasks itself made here; the compiled kernels stay (make reset removes those).
 clean:

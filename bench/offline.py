@@ -21,6 +21,8 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from bench.environment import bare_path
 
+TMP = "/tmp"  # noqa: S108 - the user nobody may write nowhere else # nosec B108
+
 _SERVER = """
 import os, shutil, sys, time
 assert os.geteuid() != 0, "still root"
@@ -91,7 +93,7 @@ def main() -> int:
             "FLASHINFER_WORKSPACE_BASE": str(cache),
             "PATH": bare,
             "FLASHINFER_DISABLE_JIT": "1",
-            "TMPDIR": "/tmp",  # noqa: S108
+            "TMPDIR": TMP,
         }
         as_nobody = {"user": 65534, "group": 65534, "extra_groups": []} if os.geteuid() == 0 else {}
         done = subprocess.run([sys.executable, "-c", _SERVER], env=env, check=False, **as_nobody)  # type: ignore[call-overload]

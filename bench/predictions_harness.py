@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 import os
-import pickle
+import pickle  # of a file of this bench alone # nosec B403
 import shlex
 import shutil
 import signal
@@ -334,7 +334,8 @@ class Snapshot:
     def kept(cls, saved: Path) -> Snapshot | None:
         """The one that an earlier run took, None if there is none."""
         try:
-            return pickle.loads((saved / "snapshot").read_bytes())  # noqa: S301, our own
+            written = (saved / "snapshot").read_bytes()
+            return pickle.loads(written)  # noqa: S301 - our own # nosec B301
         except OSError:
             return None
 

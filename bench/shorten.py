@@ -23,9 +23,10 @@ from pathlib import Path
 from fitasks.session import Session
 
 MALLOC = "glibc.malloc.trim_threshold=4294967296:glibc.malloc.mmap_threshold=4294967296:glibc.malloc.top_pad=268435456"
+MEMORY = "/dev/shm"  # noqa: S108 - where files are in memory # nosec B108
 WAYS: dict[str, dict[str, str]] = {
     "as FlashInfer": {},
-    "temporary files in memory": {"TMPDIR": "/dev/shm"},  # noqa: S108
+    "temporary files in memory": {"TMPDIR": MEMORY},
     "huge pages for malloc": {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"},
     "malloc keeps its memory": {"GLIBC_TUNABLES": MALLOC},
     "--split-compile=2": {"NVCC_APPEND_FLAGS": "--split-compile=2"},

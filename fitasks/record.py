@@ -53,8 +53,9 @@ def main(words: Sequence[str]) -> int:
 
 def _become(command: Sequence[str], env: Mapping[str, str]) -> int:
     """Returns only where it cannot be: 126, as shells say."""
+    words, variables = list(command), dict(env)
     try:
-        os.execvpe(command[0], list(command), dict(env))  # noqa: S606 - the user's own command
+        os.execvpe(words[0], words, variables)  # noqa: S606 - the user's own command # nosec B606
     except OSError as error:
         print(f"fitasks.record: {command[0]}: {error.strerror}", file=sys.stderr)  # noqa: T201
         return 126

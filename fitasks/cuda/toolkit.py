@@ -191,7 +191,7 @@ def _told_by_dryrun(nvcc: Path, probe: ProbeMemo) -> Path | None:
 
 
 def _toolkit(candidate: Candidate, found: Survey) -> Toolkit:
-    assert found.cudart is not None  # noqa: S101, the caller looked
+    assert found.cudart is not None  # noqa: S101 - the caller looked # nosec B101
     root = candidate.home.resolve()
     return Toolkit(candidate.home, candidate.origin, root, found.release, found.build, found.cudart)
 

@@ -99,7 +99,7 @@ class Worker:
 
     def _send(self, data: bytes, deadline: float, seconds: float) -> None:
         """Also to a process that reads slowly, or not at all: a request is longer than a pipe."""
-        assert self._process.stdin is not None  # noqa: S101 - a pipe was asked for
+        assert self._process.stdin is not None  # noqa: S101 - a pipe was asked for # nosec B101
         descriptor = self._process.stdin.fileno()
         while data:
             if not select.select([], [descriptor], [], max(0.0, deadline - time.monotonic()))[1]:
@@ -112,7 +112,7 @@ class Worker:
                 raise WorkerError(self._end("it is gone")) from None
 
     def _line(self, deadline: float, seconds: float) -> bytes:
-        assert self._process.stdout is not None  # noqa: S101 - a pipe was asked for
+        assert self._process.stdout is not None  # noqa: S101 - a pipe was asked for # nosec B101
         descriptor, seen = self._process.stdout.fileno(), 0
         while (end := self._received.find(b"\n", seen)) < 0:
             seen = len(self._received)

@@ -1,0 +1,570 @@
+"""Kills at random moments of everything that writes: what is trusted afterwards is right, and nothing is left.
+
+    python bench/kills.py [--count 1000] [--only build,store,install,bundle,unbundle,plan] [--seed N]
+
+One project, planned by the real FlashInfer and compiled by a stand-in for nvcc (tests/doit_project.py) whose objects
+hold the text of a header; the header has four versions, of each of which a whole build from nothing was made before.
+A run is prepared, started, and killed at a moment between its begin and its usual end: SIGKILL to its process group, or
+to doit alone, or to one process below it, or SIGTERM or SIGINT to doit. Then the same command is given once more.
+
+    false fresh   `doit list --status` calls a kernel fresh whose library isn't that of the whole build; right after the
+                  kill, and after the next run
+    lost          the next run compiles what was finished; an entry of the store, an older bundle or the plan is gone
+    stray         a process of the killed run (a variable in its environment tells) is alive 2 s later
+    left-over     a file in TMPDIR, the caches, the store, the project or site-packages, after the next run, that no
+                  clean run leaves
+    failed        the next run ends with another status than 0, or the killed one with a traceback
+
+What a killed run leaves is made a minute older before the next run: what is younger may be another run's, and stays.
+A KeyboardInterrupt while Python or doit is still importing is not counted: nobody can hear the signal yet.
+
+The plan is kept, for a cold one takes 8 s of CPU: one kill in twenty is of a run that plans. Ends with status 1 if
+anything was found.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import hashlib
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import sysconfig
+import tarfile
+import tempfile
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from random import Random
+from typing import TYPE_CHECKING
+
+ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT))
+
+from tests.doit_project import Project  # noqa: E402
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+
+KERNELS = ("cascade", "norm", "page", "quantization")
+VERSIONS = 4
+SHARES = {"build": 45, "store": 20, "bundle": 10, "unbundle": 12, "install": 8, "plan": 5}  # percent
+KILLS = {"group": 35, "doit": 25, "below": 10, "SIGTERM": 15, "SIGINT": 15}
+MARKER = "FITASKS_BENCH_KILLS"
+GRACE = {"install": 5.0}  # seconds in which the watchdog ends what a killed run started; pip may come to its end
+_GRACE = 2.0  # of all others
+_MINUTE = 61.0
+PATIENCE = 120.0  # seconds for a whole run
+
+_CHANGING = (  # what differs between clean runs
+    (re.compile(r"[0-9a-f]{64}"), "DIGEST"),
+    (re.compile(r"k[0-9a-f]{9}\b"), "KEY"),
+    (re.compile(r"\d{15,}-\d+"), "RUN"),
+)
+
+
+@dataclass
+class World:
+    """The project with all that its runs write to, and what is right for each version of the header."""
+
+    project: Project
+    site: Path
+    libraries: list[dict[str, str]] = field(default_factory=list)  # by version: kernel → SHA-256
+    usual: set[str] = field(default_factory=set)  # files that clean runs leave
+    seconds: dict[str, float] = field(default_factory=dict)  # that a clean run takes
+    sources: dict[str, str] = field(default_factory=dict)  # a source's name → its kernel
+    version: int = 0  # of the header
+    installed: int = 0  # of which the package is that was installed in a clean run
+
+    @classmethod
+    def make(cls, root: Path) -> World:
+        """A project whose server is a virtual environment of its own, which sees this one's packages."""
+        subprocess.run([sys.executable, "-m", "venv", "--without-pip", root / "venv"], check=True)
+        (site,) = (root / "venv" / "lib").glob("python*/site-packages")
+        (site / "base.pth").write_text(sysconfig.get_path("purelib") + "\n")
+        entries = "".join(f"  {name}:\n" for name in KERNELS)
+        text = f"serving: {{python: {root}/venv/bin/python}}\ntargets: ['9.0a']\nkernels:\n{entries}"
+        project = Project.make(root, text)
+        _compile_the_header(project.tools / "nvcc")
+        (root / "tmp").mkdir()
+        project.env |= {"TMPDIR": str(root / "tmp"), "STAND_IN_SECONDS": "0.05", "PYTHONDONTWRITEBYTECODE": "1"}
+        project.env |= {MARKER: f"{os.getpid()}-{time.time_ns()}", "PIP_NO_CACHE_DIR": "1"}
+        return cls(project, site)
+
+    @property
+    def root(self) -> Path:
+        return self.project.root.parent
+
+    @property
+    def store(self) -> Path:
+        return self.root / "xdg" / "fitasks" / "store"
+
+    @property
+    def plan(self) -> Path:
+        return self.project.root / ".fitasks" / "plan.json"
+
+    def bundle(self, version: int) -> Path:
+        return self.root / f"bundle-{version}.tar.gz"
+
+    def doit(self, *words: str) -> tuple[int, str, float]:
+        """Exit status, all that was said, seconds."""
+        begin = time.monotonic()
+        process = self.project.start(*words)
+        out, err = process.communicate(timeout=PATIENCE)
+        return process.returncode, out + err, time.monotonic() - begin
+
+    def clean(self, kind: str, *words: str) -> None:
+        """A run that nobody disturbs: how long it takes, and what it leaves."""
+        status, said, seconds = self.doit(*words)
+        if status:
+            raise SystemExit(f"doit {' '.join(words)} fails without any kill ({status}):\n{said}")
+        self.seconds[kind] = max(seconds, self.seconds.get(kind, 0.0))
+        self.usual |= self.files()
+
+    def set_version(self, version: int) -> None:
+        """Everything is stale, unless it was compiled from this version."""
+        self.version = version
+        (self.project.tools / "header.h").write_text(f"version {version}\n")
+
+    def files(self) -> set[str]:
+        """Everything below the root, with names that change from run to run made alike."""
+        found = set()
+        for directory, _, names in os.walk(self.root):
+            found |= {_alike(os.path.relpath(f"{directory}/{name}", self.root)) for name in names}
+        found |= {_alike(str(path.relative_to(self.root))) for path in (self.root / "tmp").iterdir()}
+        return {name for name in found if not name.startswith(("tools/", "kept/")) and "__pycache__" not in name}
+
+    def digests(self) -> dict[str, str]:
+        """SHA-256 of each library that is there."""
+        found = {}
+        for name in KERNELS:
+            with contextlib.suppress(OSError):
+                found[name] = hashlib.sha256(self.project.library(name).read_bytes()).hexdigest()
+        return found
+
+    def vouched(self) -> set[str]:
+        """Kernels whose receipt is for a library of this version of the header."""
+        found = set()
+        for name in KERNELS:
+            with contextlib.suppress(OSError, ValueError, KeyError):
+                said = json.loads((self.project.library(name).parent / "fitasks-receipt.json").read_bytes())
+                if said["outputs"][f"{name}.so"]["sha256"] == self.libraries[self.version][name]:
+                    found.add(name)
+        return found
+
+    def fresh(self) -> tuple[set[str], str]:
+        """What `doit list` calls fresh, and what it said where it failed."""
+        status, said, _ = self.doit("list", "--all", "--status")
+        lines = [line.split()[:2] for line in said.splitlines() if " kernel:" in line]
+        fresh = {words[1].removeprefix("kernel:") for words in lines if words[0] == "U"}
+        return fresh, "" if status == 0 else said
+
+    def compiled(self) -> set[str]:
+        """Kernels of which the stand-in compiled a file since the last question."""
+        log = self.project.tools / "calls"
+        said = log.read_text().splitlines() if log.exists() else []
+        log.unlink(missing_ok=True)
+        return {self.sources.get(line.split()[3], "?") for line in said if line.split()[1] == "start"}
+
+    def entries(self) -> set[str]:
+        """What is whole in the store."""
+        return {str(path.parent.relative_to(self.store)) for path in self.store.glob("*/*/fitasks-receipt.json")}
+
+
+def _compile_the_header(nvcc: Path) -> None:
+    """So that what is compiled from another header is another library."""
+    text, made = nvcc.read_text(), "text.encode()"
+    if text.count(made) != 1:
+        raise SystemExit("tests/doit_project.py: the stand-in for nvcc is another one than this bench knows")
+    name, header = "abs(hash(source)) % 10**6", "open(here + '/header.h').read().strip()"
+    declared = f"""'const char made_of_%d[] = "%s";' % ({name}, {header})"""
+    nvcc.write_text(text.replace(made, f"(text + {declared}).encode()"))
+
+
+def _alike(name: str) -> str:
+    for pattern, word in _CHANGING:
+        name = pattern.sub(word, name)
+    return name
+
+
+# What is killed: how each phase is prepared, and its command.
+
+
+Phase = tuple["Callable[[World, Random], None]", "Callable[[World], tuple[str, ...]]"]
+
+
+def _other_version(world: World, rng: Random) -> None:
+    world.set_version(rng.choice([one for one in range(VERSIONS) if one != world.version]))
+
+
+def _nothing_stored(world: World) -> None:
+    shutil.rmtree(world.store, ignore_errors=True)
+
+
+def _nothing_cached(world: World, names: Iterable[str] = KERNELS) -> None:
+    for name in names:
+        shutil.rmtree(world.project.library(name).parent, ignore_errors=True)
+
+
+def prepare_build(world: World, rng: Random) -> None:
+    """Everything is stale; sometimes one kernel is finished already, which must stay."""
+    _other_version(world, rng)
+    _nothing_stored(world)
+    if rng.random() < 0.2:
+        world.doit(f"kernel:{rng.choice(KERNELS)}")
+
+
+def prepare_store(world: World, rng: Random) -> None:
+    """The cache is lost, and is taken out of the store; sometimes a part of the store is lost as well."""
+    _nothing_cached(world, rng.sample(KERNELS, rng.randrange(1, len(KERNELS) + 1)))
+    if rng.random() < 0.3:
+        shutil.rmtree(world.store / rng.choice(KERNELS), ignore_errors=True)
+
+
+def prepare_bundle(world: World, rng: Random) -> None:
+    """Over an older bundle, or for the first time."""
+    if rng.random() < 0.5:
+        (world.root / "new.tar.gz").unlink(missing_ok=True)
+
+
+def prepare_unbundle(world: World, _: Random) -> None:
+    _nothing_cached(world)
+    _nothing_stored(world)
+
+
+def prepare_install(world: World, rng: Random) -> None:
+    """Into an environment without the package, or with it; each with the plan that holds there."""
+    if world.version != world.installed:  # another package
+        world.set_version(world.installed)
+        world.doit()
+    restore(world, rng.choice(("without", "with")))
+
+
+def prepare_plan(world: World, _: Random) -> None:
+    world.plan.unlink(missing_ok=True)
+
+
+PHASES: dict[str, Phase] = {
+    "build": (prepare_build, lambda _: ()),
+    "store": (prepare_store, lambda _: ()),
+    "bundle": (prepare_bundle, lambda world: ("bundle", str(world.root / "new.tar.gz"))),
+    "unbundle": (prepare_unbundle, lambda world: ("unbundle", str(world.bundle(world.version)))),
+    "install": (prepare_install, lambda _: ("install",)),
+    "plan": (prepare_plan, lambda _: ("list",)),
+}
+
+
+def keep(world: World, name: str) -> None:
+    """The serving environment and the plan as they are now, under this name."""
+    kept = world.root / "kept" / name
+    shutil.rmtree(kept, ignore_errors=True)
+    shutil.copytree(world.site, kept / "site", symlinks=True)
+    shutil.copy2(world.plan, kept / "plan.json")
+
+
+def restore(world: World, name: str) -> None:
+    """That state again."""
+    kept = world.root / "kept" / name
+    for path in world.site.iterdir():
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    shutil.copytree(kept / "site", world.site, symlinks=True, dirs_exist_ok=True)
+    shutil.copy2(kept / "plan.json", world.plan)
+
+
+# the whole builds
+
+
+def learn(world: World, only: set[str]) -> None:
+    """Each version built from nothing, and each command once without a kill."""
+    world.set_version(0)
+    world.clean("plan", "list")
+    plan = json.loads(world.plan.read_bytes())
+    world.sources = {Path(source).name: kernel["name"] for kernel in plan["kernels"] for source in kernel["sources"]}
+    for version in range(VERSIONS):
+        world.set_version(version)
+        _nothing_stored(world)
+        world.clean("build")
+        world.libraries.append(world.digests())
+        world.clean("bundle", "bundle", str(world.bundle(version)))
+    if len({json.dumps(one) for one in world.libraries}) != VERSIONS:
+        raise SystemExit("the libraries of different headers are alike: nothing could be told")
+    _nothing_cached(world)
+    world.clean("store")
+    world.clean("bundle", "bundle", str(world.root / "new.tar.gz"))
+    if "unbundle" in only:
+        prepare_unbundle(world, Random(0))
+        world.clean("unbundle", "unbundle", str(world.bundle(world.version)))
+    _learn_install(world, wanted="install" in only)
+    world.clean("list", "list", "--all", "--status")
+    world.compiled()
+
+
+def _learn_install(world: World, *, wanted: bool) -> None:
+    keep(world, "without")
+    if wanted:
+        world.clean("install", "install")
+        world.doit("list")  # plans anew: the server's packages are others
+        keep(world, "with")
+        world.installed = world.version
+        world.usual |= world.files()
+        restore(world, "without")
+
+
+# kills
+
+
+@dataclass
+class Tally:
+    """What was found; `done` counts kills by phase, by kind, and how many met a run that had not ended."""
+
+    done: Counter[str] = field(default_factory=Counter)
+    found: list[str] = field(default_factory=list)
+    counts: Counter[str] = field(default_factory=Counter)
+
+    def note(self, what: str, text: str) -> None:
+        """One finding, said at once."""
+        self.counts[what] += 1
+        self.found.append(f"{what}: {text}")
+        print(f"  {what}: {text}", flush=True)
+
+
+def kill_once(world: World, phase: str, seed: int, tally: Tally) -> None:
+    """Prepare, start, kill, look, run again, look."""
+    rng = Random(seed)
+    prepare, words_of = PHASES[phase]
+    prepare(world, rng)
+    words, kind = words_of(world), _chosen(KILLS, rng)
+    where = f"{phase}, {kind}, seed {seed}"
+    finished, entries, bundle = world.vouched(), world.entries(), _bytes(world.root / "new.tar.gz")
+    world.compiled()
+    moment = rng.uniform(0.02, world.seconds[phase] * 1.05)
+    said, met = _killed(world, words, kind, moment, rng)
+    tally.done[phase] += 1
+    tally.done[f"met: {phase}"] += met
+    if "Traceback" in said and not _was_importing(said):
+        tally.note("failed", f"{where}, after {moment:.2f} s: a traceback\n{said[-1500:]}")
+    for stray in _strays(world, GRACE.get(phase, _GRACE)):
+        tally.note("stray", f"{where}, after {moment:.2f} s: {stray}")
+    finished |= world.vouched()
+    if phase not in {"plan", "install"}:  # where that would plan first; the next run does
+        _false_fresh(world, where, tally)
+    if phase == "bundle" and _bytes(world.root / "new.tar.gz") != bundle and not _is_right(world):
+        tally.note("lost", f"{where}: the bundle is neither the old one nor the new one")
+    world.compiled()
+    _again(world, phase, words, where, tally)
+    if again := world.compiled() & finished:
+        tally.note("lost", f"{where}, after {moment:.2f} s: compiled anew: {', '.join(sorted(again))}")
+    if gone := entries - world.entries():
+        tally.note("lost", f"{where}, after {moment:.2f} s: not in the store any more: {', '.join(sorted(gone))}")
+    for name in sorted(world.files() - world.usual):
+        tally.note("left-over", f"{where}, after {moment:.2f} s: {name}")
+        _remove(world, name)
+    if phase == "install":
+        restore(world, "without")
+
+
+def _again(world: World, phase: str, words: tuple[str, ...], where: str, tally: Tally) -> None:
+    """The next run, and what it brought about."""
+    _grow_old(world)
+    status, said, _ = world.doit(*words)
+    if status or "Traceback" in said:
+        tally.note("failed", f"{where}: the next run ends with {status}\n{said[-1500:]}")
+        world.doit()
+    if phase == "bundle" and not _is_right(world):
+        tally.note("failed", f"{where}: the next run's bundle holds other libraries than a clean run's")
+    if phase == "plan" and not world.plan.exists():
+        tally.note("lost", f"{where}: no plan after the next run")
+    if phase == "install":
+        if _package(world.site) != _package(world.root / "kept" / "with" / "site"):
+            tally.note("failed", f"{where}: the installed package is another one than after a clean run")
+    elif missing := set(KERNELS) - _false_fresh(world, where, tally):
+        tally.note("failed", f"{where}: not fresh after the next run: {', '.join(sorted(missing))}")
+
+
+def _is_right(world: World) -> bool:
+    """Whether the new bundle is whole, and holds the libraries of this version of the header."""
+    try:
+        with tarfile.open(world.root / "new.tar.gz") as archive:
+            held = {Path(one.name).stem: archive.extractfile(one) for one in archive if one.name.endswith(".so")}
+            found = {name: hashlib.sha256(stream.read()).hexdigest() for name, stream in held.items() if stream}
+    except (OSError, EOFError, tarfile.TarError):
+        return False
+    return found == world.libraries[world.version]
+
+
+def _was_importing(said: str) -> bool:
+    """Whether SIGINT came before anybody could hear it."""
+    return said.rstrip().endswith("KeyboardInterrupt") and ("<frozen importlib" in said or "fitasks" not in said)
+
+
+def _grow_old(world: World) -> None:
+    for path in [*(world.root / "tmp").iterdir(), *world.root.rglob(".fitasks-*")]:
+        with contextlib.suppress(OSError):
+            then = path.stat().st_mtime - _MINUTE
+            os.utime(path, (then, then))
+
+
+def _package(site: Path) -> dict[str, bytes]:
+    return {
+        str(path.relative_to(site)): path.read_bytes()
+        for path in site.glob("fitasks_kernels/**/*")
+        if path.is_file() and "__pycache__" not in path.parts
+    }
+
+
+def _false_fresh(world: World, where: str, tally: Tally) -> set[str]:
+    """What is called fresh; each must be what a whole build makes."""
+    fresh, trouble = world.fresh()
+    if trouble:
+        tally.note("failed", f"{where}: doit list\n{trouble[-1500:]}")
+    libraries, right = world.digests(), world.libraries[world.version]
+    for name in sorted(fresh):
+        if libraries.get(name) != right[name]:
+            tally.note("false fresh", f"{where}: {name}")
+    return fresh
+
+
+def _killed(world: World, words: tuple[str, ...], kind: str, moment: float, rng: Random) -> tuple[str, bool]:
+    """Start, wait, kill; what it said, and whether it hadn't ended before."""
+    log = world.root / "tools" / "killed.log"
+    with log.open("wb") as stream:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "doit", *words],
+            cwd=world.project.root,
+            env=world.project.env,
+            stdin=subprocess.DEVNULL,
+            stdout=stream,
+            stderr=stream,
+            start_new_session=True,
+        )
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(moment)
+        met = process.poll() is None
+        if met:
+            _kill(process.pid, kind, rng)
+        try:
+            process.wait(PATIENCE)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            return "Traceback: it didn't end", met
+    return log.read_text(errors="replace"), met
+
+
+def _kill(pid: int, kind: str, rng: Random) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        if kind == "group":
+            os.killpg(pid, signal.SIGKILL)
+        elif kind == "below":
+            os.kill(rng.choice(_below(pid) or [pid]), signal.SIGKILL)
+        else:
+            os.kill(pid, signal.SIGKILL if kind == "doit" else signal.Signals[kind])
+
+
+def _below(root: int) -> list[int]:
+    """Pids of all children and theirs."""
+    parents = {}
+    for pid in _pids():
+        with contextlib.suppress(OSError):
+            parents[pid] = int(Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[1])
+    found = [root]
+    for pid in found:
+        found += [child for child, parent in parents.items() if parent == pid]
+    return found[1:]
+
+
+def _pids() -> Iterator[int]:
+    return (int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit())
+
+
+def _strays(world: World, grace: float) -> list[str]:
+    """Processes of the killed run that are alive after the grace; they are ended."""
+    needle = f"{MARKER}={world.project.env[MARKER]}".encode()
+    deadline = time.monotonic() + grace
+    while (found := _marked(needle)) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    for pid in found:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    return list(found.values())
+
+
+def _marked(needle: bytes) -> dict[int, str]:
+    found = {}
+    for pid in _pids():
+        with contextlib.suppress(OSError):
+            if needle in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0"):
+                words = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ")
+                found[pid] = words.decode(errors="replace")[:120]
+    return found
+
+
+def _bytes(path: Path) -> bytes | None:
+    try:
+        return path.read_bytes()
+    except OSError:
+        return None
+
+
+def _remove(world: World, name: str) -> None:
+    """So that one left-over is told once; names that were made alike stay, and are usual from now on."""
+    path = world.root / name
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    elif path.exists():
+        path.unlink()
+    else:
+        world.usual.add(name)
+
+
+def _chosen(shares: dict[str, int], rng: Random) -> str:
+    return rng.choices(list(shares), list(shares.values()))[0]
+
+
+def main() -> int:
+    """0 where nothing was found."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--count", type=int, default=1000)
+    parser.add_argument("--only", default=",".join(SHARES))
+    parser.add_argument("--seed", type=int, default=16)
+    wanted = parser.parse_args()
+    only = set(wanted.only.split(","))
+    if unknown := only - set(SHARES):
+        parser.error(f"no phase {', '.join(sorted(unknown))}; there are {', '.join(SHARES)}")
+    root = Path(tempfile.mkdtemp(prefix="kills-")).resolve()
+    try:
+        return _run(root, wanted.count, only, wanted.seed)
+    finally:
+        shutil.rmtree(root, ignore_errors=True)
+
+
+def _run(root: Path, count: int, only: set[str], seed: int) -> int:
+    world, tally = World.make(root), Tally()
+    learn(world, only)
+    usual = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in world.seconds.items())
+    print(f"without a kill: {usual}", flush=True)
+    shares, begin = {name: share for name, share in SHARES.items() if name in only}, time.monotonic()
+    for number in range(count):
+        kill_once(world, _chosen(shares, Random(f"{seed}-{number}")), seed * 1_000_000 + number, tally)
+        if number % 10 == 9 or number == count - 1:
+            spent = time.monotonic() - begin
+            print(f"{number + 1} kills in {spent:.0f} s, {dict(tally.counts) or 'nothing found'}", flush=True)
+    print(summary(tally, only, time.monotonic() - begin))
+    return 1 if tally.counts else 0
+
+
+def summary(tally: Tally, only: Iterable[str], seconds: float) -> str:
+    """The table."""
+    lines = ["| phase | kills | of runs at work |", "|---|--:|--:|"]
+    lines += [f"| {name} | {tally.done[name]} | {tally.done[f'met: {name}']} |" for name in SHARES if name in only]
+    kinds = ("false fresh", "lost", "stray", "left-over", "failed")
+    return "\n".join([*lines, ", ".join(f"{tally.counts[kind]} {kind}" for kind in kinds) + f"; {seconds:.0f} s"])
+
+
+if __name__ == "__main__":
+    sys.exit(main())
