@@ -57,7 +57,7 @@ def read(file: Path, shape: Any, *, unsealed: bool = False) -> Any:
     if not isinstance(said, dict):
         return None
     seal = said.pop(_SEAL, None)
-    whole = unsealed if seal is None else seal == _checksum(text.rpartition(_BEFORE)[0])
+    whole = unsealed if seal is None else seal == _checksum(memoryview(text)[: text.rfind(_BEFORE)])
     return said if whole and fits(said, shape) else None
 
 
@@ -69,6 +69,6 @@ def _bytes(file: Path) -> bytes:
         return stream.read()
 
 
-def _checksum(text: bytes) -> str:
+def _checksum(text: bytes | memoryview) -> str:
     """Of damage, not of malice; five times as quick as SHA-256."""
     return f"{zlib.crc32(text):08x}"
