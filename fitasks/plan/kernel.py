@@ -71,30 +71,30 @@ def from_record(record: dict[str, Any]) -> Kernel:
     return Kernel(**record | paths | {"sources": tuple(map(Path, record["sources"])), "aot": aot})
 
 
-def impossible(kernels: Iterable[Kernel], targets: Collection[str]) -> str:
+def impossible(records: Iterable[dict[str, Any]], targets: Collection[str]) -> str:
     """Return the first of these kernels that can't be one of a plan for these targets, and why; "" if all can.
 
-    They come from FlashInfer, or from a file that may be damaged.
+    They come from FlashInfer, or from a file that may be damaged; each is as `as_record` makes it.
     """
     owners: dict[str, bool] = {}  # label → whether it has a module of its own
-    for kernel in kernels:
-        if not kernel.label or kernel.label in owners:
-            return f"two kernels with the label {kernel.label!r}, or none"
-        if kernel.target not in targets:
-            return f"{kernel.label}: a kernel for {kernel.target!r}"
-        if not kernel.problem and not _has_place(kernel):
-            return f"{kernel.label}: a kernel named {kernel.name!r}, with files that don't lie in {kernel.build_dir}"
-        if kernel.twin and not owners.get(kernel.twin):
-            return f"{kernel.label}: the same as {kernel.twin!r}, which is none"
-        owners[kernel.label] = not kernel.problem and not kernel.twin
+    for record in records:
+        label, twin, problem = record["label"], record["twin"], record["problem"]
+        if not label or label in owners:
+            return f"two kernels with the label {label!r}, or none"
+        if record["target"] not in targets:
+            return f"{label}: a kernel for {record['target']!r}"
+        if not problem and not _has_place(record):
+            return f"{label}: a kernel named {record['name']!r}, with files that don't lie in {record['build_dir']}"
+        if twin and not owners.get(twin):
+            return f"{label}: the same as {twin!r}, which is none"
+        owners[label] = not problem and not twin
     return ""
 
 
-def _has_place(kernel: Kernel) -> bool:
-    """Whether it has a name, and files where FlashInfer has them: in a directory of that name."""
-    directory, inside = kernel.build_dir, (kernel.library, kernel.ninja_file)
-    places = (directory, *inside, kernel.lock, *kernel.sources)
-    named = kernel.name and kernel.name == directory.name and kernel.library.name == f"{kernel.name}.so"
-    return bool(
-        named and kernel.sources and all(p.is_absolute() for p in places) and all(p.parent == directory for p in inside)
-    )
+def _has_place(record: dict[str, Any]) -> bool:
+    """Whether it has a name, sources, and files where FlashInfer has them: in a directory of that name."""
+    name, directory, sources = record["name"], record["build_dir"], record["sources"]
+    if not name or not sources or directory.rpartition("/")[2] != name:
+        return False
+    inside = record["library"] == f"{directory}/{name}.so" and record["ninja_file"].rpartition("/")[0] == directory
+    return inside and all(path.startswith("/") for path in (directory, record["lock"], *sources))

@@ -175,11 +175,11 @@ def _ask(config: Config, targets: tuple[str, ...], server: Server, toolkit: Tool
     since = time.time_ns()
     answers = planner.ask(server, toolkit.home, targets, config.kernels, sm90=config.sm90)
     reads = Reads.of((answer["reads"] for answer in answers.values()), since, server.python)
-    kernels = kernels_of(config, answers)
+    kernels = list(map(as_record, kernels_of(config, answers)))
     if why := impossible(kernels, answers):
         message = f"{server.python}: its FlashInfer plans what can't be compiled: {why}"
         raise EnvironmentProblem(message, remedy="doit doctor says which FlashInfer that is; install it again")
-    return {"kernels": list(map(as_record, kernels)), "facts": facts_of(answers), "reads": reads.as_record()}
+    return {"kernels": kernels, "facts": facts_of(answers), "reads": reads.as_record()}
 
 
 def facts_of(answers: Mapping[str, planner.Answer]) -> dict[str, dict[str, str]]:
@@ -270,7 +270,7 @@ def remembered(file: Path) -> dict[str, Any]:
     if cache is None or cache["key"].get("version") != VERSION or "kernels.yaml" not in cache["key"]:
         return {}
     whole = all(said.keys() >= _FACTS for said in cache["facts"].values())
-    return cache if whole and not impossible(map(from_record, cache["kernels"]), cache["facts"]) else {}
+    return cache if whole and not impossible(cache["kernels"], cache["facts"]) else {}
 
 
 def _config(file: Path, digest: str, cache: dict[str, Any]) -> Config:

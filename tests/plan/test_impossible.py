@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from fitasks.plan.kernel import impossible
+from fitasks.plan.kernel import as_record, impossible
 from tests.workshop import TARGET
 
 if TYPE_CHECKING:
@@ -17,8 +17,9 @@ if TYPE_CHECKING:
 
 def test_kernels_of_a_plan(workshop: Workshop) -> None:
     page, rope = workshop.kernel(), workshop.kernel("rope")
-    assert impossible([page, rope, replace(page, label="again", twin="page")], [TARGET]) == ""
-    assert impossible([replace(page, name="", build_dir=Path(), problem="unknown op")], [TARGET]) == ""
+    again, unknown = replace(page, label="again", twin="page"), replace(page, name="", problem="unknown op")
+    assert impossible(map(as_record, [page, rope, again]), [TARGET]) == ""
+    assert impossible([as_record(unknown)], [TARGET]) == ""
 
 
 @pytest.mark.parametrize(
@@ -37,4 +38,4 @@ def test_kernels_of_a_plan(workshop: Workshop) -> None:
 )
 def test_one_that_cannot_be(workshop: Workshop, fields: dict[str, Any], why: str) -> None:
     page, rope = workshop.kernel(), replace(workshop.kernel("rope"), **fields)
-    assert impossible([page, rope], [TARGET]).startswith(why)
+    assert impossible(map(as_record, [page, rope]), [TARGET]).startswith(why)
