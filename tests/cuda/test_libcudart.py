@@ -19,6 +19,7 @@ from fitasks.cuda.cudart import Cudart, cached, describe, discover
 from fitasks.cuda.elf import inspect_library
 from fitasks.errors import EnvironmentProblem
 from fitasks.files import sha256_file
+from fitasks.memo import sealed
 from tests.cuda.cudart_wheels import library_of, site_of
 
 OLD, NEW = "12.4.127", "12.9.79"
@@ -132,7 +133,9 @@ def test_discovery_asks_a_process_of_the_serving_interpreter(serving: Serving, t
     assert [Path(one.path) for one in of_the_machine] == cached()
     assert (found.path, found.runtime, found.package) == (str(serving.library), "12.4", OLD)
     assert "torch" in runtime.how
-    memo.write_text(memo.read_text().replace("torch", "remembered"))
+    said = json.loads(memo.read_text().replace("torch", "remembered"))
+    del said["seal"]
+    memo.write_text(sealed(said))
     assert "remembered" in discover(Path(sys.executable), env, [serving.site], library_of(NEW), memo).how
     patches.patch(decision(serving))
     assert "remembered" not in discover(Path(sys.executable), env, [serving.site], library_of(NEW), memo).how
