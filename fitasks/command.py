@@ -73,6 +73,8 @@ class Run(DoitRun):  # type: ignore[misc]  # doit has no types
                 return 2
             temporary.sweep()  # what killed runs left, also where this one needs nothing temporary
             temporary.sweep_files(Path(".fitasks"))
+            if "store" in config:
+                temporary.sweep(Path(config["store"]))
             params["reporter"] = self._attended(params["reporter"])
             if not isinstance(params["outfile"], str):  # doit looked before dodo.py made it whole, and clean
                 params["outfile"] = sys.stdout

@@ -57,15 +57,19 @@ def configuration() -> dict[str, Any]:
     _prepare_streams()
     session = current()
     database = _database(session.root / ".fitasks")
-    return {
-        "default_tasks": ["_cudart"],  # and so all kernels
-        "continue": True,
-        "par_type": "thread",
-        "num_process": max(_WAITING, session.jobs or 0, len(os.sched_getaffinity(0))),
-        "backend": "sqlite3",
-        "dep_file": str(database),
-        "problem": str(session.problem or ""),  # for fitasks/command.py
-    } | reporting.configuration()
+    return (
+        {
+            "default_tasks": ["_cudart"],  # and so all kernels
+            "continue": True,
+            "par_type": "thread",
+            "num_process": max(_WAITING, session.jobs or 0, len(os.sched_getaffinity(0))),
+            "backend": "sqlite3",
+            "dep_file": str(database),
+            "problem": str(session.problem or ""),  # for fitasks/command.py, as is the store
+        }
+        | ({} if session.problem else {"store": str(session.store.root)})
+        | reporting.configuration()
+    )
 
 
 def kernels() -> Iterator[TaskDict]:

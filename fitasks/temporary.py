@@ -22,9 +22,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 _OURS = re.compile(
-    r"\.?fitasks-(check|cudart|doctor|import|install|loader|ninja|nvcc|ops|plan|python|run|toolkit|verify|wheel)"
+    r"\.?fitasks-(check|cudart|doctor|import|install|loader|ninja|nvcc|ops|plan|put|python|run|toolkit|verify|wheel)"
     r"-[a-z0-9_]{8}(-locked)?"
 )
+_MINUTE = 60.0  # seconds
 _HOUR = 3600.0  # seconds for which nobody needs one that isn't locked: a serving script's, or an older fitasks'
 _FILE = re.compile(r"\.(.+)\.[a-z0-9_]{8}\.tmp")  # files.replacing()
 
@@ -105,6 +106,11 @@ def sweep_files(place: Path, name: str = "") -> None:
 
 
 def _remove_unlocked(path: Path) -> None:
+    """A link can't be locked: it is made and renamed at once."""
+    if path.is_symlink():
+        if time.time() - path.lstat().st_mtime > _MINUTE:
+            path.unlink()
+        return
     descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

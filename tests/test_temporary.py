@@ -107,3 +107,13 @@ def test_a_name_that_was_swept_before_it_was_locked_is_made_again(place: Path, m
         stream.write(b"whole")
     assert (place / "file").read_bytes() == b"whole"
     assert len(stolen) == 1
+
+
+def test_a_link_that_a_killed_run_was_about_to_rename_goes(place: Path) -> None:
+    """It can't be locked: what is a minute old is nobody's any more."""
+    young, old = (place / f".journal.jsonl.{name}.tmp" for name in ("0123abcd", "4567cdef"))
+    for link in (young, old):
+        link.symlink_to("journals/1-1.jsonl")
+    os.utime(old, (1, 1), follow_symlinks=False)
+    temporary.sweep_files(place)
+    assert [path.name for path in place.iterdir()] == [young.name]

@@ -111,6 +111,11 @@ def end(kernel: Kernel) -> None:
     failed.forget(kernel)
 
 
+def left(kernel: Kernel) -> str:
+    """The name of what `end` would remove; "" where there is nothing. Beside a receipt a killed run left it."""
+    return next((name for name in (NAME, _THREADS) if (kernel.build_dir / name).exists()), "")
+
+
 def edited(receipt: Receipt, judge: Judge, began_ns: int) -> str:
     """An input that was written, replaced or renamed since the build began. Its ctime tells, nobody can set that."""
     for relative, _ in receipts.parse_inputs(receipt.inputs):

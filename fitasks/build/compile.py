@@ -105,6 +105,7 @@ class Builder:
             return Done("fresh")
         if receipt and verdict == "look":
             receipts.write(kernel, replace(receipt, stamp=judge.stamp))
+            begun.end(kernel)
             return Done("audited")
         if receipt and verdict == "heal":
             try:

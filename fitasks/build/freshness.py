@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from itertools import repeat
 from typing import TYPE_CHECKING
 
-from fitasks.build import failed
+from fitasks.build import begun, failed
 from fitasks.build import receipt as receipts
 from fitasks.build.elsewhere import elsewhere
 from fitasks.build.ninja import DEPS, LOG
@@ -64,6 +64,8 @@ class Judge:
             return judgement("stale" if damaged else "heal", heal, len(lines))
         if receipt.stamp != self.stamp:
             return judgement("look", [Reason("stamp", "")], len(lines))
+        if left := begun.left(kernel):
+            return judgement("look", [Reason("left", left)], len(lines))
         return Judgement("fresh", (), len(lines))
 
     def differences(self, kernel: Kernel, receipt: Receipt) -> list[Reason]:

@@ -21,6 +21,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import secrets
 import threading
 import time
 from pathlib import Path
@@ -73,8 +74,7 @@ class Journal:
 
 def _point(link: Path, path: Path) -> None:
     """Make `link` lead to `path`, which is below its directory; whoever reads it meanwhile finds the old or the new."""
-    temporary = link.with_name(f".{link.name}.{os.getpid()}")
-    temporary.unlink(missing_ok=True)
+    temporary = link.with_name(f".{link.name}.{secrets.token_hex(4)}.tmp")  # temporary.sweep_files knows it by that
     temporary.symlink_to(path.relative_to(link.parent))
     temporary.replace(link)
 

@@ -21,6 +21,7 @@ Kind = Literal[
     "timestamps",
     "log",
     "stamp",
+    "left",
 ]
 
 # Most important first: what makes everything else moot comes before what is one of many.
@@ -59,6 +60,7 @@ _SENTENCES: dict[str, str] = {
     "timestamps": "{subject} has the right contents under a wrong timestamp{values}",
     "log": "ninja's log {subject}{values}",
     "stamp": "the toolchain's stamp changed; nothing of this kernel did",
+    "left": "its build was killed when all was done: {subject} is still there",
 }
 
 

@@ -21,12 +21,10 @@ import errno
 import hashlib
 import os
 import shutil
-import tempfile
-import time
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
+from fitasks import temporary
 from fitasks.build import receipt as receipts
 from fitasks.build.ninja import DEPS, LOG
 from fitasks.files import copy_regular, regular, sha256_file
@@ -34,6 +32,7 @@ from fitasks.trust import others
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from fitasks.build.freshness import Judge
     from fitasks.build.reasons import Judgement, Reason
@@ -43,7 +42,6 @@ if TYPE_CHECKING:
 DEFAULT_LIMIT = 20 * 10**9  # bytes
 _LOGS = {LOG, DEPS}
 VARIABLE, SHARED = "FITASKS_STORE", "shared"
-_BEGUN, _DAY = ".tmp-", 86_400  # a kernel that is being put in; seconds
 
 
 @dataclass(frozen=True)
@@ -157,11 +155,12 @@ class Store:
     def _beside(self, place: Path) -> Iterator[Path]:
         """A scratch directory on the same file system; whatever is left of it afterwards is removed."""
         self._make(place.parent)
-        scratch = Path(tempfile.mkdtemp(prefix=_BEGUN, dir=place.parent))
-        try:
+        with temporary.directory("put", self.root) as scratch:
             yield scratch
-        finally:
-            shutil.rmtree(scratch, ignore_errors=True)
+
+    def sweep(self) -> None:
+        """Remove what runs left that were killed while they put a kernel in."""
+        temporary.sweep(self.root)
 
     def _make(self, directory: Path) -> None:
         if not directory.is_dir():
@@ -176,8 +175,8 @@ class Store:
     def contents(self) -> list[Stored]:
         """Everything stored, least recently used first."""
         found = []
-        for place in self.root.glob("*/*"):
-            if not all(map(_is_directory, (place.parent, place))) or not _is_entry(place):
+        for place in self.root.glob("[!.]*/*"):
+            if not all(map(_is_directory, (place.parent, place))) or not (place / receipts.NAME).is_file():
                 continue
             with contextlib.suppress(OSError):
                 size = sum(path.stat().st_size for path in place.iterdir())
@@ -198,15 +197,6 @@ class Store:
             total -= entry.bytes
             removed.append(entry)
         return removed
-
-
-def _is_entry(place: Path) -> bool:
-    """Whether a kernel was put in here, or was being put in by a run that was killed a day ago; others stay."""
-    if place.name.startswith(_BEGUN):
-        with contextlib.suppress(OSError):
-            return time.time() - place.stat().st_mtime > _DAY
-        return False
-    return (place / receipts.NAME).is_file()
 
 
 def _whole(place: Path, receipt: Receipt) -> bool:

@@ -122,11 +122,12 @@ def test_reset_of_what_is_held_removes_nothing(tmp_path: Path) -> None:
 
 def test_gc_takes_only_kernels_of_the_store(tmp_path: Path) -> None:
     entry = module(tmp_path / "page", "fingerprint", RECEIPT, "page.so")
-    others = [module(tmp_path / "page", name, "file") for name in (".tmp-young", "backup")]
-    killed = module(tmp_path / "rope", ".tmp-old", "file")
-    os.utime(killed, (1, 1))
-    assert {stored.path for stored in Store(tmp_path).gc(0)} == {entry, killed}
-    assert [path.exists() for path in (entry, killed, *others)] == [False, False, True, True]
+    others = [
+        module(tmp_path / "page", "backup", "file"),
+        module(tmp_path / ".fitasks-put-abcdefgh-locked", "new", RECEIPT),
+    ]
+    assert {stored.path for stored in Store(tmp_path).gc(0)} == {entry}
+    assert [path.exists() for path in (entry, *others)] == [False, True, True]
 
 
 def test_compilers_files_of_another_containers_doit_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

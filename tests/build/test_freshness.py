@@ -205,6 +205,15 @@ def test_a_changed_stamp_makes_it_look_again_and_compile_nothing(workshop: Works
     assert workshop.verdict(page).verdict == "fresh"
 
 
+@pytest.mark.parametrize("name", ["fitasks-begun.json", "fitasks-threads"])
+def test_what_a_build_left_that_was_killed_when_all_was_done_goes(workshop: Workshop, page: Kernel, name: str) -> None:
+    (page.build_dir / name).write_text("1\n")
+    assert said(workshop, page) == f"look: its build was killed when all was done: {name} is still there"
+    assert workshop.build(page).outcome == "audited"
+    assert not (page.build_dir / name).exists()
+    assert workshop.verdict(page).verdict == "fresh"
+
+
 def delete(path: Path) -> None:
     path.unlink()
 

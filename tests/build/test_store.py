@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 import shutil
+import signal
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -14,8 +19,6 @@ from fitasks.build import receipt as receipts
 from fitasks.build.store import Store
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from tests.workshop import Workshop
 
 
@@ -48,6 +51,30 @@ def test_after_an_upgrade_an_unchanged_kernel_is_adopted_and_ninja_accepts_it(wo
     receipt = receipts.read(second)
     assert receipt
     assert set(receipt.notes) == {"adopted_from", "adopted"}
+
+
+def test_of_a_run_that_is_killed_while_it_puts_a_kernel_in_nothing_stays(workshop: Workshop, store: Store) -> None:
+    kernel = workshop.kernel()
+    workshop.build(kernel)
+    receipt = receipts.read(kernel)
+    assert receipt
+    shutil.rmtree(store.root)
+    script = (
+        "import os, signal, sys, pickle\n"
+        "from fitasks.build import store\n"
+        "made, kernel, receipt = pickle.load(sys.stdin.buffer)\n"
+        "store.copy_regular = lambda source, target: (target.touch(), os.kill(os.getpid(), signal.SIGKILL))\n"
+        "made.put(kernel, receipt)\n"
+    )
+    words = pickle.dumps((store, kernel, receipt))
+    killed = subprocess.run([sys.executable, "-c", script], input=words, cwd=Path(__file__).parents[2], check=False)
+    assert killed.returncode == -signal.SIGKILL
+    assert [path.name[:13] for path in store.root.iterdir() if path.name != kernel.name] == [".fitasks-put-"]
+    assert (store.contents(), store.gc(0)) == ([], [])
+    store.sweep()
+    assert [path.name for path in store.root.iterdir()] == [kernel.name]
+    store.put(kernel, receipt)
+    assert len(store.contents()) == 1
 
 
 def test_a_changed_header_forbids_it(workshop: Workshop, store: Store) -> None:
