@@ -123,7 +123,7 @@ def _refuse_damage(root: Path, version: str) -> None:
     if version and manifest["version"] != version:
         raise ValueError(f"{root / MANIFEST} is of version {manifest['version']!r:.100}, {version} is installed")
     packed, compiled = (_by_key(root / name) for name in (MANIFEST, RECEIPTS))
-    for key in packed.keys() | compiled.keys():
+    for key in sorted(packed.keys() | compiled.keys()):
         where = f"{key[0]!r:.100}, {key[1]!r:.100}"
         if not all(map(is_plain_name, key)):
             raise ValueError(f"{root / MANIFEST} names a kernel that has no place in it: {where}")

@@ -8,7 +8,7 @@ import os
 import subprocess
 from pathlib import Path
 from random import Random
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -40,7 +40,7 @@ def test_a_sealed_memo_gets_a_seal_that_fits(tmp_path: Path) -> None:
     taken = 0
     for seed in range(60):
         (tmp_path / "memo").write_bytes(of_json(sample, Random(seed), "/x"))
-        taken += memo.read(tmp_path / "memo", dict) is not None
+        taken += memo.read(tmp_path / "memo", dict[str, Any]) is not None
     assert taken > 20
 
 

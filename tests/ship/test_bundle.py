@@ -268,15 +268,13 @@ def test_an_error_names_the_file_that_was_asked_for(here: Place) -> None:
 
 
 def test_what_a_killed_bundle_left_is_swept(here: Place, tmp_path: Path) -> None:
-    old, new, held = (tmp_path / f".fitasks-bundle-{name}.tmp" for name in ("old", "new", "held"))
-    for path in (old, new, held):
+    left, held = (tmp_path / f".fitasks-bundle-{name}.tmp" for name in ("left", "held"))
+    for path in (left, held):
         path.write_text("")
-    for path in (old, held):
-        os.utime(path, (1, 1))
     with held.open() as stream:
         assert scratch.lock(stream.fileno())
         bundle(here.session, tmp_path / "bundle")
-    assert [path.exists() for path in (old, new, held)] == [False, True, True]
+    assert [path.exists() for path in (left, held)] == [False, True]
 
 
 def test_to_the_same_path_and_ninja_has_no_work(here: Place, packed: Path) -> None:
