@@ -648,7 +648,10 @@ def memos(world: Path) -> Border:
 
 
 def _tools(env: dict[str, str]) -> set[str]:
+    from fitasks.cuda.survey import host_compiler
+
     found = {shutil.which(name, path=env["PATH"]) or "" for name in ("ninja", "c++", "g++", "cc", "nvcc", "ld")}
+    found.add(str(host_compiler(env)))  # which CXX may name
     found |= set(map(str, Path("/usr/local").glob("cuda*/bin/nvcc")))  # every toolkit that planning may look at
     return {name for path in found if path for name in (path, os.path.realpath(path))}
 

@@ -15,6 +15,7 @@ every ASCII character in the cache's path, and for some in the others':
 
 from __future__ import annotations
 
+import contextlib
 import glob
 import os
 import re
@@ -82,7 +83,17 @@ def _wrong(what: str, path: str, remedy: str, *, in_commands: bool = False) -> I
         character, again = found
         outcome = "would compile there again at each start of a server" if again else "can't build there"
         said = f"{what} is in {_shown(path)}: FlashInfer writes paths into build.ninja as they are, and with"
-        yield Unbuildable(f"{said} {_named(character)} in one it {outcome}", remedy=remedy, again=again)
+        named = _named(character)
+        if "\ud800" <= character <= "\udfff" and _is_utf8(path):
+            named, remedy = "letters that this locale can't write", "set LC_ALL=C.UTF-8, for doit and the server"
+        yield Unbuildable(f"{said} {named} in one it {outcome}", remedy=remedy, again=again)
+
+
+def _is_utf8(path: str) -> bool:
+    """Whether another locale could read and write all of it."""
+    with contextlib.suppress(UnicodeDecodeError):
+        return bool(os.fsencode(path).decode())
+    return False
 
 
 def _shown(path: str) -> str:

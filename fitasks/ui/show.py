@@ -132,7 +132,7 @@ def exports(plan: Plan, ninja_dir: os.PathLike[str]) -> dict[str, str]:
         wanted |= wanted_without_nvcc(server)
     wanted |= in_commands(server) | in_choices(server) | plan.config.serving.env
     words = {name: shlex.quote(value) for name, value in wanted.items() if _VARIABLE.fullmatch(name)}
-    return ahead | words
+    return words | {name: word for name, word in ahead.items() if name not in words}
 
 
 def show_cleared(session: Session) -> None:
