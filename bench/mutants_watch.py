@@ -52,7 +52,8 @@ _STARTS = (
     "pty.spawn",
 )
 _NETWORK = ("socket.connect", "socket.bind", "socket.getaddrinfo", "urllib.Request", "webbrowser.open")
-_OURS = (str(ROOT), sysconfig.get_path("stdlib"), sysconfig.get_path("purelib"), sys.prefix, sys.base_prefix)
+_PACKAGES = sysconfig.get_path("purelib")
+_OURS = (str(ROOT), sysconfig.get_path("stdlib"), _PACKAGES, sys.prefix, sys.base_prefix)
 
 
 class Stopped(BaseException):
@@ -127,7 +128,8 @@ class Watch:
         """
         file = getattr(code, "co_filename", "")
         asking, by_name = _asking()
-        if asking.startswith(str(ROOT)) and (by_name or file[:1] == "<") and "/flashinfer/" not in file:
+        ours = asking.startswith(str(ROOT)) and not asking.startswith(_PACKAGES)  # .venv may lie in the project
+        if ours and (by_name or file[:1] == "<") and "/flashinfer/" not in file:
             self._refuse(self.commands, f"code of {file} by {asking}")
         if file[:1] != "<" and not file.startswith((*_OURS, *self.allowed)):
             self._refuse(self.commands, f"import of {file}")
