@@ -400,6 +400,8 @@ def _is_right(world: World) -> bool:
 
 def _was_importing(said: str) -> bool:
     """Whether SIGINT came before anybody could hear it."""
+    if re.search(r'Exception ignored in: .*\n.*\n  File "<frozen importlib[^\n]*\nKeyboardInterrupt', said):
+        return True
     return said.rstrip().endswith("KeyboardInterrupt") and ("<frozen importlib" in said or "fitasks" not in said)
 
 

@@ -94,7 +94,8 @@ class Project:
         nvcc = project.tools / "nvcc"
         nvcc.write_text(NVCC.format(python=sys.executable))
         nvcc.chmod(0o755)
-        kept = {name: value for name, value in os.environ.items() if not name.startswith(("FLASHINFER", "CUDA"))}
+        dropped = ("FLASHINFER", "CUDA", "MAKE", "MFLAGS")  # the last two: a `make test K=…` is no make of the project
+        kept = {name: value for name, value in os.environ.items() if not name.startswith(dropped) and name != "K"}
         project.env = kept | {
             "PYTHONPATH": str(ROOT),
             "PYTHONHASHSEED": "0",

@@ -188,7 +188,7 @@ def planned(border: Border) -> Callable[[], object]:
     toolkit = Toolkit(home, "CUDA_HOME", home, "13.0", "V13", home / "libcudart.so")
     border.write(
         {
-            "key": {"version": plans.VERSION, "kernels.yaml": "digest"},
+            "key": {"version": plans.VERSION, "kernels.yaml": "digest", "targets": ["9.0a"]},
             "config": asdict(config),
             "kernels": records,
             "facts": {TARGET: facts},
@@ -333,3 +333,13 @@ def test_only_regular_files_are_read(border: Any, kind: str) -> None:
         "too deep": lambda: file.write_text("[" * 200_000),
     }[kind]()
     use()
+
+
+def test_a_plan_that_knows_nothing_of_its_targets_is_none(tmp_path: Path) -> None:
+    made = Border(tmp_path)
+    use = planned(made)
+    data = json.loads(made.file.read_text())
+    del data["seal"]
+    made.file.write_text(memo.sealed(data | {"facts": {}, "kernels": []}))
+    assert use() is None
+    assert not plans.remembered(made.file)

@@ -271,7 +271,8 @@ def remembered(file: Path) -> dict[str, Any]:
     cache: dict[str, Any] | None = memo.read(file, _Memo)
     if cache is None or cache["key"].get("version") != VERSION or "kernels.yaml" not in cache["key"]:
         return {}
-    whole = all(said.keys() >= _FACTS for said in cache["facts"].values())
+    whole = list(cache["facts"]) == cache["key"].get("targets")
+    whole = whole and all(said.keys() >= _FACTS for said in cache["facts"].values())
     return cache if whole and not impossible(cache["kernels"], cache["facts"]) else {}
 
 

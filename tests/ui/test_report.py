@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 import re
 from html.parser import HTMLParser
 from typing import TYPE_CHECKING, Any
@@ -125,6 +126,17 @@ def test_what_a_run_was(run: Run) -> None:
     assert (rope.op, rope.why, rope.peak_rss) == ("rotary", ("utils.cuh changed (aa → bb)",), 600_000_000)
     assert rope.spans == (FileSpan("rope", "csrc_rope.cuda.o", 1.0, 31.0, lane=1),)
     assert (run.begun, run.slots, run.seconds) == (T, 2, 100.0)
+
+
+@pytest.mark.parametrize("there", ["pipe", "/dev/zero"])
+def test_a_journal_that_is_no_file_is_none(tmp_path: Path, there: str) -> None:
+    journal = tmp_path / "journal.jsonl"
+    if there == "pipe":
+        os.mkfifo(journal)
+    else:
+        journal.symlink_to(there)
+    with pytest.raises(FitasksError, match="tells of no run"):
+        last_run(journal)
 
 
 def test_the_journal_is_read_as_it_is_written(tmp_path: Path) -> None:

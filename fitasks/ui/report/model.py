@@ -8,12 +8,14 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from fitasks.errors import FitasksError
+from fitasks.files import regular
 from fitasks.ui.report.lanes import FileSpan, assign_lanes
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 _SLACK = 1.0  # seconds by which a file may be outside its run before it is taken for another run's
+_LARGEST = 1 << 26  # bytes of a journal; a run of 655 kernels writes less than one
 _MOST = 1024  # slots of a file, threads of a compiler, exit statuses
 _LATEST = 253_402_300_799  # the last second that a calendar has
 
@@ -84,7 +86,8 @@ def last_run(journal: Path) -> Run:
     Raises FitasksError where there is none.
     """
     try:
-        lines = journal.read_text(encoding="utf-8", errors="replace").split("\n")
+        with regular(journal) as stream:
+            lines = stream.read(_LARGEST).decode(errors="replace").split("\n")
     except OSError:
         lines = []
     events = [event for line in lines if (event := _event(line))]
