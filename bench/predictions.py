@@ -177,14 +177,13 @@ def play(name: str, stage: Stage, snapshot: Snapshot, *, verbose: bool) -> Row:
 
 def _foreign(served: Served, stage: Stage) -> bool:
     """Whether what was loaded has no machine code that the server's GPU runs: its first call fails."""
+    from fitasks.cuda.architecture import with_code
     from fitasks.cuda.elf import machine_code_architectures
-    from fitasks.ship.payload.kernels import runs_on
 
     if served.kind != "loaded" or not served.libraries:
         return False
-    codes = [code.replace("_", "") for code in machine_code_architectures(served.libraries[0])]
-    gpus = [f"sm{target.replace('.', '')}" for target in stage.gpu.split()]
-    return bool(codes) and not all(any(runs_on(code, gpu) for code in codes) for gpu in gpus)
+    gpus = tuple(f"sm{target.replace('.', '')}" for target in stage.gpu.split())
+    return with_code(machine_code_architectures(served.libraries[0]), gpus) != gpus
 
 
 def line(row: Row) -> str:

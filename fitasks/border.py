@@ -14,6 +14,7 @@ import stat
 from typing import IO, TYPE_CHECKING, Any, NoReturn
 
 from fitasks.errors import BadInput
+from fitasks.files import NotRegularError, regular
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -56,16 +57,13 @@ def open_regular(path: Path) -> IO[bytes]:
 
     Raises OSError, ValueError (a zero byte in its name), and BadInput for what is no regular file.
     """
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
-    mode = os.fstat(descriptor).st_mode
-    if not stat.S_ISREG(mode):
-        os.close(descriptor)
-        if stat.S_ISDIR(mode):
-            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
-        raise BadInput(
-            f"{_named(path)} is {_KINDS.get(stat.S_IFMT(mode), 'no regular file')}", remedy="name a regular file"
-        )
-    return os.fdopen(descriptor, "rb")
+    try:
+        return regular(path)
+    except NotRegularError as error:
+        if stat.S_ISDIR(error.mode):
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path)) from None
+        kind = _KINDS.get(stat.S_IFMT(error.mode), "no regular file")
+        raise BadInput(f"{_named(path)} is {kind}", remedy="name a regular file") from None
 
 
 _KINDS = {

@@ -118,18 +118,27 @@ def write_if_changed(path: Path, text: str) -> bool:
     return True
 
 
+class NotRegularError(OSError):
+    """There is something else than a regular file: `mode` says what."""
+
+    def __init__(self, path: str | Path, mode: int) -> None:
+        super().__init__(errno.EINVAL, "not a regular file", str(path))
+        self.mode = mode
+
+
 def regular(path: str | Path, *, follow: bool = True) -> BufferedReader:
     """Return a regular file, open for reading.
 
-    Raises OSError for anything else: a pipe would be waited for, a device read without end; unless `follow`, for a link
-    as well, which may lead to a file that isn't the writer's to show.
+    Raises NotRegularError for anything else: a pipe would be waited for, a device read without end; unless `follow`,
+    OSError for a link as well, which may lead to a file that isn't the writer's to show.
     """
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | (0 if follow else os.O_NOFOLLOW))
-    stream = os.fdopen(descriptor, "rb") if stat.S_ISREG(os.fstat(descriptor).st_mode) else None
-    if stream is None:
+    flags = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
+    descriptor = os.open(path, flags | (0 if follow else os.O_NOFOLLOW))
+    mode = os.fstat(descriptor).st_mode
+    if not stat.S_ISREG(mode):
         os.close(descriptor)
-        raise OSError(errno.EINVAL, "not a regular file", str(path))
-    return stream
+        raise NotRegularError(path, mode)
+    return os.fdopen(descriptor, "rb")
 
 
 def is_plain_name(name: str) -> bool:

@@ -8,13 +8,13 @@ type that the reader names.
 from __future__ import annotations
 
 import contextlib
-import errno
 import json
-import os
 import zlib
 from typing import TYPE_CHECKING, Any
 
-from fitasks.files import is_stream, regular, remember
+from fitasks.border import read_bytes
+from fitasks.errors import BadInput
+from fitasks.files import is_stream, remember
 from fitasks.shape import fits
 
 if TYPE_CHECKING:
@@ -50,23 +50,15 @@ def read(file: Path, shape: Any, *, unsealed: bool = False) -> Any:
     `unsealed` takes one without a seal, too: a file that an earlier fitasks wrote and that is worth keeping.
     """
     try:
-        text = _bytes(file)
+        text = read_bytes(file, _LARGEST)
         said = json.loads(text)
-    except (OSError, ValueError, RecursionError):
+    except (BadInput, ValueError, RecursionError):
         return None
     if not isinstance(said, dict):
         return None
     seal = said.pop(_SEAL, None)
     whole = unsealed if seal is None else seal == _checksum(memoryview(text)[: text.rfind(_BEFORE)])
     return said if whole and fits(said, shape) else None
-
-
-def _bytes(file: Path) -> bytes:
-    """Raises OSError, also for what is no regular file or larger than anything that is written here."""
-    with regular(file) as stream:
-        if os.fstat(stream.fileno()).st_size > _LARGEST:
-            raise OSError(errno.EFBIG, os.strerror(errno.EFBIG), str(file))
-        return stream.read()
 
 
 def _checksum(text: bytes | memoryview) -> str:

@@ -41,7 +41,6 @@ def directory(what: str, within: Path | None = None) -> Iterator[Path]:
     """
     parent = within or Path(tempfile.gettempdir())
     if parent not in _SWEPT:
-        _SWEPT.add(parent)
         sweep(parent)
     made, descriptor = _locked(parent, f"{'.' if within else ''}fitasks-{what}-")
     try:
@@ -62,20 +61,31 @@ def _locked(parent: Path, prefix: str) -> tuple[Path, int]:
             os.close(descriptor)
 
 
-def kept(descriptor: int) -> bool:
-    """Lock what was just made; False where a sweeping process was quicker, and takes it away."""
+def lock(descriptor: int) -> bool:
+    """Take the lock of an open file or directory, until it is closed; False where another process has it.
+
+    Raises OSError on a file system without locks.
+    """
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
+    return True
+
+
+def kept(descriptor: int) -> bool:
+    """Lock what was just made; False where a sweeping process was quicker, and takes it away."""
+    try:
+        return lock(descriptor) and os.fstat(descriptor).st_nlink > 0
     except OSError:  # a file system without locks: nobody sweeps there either
         return True
-    return os.fstat(descriptor).st_nlink > 0
 
 
 def sweep(parent: Path | None = None) -> None:
     """Remove the directories for temporary files that killed runs of this user left in `parent`, or in TMPDIR."""
-    with contextlib.suppress(OSError), os.scandir(parent or tempfile.gettempdir()) as entries:
+    place = parent or Path(tempfile.gettempdir())
+    _SWEPT.add(place)
+    with contextlib.suppress(OSError), os.scandir(place) as entries:
         found = [Path(entry.path) for entry in entries if _OURS.fullmatch(entry.name)]
         for path in found:
             with contextlib.suppress(OSError):
@@ -90,8 +100,8 @@ def _remove_unused(path: Path) -> None:
         return
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        shutil.rmtree(path, ignore_errors=True)
+        if lock(descriptor):
+            shutil.rmtree(path, ignore_errors=True)
     finally:
         os.close(descriptor)
 
@@ -102,18 +112,21 @@ def sweep_files(place: Path, name: str = "") -> None:
         left = [entry.path for entry in entries if (of := _FILE.fullmatch(entry.name)) and name in {"", of[1]}]
         for path in left:
             with contextlib.suppress(OSError):
-                _remove_unlocked(Path(path))
+                remove_unlocked(Path(path))
 
 
-def _remove_unlocked(path: Path) -> None:
-    """A link can't be locked: it is made and renamed at once."""
+def remove_unlocked(path: Path) -> None:
+    """Remove a file, unless its writer is at work. Raises OSError.
+
+    A link can't be locked: it is made and renamed at once.
+    """
     if path.is_symlink():
         if time.time() - path.lstat().st_mtime > _MINUTE:
             path.unlink()
         return
     descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        path.unlink()
+        if lock(descriptor):
+            path.unlink()
     finally:
         os.close(descriptor)

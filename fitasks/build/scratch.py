@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import shutil
 from typing import IO, TYPE_CHECKING
 
+from fitasks import temporary
 from fitasks.files import replacing
 
 if TYPE_CHECKING:
@@ -32,18 +32,9 @@ def alone(directory: Path) -> Iterator[bool]:
     """Whether nobody else unpacks in `directory` meanwhile. Raises OSError."""
     descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
     try:
-        yield lock(descriptor)
+        yield temporary.lock(descriptor)
     finally:
         os.close(descriptor)
-
-
-def lock(descriptor: int) -> bool:
-    """Take the lock of an open file or directory, until it is closed; False where another process has it."""
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
 
 
 @contextlib.contextmanager
@@ -63,7 +54,7 @@ def sweep(directory: Path) -> None:
             shutil.rmtree(path, ignore_errors=True)
     for path in directory.glob(f"{WRITTEN}*"):
         with contextlib.suppress(OSError):
-            _remove_unlocked(path)
+            temporary.remove_unlocked(path)
 
 
 @contextlib.contextmanager
@@ -75,12 +66,4 @@ def writing(path: Path) -> Iterator[IO[bytes]]:
     path.parent.mkdir(parents=True, exist_ok=True)
     sweep(path.parent)
     with replacing(path, prefix=WRITTEN) as stream:
-        with contextlib.suppress(OSError):  # a file system without locks
-            lock(stream.fileno())
         yield stream
-
-
-def _remove_unlocked(path: Path) -> None:
-    with path.open("rb") as stream:
-        if lock(stream.fileno()):
-            path.unlink()

@@ -158,10 +158,6 @@ class Store:
         with temporary.directory("put", self.root) as scratch:
             yield scratch
 
-    def sweep(self) -> None:
-        """Remove what runs left that were killed while they put a kernel in."""
-        temporary.sweep(self.root)
-
     def _make(self, directory: Path) -> None:
         if not directory.is_dir():
             self._make(directory.parent)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -22,6 +23,7 @@ from tests.mutants import JSON, altered_bytes, altered_json
 from tests.workshop import Workshop
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     from fitasks.build.freshness import Judge
@@ -55,6 +57,16 @@ def outside(shop: Workshop) -> dict[str, tuple[int, int]]:
     return {path: (stat.st_size, stat.st_mtime_ns) for path, stat in stats.items()}
 
 
+@contextlib.contextmanager
+def put_back(file: Path) -> Iterator[None]:
+    """Whatever the block makes of it."""
+    whole = file.read_bytes()
+    try:
+        yield
+    finally:
+        file.write_bytes(whole)
+
+
 NAMES = ["page_0.o", "../victim.so", "{root}/victim.so", "page.so", "..", LOG, "a\0.o", "/etc/passwd", "x" * 300 + ".o"]
 LINE = "0" * 64
 INPUTS = ["", LINE, f"{LINE} ", f"{LINE} a\0b", f"{LINE}\t/etc/passwd", "x", f"{LINE} {{SITE}}/x", "\n\n"]
@@ -78,7 +90,7 @@ def test_a_receipt_of_any_content_is_judged(shop: Workshop, judge: Judge, data: 
     kernel = shop.kernel()
     file, before = receipts.path_of(kernel), outside(shop)
     whole = file.read_text()
-    try:
+    with put_back(file):
         file.write_text(
             data.draw(st.one_of(altered_json(whole), hostile(shop, whole), JSON.map(json.dumps), st.text())),
             errors="replace",
@@ -87,8 +99,6 @@ def test_a_receipt_of_any_content_is_judged(shop: Workshop, judge: Judge, data: 
         found = receipts.read(kernel)
         assert found is None or {"page.so", LOG, DEPS} <= found.outputs.keys()
         assert outside(shop) == before
-    finally:
-        file.write_text(whole)
 
 
 @FEW
@@ -98,12 +108,10 @@ def test_a_damaged_receipt_is_never_fresh(shop: Workshop, judge: Judge, data: st
     file = receipts.path_of(kernel)
     whole, vouched = file.read_bytes(), receipts.read(kernel)
     assert judge.anew().judge(kernel).verdict == "fresh", "so that what follows means something"
-    try:
+    with put_back(file):
         file.write_bytes(data.draw(altered_bytes(whole)))
         if judge.anew().judge(kernel).verdict == "fresh":
             assert receipts.read(kernel) == vouched
-    finally:
-        file.write_bytes(whole)
 
 
 @FEW
@@ -117,14 +125,12 @@ def test_an_entry_of_any_content_touches_nothing(shop: Workshop, judge: Judge, d
     whole = file.read_text()
     taken = replace(kernel, build_dir=shop.root / "taken")
     taken.build_dir.mkdir(exist_ok=True)
-    try:
+    with put_back(file):
         file.write_text(data.draw(hostile(shop, whole) | altered_json(whole)), errors="replace")
         if found := shop.store.find(kernel, judge.anew()):
             shop.store.take(*found, taken)
         shop.store.told(kernel, judge.anew(), judge.anew().judge(taken))
         assert outside(shop) == before
-    finally:
-        file.write_text(whole)
 
 
 @FEW
@@ -136,11 +142,9 @@ def test_damaged_files_of_an_entry_are_not_adopted(shop: Workshop, judge: Judge,
     file = entry.path / data.draw(st.sampled_from(["page.so", "page_0.o"]))
     whole = file.read_bytes()
     damaged = data.draw(altered_bytes(whole))
-    try:
+    with put_back(file):
         file.write_bytes(damaged)
         assert (shop.store.find(kernel, judge.anew()) is None) == (damaged != whole)
-    finally:
-        file.write_bytes(whole)
 
 
 def test_a_receipt_with_a_nul_in_a_path(shop: Workshop, tmp_path: Path) -> None:
@@ -149,9 +153,7 @@ def test_a_receipt_with_a_nul_in_a_path(shop: Workshop, tmp_path: Path) -> None:
     whole = file.read_text()
     said = json.loads(whole)
     del said["seal"]
-    try:
+    with put_back(file):
         file.write_text(json.dumps(said | {"inputs": f"{LINE} /usr/include/a\0b.h"}))
         assert shop.verdict(kernel).verdict == "stale"
-    finally:
-        file.write_text(whole)
     assert Contents(tmp_path / "memo").state("/usr/a\0b") is None

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from fitasks import temporary
 from fitasks.build import receipt as receipts
 from fitasks.build.store import Store
 
@@ -71,7 +72,7 @@ def test_of_a_run_that_is_killed_while_it_puts_a_kernel_in_nothing_stays(worksho
     assert killed.returncode == -signal.SIGKILL
     assert [path.name[:13] for path in store.root.iterdir() if path.name != kernel.name] == [".fitasks-put-"]
     assert (store.contents(), store.gc(0)) == ([], [])
-    store.sweep()
+    temporary.sweep(store.root)  # as each run does
     assert [path.name for path in store.root.iterdir()] == [kernel.name]
     store.put(kernel, receipt)
     assert len(store.contents()) == 1

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 import pytest
 from filelock import FileLock
 
+from fitasks import temporary
 from fitasks.build import receipt as receipts
 from fitasks.build import scratch
 from fitasks.build.clear import Incomplete, clear_incomplete
@@ -272,7 +273,7 @@ def test_what_a_killed_bundle_left_is_swept(here: Place, tmp_path: Path) -> None
     for path in (left, held):
         path.write_text("")
     with held.open() as stream:
-        assert scratch.lock(stream.fileno())
+        assert temporary.lock(stream.fileno())
         bundle(here.session, tmp_path / "bundle")
     assert [path.exists() for path in (left, held)] == [False, True]
 

@@ -372,7 +372,7 @@ def test_what_a_killed_run_left_goes(workshop: Workshop, tmp_path: Path, monkeyp
     (aim / "sm90a").mkdir(parents=True)
     (tmp / "fitasks-wheel-1234link-locked").symlink_to(aged(aim))
     with scratch.alone(tmp / "fitasks-wheel-1234used-locked"), (dist / ".fitasks-bundle-used.tmp").open() as stream:
-        assert scratch.lock(stream.fileno())
+        assert temporary.lock(stream.fileno())
         wheel = made.wheel(dist)
     assert {path.name for path in tmp.iterdir()} == {
         "fitasks-wheel-1234used-locked",

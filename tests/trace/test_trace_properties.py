@@ -17,24 +17,10 @@ from hypothesis import strategies as st
 from fitasks.errors import BadInput, EnvironmentProblem
 from fitasks.runtime import buildlog
 from fitasks.runtime.jitlog import is_compressed, read_log
-from fitasks.trace.model import VERSION, parse, read_trace
+from fitasks.trace.model import parse, read_trace
 from fitasks.trace.sources import read_sources
+from tests.trace.test_trace_model import LINE
 
-LINE: dict[str, Any] = {
-    "version": VERSION,
-    "name": "page",
-    "generator": "flashinfer.jit.page:gen_page_module",
-    "arguments": {},
-    "unsaid": "",
-    "kind": "nvcc",
-    "how": "compiled",
-    "seconds": 30.5,
-    "time": 1.7e9,
-    "pid": 7,
-    "rank": "0",
-    "flashinfer": "0.7.4",
-    "architectures": "90a",
-}
 BUILD: dict[str, Any] = {"toolchain": "nvcc", "name": "page", "seconds": 25.1, "pid": 7, "time": 1795901000.25}
 WHOLE = json.dumps(LINE) + "\n" + json.dumps(BUILD) + "\n"
 LOG = "2026-01-01 00:00:00,1 - INFO - flashinfer.jit: Building JIT module page; wait\nLoading JIT ops: norm\n"
