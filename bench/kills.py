@@ -47,6 +47,7 @@ from typing import TYPE_CHECKING
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
+from fitasks import temporary  # noqa: E402
 from tests.doit_project import Project  # noqa: E402
 
 if TYPE_CHECKING:
@@ -60,6 +61,7 @@ MARKER = "FITASKS_BENCH_KILLS"
 GRACE = {"install": 5.0}  # seconds in which the watchdog ends what a killed run started; pip may come to its end
 _GRACE = 2.0  # of all others
 _MINUTE = 61.0
+_OTHERS = ("tools/", "kept/", "xdg/uv/", "venv/.lock")  # the bench's own; uv's, which installs where pip was killed
 PATIENCE = 120.0  # seconds for a whole run
 
 _CHANGING = (  # what differs between clean runs
@@ -138,7 +140,7 @@ class World:
         for directory, _, names in os.walk(self.root):
             found |= {_alike(os.path.relpath(f"{directory}/{name}", self.root)) for name in names}
         found |= {_alike(str(path.relative_to(self.root))) for path in (self.root / "tmp").iterdir()}
-        return {name for name in found if not name.startswith(("tools/", "kept/")) and "__pycache__" not in name}
+        return {name for name in found if not name.startswith(_OTHERS) and "__pycache__" not in name}
 
     def digests(self) -> dict[str, str]:
         """SHA-256 of each library that is there."""
@@ -363,7 +365,7 @@ def kill_once(world: World, phase: str, seed: int, tally: Tally) -> None:
     if gone := entries - world.entries():
         tally.note("lost", f"{where}, after {moment:.2f} s: not in the store any more: {', '.join(sorted(gone))}")
     for name in sorted(world.files() - world.usual):
-        tally.note("left-over", f"{where}, after {moment:.2f} s: {name}")
+        tally.note("left-over", f"{where}, after {moment:.2f} s: {name}{_holders(world.root / name)}")
         _remove(world, name)
     if phase == "install":
         restore(world, "without")
@@ -400,9 +402,11 @@ def _is_right(world: World) -> bool:
 
 def _was_importing(said: str) -> bool:
     """Whether SIGINT came before anybody could hear it."""
+    if "<frozen importlib" in said and re.search(r"^KeyboardInterrupt$", said, re.MULTILINE):
+        return True
     if re.search(r'Exception ignored in: .*\n.*\n  File "<frozen importlib[^\n]*\nKeyboardInterrupt', said):
         return True
-    return said.rstrip().endswith("KeyboardInterrupt") and ("<frozen importlib" in said or "fitasks" not in said)
+    return said.rstrip().endswith("KeyboardInterrupt") and "fitasks" not in said
 
 
 def _grow_old(world: World) -> None:
@@ -504,6 +508,22 @@ def _marked(needle: bytes) -> dict[int, str]:
                 words = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ")
                 found[pid] = words.decode(errors="replace")[:120]
     return found
+
+
+def _holders(path: Path) -> str:
+    """Of what lies in a directory with a lock: whether somebody has that, and who has the directory open."""
+    places = [one for one in (path, *path.parents) if one.name.endswith("-locked")]
+    if not places:
+        return ""
+    holders = []
+    for pid in _pids():
+        with contextlib.suppress(OSError):
+            if places[0] in (one.readlink() for one in Path(f"/proc/{pid}/fd").iterdir()):
+                holders.append(Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace"))
+    descriptor = os.open(places[0], os.O_RDONLY)
+    free = temporary.lock(descriptor)
+    os.close(descriptor)
+    return f" (locked: {not free}, open in {holders}, {time.time() - places[0].stat().st_mtime:.0f} s old)"
 
 
 def _bytes(path: Path) -> bytes | None:

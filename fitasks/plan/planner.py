@@ -105,10 +105,12 @@ def asked(
 ) -> Answer:
     """What one of our scripts, run by the serving interpreter, wrote into the last of `words`; a log goes beside it.
 
+    The packages' own temporary files go there too (ctypes.util.find_library makes some): a killed run leaves one place.
     `shape` is the answer's class in fitasks/answers.py, `what` what was hoped for. Raises EnvironmentProblem where it
     wrote nothing, something else, or that it can't go on.
     """
-    output = _run([str(server.python), *map(str, words)], env, words[-1].with_suffix(".log"))
+    within = dict(env) | {"TMPDIR": str(words[-1].parent)}
+    output = _run([str(server.python), *map(str, words)], within, words[-1].with_suffix(".log"))
     from fitasks import answers
 
     try:

@@ -163,6 +163,7 @@ def _run(server: Server, pip: list[str], uv: list[str]) -> str:
     env = server.env | {"PIP_DISABLE_PIP_VERSION_CHECK": "1", "PIP_NO_INPUT": "1"}
     with temporary.directory("install") as directory:
         log = Path(directory, "log")
+        env |= {"TMPDIR": str(directory)}  # pip leaves its own behind where it is killed
         finished = process.run([*_UNMOVED, installer, *words], cwd=Path.cwd(), env=env, log=log)
         said = log.read_text(errors="replace")
     if finished.stopped:
