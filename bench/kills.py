@@ -16,6 +16,9 @@ to doit alone, or to one process below it, or SIGTERM or SIGINT to doit. Then th
     failed        the next run ends with another status than 0, or the killed one with a traceback
 
 What a killed run leaves is made a minute older before the next run: what is younger may be another run's, and stays.
+Locks of killed processes are waited for, and how often that was needed is said: Linux frees them before a process can
+be waited for, a sandbox's kernel (gVisor's) up to some seconds later, when nobody has the directory open any more.
+
 A KeyboardInterrupt while Python or doit is still importing is not counted: nobody can hear the signal yet.
 
 The plan is kept, for a cold one takes 8 s of CPU: one kill in twenty is of a run that plans. Ends with status 1 if
@@ -60,6 +63,7 @@ KILLS = {"group": 35, "doit": 25, "below": 10, "SIGTERM": 15, "SIGINT": 15}
 MARKER = "FITASKS_BENCH_KILLS"
 GRACE = {"install": 5.0}  # seconds in which the watchdog ends what a killed run started; pip may come to its end
 _GRACE = 2.0  # of all others
+_LATE = 10.0  # seconds for the locks of processes that are gone
 _MINUTE = 61.0
 _OTHERS = ("tools/", "kept/", "xdg/uv/", "venv/.lock")  # the bench's own; uv's, which installs where pip was killed
 PATIENCE = 120.0  # seconds for a whole run
@@ -353,6 +357,7 @@ def kill_once(world: World, phase: str, seed: int, tally: Tally) -> None:
         tally.note("failed", f"{where}, after {moment:.2f} s: a traceback\n{said[-1500:]}")
     for stray in _strays(world, GRACE.get(phase, _GRACE)):
         tally.note("stray", f"{where}, after {moment:.2f} s: {stray}")
+    tally.done["late"] += _late(world)
     finished |= world.vouched()
     if phase not in {"plan", "install"}:  # where that would plan first; the next run does
         _false_fresh(world, where, tally)
@@ -510,6 +515,30 @@ def _marked(needle: bytes) -> dict[int, str]:
     return found
 
 
+def _late(world: World) -> bool:
+    """Wait until the killed run's directories are locked no more; whether that was needed, though nobody is alive."""
+    needed, deadline = False, time.monotonic() + _LATE
+    while any(map(_is_locked, _locked_directories(world))) and time.monotonic() < deadline:
+        needed = True
+        time.sleep(0.05)
+    return needed
+
+
+def _locked_directories(world: World) -> list[Path]:
+    return [*(world.root / "tmp").glob("*-locked"), *world.store.glob(".*-locked")]
+
+
+def _is_locked(place: Path) -> bool:
+    try:
+        descriptor = os.open(place, os.O_RDONLY)
+    except OSError:  # it was removed meanwhile
+        return False
+    try:
+        return not temporary.lock(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 def _holders(path: Path) -> str:
     """Of what lies in a directory with a lock: whether somebody has that, and who has the directory open."""
     places = [one for one in (path, *path.parents) if one.name.endswith("-locked")]
@@ -520,10 +549,7 @@ def _holders(path: Path) -> str:
         with contextlib.suppress(OSError):
             if places[0] in (one.readlink() for one in Path(f"/proc/{pid}/fd").iterdir()):
                 holders.append(Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace"))
-    descriptor = os.open(places[0], os.O_RDONLY)
-    free = temporary.lock(descriptor)
-    os.close(descriptor)
-    return f" (locked: {not free}, open in {holders}, {time.time() - places[0].stat().st_mtime:.0f} s old)"
+    return f" (locked: {_is_locked(places[0])}, open in {holders}, {time.time() - places[0].stat().st_mtime:.0f} s old)"
 
 
 def _bytes(path: Path) -> bytes | None:
@@ -585,7 +611,8 @@ def summary(tally: Tally, only: Iterable[str], seconds: float) -> str:
     lines = ["| phase | kills | of runs at work |", "|---|--:|--:|"]
     lines += [f"| {name} | {tally.done[name]} | {tally.done[f'met: {name}']} |" for name in SHARES if name in only]
     kinds = ("false fresh", "lost", "stray", "left-over", "failed")
-    return "\n".join([*lines, ", ".join(f"{tally.counts[kind]} {kind}" for kind in kinds) + f"; {seconds:.0f} s"])
+    found = ", ".join(f"{tally.counts[kind]} {kind}" for kind in kinds)
+    return "\n".join([*lines, f"{found}; locks freed late: {tally.done['late']}; {seconds:.0f} s"])
 
 
 if __name__ == "__main__":
