@@ -12,6 +12,8 @@ PYTHON3 := python3
 PYTHONS := /usr/bin/python3
 EXTRAS := flashinfer,cuda13,dev
 VENV := .venv
+# The serving interpreter's scripts, which import each other as they lie. FlashInfer needs Python 3.10.
+SERVING := fitasks/serving fitasks/serving/record
 ifdef PYTHON
   READY :=
 else
@@ -62,6 +64,7 @@ test-newest: $(READY)
 
 lint: $(READY)
 	@$(PYTHON) -m ruff check . && $(PYTHON) -m ruff format --check . && $(PYTHON) -m mypy
+	@MYPYPATH=$(subst $(eval) ,:,$(SERVING)) $(PYTHON) -m mypy --explicit-package-bases --python-version 3.10 $(addsuffix /*.py,$(SERVING))
 	@$(PYTHON) -m bandit --quiet --configfile pyproject.toml --recursive fitasks bench dodo.py
 
 # What fitasks itself made here; the compiled kernels stay (make reset removes those).

@@ -19,7 +19,7 @@ from concurrent.futures.process import BrokenProcessPool
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
     from pathlib import Path
 
 WHEEL = "fitasks_kernels"
@@ -36,8 +36,7 @@ def faults(libraries: Iterable[Path]) -> dict[Path, str]:
     found = {library: altered(library) for library in sorted(libraries)}
     whole = [library for library, problem in found.items() if not problem]
     if whole:
-        with processes("loading kernels") as pool:
-            found |= pool.submit(load, whole).result()
+        found |= apart("loading kernels", load, whole)
     return {library: problem for library, problem in found.items() if problem}
 
 
@@ -137,12 +136,11 @@ def _abi() -> tuple[int, ...]:
     return tuple(numbers)
 
 
-@contextlib.contextmanager
-def processes(doing: str) -> Iterator[ProcessPoolExecutor]:
-    """Two at once, each for one question. Raises UnusableError where one dies."""
+def apart(doing: str, function: Callable[..., Any], *arguments: Any) -> Any:
+    """What a function returns in a process of its own. Raises UnusableError where that dies."""
     try:
-        with ProcessPoolExecutor(2, multiprocessing.get_context("spawn"), max_tasks_per_child=1) as pool:
-            yield pool
+        with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
+            return process.submit(function, *arguments).result()
     except BrokenProcessPool:
         raise UnusableError(f"{sys.executable} dies while {doing}") from None
 

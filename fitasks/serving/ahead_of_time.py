@@ -18,11 +18,13 @@ import json
 import os
 import re
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ahead_files import WHEEL, UnusableError, faults, import_flashinfer, processes
+from ahead_files import WHEEL, UnusableError, apart, faults, import_flashinfer
 
 
 @dataclass(frozen=True)
@@ -109,8 +111,9 @@ def ask(wanted: list[Wanted]) -> dict[str, Found]:
     entries: dict[str, list[Wanted]] = {}
     for entry in wanted:
         entries.setdefault(entry.target, []).append(entry)
-    with processes("importing flashinfer") as pool:
-        return dict(zip(entries, pool.map(look_up, entries, entries.values()), strict=True))
+    with ThreadPoolExecutor(2) as two:
+        answers = two.map(partial(apart, "importing flashinfer", look_up), entries, entries.values())
+        return dict(zip(entries, answers, strict=True))
 
 
 def look_up(target: str, wanted: list[Wanted]) -> Found:
@@ -121,7 +124,7 @@ def look_up(target: str, wanted: list[Wanted]) -> Found:
     """
     os.environ["FLASHINFER_CUDA_ARCH_LIST"] = target
     version = import_flashinfer()
-    files = {}
+    files: dict[tuple[str, str], Path | None] = {}
     for architecture in target.split():
         os.environ["FLASHINFER_CUDA_ARCH_LIST"] = architecture
         asked = [entry.module for entry in wanted if architecture in entry.asked]

@@ -133,7 +133,7 @@ def _give_cuda_home() -> None:
     A CPU-only torch leaves it None (torch/utils/cpp_extension.py: CUDA_HOME = _find_cuda_home() if ...).
     """
     with contextlib.suppress(Exception):
-        cpp_extension = importlib.import_module("torch.utils.cpp_extension")
+        cpp_extension: Any = importlib.import_module("torch.utils.cpp_extension")
         if cpp_extension.CUDA_HOME is None:
             cpp_extension.CUDA_HOME = cpp_extension._find_cuda_home()
 

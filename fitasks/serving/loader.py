@@ -69,7 +69,7 @@ def _start() -> tuple[str, list[str]]:
     """As a server's process: what it is made of, and the files that decided that."""
     torch, tvm_ffi = importlib.import_module("torch"), importlib.import_module("tvm_ffi")
     modules = (torch, sys.modules.get("torch.version"), tvm_ffi, sys.modules.get("tvm_ffi.libinfo"))
-    files = [str(module.__file__) for module in modules if getattr(module, "__file__", None)]
+    files = [str(file) for module in modules if (file := getattr(module, "__file__", None))]
     return f"torch {torch.__version__}, tvm-ffi {tvm_ffi.__version__}", files
 
 

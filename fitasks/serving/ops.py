@@ -31,6 +31,7 @@ from plan_errors import FatalError, PlanError  # noqa: E402
 from plan_reads import Reads  # noqa: E402
 from plan_sources import GENERATOR, defining_modules  # noqa: E402
 from plan_spec import install_network_guard  # noqa: E402
+from plan_wrappers import of_wrapper  # noqa: E402
 
 if typing.TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -95,7 +96,7 @@ def _functions() -> set[str]:
 
 def _record(op: str, generator: Callable[..., Any]) -> dict[str, Any]:
     doc = (inspect.getdoc(generator) or "").strip()
-    unused = generators.of_wrapper(generator) is None and generators.is_unused(generator)
+    unused = of_wrapper(generator) is None and generators.is_unused(generator)
     return {
         "op": op,
         "generator": generators.where(generator),

@@ -21,6 +21,7 @@ import plan_parameters as parameters
 
 if typing.TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from typing import TypeGuard
 
 Values = list[Any]
 
@@ -88,7 +89,7 @@ def _rebinds(tree: ast.AST, name: str) -> bool:
     return any(_is(node, name) and isinstance(node.ctx, ast.Store) for node in ast.walk(tree))
 
 
-def _is(node: Any, name: str) -> bool:
+def _is(node: Any, name: str) -> TypeGuard[ast.Name]:
     return isinstance(node, ast.Name) and node.id == name
 
 

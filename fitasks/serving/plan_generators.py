@@ -12,11 +12,14 @@ import inspect
 import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from plan_errors import PlanError, did_you_mean, near, one_line
 from plan_sources import GENERATOR, SPEC_MAKERS, defines, defining_modules, nobody_calls
 from plan_wrappers import of_wrapper
+
+if TYPE_CHECKING:
+    from typing import TypeGuard
 
 Generator = Callable[..., Any]
 
@@ -83,7 +86,7 @@ def runtime_generator(generator: Generator, arguments: dict[str, Any]) -> Genera
         return generator
     name = f"_gen_{op_of(generator)}_primary_module"
     for module in _runtime_modules():
-        primary = vars(module).get(name)
+        primary: Generator | None = vars(module).get(name)
         if callable(primary):
             return primary
     return generator
@@ -124,7 +127,7 @@ def _explicit(op: str, packages: Sequence[str], *, recorded: bool) -> Generator:
         raise PlanError("unknown_op", f"unknown op; {module_name} cannot be imported: {error}") from error
     function = getattr(module, name, None)
     if _is_generator(function, packages):
-        return function  # type: ignore[no-any-return]
+        return function
     if function is not None:
         raise _no_generator(op, packages)
     functions = sorted(key for key in vars(module) if key.startswith("gen_"))
@@ -143,7 +146,7 @@ def _may_be_generator(module: str, name: str, packages: Sequence[str]) -> bool:
     return within and bool(_NAME.fullmatch(name)) and name not in SPEC_MAKERS
 
 
-def _is_generator(value: Any, packages: Sequence[str] = (_OWN,)) -> bool:
+def _is_generator(value: Any, packages: Sequence[str] = (_OWN,)) -> TypeGuard[Generator]:
     """Whether it is a generator by its own name, and by the module in which it was defined."""
     try:
         function = inspect.unwrap(value)

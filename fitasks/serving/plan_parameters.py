@@ -102,8 +102,9 @@ def _unknown(op: str, given: Iterable[str], parameters: dict[str, Any]) -> list[
         if name not in accepted:
             suggestion = near(name, accepted)
             message = f"unknown parameter; {op} {takes}{did_you_mean(suggestion)}"
-            fields = {"parameter": name, "accepted": accepted, "suggestion": suggestion}
-            errors.append(PlanError("unknown_parameter", message, **fields))
+            errors.append(
+                PlanError("unknown_parameter", message, parameter=name, accepted=accepted, suggestion=suggestion)
+            )
     return errors
 
 

@@ -33,7 +33,7 @@ class Reads:
     def start(self) -> None:
         """Listen from now on; there is no end to it."""
         sys.addaudithook(self._heard)
-        sys.meta_path.insert(0, self)  # type: ignore[arg-type] - it finds nothing
+        sys.meta_path.insert(0, self)  # it finds nothing
 
     def find_spec(self, name: str, path: Any = None, _target: Any = None) -> None:
         """Called for each module that isn't imported yet, be it by `import` or by importlib.util.find_spec."""

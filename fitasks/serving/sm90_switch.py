@@ -20,8 +20,15 @@ engine names: an attention wrapper made for "fa3" remains one.
 A failure here is never the server's.
 """
 
+from __future__ import annotations
+
 import os
 import sys
+
+TYPE_CHECKING = False  # typing isn't imported into every Python
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
 
 _OFF = ("", "0", "false", "no", "off")
 
@@ -29,7 +36,7 @@ _OFF = ("", "0", "false", "no", "off")
 class _Finder:
     """Stands first in sys.meta_path, and stays: an import that failed may be tried again."""
 
-    def find_spec(self, name, path=None, target=None):  # noqa: ANN001, ANN202 - importlib's protocol
+    def find_spec(self, name: str, path: Any = None, target: Any = None) -> Any:
         change = _CHANGES.get(name)
         if change is None:
             return None
@@ -41,24 +48,24 @@ class _Finder:
         return None
 
 
-def _change_after(loader, change):  # noqa: ANN001, ANN202 - importlib's protocol
+def _change_after(loader: Any, change: Callable[[Any], None]) -> None:
     original = loader.exec_module
 
-    def exec_module(module):  # noqa: ANN001, ANN202 - importlib's protocol
+    def exec_module(module: Any) -> None:
         original(module)
         _safely(change, module)
 
     loader.exec_module = exec_module
 
 
-def _safely(function, *args):  # noqa: ANN001, ANN002, ANN202 - whatever it is
+def _safely(function: Callable[..., None], *args: Any) -> None:
     try:
         function(*args)
     except Exception as error:
         print(f"fitasks: Hopper's modules stay on: {error}", file=sys.stderr)
 
 
-def _choose_generic(utils):  # noqa: ANN001, ANN202 - a module
+def _choose_generic(utils: Any) -> None:
     for name, generic in (("is_sm90a_supported", _never), ("determine_gemm_backend", _before_hopper)):
         if hasattr(utils, name):
             setattr(utils, name, generic(getattr(utils, name)))
@@ -66,19 +73,19 @@ def _choose_generic(utils):  # noqa: ANN001, ANN202 - a module
             print(f"fitasks: this FlashInfer has no {name}; what that decided may stay Hopper's", file=sys.stderr)
 
 
-def _never(true_answer):  # noqa: ANN001, ANN202 - a function
-    def never(*_args, **_kwargs):  # noqa: ANN002, ANN003, ANN202
+def _never(true_answer: Any) -> Any:
+    def never(*_args: Any, **_kwargs: Any) -> bool:
         return False
 
-    never.true_answer = true_answer
+    vars(never)["true_answer"] = true_answer
     return never
 
 
-def _before_hopper(choose):  # noqa: ANN001, ANN202 - a function
+def _before_hopper(choose: Any) -> Any:
     return lambda device: "sm80" if choose(device) == "sm90" else choose(device)
 
 
-def _hopper_only(module):  # noqa: ANN001, ANN202 - a module
+def _hopper_only(module: Any) -> None:
     if hasattr(module, "is_sm90a_supported"):  # from 0.6.8 on it asks for the capability
         module.is_sm90a_supported = getattr(module.is_sm90a_supported, "true_answer", module.is_sm90a_supported)
 

@@ -160,7 +160,7 @@ def _timed(run: Callable[[], Any] | None) -> float | None:
         end.record()
         torch.cuda.synchronize()
         times.append(begin.elapsed_time(end))
-    return round(sorted(times[1:])[_RUNS // 2], 4)
+    return float(round(sorted(times[1:])[_RUNS // 2], 4))
 
 
 def _mapped() -> set[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import flashinfer
@@ -101,9 +102,9 @@ def batch_prefill(params: dict[str, Any]) -> Iterator[Check]:
     if not paged and not ragged:
         raise UnsupportedError("head_dim_qk other than head_dim_vo over a quantized cache")
     for causal in variant.masks if paged else []:
-        yield f"paged, {_masked(causal)}", lambda causal=causal: _prefill_paged(params, variant, causal)
+        yield f"paged, {_masked(causal)}", partial(_prefill_paged, params, variant, causal)
     for causal in variant.masks if ragged else []:
-        yield f"ragged, {_masked(causal)}", lambda causal=causal: _prefill_ragged(params, variant, causal)
+        yield f"ragged, {_masked(causal)}", partial(_prefill_ragged, params, variant, causal)
     if paged and variant.backend == "fa2" and not params.get("use_fp16_qk_reduction"):
         yield "decode by tensor cores", lambda: _decode(variant, tensor_cores=True)
 

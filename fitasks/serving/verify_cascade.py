@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import flashinfer
@@ -20,9 +21,9 @@ _ROWS, _DIM = 97, 128
 def cascade(_params: dict[str, Any]) -> Iterator[Check]:
     """All three functions of the module."""
     for dtype in HALVES:
-        yield f"merge_state, {dtype}", lambda dtype=dtype: _two(dtype)
-        yield f"merge_state_in_place, {dtype}", lambda dtype=dtype: _in_place(dtype)
-        yield f"merge_states, five, {dtype}", lambda dtype=dtype: _five(dtype)
+        yield f"merge_state, {dtype}", partial(_two, dtype)
+        yield f"merge_state_in_place, {dtype}", partial(_in_place, dtype)
+        yield f"merge_states, five, {dtype}", partial(_five, dtype)
 
 
 def _states(count: int, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:

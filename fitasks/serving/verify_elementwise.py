@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import flashinfer
@@ -25,9 +26,9 @@ def norm(_params: dict[str, Any]) -> Iterator[Check]:
     """RMS norms, plain and with the residual added, by weight and (Gemma) by 1 + weight; layer norm in bfloat16."""
     for dtype in HALVES:
         for name in ("rmsnorm", "gemma_rmsnorm"):
-            yield f"{name}, {dtype}", lambda name=name, dtype=dtype: _rms(name, dtype)
+            yield f"{name}, {dtype}", partial(_rms, name, dtype)
         for name in ("fused_add_rmsnorm", "gemma_fused_add_rmsnorm"):
-            yield f"{name}, {dtype}", lambda name=name, dtype=dtype: _fused_rms(name, dtype)
+            yield f"{name}, {dtype}", partial(_fused_rms, name, dtype)
     yield "layernorm, torch.bfloat16", _layer
 
 
@@ -66,9 +67,9 @@ def rope(_params: dict[str, Any]) -> Iterator[Check]:
     for dtype, interleave in itertools.product(HALVES, (False, True)):
         kind = f"{'interleaved' if interleave else 'halves'}, {dtype}"
         for name in ("apply_rope_pos_ids", "apply_llama31_rope_pos_ids"):
-            yield f"{name}, {kind}", lambda name=name, dtype=dtype, mode=interleave: _computed(name, dtype, mode)
+            yield f"{name}, {kind}", partial(_computed, name, dtype, interleave)
         what = f"apply_rope_with_cos_sin_cache_inplace, {kind}"
-        yield what, lambda dtype=dtype, mode=interleave: _cached(dtype, mode)
+        yield what, partial(_cached, dtype, interleave)
 
 
 def _heads(dtype: torch.dtype) -> list[torch.Tensor]:
@@ -113,7 +114,7 @@ def activation(params: dict[str, Any]) -> Iterator[Check]:
     if name not in gates:
         raise UnsupportedError(f"no reference for {name}")
     for dtype in HALVES:
-        yield f"{name}_and_mul, {dtype}", lambda dtype=dtype: _gate(*gates[name], dtype)
+        yield f"{name}_and_mul, {dtype}", partial(_gate, *gates[name], dtype)
 
 
 def _gate(function: Callable[..., Any], gate: Callable[[torch.Tensor], torch.Tensor], dtype: torch.dtype) -> Measured:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import flashinfer
@@ -21,9 +22,9 @@ def page(_params: dict[str, Any]) -> Iterator[Check]:
     for dtype in (*HALVES, torch.float8_e4m3fn):
         for layout in ("NHD", "HND"):
             what = f"append_paged_kv_cache, {layout}, {dtype}"
-            yield what, lambda dtype=dtype, layout=layout: _append(dtype, layout)
+            yield what, partial(_append, dtype, layout)
     for dtype in HALVES:
-        yield f"append_paged_mla_kv_cache, {dtype}", lambda dtype=dtype: _append_mla(dtype)
+        yield f"append_paged_mla_kv_cache, {dtype}", partial(_append_mla, dtype)
 
 
 def _places(pages: Pages) -> tuple[torch.Tensor, torch.Tensor]:
@@ -72,7 +73,7 @@ def _append_mla(dtype: torch.dtype) -> Measured:
 def quantization(_params: dict[str, Any]) -> Iterator[Check]:
     """Bits packed in both orders, and in segments that begin at a byte each."""
     for order in ("big", "little"):
-        yield f"packbits, {order}", lambda order=order: _pack(order)
+        yield f"packbits, {order}", partial(_pack, order)
     yield "segment_packbits", _pack_segments
 
 
@@ -95,7 +96,7 @@ def topk(_params: dict[str, Any]) -> Iterator[Check]:
     for dtype in (torch.float32, *HALVES):
         for ordered in (True, False):
             what = f"top_k, {'sorted' if ordered else 'unsorted'}, {dtype}"
-            yield what, lambda dtype=dtype, ordered=ordered: _largest(dtype, ordered)
+            yield what, partial(_largest, dtype, ordered)
 
 
 def _largest(dtype: torch.dtype, ordered: bool) -> Measured:

@@ -137,4 +137,4 @@ def distribution_error(samples: torch.Tensor, probabilities: torch.Tensor) -> fl
     if freedom == 0:
         return 0.0  # one token only, and no other was drawn
     expected = probabilities[likely].float() * samples.numel()
-    return ((counts[likely] - expected) ** 2 / expected).sum().item() / critical(freedom)
+    return float(((counts[likely] - expected) ** 2 / expected).sum().item()) / critical(freedom)

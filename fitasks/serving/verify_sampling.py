@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import math
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -25,7 +26,7 @@ def sampling(_params: dict[str, Any]) -> Iterator[Check]:
     module = importlib.import_module("flashinfer.sampling")
     for name, (check, remark) in _CHECKS.items():
         if hasattr(module, name):
-            yield f"{name}{remark}", lambda name=name, check=check: check(getattr(module, name))
+            yield f"{name}{remark}", partial(check, getattr(module, name))
 
 
 def _ladder() -> torch.Tensor:

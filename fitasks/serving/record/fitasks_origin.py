@@ -55,7 +55,7 @@ def _arguments(frame: FrameType) -> tuple[dict[str, Any], str]:
     given.update(values[keywords] if keywords else {})
     reasons = ["it takes positional arguments without names"] if varargs and values[varargs] else []
     generator = _function(frame)
-    said = {}
+    said: dict[str, object] = {}
     for name, value in given.items():
         if value is None:
             said |= {} if _default(generator, name) is None else {name: None}

@@ -1,0 +1,147 @@
+"""Which room may import which, read from the sources; and no module in a circle."""
+
+from __future__ import annotations
+
+import ast
+from functools import cache
+from graphlib import CycleError, TopologicalSorter
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+ROOT = Path(__file__).parents[1]
+SERVING = ("fitasks/serving", "fitasks/serving/record")
+# What all may import, in their own order.
+BASE = "errors temporary streams files border locks shape memo answers environment limits trust"
+# Below each room the others that it may import, types only included. A missing room is a new one: give it its line.
+MAY = {
+    "errors": "",
+    "temporary": "",
+    "streams": "errors",
+    "files": "temporary",
+    "border": "errors files",
+    "locks": "errors streams",
+    "shape": "",
+    "memo": "border errors files shape",
+    "answers": "border errors",
+    "environment": "errors",
+    "limits": "errors",
+    "trust": "",
+    "processes": BASE,
+    "config": BASE,
+    "cuda": BASE,
+    "models": f"{BASE} config",
+    "plan": f"{BASE} config cuda models processes",
+    "build": f"{BASE} config cuda plan processes",
+    "session": f"{BASE} build config cuda plan processes",
+    "ship": f"{BASE} build config cuda plan processes session",
+    "runtime": f"{BASE} build config cuda plan processes session ship",
+    "trace": f"{BASE} config cuda plan runtime",
+    "ui": f"{BASE} build config cuda models plan processes runtime session ship trace",
+    "words": "plan",
+    "uptodate": f"{BASE} build plan session",
+    "record": "",
+    "reporting": f"{BASE} build processes session ui",
+    "actions": f"{BASE} build plan runtime session ship ui",
+    "tasks": f"{BASE} actions build cuda plan processes reporting runtime session uptodate words",
+    "command": f"{BASE} plan reporting words",
+}
+# Rooms with circles by types alone, which no run meets: fewer are welcome, more aren't.
+KNOWN = ("plan", "build", "runtime")
+
+
+@cache
+def parsed(path: Path) -> ast.Module:
+    return ast.parse(path.read_bytes())
+
+
+def imported(tree: ast.AST, *, types: bool) -> Iterator[str]:
+    """Every dotted name that is imported, in functions too; below `if TYPE_CHECKING` only with `types`."""
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, ast.expr):
+            continue
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+        elif types or not (isinstance(node, ast.If) and ast.unparse(node.test).endswith("TYPE_CHECKING")):
+            yield from imported(node, types=types)
+
+
+def graph(sources: dict[str, Path], *, types: bool) -> dict[str, set[str]]:
+    """Each module with those of the others that it imports."""
+    found = {}
+    for module, path in sources.items():
+        names = imported(parsed(path), types=types)
+        found[module] = {known for name in names if (known := _module(name, sources)) not in {"", module}}
+    return found
+
+
+def _module(name: str, sources: dict[str, Path]) -> str:
+    while name and name not in sources:
+        name = name.rpartition(".")[0]
+    return name
+
+
+@cache
+def ours() -> dict[str, Path]:
+    paths = [path for path in (ROOT / "fitasks").rglob("*.py") if "serving" not in path.parts]
+    named = {".".join(path.relative_to(ROOT).with_suffix("").parts): path for path in paths}
+    return {name.removesuffix(".__init__"): path for name, path in named.items()}
+
+
+def scripts() -> dict[str, Path]:
+    return {path.stem: path for folder in SERVING for path in (ROOT / folder).glob("*.py")}
+
+
+def room(module: str) -> str:
+    return module.split(".")[1] if "." in module else ""
+
+
+def circle(graph: dict[str, set[str]]) -> list[str]:
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        return list(error.args[1])
+    return []
+
+
+def test_the_table_of_rooms_has_one_direction() -> None:
+    assert circle({name: set(may.split()) for name, may in MAY.items()}) == []
+
+
+def test_each_room_imports_what_it_may() -> None:
+    found = graph(ours(), types=True)
+    wrong = [
+        f"{module} imports {other}"
+        for module, others in found.items()
+        for other in others
+        if room(module) and room(other) not in {"", room(module), *MAY[room(module)].split()}
+    ]
+    assert wrong == []
+
+
+@pytest.mark.parametrize("sources", [ours(), scripts()], ids=["fitasks", "serving"])
+def test_no_module_is_in_a_circle(sources: dict[str, Path]) -> None:
+    assert circle(graph(sources, types=False)) == []
+
+
+def test_scripts_have_no_circle_of_types_either() -> None:
+    assert circle(graph(scripts(), types=True)) == []
+
+
+def test_circles_of_types_are_in_known_rooms_only() -> None:
+    for name in sorted({room(module) for module in ours()}):
+        within = {module: path for module, path in ours().items() if room(module) == name}
+        assert not circle(graph(within, types=True)) or name in KNOWN, name
+
+
+@pytest.mark.parametrize(("sources", "barred"), [(scripts(), "fitasks."), (ours(), "fitasks.serving")])
+def test_scripts_import_nothing_of_fitasks_and_are_imported_by_nobody(sources: dict[str, Path], barred: str) -> None:
+    for module, path in sources.items():
+        names = imported(parsed(path), types=True)
+        assert not [name for name in names if name.startswith(barred)], module
