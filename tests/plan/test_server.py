@@ -223,6 +223,22 @@ def test_sglangs_directory_goes_by_what_is_imported(bench: Bench, tmp_path: Path
     assert found == (f"{bench.root}{base}" if base else "")
 
 
+@pytest.mark.parametrize(
+    ("engine", "env", "base"),
+    [
+        ("none", {}, None),
+        ("vllm", {"SGLANG_CACHE_DIR": "/cache"}, None),
+        ("sglang", {"SGLANG_CACHE_DIR": "/cache"}, "/cache"),
+        ("sglang", {"SGLANG_CACHE_DIR": "/cache", "FLASHINFER_WORKSPACE_BASE": "/base"}, "/base"),
+        ("vllm", {"FLASHINFER_WORKSPACE_BASE": "/base"}, "/base"),
+    ],
+)
+def test_sglang_alone_moves_the_directory_and_only_where_it_is_not_set(
+    bench: Bench, engine: str, env: dict[str, str], base: str | None
+) -> None:
+    assert bench.server(engine, **env).env.get("FLASHINFER_WORKSPACE_BASE") == base
+
+
 def says(text: str) -> Callable[[Path], None]:
     def write(path: Path) -> None:
         path.write_text(text)
