@@ -57,6 +57,8 @@ class _Environment(TypedDict):
     tvm_ffi: str
     workspace: str
     arch: str
+    passes_over: bool
+    cuda_home: str
 
 
 class Mistake(TypedDict):

@@ -36,11 +36,6 @@ class Incomplete:
     kept: str = ""
 
 
-def base_of(plan: Plan) -> Path:
-    """FlashInfer's cache directory for this server: `…/.cache/flashinfer`, above versions and architectures."""
-    return Path(next(iter(plan.facts.values()))["workspace"]).parent.parent
-
-
 def clear_incomplete(base: Path) -> list[Incomplete]:
     """Remove the half-built nvcc modules below `base`, in every cache layout; those that are being built are kept.
 
@@ -93,9 +88,8 @@ def reset_targets(plan: Plan) -> list[Path]:
 
     Not what other toolchains have compiled, nor what shows no marks of a module.
     """
-    workspaces = [Path(facts["workspace"]) for facts in plan.facts.values()]
     modules = (module for module in _of_nvcc(plan) if not strangers(module))
-    return [*modules, *filter(Path.is_dir, (workspace / GENERATED for workspace in workspaces))]
+    return [*modules, *filter(Path.is_dir, (target.generated for target in plan.targets.values()))]
 
 
 def left_by_reset(plan: Plan) -> list[Incomplete]:
@@ -104,8 +98,8 @@ def left_by_reset(plan: Plan) -> list[Incomplete]:
 
 
 def _of_nvcc(plan: Plan) -> Iterator[Path]:
-    for facts in plan.facts.values():
-        for module in sorted(Path(facts["workspace"]).glob("cached_ops/*")):
+    for target in plan.targets.values():
+        for module in sorted(target.cached_ops.glob("*")):
             if _is_module(module) and toolchain_of(module) == "nvcc":
                 yield module
 

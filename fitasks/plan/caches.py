@@ -35,5 +35,5 @@ def of_engines(env: Mapping[str, str]) -> dict[Path, str]:
 
 def bases(plan: Plan) -> tuple[Path, ...]:
     """The cache directories in which kernels of this plan may have been compiled: the one in use first."""
-    in_use = [Path(facts["workspace"]).parent.parent for facts in plan.facts.values() if "workspace" in facts]
+    in_use = [target.base for target in plan.targets.values()]
     return tuple(dict.fromkeys([*in_use, *of_engines(plan.server.env)]))

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from fitasks.config.model import Config, Serving
     from fitasks.cuda.probe import ProbeMemo
+    from fitasks.plan.target import Target
 
 _SCRIPT = planner.SCRIPT.with_name("describe.py")
 _KERNELS = "fitasks-kernels"  # the package that `doit wheel` makes
@@ -220,11 +221,11 @@ def _environment(serving: Serving, python: Path, environ: Mapping[str, str]) -> 
     return env | serving.env
 
 
-def as_imported(server: Server, facts: Mapping[str, Mapping[str, str]]) -> Server:
+def as_imported(server: Server, targets: Mapping[str, Target]) -> Server:
     """The server with the versions that were really imported while planning."""
-    said = next(iter(facts.values()), {})
-    now = {"flashinfer-python": "flashinfer", "torch": "torch", "apache-tvm-ffi": "tvm_ffi"}
-    packages = (replace(one, version=said.get(now.get(one.name, ""), one.version)) for one in server.packages)
+    one = next(iter(targets.values()), None)
+    now = {"flashinfer-python": one.flashinfer, "torch": one.torch, "apache-tvm-ffi": one.tvm_ffi} if one else {}
+    packages = (replace(package, version=now.get(package.name, package.version)) for package in server.packages)
     return replace(server, packages=tuple(packages))
 
 

@@ -140,7 +140,7 @@ class Arriving:
 
     def _planned(self, architecture: str, name: str) -> Kernel | None:
         plan = self.session.plan
-        found = (one for one in plan.buildable() if (plan.facts[one.target]["arch"], one.name) == (architecture, name))
+        found = (one for one in plan.buildable() if (plan.targets[one.target].arch, one.name) == (architecture, name))
         return next(found, None)
 
 

@@ -72,7 +72,7 @@ def planned_names(plan: Plan) -> Names:
     names: dict[str, set[str]] = {}
     for kernel in plan.kernels:
         if kernel.name and not kernel.problem:
-            names.setdefault(plan.facts[kernel.target]["arch"], set()).add(kernel.name)
+            names.setdefault(plan.targets[kernel.target].arch, set()).add(kernel.name)
     return {arch: frozenset(known) for arch, known in names.items()}
 
 

@@ -19,9 +19,9 @@ from fitasks.errors import BadInput, EnvironmentProblem
 from fitasks.plan import planner
 from fitasks.plan.expand import kernels_of
 from fitasks.plan.offers import offers
-from fitasks.plan.plan import facts_of
 from fitasks.plan.reads import Reads
 from fitasks.plan.server import Server, find_server
+from fitasks.plan.target import targets_in
 from fitasks.runtime.verify.worker import Worker, WorkerError
 
 READS = {"files": ["/x/a.py"], "looked": [[["/x"], ["a", "b"]]]}
@@ -48,6 +48,8 @@ SAMPLES: dict[str, Any] = {
         "tvm_ffi": "0.1.16",
         "workspace": "/c/0.7.4/90a",
         "arch": "90a",
+        "passes_over": True,
+        "cuda_home": "/cuda",
         "kernels": [KERNEL, REFUSED],
         "reads": READS,
     },
@@ -156,7 +158,7 @@ def test_any_answer_to_planning(data: st.DataObject, monkeypatch: pytest.MonkeyP
     try:
         told = planner.ask(SERVER, Path("/cuda"), ["9.0a"], CONFIG.kernels, sm90=True)
         assert kernels_of(CONFIG, told)
-        assert facts_of(told)
+        assert targets_in(told)
         assert Reads.of((answer["reads"] for answer in told.values()), 0, SERVER.python).as_record()
     except EnvironmentProblem as error:
         said = str(error)
