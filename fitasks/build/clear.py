@@ -17,14 +17,13 @@ from fitasks.build.lock import is_locked
 from fitasks.build.scratch import abandoned, places
 from fitasks.cuda.elf import is_shared_object
 from fitasks.errors import EnvironmentProblem
-from fitasks.plan.modules import LOCKS, strangers, toolchain_of
+from fitasks.plan.caches import CACHED_OPS, GENERATED, LOCKS
+from fitasks.plan.modules import strangers, toolchain_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from fitasks.plan.plan import Plan
-
-GENERATED = "generated"  # FlashInfer's directory of sources
 
 
 @dataclass(frozen=True)
@@ -139,7 +138,7 @@ def bytes_in(directory: Path) -> int:
 
 def _modules(base: Path) -> Iterator[Path]:
     """Module directories of `<version>/<arch>/cached_ops` (since 0.4.1) and of the older `<arch>/cached_ops`."""
-    for pattern in ("*/cached_ops/*", "*/*/cached_ops/*"):
+    for pattern in (f"*/{CACHED_OPS}/*", f"*/*/{CACHED_OPS}/*"):
         yield from filter(_is_module, sorted(base.glob(pattern)))
 
 

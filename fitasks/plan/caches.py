@@ -12,6 +12,8 @@ if TYPE_CHECKING:
 
     from fitasks.plan.plan import Plan
 
+CACHED_OPS, GENERATED = "cached_ops", "generated"  # in a workspace, `<version>/<architectures>`: modules, sources
+LOCKS = "tmp"  # in cached_ops
 _BELOW = Path(".cache", "flashinfer")  # of FLASHINFER_WORKSPACE_BASE (flashinfer/jit/env.py)
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fitasks.cuda.architecture import single
+from fitasks.plan.caches import CACHED_OPS, GENERATED
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -48,12 +49,12 @@ class Target:
     @property
     def cached_ops(self) -> Path:
         """Where modules are built, each in its directory."""
-        return self.workspace / "cached_ops"
+        return self.workspace / CACHED_OPS
 
     @property
     def generated(self) -> Path:
         """Where FlashInfer writes sources."""
-        return self.workspace / "generated"
+        return self.workspace / GENERATED
 
     def as_record(self) -> dict[str, Any]:
         """For JSON."""

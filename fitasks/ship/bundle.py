@@ -23,6 +23,7 @@ from fitasks.build import receipt as receipts
 from fitasks.build.lock import module_lock
 from fitasks.errors import EnvironmentProblem, FitasksError
 from fitasks.files import sha256_file
+from fitasks.plan.caches import CACHED_OPS, GENERATED
 from fitasks.processes import sessions
 from fitasks.ship.archive import DASH, GZIP
 from fitasks.ship.manifest import Entry, Manifest, Origin
@@ -39,7 +40,7 @@ if TYPE_CHECKING:
 
 NINJA_FILE = "build.ninja"  # as FlashInfer calls it
 
-_GENERATED = "{CACHE}/generated/"
+_GENERATED = f"{{CACHE}}/{GENERATED}/"
 LOCK_TIMEOUT = 1800.0  # seconds to wait for a server that is building the same module
 _AGAIN = "run doit, then doit bundle"
 _OTHER_KINDS = re.compile(r"(?i)\.(tar|zstd?|tzst|xz|txz|bz2|tbz2?|lz4|lzma|7z|zip|whl)$")
@@ -200,7 +201,7 @@ def _compare(session: Session, chosen: list[tuple[Kernel, Receipt]], files: dict
     for kernel, receipt in chosen:
         arch = session.plan.targets[kernel.target].arch
         for name, output in receipt.outputs.items():
-            if files[f"{arch}/cached_ops/{kernel.build_dir.name}/{name}"].sha256 != output.sha256:
+            if files[f"{arch}/{CACHED_OPS}/{kernel.build_dir.name}/{name}"].sha256 != output.sha256:
                 raise FitasksError(
                     f"{kernel.label}: {kernel.build_dir / name} is not what was built; no bundle was written",
                     remedy=f"rm {kernel.build_dir / receipts.NAME}, {_AGAIN}",
