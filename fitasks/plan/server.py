@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict, cast
 
-from fitasks import memo, temporary
+from fitasks import answers, memo, temporary
 from fitasks.errors import EnvironmentProblem
 from fitasks.plan import planner
 from fitasks.plan.caches import sglang_base
@@ -61,21 +61,9 @@ QUIET = {
 }
 
 
-class _Found(TypedDict):
-    root: str
-    version: str
-
-
-class _Described(TypedDict):
-    prefix: str
-    path: list[str]
-    site: list[str]
-    packages: dict[str, _Found]
-
-
 class _Memo(TypedDict):
     key: list[str]
-    described: _Described
+    described: answers.Interpreter
     reads: dict[str, Any]
 
 
@@ -174,7 +162,7 @@ def _on_path(name: str) -> Path:
     return Path(shutil.which(name) or name)
 
 
-def _describe(python: Path, env: Mapping[str, str], file: Path) -> _Described:
+def _describe(python: Path, env: Mapping[str, str], file: Path) -> answers.Interpreter:
     """What the interpreter says of itself in this environment, remembered. Raises EnvironmentProblem."""
     key = [str(python), str(python.resolve()), *(env.get(name, "") for name in _PYTHON)]
     if known := _remembered(file, key):
@@ -183,13 +171,13 @@ def _describe(python: Path, env: Mapping[str, str], file: Path) -> _Described:
     described = _ask(python, env)
     reads = Reads.of([described.pop("reads")], since, python)
     memo.keep(file, {"key": key, "described": described, "reads": reads.as_record()})
-    return cast("_Described", described)
+    return cast("answers.Interpreter", described)
 
 
-def _remembered(file: Path, key: list[str]) -> _Described | None:
+def _remembered(file: Path, key: list[str]) -> answers.Interpreter | None:
     said = memo.read(file, _Memo)
     known = said and said["key"] == key and Reads.holding(said["reads"])
-    return cast("_Described", said["described"]) if known else None
+    return cast("answers.Interpreter", said["described"]) if known else None
 
 
 def _ask(python: Path, env: Mapping[str, str]) -> dict[str, Any]:
@@ -202,7 +190,7 @@ def _ask(python: Path, env: Mapping[str, str]) -> dict[str, Any]:
         return planner.asked(_Interpreter(python), words, env, what, remedy, shape="Described")
 
 
-def _imported(described: _Described) -> Iterator[Package]:
+def _imported(described: answers.Interpreter) -> Iterator[Package]:
     """What the interpreter would import; the version is the module's own, else that of a dist-info beside it."""
     for name, module in _IMPORTED.items():
         if found := described["packages"].get(module):

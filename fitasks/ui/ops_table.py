@@ -13,8 +13,9 @@ from fitasks.streams import show as _print
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from fitasks.answers import Parameter
     from fitasks.config.model import Scalar
-    from fitasks.plan.offers import Op, Parameter
+    from fitasks.plan.offers import Op
     from fitasks.session import Session
 
 _MOST_VALUES = 14

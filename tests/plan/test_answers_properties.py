@@ -120,6 +120,29 @@ def test_what_the_scripts_answer_has_the_shape(shape: str) -> None:
     assert answers.checked(SAMPLES[shape], getattr(answers, shape), "it") == SAMPLES[shape]
 
 
+@pytest.mark.parametrize(
+    ("shape", "change", "told"),
+    [
+        ("Described", {"path": ["/x", 3]}, "path.1 is 3"),
+        ("Described", {"packages": {"torch": {"root": "/x"}}}, "packages.torch.version is missing"),
+        ("Described", {"reads": {"files": [], "looked": [[["/x"]]]}}, "reads.looked.0 is [['/x']]"),
+        ("Loaded", {"libraries": {"libc.so.6": {"path": "/x", "problem": "", "more": 1}}}, "libraries.libc.so.6 is {"),
+        ("Plans", {"kernels": [KERNEL | {"id": 2**62}]}, "kernels.0 is {"),
+        ("Ready", None, "the answer is None"),
+    ],
+)
+def test_an_error_names_the_place(shape: str, change: dict[str, Any] | None, told: str) -> None:
+    reply = change if change is None else SAMPLES[shape] | change
+    with pytest.raises(BadInput) as caught:
+        answers.checked(reply, getattr(answers, shape), "it")
+    assert f"answered what no script of ours does: {told}" in caught.value.message
+
+
+@pytest.mark.parametrize("shape", SAMPLES)
+def test_a_script_may_say_more_than_is_read(shape: str) -> None:
+    answers.checked(SAMPLES[shape] | {"more": [1]}, getattr(answers, shape), "it")
+
+
 class Interpreter(NamedTuple):
     python: Path
 
