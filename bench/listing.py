@@ -82,7 +82,7 @@ def _fill(project: Path, env: dict[str, str]) -> int:
     """Replace the plan's kernels by the registry's, and make each look compiled; how many there are."""
     os.environ.update(env)
     session = Session.load(project)
-    plan, (target, _) = session.plan, next(iter(session.plan.facts.items()))
+    plan, target = session.plan, next(iter(session.plan.targets))
     answer = project / "registry.json"
     command = [str(plan.server.python), str(planner.SCRIPT), "--registry", str(answer)]
     subprocess.run(command, env=plan.environment(target), check=True, capture_output=True)
@@ -104,10 +104,9 @@ def _fill(project: Path, env: dict[str, str]) -> int:
 def _pretend(project: Path) -> None:
     session = Session.load(project)
     plan, contents = session.plan, Contents(project / "unused")
-    (facts,) = plan.facts.values()
-    root = Path(facts["flashinfer_root"]) / "data"
+    root = plan.first.root / "data"
     headers = sorted(str(path) for path in root.rglob("*") if path.suffix in {".h", ".cuh", ".hpp"})
-    judge = session.judges[next(iter(plan.facts))]
+    judge = session.judges[next(iter(plan.targets))]
     for index, kernel in enumerate(plan.kernels):
         own = list(itertools.islice(itertools.cycle(headers), index, index + HEADERS)) + list(map(str, kernel.sources))
         lines = [(judge.roots.relative(path), state.digest) for path in own if (state := contents.state(path))]
@@ -119,7 +118,7 @@ def _pretend(project: Path) -> None:
         inputs = receipts.input_lines(lines)
         receipt = Receipt(
             name=kernel.name,
-            flashinfer=facts["flashinfer"],
+            flashinfer=plan.first.flashinfer,
             target=kernel.target,
             generator=kernel.generator,
             commands=judge.commands(kernel),

@@ -618,7 +618,7 @@ def _run_like_check(_: Path) -> None:
         print(begun.most_threads(kernel), failed.remembered(kernel, judge), proof.read(kernel.build_dir, "0" * 64))
     plan = session.plan
     session.contents.save()
-    for target in [*plan.facts][:1]:  # none where the remembered kernels.yaml says none
+    for target in [*plan.targets][:1]:  # none where the remembered kernels.yaml says none
         print(offers.offers(plan.server, plan.toolkit.home, target, plan.state))
     with fitasks_errors():
         _checked(session)

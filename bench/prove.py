@@ -43,7 +43,7 @@ def main() -> int:
     argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     plan = Session.load(Path.cwd()).plan
     wrong = 0
-    for target in plan.facts:
+    for target in plan.targets:
         kernels = [kernel for kernel in plan.buildable() if kernel.target == target]
         with tempfile.NamedTemporaryFile("w", suffix=".json") as request:
             json.dump([(kernel.op, kernel.given) for kernel in kernels], request)

@@ -1,19 +1,19 @@
 """The shapes of what the scripts of fitasks/serving/ answer, and the one check of an answer against its shape.
 
 `serving.python` may be any program, and a library that is loaded in it may write over our file: what comes back is
-somebody else's. Imported where a process was asked, and not before: pydantic takes longer than a whole warm run.
-Keys that are not named here are let through; a script says more than is read.
+somebody else's. Keys that a TypedDict doesn't name are let through, a script says more than is read; a dataclass is
+what the reader makes of it, and has no other.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any, NotRequired
-
-from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
-from typing_extensions import TypedDict  # pydantic takes no other before Python 3.12
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NotRequired, TypedDict
 
 from fitasks.border import brief, read_json
+from fitasks.config.model import Scalar  # noqa: TC001 - part of Parameter, whose fields are looked at
 from fitasks.errors import BadInput, EnvironmentProblem
+from fitasks.shape import MISSING, fits, misfit
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -25,7 +25,7 @@ class Reading(TypedDict):
     """plan_reads.py."""
 
     files: list[str]
-    looked: list[Annotated[list[list[str]], Field(min_length=2, max_length=2)]]
+    looked: list[tuple[list[str], list[str]]]  # directories, and the names that were looked for
 
 
 class Fatal(TypedDict):
@@ -38,13 +38,16 @@ class Root(TypedDict):
     version: str
 
 
-class Described(TypedDict):
-    """describe.py."""
-
+class Interpreter(TypedDict):
     prefix: str
     path: list[str]
     site: list[str]
     packages: dict[str, Root]
+
+
+class Described(Interpreter):
+    """describe.py."""
+
     reads: Reading
 
 
@@ -57,6 +60,8 @@ class _Environment(TypedDict):
     tvm_ffi: str
     workspace: str
     arch: str
+    passes_over: bool
+    cuda_home: str
 
 
 class Mistake(TypedDict):
@@ -100,14 +105,15 @@ class Plans(_Environment):
     reads: Reading
 
 
-class Parameter(TypedDict):
-    __pydantic_config__ = ConfigDict(extra="forbid")  # type: ignore[misc]
+@dataclass(frozen=True)
+class Parameter:
+    """`default` is what it is where kernels.yaml says nothing; offers.FOLLOWS for one that follows dtype_q."""
 
     name: str
     required: bool
     default: Any
-    type: str
-    accepted: list[str | int | float | bool | None]
+    type: str  # dtype, bool, int, float, str; list: kernels.yaml cannot say it; "": the generator doesn't tell
+    accepted: tuple[Scalar, ...]  # empty where FlashInfer's code doesn't tell
 
 
 class Operation(TypedDict):
@@ -133,9 +139,8 @@ class Cudarts(TypedDict):
     runtime_versions: dict[str, int | str]
 
 
-class Library(TypedDict):
-    __pydantic_config__ = ConfigDict(extra="forbid")  # type: ignore[misc]
-
+@dataclass(frozen=True)
+class Library:
     path: str
     problem: str
 
@@ -173,9 +178,8 @@ class Ready(TypedDict):
     flashinfer: str
 
 
-class Checked(TypedDict):
-    __pydantic_config__ = ConfigDict(extra="forbid")  # type: ignore[misc]
-
+@dataclass(frozen=True)
+class Checked:
     what: str
     error: float
     tolerance: float
@@ -204,10 +208,9 @@ def read(path: Path, shape: type[Any], who: str) -> Any:
 
 def checked(answer: Any, shape: type[Any], who: str) -> Any:
     """Return the answer, if it has the shape. Raises BadInput with the place in it and what stands there."""
-    try:
-        TypeAdapter(shape).validate_python(answer, strict=True)
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        place = brief(".".join(map(str, first["loc"])))[1:-1] or "the answer"
-        raise BadInput(f"{who} answered what no script of ours does: {place} is {brief(first['input'])}") from None
-    return answer
+    if fits(answer, shape, theirs=True):
+        return answer
+    names, found = misfit(answer, shape)
+    place = brief(".".join(names))[1:-1] or "the answer"
+    stands = "missing" if found is MISSING else brief(found)
+    raise BadInput(f"{who} answered what no script of ours does: {place} is {stands}")

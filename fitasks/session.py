@@ -151,7 +151,7 @@ class Session:
         known = self.ninja.version, self.stamp[1]
         return {
             target: Judge(roots_of(self.plan, target), self.contents, self.toolchain, *known, bases(self.plan))
-            for target in self.plan.facts
+            for target in self.plan.targets
         }
 
     def judge(self, kernel: Kernel) -> Judgement:

@@ -180,7 +180,7 @@ def planned(border: Border) -> Callable[[], object]:
     entry = KernelConfig("page", "page", "page", {"a": 1}, place, {"a": place}, ("9.0a",))
     model = ModelRequest("m", "m", "vllm", place)
     config = Config("kernels.yaml", Serving(), ("auto",), sm90=True, cudart="patch", kernels=(entry,), models=(model,))
-    facts = {"flashinfer": "1", "flashinfer_root": "/x", "workspace": "/y", "arch": "90a"}
+    targets = {TARGET: shop.target().as_record()}
     records = [as_record(kernel) for kernel in kernels]
     records[1] |= {"aot": [{"path": "/x/y.so", "architectures": ["sm90a"]}]}
     assert from_record(records[1]).aot == (Artefact(Path("/x/y.so"), ("sm90a",)),)
@@ -191,7 +191,7 @@ def planned(border: Border) -> Callable[[], object]:
             "key": {"version": plans.VERSION, "kernels.yaml": "digest", "targets": ["9.0a"]},
             "config": asdict(config),
             "kernels": records,
-            "facts": {TARGET: facts},
+            "targets": targets,
             "resolved": {},
             "chosen": chosen.as_record(toolkit, {}),
             "needs": ["cuda.h"],
@@ -209,7 +209,7 @@ def planned(border: Border) -> Callable[[], object]:
         plans._config(Path("kernels.yaml"), "digest", found)
         plans._reads(found, found["key"])
         overruled(found["kernels"])
-        plans.resolved(found["facts"])
+        plans.resolved(found["targets"])
         chosen.again(found["chosen"], {"CUDA_HOME": "/other"}, ProbeMemo(border.file.with_name("probe.json")))
         return [(one.label, one.name, one.build_dir, one.sources) for one in read]
 
@@ -340,6 +340,6 @@ def test_a_plan_that_knows_nothing_of_its_targets_is_none(tmp_path: Path) -> Non
     use = planned(made)
     data = json.loads(made.file.read_text())
     del data["seal"]
-    made.file.write_text(memo.sealed(data | {"facts": {}, "kernels": []}))
+    made.file.write_text(memo.sealed(data | {"targets": {}, "kernels": []}))
     assert use() is None
     assert not plans.remembered(made.file)

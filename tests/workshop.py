@@ -24,6 +24,7 @@ from fitasks.cuda.toolkit import Toolkit
 from fitasks.plan.kernel import Kernel
 from fitasks.plan.plan import Plan
 from fitasks.plan.server import Server
+from fitasks.plan.target import Target
 
 if TYPE_CHECKING:
     from fitasks.build.reasons import Judgement
@@ -132,7 +133,12 @@ class Workshop:
         server = Server(Path(sys.executable), "none", Path(sys.prefix), (), dict(os.environ), ())
         home = self.root / "cuda"
         toolkit = Toolkit(home, "CUDA_HOME", home, "13.0", "V13.0.88", home / "libcudart.so")
-        return Plan(config, server, toolkit, (), (), {TARGET: {}}, self.root / ".fitasks")
+        return Plan(config, server, toolkit, (), (), {TARGET: self.target()}, self.root / ".fitasks")
+
+    def target(self, arch: str = "90a") -> Target:
+        """What FlashInfer would have said of it while planning."""
+        root = self.root / self.site / "flashinfer"
+        return Target(arch, self.workspace, root, self.root / "cuda", self.version, "2.13.0", "0.1.16")
 
     def ninja_would_run(self, kernel: Kernel) -> str:
         """What the server's own ninja says, asked over a copy of the whole build directory's logs."""

@@ -17,14 +17,13 @@ from fitasks.build.lock import is_locked
 from fitasks.build.scratch import abandoned, places
 from fitasks.cuda.elf import is_shared_object
 from fitasks.errors import EnvironmentProblem
-from fitasks.plan.modules import LOCKS, strangers, toolchain_of
+from fitasks.plan.caches import CACHED_OPS, GENERATED, LOCKS
+from fitasks.plan.modules import strangers, toolchain_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from fitasks.plan.plan import Plan
-
-GENERATED = "generated"  # FlashInfer's directory of sources
 
 
 @dataclass(frozen=True)
@@ -34,11 +33,6 @@ class Incomplete:
     path: Path
     bytes: int
     kept: str = ""
-
-
-def base_of(plan: Plan) -> Path:
-    """FlashInfer's cache directory for this server: `…/.cache/flashinfer`, above versions and architectures."""
-    return Path(next(iter(plan.facts.values()))["workspace"]).parent.parent
 
 
 def clear_incomplete(base: Path) -> list[Incomplete]:
@@ -93,9 +87,8 @@ def reset_targets(plan: Plan) -> list[Path]:
 
     Not what other toolchains have compiled, nor what shows no marks of a module.
     """
-    workspaces = [Path(facts["workspace"]) for facts in plan.facts.values()]
     modules = (module for module in _of_nvcc(plan) if not strangers(module))
-    return [*modules, *filter(Path.is_dir, (workspace / GENERATED for workspace in workspaces))]
+    return [*modules, *filter(Path.is_dir, (target.generated for target in plan.targets.values()))]
 
 
 def left_by_reset(plan: Plan) -> list[Incomplete]:
@@ -104,8 +97,8 @@ def left_by_reset(plan: Plan) -> list[Incomplete]:
 
 
 def _of_nvcc(plan: Plan) -> Iterator[Path]:
-    for facts in plan.facts.values():
-        for module in sorted(Path(facts["workspace"]).glob("cached_ops/*")):
+    for target in plan.targets.values():
+        for module in sorted(target.cached_ops.glob("*")):
             if _is_module(module) and toolchain_of(module) == "nvcc":
                 yield module
 
@@ -145,7 +138,7 @@ def bytes_in(directory: Path) -> int:
 
 def _modules(base: Path) -> Iterator[Path]:
     """Module directories of `<version>/<arch>/cached_ops` (since 0.4.1) and of the older `<arch>/cached_ops`."""
-    for pattern in ("*/cached_ops/*", "*/*/cached_ops/*"):
+    for pattern in (f"*/{CACHED_OPS}/*", f"*/*/{CACHED_OPS}/*"):
         yield from filter(_is_module, sorted(base.glob(pattern)))
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from fitasks.plan.caches import CACHED_OPS
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from pathlib import Path
@@ -16,7 +18,7 @@ def elsewhere(kernel: Kernel, bases: Iterable[Path]) -> str:
 
     Of several the nearest: what differs in the place alone is rather what is missed than one of another version.
     """
-    ours = kernel.build_dir.parent.parent
+    ours = kernel.workspace
     found = [place for base in bases for place in _places(kernel, base) if place != ours]
     if not found:
         return ""
@@ -26,7 +28,7 @@ def elsewhere(kernel: Kernel, bases: Iterable[Path]) -> str:
 
 def _places(kernel: Kernel, base: Path) -> Iterator[Path]:
     """The workspaces `<base>/<version>/<arch>` that have the module."""
-    for library in sorted(base.glob(f"*/*/cached_ops/{kernel.name}/{kernel.name}.so")):
+    for library in sorted(base.glob(f"*/*/{CACHED_OPS}/{kernel.name}/{kernel.name}.so")):
         yield library.parents[2]
 
 

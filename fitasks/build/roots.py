@@ -10,7 +10,6 @@ import os
 import re
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -61,14 +60,13 @@ class Roots:
 
 def roots_of(plan: Plan, target: str) -> Roots:
     """The roots that a plan's kernels are built among."""
-    facts = plan.facts[target]
-    site = Path(facts["flashinfer_root"]).parent
+    found = plan.targets[target]
     return Roots(
         {
-            "CACHE": (facts["workspace"],),
-            "FLASHINFER": (facts["flashinfer_root"],),
+            "CACHE": (str(found.workspace),),
+            "FLASHINFER": (str(found.root),),
             "CUDA": (str(plan.toolkit.home), str(plan.toolkit.root)),
-            "SITE": tuple(dict.fromkeys((str(site), *map(str, plan.server.site_packages)))),
+            "SITE": tuple(dict.fromkeys((str(found.root.parent), *map(str, plan.server.site_packages)))),
         }
         | _python(plan, target)
     )

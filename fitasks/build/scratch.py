@@ -9,6 +9,7 @@ from typing import IO, TYPE_CHECKING
 
 from fitasks import temporary
 from fitasks.files import replacing
+from fitasks.plan.caches import CACHED_OPS, GENERATED, LOCKS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -24,7 +25,7 @@ def places(workspaces: Iterable[Path]) -> Iterator[Path]:
     A module's way into such a part is by cached_ops/tmp, which is no module, and by generated.
     """
     for workspace in workspaces:
-        yield from (workspace.parent, workspace / "cached_ops" / "tmp", workspace / "generated")
+        yield from (workspace.parent, workspace / CACHED_OPS / LOCKS, workspace / GENERATED)
 
 
 @contextlib.contextmanager

@@ -17,6 +17,24 @@ def single(arch: str) -> tuple[str, ...]:
     return tuple(f"sm{one}" for one in re.findall(r"\d+[af]?", arch))
 
 
+def members(arch: str) -> tuple[str, ...]:
+    """FlashInfer's name of an architecture set as its members' names: "80_90a" → ("80", "90a")."""
+    return tuple(filter(None, arch.split("_")))
+
+
+def together(gpus: Iterable[str]) -> str:
+    """FlashInfer's name of the set of these: ("sm80", "sm90a") → "80_90a"."""
+    return "_".join(gpu.removeprefix("sm") for gpu in gpus)
+
+
+def capabilities(target: str, built: Collection[str] = ()) -> list[str]:
+    """The architectures of a target as GPUs say them ("8.0 9.0a" → 8.0, 9.0), of those that run what is `built`.
+
+    A module of Hopper's alone has no code for the 8.0 of such a target; one for the family sm_120f has some for 12.1a.
+    """
+    return [word.rstrip("af") for word in target.split() if with_code(built, [f"sm{word.replace('.', '')}"])]
+
+
 def declared(ninja: str) -> tuple[str, ...]:
     """What a build.ninja tells nvcc to make: ("sm_80", "sm_90a"), "compute_90" for PTX; sorted."""
     codes = (code for group in _GENCODE.findall(ninja) for code in group.split(","))
@@ -67,6 +85,11 @@ def targets_of(ninja: str) -> tuple[str, ...]:
     """The targets, as kernels.yaml says them, that this build.ninja makes machine code for: ("10.0a",)."""
     parts = [_parts(code) for code in declared(ninja) if code.startswith("sm_")]
     return tuple(f"{major}.{minor}{suffix}" for _, major, minor, suffix in parts)
+
+
+def gpu_of(code: str) -> str:
+    """FlashInfer's name of what nvcc says: "sm_90a" → "sm90a"."""
+    return code.replace("_", "")
 
 
 def _nvcc(gpu: str) -> str:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from fitasks.border import read_bytes
 from fitasks.config.labels import label
 from fitasks.config.model import KernelConfig
+from fitasks.cuda.architecture import capabilities
 from fitasks.errors import BadInput, ConfigError
 from fitasks.models.derive import Answer, derive
 from fitasks.models.facts import MOST_BYTES, Facts, config_file, read_facts
@@ -44,7 +45,7 @@ def answers(request: ModelRequest, targets: Sequence[str]) -> dict[str, list[Ans
     """For each target, the answers for its architectures. Raises ConfigError."""
     facts = facts_of(request)
     return {
-        target: [derive(facts, request, word.rstrip("af")) for word in target.split()]
+        target: [derive(facts, request, capability) for capability in capabilities(target)]
         for target in dict.fromkeys(targets)
     }
 

@@ -12,6 +12,8 @@ if TYPE_CHECKING:
 
     from fitasks.plan.plan import Plan
 
+CACHED_OPS, GENERATED = "cached_ops", "generated"  # in a workspace, `<version>/<architectures>`: modules, sources
+LOCKS = "tmp"  # in cached_ops
 _BELOW = Path(".cache", "flashinfer")  # of FLASHINFER_WORKSPACE_BASE (flashinfer/jit/env.py)
 
 
@@ -35,5 +37,5 @@ def of_engines(env: Mapping[str, str]) -> dict[Path, str]:
 
 def bases(plan: Plan) -> tuple[Path, ...]:
     """The cache directories in which kernels of this plan may have been compiled: the one in use first."""
-    in_use = [Path(facts["workspace"]).parent.parent for facts in plan.facts.values() if "workspace" in facts]
+    in_use = [target.base for target in plan.targets.values()]
     return tuple(dict.fromkeys([*in_use, *of_engines(plan.server.env)]))

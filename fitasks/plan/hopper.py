@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
+from fitasks.cuda.architecture import capabilities
+
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
@@ -20,5 +22,4 @@ def wanted(config: Config) -> bool:
 
 def left_out(config: Config, targets: Iterable[str]) -> bool:
     """Whether a target has Hopper's modules and the plan does without: its servers need to be told the same."""
-    architectures = {word.rstrip("af") for target in targets for word in target.split()}
-    return "9.0" in architectures and not wanted(config)
+    return any("9.0" in capabilities(target) for target in targets) and not wanted(config)

@@ -52,6 +52,11 @@ class Kernel:
     twin: str = ""
 
     @property
+    def workspace(self) -> Path:
+        """FlashInfer's cache that it lies in, of its version and its target's set of architectures."""
+        return self.build_dir.parent.parent
+
+    @property
     def unfit(self) -> bool:
         """Whether it could be planned, but its code runs on none of the target's GPUs; `problem` says so."""
         return bool(self.problem and self.name)

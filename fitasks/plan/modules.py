@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 
 Toolchain = Literal["nvcc", "cute-dsl", "tirx", ""]
 
-LOCKS = "tmp"
 _META = "meta.json"
 _NINJAS = (".ninja_", "build.ninja", ".build.ninja.")  # its logs, its build file, and what FlashInfer writes that as
 _OURS = ("fitasks-", ".fitasks-")  # receipt, begun, proof; parts of a build, and what they are written as

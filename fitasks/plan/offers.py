@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
 
 from fitasks import memo, temporary
-from fitasks.config.model import Scalar  # noqa: TC001 - part of Parameter, whose fields are looked at
+from fitasks.answers import Operation, Parameter
 from fitasks.plan.planner import SCRIPT as PLAN_SCRIPT
 from fitasks.plan.planner import Answer, asked, basis, environment
 from fitasks.plan.reads import Reads
@@ -21,17 +21,6 @@ if TYPE_CHECKING:
 
 SCRIPT = PLAN_SCRIPT.with_name("ops.py")
 FOLLOWS = "=dtype_q"  # a default that is another parameter's value
-
-
-@dataclass(frozen=True)
-class Parameter:
-    """`default` is what it is where kernels.yaml says nothing; FOLLOWS for one that follows dtype_q."""
-
-    name: str
-    required: bool
-    default: Any
-    type: str  # dtype, bool, int, float, str; list: kernels.yaml cannot say it; "": the generator doesn't tell
-    accepted: tuple[Scalar, ...]  # empty where FlashInfer's code doesn't tell
 
 
 @dataclass(frozen=True)
@@ -50,19 +39,9 @@ class Op:
         return tuple(one.name for one in self.parameters if one.required and one.type == "list")
 
 
-class _Record(TypedDict):
-    """An Op as the script writes it."""
-
-    op: str
-    generator: str
-    parameters: list[Parameter]
-    doc: str
-    note: str
-
-
 class _Memo(TypedDict):
     key: dict[str, Any]
-    ops: list[_Record]
+    ops: list[Operation]
     reads: dict[str, Any]
 
 

@@ -34,20 +34,19 @@ from fitasks.plan.names import named
 from fitasks.plan.overruled import overruled
 from fitasks.plan.reads import Reads
 from fitasks.plan.server import Server, as_imported, find_server
+from fitasks.plan.target import Target, targets_in
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
 
     from fitasks.cuda.toolkit import Choice, Toolkit
 
-_FACTS = {"flashinfer", "flashinfer_root", "workspace", "arch"}  # of each target, what others read without asking
-
 # Of plan.json: raised whenever its meaning changes; a changed shape is noticed by itself.
 VERSION = [
-    5,
+    6,
     *(
         field.name
-        for record in (Kernel, Artefact, Config, Serving, KernelConfig, ModelRequest)
+        for record in (Kernel, Artefact, Target, Config, Serving, KernelConfig, ModelRequest)
         for field in fields(record)
     ),
 ]
@@ -62,9 +61,14 @@ class Plan:
     toolkit: Toolkit
     notes: tuple[str, ...]  # what the user should know of the choice of toolkit
     kernels: tuple[Kernel, ...]
-    facts: dict[str, dict[str, str]]  # per target: flashinfer, flashinfer_root, workspace, arch, …
+    targets: dict[str, Target]  # by what FLASHINFER_CUDA_ARCH_LIST says, "8.0 9.0a"
     state: Path  # the project's .fitasks directory
     commands: Commands = field(default_factory=dict)  # what an nvcc has to know, per build of nvcc
+
+    @property
+    def first(self) -> Target:
+        """Any target, for what is the same for all: versions, the package's root, the cache's base."""
+        return next(iter(self.targets.values()))
 
     def buildable(self) -> tuple[Kernel, ...]:
         """Kernels that have a module of their own: planned without a problem, and nobody's twin."""
@@ -107,15 +111,16 @@ def make_plan(root: Path, *, file: str = "kernels.yaml") -> Plan:
         cache, choice = _plan_anew(config, targets, server, cache.get("needs", ()), probe)
         key = _key(digest, targets, server, choice.toolkit) | derived
         cache |= {"key": key, "config": asdict(written), "overruled": overruled(cache["kernels"])}
-        cache |= {"resolved": resolved(cache["facts"]), "chosen": chosen.as_record(choice.toolkit, server.env)}
+        cache |= {"resolved": resolved(cache["targets"]), "chosen": chosen.as_record(choice.toolkit, server.env)}
     elif reads.renewed:
         cache["reads"] = reads.as_record()
     if not reads or reads.renewed:
         memo.keep(state / "plan.json", cache)
     probe.save()
     kernels = tuple(from_record(record) for record in cache["kernels"])
-    server = as_imported(server, cache["facts"])
-    return Plan(config, server, choice.toolkit, choice.notes, kernels, cache["facts"], state, cache["commands"])
+    found = {name: Target.from_record(record) for name, record in cache["targets"].items()}
+    server = as_imported(server, found)
+    return Plan(config, server, choice.toolkit, choice.notes, kernels, found, state, cache["commands"])
 
 
 def _choice(server: Server, cache: dict[str, Any], probe: ProbeMemo) -> Choice:
@@ -132,14 +137,15 @@ def _reads(cache: dict[str, Any], key: dict[str, Any]) -> Reads | None:
     """What the remembered plan rests on; None where that plan no longer holds."""
     if cache.get("key") != key or not overruled(cache["kernels"]).items() <= cache["overruled"].items():
         return None
-    if cache["resolved"] != resolved(cache["facts"]):
+    if cache["resolved"] != resolved(cache["targets"]):
         return None
     return Reads.holding(cache["reads"])
 
 
-def resolved(facts: Mapping[str, Mapping[str, str]]) -> dict[str, str]:
-    """Where the directories of the answers really lie: FlashInfer writes sources without links into build.ninja."""
-    paths = {path for answer in facts.values() for path in answer.values() if path.startswith("/")}
+def resolved(records: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
+    """Where the targets' directories really lie: FlashInfer writes sources without links into build.ninja."""
+    targets = map(Target.from_record, records.values())
+    paths = {str(path) for one in targets for path in (one.root, one.cuda_home, one.cached_ops, one.generated)}
     return {path: os.path.realpath(path) for path in sorted(paths)}
 
 
@@ -181,15 +187,8 @@ def _ask(config: Config, targets: tuple[str, ...], server: Server, toolkit: Tool
     if why := impossible(kernels, answers):
         message = f"{server.python}: its FlashInfer plans what can't be compiled: {why}"
         raise EnvironmentProblem(message, remedy="doit doctor says which FlashInfer that is; install it again")
-    return {"kernels": kernels, "facts": facts_of(answers), "reads": reads.as_record()}
-
-
-def facts_of(answers: Mapping[str, planner.Answer]) -> dict[str, dict[str, str]]:
-    """What each answer says of the environment."""
-    return {
-        target: {name: value for name, value in answer.items() if isinstance(value, str)}
-        for target, answer in answers.items()
-    }
+    records = {name: target.as_record() for name, target in targets_in(answers).items()}
+    return {"kernels": kernels, "targets": records, "reads": reads.as_record()}
 
 
 def _needs(kernels: Sequence[Kernel]) -> frozenset[str]:
@@ -257,7 +256,7 @@ class _Memo(TypedDict):
     key: dict[str, Any]  # compared with the present
     config: Config
     kernels: list[Kernel]
-    facts: dict[str, dict[str, str]]
+    targets: dict[str, Target]
     resolved: dict[str, str]
     chosen: chosen.Record
     needs: list[str]
@@ -271,9 +270,8 @@ def remembered(file: Path) -> dict[str, Any]:
     cache: dict[str, Any] | None = memo.read(file, _Memo)
     if cache is None or cache["key"].get("version") != VERSION or "kernels.yaml" not in cache["key"]:
         return {}
-    whole = list(cache["facts"]) == cache["key"].get("targets")
-    whole = whole and all(said.keys() >= _FACTS for said in cache["facts"].values())
-    return cache if whole and not impossible(cache["kernels"], cache["facts"]) else {}
+    whole = list(cache["targets"]) == cache["key"].get("targets")
+    return cache if whole and not impossible(cache["kernels"], cache["targets"]) else {}
 
 
 def _config(file: Path, digest: str, cache: dict[str, Any]) -> Config:

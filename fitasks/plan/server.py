@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict, cast
 
-from fitasks import memo, temporary
+from fitasks import answers, memo, temporary
 from fitasks.errors import EnvironmentProblem
 from fitasks.plan import planner
 from fitasks.plan.caches import sglang_base
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from fitasks.config.model import Config, Serving
     from fitasks.cuda.probe import ProbeMemo
+    from fitasks.plan.target import Target
 
 _SCRIPT = planner.SCRIPT.with_name("describe.py")
 _KERNELS = "fitasks-kernels"  # the package that `doit wheel` makes
@@ -60,21 +61,9 @@ QUIET = {
 }
 
 
-class _Found(TypedDict):
-    root: str
-    version: str
-
-
-class _Described(TypedDict):
-    prefix: str
-    path: list[str]
-    site: list[str]
-    packages: dict[str, _Found]
-
-
 class _Memo(TypedDict):
     key: list[str]
-    described: _Described
+    described: answers.Interpreter
     reads: dict[str, Any]
 
 
@@ -173,7 +162,7 @@ def _on_path(name: str) -> Path:
     return Path(shutil.which(name) or name)
 
 
-def _describe(python: Path, env: Mapping[str, str], file: Path) -> _Described:
+def _describe(python: Path, env: Mapping[str, str], file: Path) -> answers.Interpreter:
     """What the interpreter says of itself in this environment, remembered. Raises EnvironmentProblem."""
     key = [str(python), str(python.resolve()), *(env.get(name, "") for name in _PYTHON)]
     if known := _remembered(file, key):
@@ -182,13 +171,13 @@ def _describe(python: Path, env: Mapping[str, str], file: Path) -> _Described:
     described = _ask(python, env)
     reads = Reads.of([described.pop("reads")], since, python)
     memo.keep(file, {"key": key, "described": described, "reads": reads.as_record()})
-    return cast("_Described", described)
+    return cast("answers.Interpreter", described)
 
 
-def _remembered(file: Path, key: list[str]) -> _Described | None:
+def _remembered(file: Path, key: list[str]) -> answers.Interpreter | None:
     said = memo.read(file, _Memo)
     known = said and said["key"] == key and Reads.holding(said["reads"])
-    return cast("_Described", said["described"]) if known else None
+    return cast("answers.Interpreter", said["described"]) if known else None
 
 
 def _ask(python: Path, env: Mapping[str, str]) -> dict[str, Any]:
@@ -201,7 +190,7 @@ def _ask(python: Path, env: Mapping[str, str]) -> dict[str, Any]:
         return planner.asked(_Interpreter(python), words, env, what, remedy, shape="Described")
 
 
-def _imported(described: _Described) -> Iterator[Package]:
+def _imported(described: answers.Interpreter) -> Iterator[Package]:
     """What the interpreter would import; the version is the module's own, else that of a dist-info beside it."""
     for name, module in _IMPORTED.items():
         if found := described["packages"].get(module):
@@ -220,11 +209,11 @@ def _environment(serving: Serving, python: Path, environ: Mapping[str, str]) -> 
     return env | serving.env
 
 
-def as_imported(server: Server, facts: Mapping[str, Mapping[str, str]]) -> Server:
+def as_imported(server: Server, targets: Mapping[str, Target]) -> Server:
     """The server with the versions that were really imported while planning."""
-    said = next(iter(facts.values()), {})
-    now = {"flashinfer-python": "flashinfer", "torch": "torch", "apache-tvm-ffi": "tvm_ffi"}
-    packages = (replace(one, version=said.get(now.get(one.name, ""), one.version)) for one in server.packages)
+    one = next(iter(targets.values()), None)
+    now = {"flashinfer-python": one.flashinfer, "torch": one.torch, "apache-tvm-ffi": one.tvm_ffi} if one else {}
+    packages = (replace(package, version=now.get(package.name, package.version)) for package in server.packages)
     return replace(server, packages=tuple(packages))
 
 

@@ -52,9 +52,8 @@ def refuse_temporary(place: str) -> None:
 
 
 def _problems(plan: Plan) -> Iterator[Unbuildable]:
-    for facts in plan.facts.values():
-        if "workspace" in facts:
-            yield from _wrong("FlashInfer's cache", os.path.realpath(facts["workspace"]), _CACHE)
+    for target in plan.targets.values():
+        yield from _wrong("FlashInfer's cache", os.path.realpath(target.workspace), _CACHE)
     moved = "install it into a virtual environment whose path has none"
     for name, package in (("FlashInfer", "flashinfer-python"), ("tvm-ffi", "apache-tvm-ffi")):
         root = plan.server.imported_from(package) or "/"

@@ -16,8 +16,9 @@ from fitasks.errors import BadInput
 from fitasks.files import write_if_changed
 from fitasks.plan import planner
 from fitasks.plan.expand import kernels_of
-from fitasks.plan.plan import Plan, configuration, effective, facts_of, targets_of
+from fitasks.plan.plan import Plan, configuration, effective, targets_of
 from fitasks.plan.server import as_imported, find_server
+from fitasks.plan.target import targets_in
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -41,12 +42,12 @@ def plan_unbuilt(root: Path) -> Plan | None:
     if not build:
         return None
     toolkit = _stand_in(state / "no-toolkit", build)
-    targets = targets_of(written, server)
-    config = effective(written, targets)
+    names = targets_of(written, server)
+    config = effective(written, names)
     home, named = toolkit.home, config.generators
-    answers = planner.ask(server, home, targets, config.kernels, sm90=config.sm90, generators=named)
-    facts = facts_of(answers)
-    return Plan(config, as_imported(server, facts), toolkit, (), kernels_of(config, answers), facts, state)
+    answers = planner.ask(server, home, names, config.kernels, sm90=config.sm90, generators=named)
+    targets = targets_in(answers)
+    return Plan(config, as_imported(server, targets), toolkit, (), kernels_of(config, answers), targets, state)
 
 
 def _compiled_with(server: Server) -> str:

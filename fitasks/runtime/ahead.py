@@ -7,12 +7,13 @@ One library may serve a part of a mixed host only: FlashInfer then compiles for 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fitasks.cuda.architecture import fitting, single
+from fitasks.cuda.architecture import fitting
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from fitasks.plan.kernel import Kernel
     from fitasks.session import Session
 
@@ -36,8 +37,7 @@ class Served:
 
 def served(session: Session, kernel: Kernel) -> Served:
     """FlashInfer's own data/aot, which it takes for anything, else providers' modules."""
-    facts = session.plan.facts[kernel.target]
-    own = Path(facts["flashinfer_root"], "data", "aot", kernel.name, f"{kernel.name}.so")
+    own = session.plan.targets[kernel.target].root / "data" / "aot" / kernel.name / f"{kernel.name}.so"
     if own.exists():
         return Served((own,))
     found = [artefact for artefact in kernel.aot if artefact.path.exists()]
@@ -56,4 +56,4 @@ def ahead_of_time(session: Session, kernel: Kernel) -> list[Path]:
 
 def wanted(session: Session, kernel: Kernel) -> tuple[str, ...]:
     """The target's architectures that this module has code for: a Hopper module of "8.0 9.0a" for sm90a alone."""
-    return fitting(kernel.ninja, single(session.plan.facts[kernel.target]["arch"]))
+    return fitting(kernel.ninja, session.plan.targets[kernel.target].gpus)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Literal
 from fitasks import temporary
 from fitasks.build import ninja as ninjas
 from fitasks.build import receipt as receipts
-from fitasks.cuda.architecture import single, with_code
+from fitasks.cuda.architecture import with_code
 from fitasks.cuda.capability import nvcc_flags, nvcc_of, refusal
 from fitasks.cuda.elf import is_shared_object, machine_code_architectures, segments
 from fitasks.cuda.survey import host_compiler
@@ -99,14 +99,14 @@ def predict(session: Session, kernel: Kernel, place: Place) -> Verdict:
 
 def _passes_over(session: Session, kernel: Kernel, library: Path) -> bool:
     """Whether the server goes on after it couldn't load this library: it does after an error, not after a SIGBUS."""
-    return bool(session.plan.facts[kernel.target].get("passes_over")) and segments(library) != "cut"
+    return session.plan.targets[kernel.target].passes_over and segments(library) != "cut"
 
 
 def _import(session: Session, kernel: Kernel, place: Place) -> Obstacle | None:
     """What keeps the server from `import flashinfer`."""
-    facts = session.plan.facts[kernel.target]
-    starting = place.starting(session.plan.server.python, Path(facts["flashinfer_root"]))
-    return starting or place.importing(Path(facts["workspace"]))
+    target = session.plan.targets[kernel.target]
+    starting = place.starting(session.plan.server.python, target.root)
+    return starting or place.importing(target.workspace)
 
 
 def _barred(verdict: Verdict, obstacle: Obstacle) -> Verdict:
@@ -234,8 +234,8 @@ def _packed_from(session: Session, kernel: Kernel, artefact: Path) -> Kernel:
     A module for "8.0 9.0a" may serve the target "8.0", too, for which another of the same name is compiled.
     """
     same = (one for one in session.plan.buildable() if one.name == kernel.name)
-    facts, directory = session.plan.facts, artefact.parents[1].name
-    return next((one for one in same if "-".join(single(facts[one.target]["arch"])) == directory), kernel)
+    targets, directory = session.plan.targets, artefact.parents[1].name
+    return next((one for one in same if targets[one.target].directory == directory), kernel)
 
 
 def _another_build(session: Session, kernel: Kernel, module: Module | None) -> str:

@@ -109,7 +109,7 @@ def _toolkit(session: Session) -> list[str]:
 
 def _switch(plan: Plan) -> list[str]:
     """Without Hopper's modules in the plan: a server has to leave them out, too."""
-    if not left_out(plan.config, plan.facts):
+    if not left_out(plan.config, plan.targets):
         return []
     without = "without it FlashInfer would choose Hopper's modules and compile them"
     needed = []

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Literal
 
 from fitasks.border import open_regular, read_lines
 from fitasks.errors import BadInput
+from fitasks.plan.caches import CACHED_OPS
 from fitasks.plan.modules import object_of, toolchain_named, variant
 from fitasks.runtime import buildlog
 
@@ -169,7 +170,7 @@ def _variants(name: str, kernels: Iterable[Kernel]) -> list[Kernel]:
 
 def _same_architectures(log: Path, kernel: Kernel) -> bool:
     """Versions before 0.6.7 say `90` where later ones say `90a`."""
-    logged, planned = log.parent.name, kernel.build_dir.parent.parent.name
+    logged, planned = log.parent.name, kernel.workspace.name
     if not _ARCHITECTURES.fullmatch(logged) or not _ARCHITECTURES.fullmatch(planned):
         return True
     return logged in {planned, re.sub("[af]", "", planned)}
@@ -192,7 +193,7 @@ def _add(found: dict[tuple[str, str], Logged], path: Path, what: str, name: str,
 
 def _without_library(logged: Logged) -> Logged:
     """A build is unended where there is no library to this day; a log that was copied elsewhere doesn't tell."""
-    modules = logged.log.parent / "cached_ops"
+    modules = logged.log.parent / CACHED_OPS
     if logged.kind == "loaded" or not modules.is_dir():
         return logged
     return replace(logged, unended=int(not (modules / object_of(logged.name)).exists()))

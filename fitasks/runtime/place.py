@@ -68,7 +68,7 @@ class Place:
 
     def generating(self, kernel: Kernel) -> Obstacle | None:
         """Why FlashInfer can't write the module's sources, or compare them with what it would write."""
-        workspace = kernel.build_dir.parent.parent
+        workspace = kernel.workspace
         return _first(self._generating(source) for source in kernel.sources if workspace in source.parents)
 
     def _generating(self, source: Path) -> Obstacle | None:

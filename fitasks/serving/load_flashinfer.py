@@ -148,31 +148,27 @@ def _description() -> dict[str, Any]:
         core.check_cuda_arch()
     except RuntimeError as error:
         raise FatalError("arch_list", one_line(error), _ARCH_REMEDY) from error
-    home, release = _toolkit()
+    home = _toolkit()
     return {
         "flashinfer": flashinfer.__version__,
         "flashinfer_root": str(Path(flashinfer.__file__).parent),
         "torch": str(torch.__version__),
-        "torch_cuda": torch.version.cuda,
         "tvm_ffi": tvm_ffi.__version__,
-        "python": sys.executable,
         "workspace": str(env.FLASHINFER_WORKSPACE_DIR),
-        "jit_dir": str(env.FLASHINFER_JIT_DIR),
-        "gen_dir": str(env.FLASHINFER_GEN_SRC_DIR),
         "arch": env.FLASHINFER_WORKSPACE_DIR.name,
         # Whether an ahead-of-time module that can't be loaded is passed over, for the cache (JitSpec.build_and_load).
-        "passes_over": "yes" if hasattr(core.JitSpec, "try_load") else "",
+        "passes_over": hasattr(core.JitSpec, "try_load"),
         "cuda_home": home,
-        "cuda": release,
     }
 
 
-def _toolkit() -> tuple[str, str]:
-    """CUDA_HOME and nvcc's release as FlashInfer finds them: both are part of every ninja file."""
+def _toolkit() -> str:
+    """CUDA_HOME as FlashInfer finds it, with an nvcc that tells its release: both are part of every ninja file."""
     from flashinfer.jit import cpp_ext
 
     try:
-        return str(cpp_ext.get_cuda_path()), str(cpp_ext.get_cuda_version())
+        cpp_ext.get_cuda_version()
+        return str(cpp_ext.get_cuda_path())
     except (RuntimeError, OSError) as error:
         raise FatalError(
             "toolkit",

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from fitasks.build import receipt as receipts
+from fitasks.plan.caches import CACHED_OPS, GENERATED
 from fitasks.ship.bundle import NINJA_FILE, generated_of, version_key
 from fitasks.ship.manifest import Refused
 from fitasks.ship.tvmffi import same_abi
@@ -98,7 +99,7 @@ def proven(manifest: Manifest, unpacked: Path) -> list[Module]:
     """The kernels of an unpacked bundle. Raises Refused for one whose receipt doesn't hold or doesn't fit its files."""
     modules = []
     for architecture, name in manifest.modules():
-        inside = f"{architecture}/cached_ops/{name}"
+        inside = f"{architecture}/{CACHED_OPS}/{name}"
         receipt = receipts.said(unpacked / inside / receipts.NAME, name)
         if receipt is None:
             raise Refused(f"{inside} has no receipt that this fitasks can read")
@@ -116,7 +117,7 @@ def proven(manifest: Manifest, unpacked: Path) -> list[Module]:
 def _refuse_unknown(manifest: Manifest, modules: list[Module]) -> None:
     """Raise Refused for a generated file that no kernel was made from."""
     known = {f"{one.architecture}/generated/{name}" for one in modules for name in generated_of(one.receipt)}
-    held = (path for path in manifest.files if path.split("/")[1] == "generated")
+    held = (path for path in manifest.files if path.split("/")[1] == GENERATED)
     if unknown := min(set(held) - known, default=""):
         raise Refused(f"no receipt in it knows of the file {unknown!r}")
 
@@ -138,7 +139,7 @@ def _unsound(receipt: Receipt) -> str:
 
 def _unfit(receipt: Receipt, manifest: Manifest, architecture: str) -> str:
     """What is wrong between a receipt and the files of its module: each is known, and as the receipt has it."""
-    files = manifest.below(f"{architecture}/cached_ops/{receipt.name}")
+    files = manifest.below(f"{architecture}/{CACHED_OPS}/{receipt.name}")
     for name, output in receipt.outputs.items():
         if name not in files or (files[name].sha256, files[name].size) != (output.sha256, output.size):
             return f"is not about the file {name!r} that the bundle holds"

@@ -17,6 +17,7 @@ from fitasks.build.lock import module_lock
 from fitasks.build.ninja import DEPS, LOG
 from fitasks.errors import EnvironmentProblem
 from fitasks.files import sha256_file
+from fitasks.plan.caches import CACHED_OPS, GENERATED
 from fitasks.plan.kernel import Kernel
 from fitasks.processes import sessions
 from fitasks.ship.bundle import generated_of
@@ -93,7 +94,7 @@ class Arriving:
         return Arrival(module.name, module.architecture, "store", place, why, usable=not (planned and why))
 
     def _target(self, module: Module) -> Path:
-        return Path(self.workspaces[module.architecture]) / "cached_ops" / module.name
+        return Path(self.workspaces[module.architecture]) / CACHED_OPS / module.name
 
     def _kept(self, module: Module) -> Arrival | None:
         """What is there, where it is the same, or fresh while the bundle's would not be."""
@@ -110,8 +111,8 @@ class Arriving:
 
     def _lay_generated(self, architecture: str, name: str) -> None:
         """File by file: modules may share a directory of generated sources."""
-        source = self.unpacked / architecture / "generated" / name
-        root = Path(self.workspaces[architecture]) / "generated"
+        source = self.unpacked / architecture / GENERATED / name
+        root = Path(self.workspaces[architecture]) / GENERATED
         if source.exists():  # another module may have brought it
             (root / name).parent.mkdir(parents=True, exist_ok=True)
             _replace(source, root / name, root)
@@ -140,7 +141,7 @@ class Arriving:
 
     def _planned(self, architecture: str, name: str) -> Kernel | None:
         plan = self.session.plan
-        found = (one for one in plan.buildable() if (plan.facts[one.target]["arch"], one.name) == (architecture, name))
+        found = (one for one in plan.buildable() if (plan.targets[one.target].arch, one.name) == (architecture, name))
         return next(found, None)
 
 

@@ -37,7 +37,7 @@ def audited(kernel: Kernel, targets: tuple[str, ...], nvcc: str) -> tuple[str, .
         raise _refused(
             f"it holds machine code for {_listed(real)}, but its build says {_listed(declared) or 'nothing'}"
         )
-    found = tuple(code.replace("_", "") for code in declared)
+    found = tuple(map(architecture.gpu_of, declared))
     if other := [code for code in found if not any(architecture.runs_on(code, target) for target in targets)]:
         raise _refused(f"it holds machine code for {_listed(other)}, and is planned for {_listed(targets)}")
     return found

@@ -23,6 +23,7 @@ from fitasks.build import receipt as receipts
 from fitasks.build.lock import module_lock
 from fitasks.errors import EnvironmentProblem, FitasksError
 from fitasks.files import sha256_file
+from fitasks.plan.caches import CACHED_OPS, GENERATED
 from fitasks.processes import sessions
 from fitasks.ship.archive import DASH, GZIP
 from fitasks.ship.manifest import Entry, Manifest, Origin
@@ -39,7 +40,7 @@ if TYPE_CHECKING:
 
 NINJA_FILE = "build.ninja"  # as FlashInfer calls it
 
-_GENERATED = "{CACHE}/generated/"
+_GENERATED = f"{{CACHE}}/{GENERATED}/"
 LOCK_TIMEOUT = 1800.0  # seconds to wait for a server that is building the same module
 _AGAIN = "run doit, then doit bundle"
 _OTHER_KINDS = re.compile(r"(?i)\.(tar|zstd?|tzst|xz|txz|bz2|tbz2?|lz4|lzma|7z|zip|whl)$")
@@ -87,17 +88,17 @@ def bundle(session: Session, path: Path, names: Sequence[str] = ()) -> Bundled:
 def manifest_of(session: Session, files: dict[str, Entry]) -> Manifest:
     """The manifest of these files, or with none: what a bundle made here would say of the place."""
     plan = session.plan
-    first = next(iter(plan.facts.values()))
+    first = plan.first
     used = {path.partition("/")[0] for path in files}
-    workspaces = {facts["arch"]: facts["workspace"] for facts in plan.facts.values()}
+    workspaces = {target.arch: str(target.workspace) for target in plan.targets.values()}
     return Manifest(
-        flashinfer=first["flashinfer"],
+        flashinfer=first.flashinfer,
         platform=sysconfig.get_platform(),
         glibc="",
         ninja=session.ninja.version,
-        site_packages=str(Path(first["flashinfer_root"]).parent),
+        site_packages=str(first.root.parent),
         cuda_home=str(plan.toolkit.home),
-        tvm_ffi=first.get("tvm_ffi", ""),
+        tvm_ffi=first.tvm_ffi,
         tvm_ffi_abi=headers_abi(plan.server.site_packages),
         workspaces={name: workspaces[name] for name in sorted(workspaces) if not files or name in used},
         files=files,
@@ -170,11 +171,10 @@ def _unfit(session: Session, kernel: Kernel) -> str:
 
 def _files(session: Session, kernel: Kernel, receipt: Receipt) -> dict[str, Path]:
     """Name in the archive → file, of one kernel."""
-    facts = session.plan.facts[kernel.target]
-    workspace = Path(facts["workspace"])
+    target = session.plan.targets[kernel.target]
     paths = [kernel.build_dir / name for name in (*receipt.outputs, NINJA_FILE, receipts.NAME)]
-    paths += [workspace / "generated" / name for name in generated_of(receipt)]
-    return {f"{facts['arch']}/{path.relative_to(workspace)}": path for path in paths}
+    paths += [target.generated / name for name in generated_of(receipt)]
+    return {f"{target.arch}/{path.relative_to(target.workspace)}": path for path in paths}
 
 
 def generated_of(receipt: Receipt) -> dict[str, str]:
@@ -186,7 +186,7 @@ def generated_of(receipt: Receipt) -> dict[str, str]:
 def _origins(session: Session, chosen: list[tuple[Kernel, Receipt]]) -> dict[str, Origin]:
     """By architecture set and module, `90a/page`."""
     return {
-        f"{session.plan.facts[kernel.target]['arch']}/{kernel.name}": Origin(kernel.op, kernel.params)
+        f"{session.plan.targets[kernel.target].arch}/{kernel.name}": Origin(kernel.op, kernel.params)
         for kernel, _ in chosen
     }
 
@@ -199,9 +199,9 @@ def _entry(path: Path) -> Entry:
 def _compare(session: Session, chosen: list[tuple[Kernel, Receipt]], files: dict[str, Entry]) -> None:
     """Freshness reads objects only where their times differ; what travels is read whole."""
     for kernel, receipt in chosen:
-        arch = session.plan.facts[kernel.target]["arch"]
+        arch = session.plan.targets[kernel.target].arch
         for name, output in receipt.outputs.items():
-            if files[f"{arch}/cached_ops/{kernel.build_dir.name}/{name}"].sha256 != output.sha256:
+            if files[f"{arch}/{CACHED_OPS}/{kernel.build_dir.name}/{name}"].sha256 != output.sha256:
                 raise FitasksError(
                     f"{kernel.label}: {kernel.build_dir / name} is not what was built; no bundle was written",
                     remedy=f"rm {kernel.build_dir / receipts.NAME}, {_AGAIN}",

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from fitasks.build import receipt as receipts
-from fitasks.cuda.architecture import single
 from fitasks.errors import KernelFailure
 from fitasks.ship.audit import audited
 
@@ -18,6 +17,7 @@ if TYPE_CHECKING:
     from fitasks.build.receipt import Receipt
     from fitasks.plan.kernel import Kernel
     from fitasks.plan.plan import Plan
+    from fitasks.plan.target import Target
     from fitasks.session import Session
 
 
@@ -49,7 +49,7 @@ def collect(session: Session, names: Sequence[str] = ()) -> tuple[Complete, ...]
         if kernel.unfit:
             continue
         try:
-            found.append(_complete(kernel, judges, session.plan.facts))
+            found.append(_complete(kernel, judges, session.plan.targets[kernel.target]))
         except KernelFailure as error:
             refused.append(KernelFailure(f"  kernel:{kernel.label}: {error.message}", remedy=error.remedy))
     if refused:
@@ -67,14 +67,13 @@ def left_out(plan: Plan, names: Sequence[str] = ()) -> tuple[str, ...]:
     return tuple(f"left out: kernel:{kernel.label}: {kernel.problem}" for kernel in plan.chosen(names) if kernel.unfit)
 
 
-def _complete(kernel: Kernel, judges: dict[str, Judge], facts: dict[str, dict[str, str]]) -> Complete:
+def _complete(kernel: Kernel, judges: dict[str, Judge], target: Target) -> Complete:
     """The kernel with what it holds. Raises KernelFailure for one that isn't complete, or isn't what it should be."""
     if kernel.problem:
         raise KernelFailure(kernel.problem, remedy="correct kernels.yaml")
     judged, receipt = judges[kernel.target].judge(kernel), receipts.read(kernel)
     if judged.verdict == "stale" or receipt is None:
         raise KernelFailure(str(judged.reasons[0]), remedy="doit")
-    targets = single(facts[kernel.target]["arch"])
-    found = audited(kernel, targets, receipt.toolchain.get("nvcc", ""))
+    found = audited(kernel, target.gpus, receipt.toolchain.get("nvcc", ""))
     output = receipt.outputs[kernel.library.name]
-    return Complete(kernel, receipt, "-".join(targets), found, kernel.library, output.sha256, output.size)
+    return Complete(kernel, receipt, target.directory, found, kernel.library, output.sha256, output.size)

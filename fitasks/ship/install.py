@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fitasks import temporary
-from fitasks.cuda.architecture import single
 from fitasks.errors import EnvironmentProblem
 from fitasks.plan.server import find_package
 from fitasks.processes import process
@@ -103,9 +102,8 @@ def obstacle(plan: Plan) -> str:
     official = find_package(_OFFICIAL, plan.server.site_packages)
     if official is None:
         return ""
-    facts = next(iter(plan.facts.values()))
-    version = facts["flashinfer"]
-    if "get_jit_cache_providers" not in Path(facts["flashinfer_root"], "jit", "env.py").read_text(encoding="utf-8"):
+    version = plan.first.flashinfer
+    if "get_jit_cache_providers" not in (plan.first.root / "jit" / "env.py").read_text(encoding="utf-8"):
         return (
             f"FlashInfer {version} takes ahead-of-time modules from one package only, and {_OFFICIAL} "
             f"{official.version} is installed; its modules and ours can't be there both (they can from 0.7 on)"
@@ -134,8 +132,7 @@ def _unread(plan: Plan, site: Path, version: str, modules: Collection[tuple[str,
     """Said of `pip install --target` on PYTHONPATH: no .pth file is read there, and FlashInfer finds no shim."""
     if str(site) not in plan.server.env.get("PYTHONPATH", "").split(os.pathsep):
         return ""
-    sets = {target: "-".join(single(facts["arch"])) for target, facts in plan.facts.items()}
-    wanted = [kernel for kernel in plan.buildable() if (sets[kernel.target], kernel.name) in modules]
+    wanted = [kernel for kernel in plan.buildable() if (plan.targets[kernel.target].directory, kernel.name) in modules]
     found = any(site in artefact.path.parents for kernel in wanted for artefact in kernel.aot)
     if found or not wanted:
         return ""
@@ -146,7 +143,7 @@ def _unread(plan: Plan, site: Path, version: str, modules: Collection[tuple[str,
 
 
 def _notice(plan: Plan, made_for: str, version: str) -> str:
-    asking = next(iter(plan.facts.values()))["flashinfer"]
+    asking = plan.first.flashinfer
     if made_for != asking:
         return f"{DISTRIBUTION} {version} is installed for FlashInfer {made_for}; {asking} ignores it: doit install"
     reason = obstacle(plan)

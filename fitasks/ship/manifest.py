@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from fitasks.errors import FitasksError
 from fitasks.files import is_plain_name
+from fitasks.plan.caches import CACHED_OPS, GENERATED, LOCKS
 from fitasks.ship.tvmffi import is_version
 
 if TYPE_CHECKING:
@@ -74,7 +75,7 @@ class Manifest:
     def modules(self) -> list[tuple[str, str]]:
         """(architecture set, module) of every kernel, sorted."""
         parts = (path.split("/") for path in self.files)
-        return sorted({(words[0], words[2]) for words in parts if words[1] == "cached_ops"})
+        return sorted({(words[0], words[2]) for words in parts if words[1] == CACHED_OPS})
 
     def only(self, architectures: Collection[str]) -> Manifest:
         """The part for these architecture sets."""
@@ -180,9 +181,9 @@ def _misplaced(path: str, workspaces: dict[str, str]) -> str:
         return "an absolute path"
     if ".." in words:
         return "which leads out of the cache"
-    if len(words) < 4 or words[0] not in workspaces or words[1] not in {"cached_ops", "generated"}:
+    if len(words) < 4 or words[0] not in workspaces or words[1] not in {CACHED_OPS, GENERATED}:
         return "which has no place in a cache"
-    if words[1:3] == ["cached_ops", "tmp"]:
+    if words[1:3] == [CACHED_OPS, LOCKS]:
         return "where locks are"
     if not all(map(is_plain_name, words)):
         return "which is no plain path"

@@ -21,6 +21,7 @@ from fitasks.errors import EnvironmentProblem
 from fitasks.plan.kernel import Kernel
 from fitasks.plan.plan import Plan, configuration
 from fitasks.plan.server import find_server
+from fitasks.plan.target import Target
 from fitasks.session import Session
 from fitasks.ship.archive import opened
 from fitasks.ship.arrival import proven, refuse_foreign, refuse_too_large
@@ -90,7 +91,7 @@ class _Proven(Judge):
 
 def _session(plan: Plan, root: Path) -> Session:
     session = Session(root, _plan=plan)
-    session.judges = {target: _Proven(Roots({}), Contents(root), {}, "", "") for target in plan.facts}
+    session.judges = {target: _Proven(Roots({}), Contents(root), {}, "", "") for target in plan.targets}
     return session
 
 
@@ -98,11 +99,13 @@ def _plan(session: Session, server: Server, manifest: Manifest, kernels: Sequenc
     """What a wheel is made from, of a place where nothing could be planned."""
     home = Path(manifest.cuda_home)
     toolkit = Toolkit(home, "bundle", home, "", "", home)
-    common = {"flashinfer": manifest.flashinfer, "flashinfer_root": server.imported_from("flashinfer-python")}
-    common |= {"tvm_ffi": manifest.tvm_ffi, "tvm_ffi_abi": manifest.tvm_ffi_abi}
-    facts = {name: common | {"arch": name} for name in manifest.workspaces}
+    flashinfer, root = manifest.flashinfer, Path(server.imported_from("flashinfer-python"))
+    targets = {
+        arch: Target(arch, Path(place), root, home, flashinfer, "", manifest.tvm_ffi, tvm_ffi_abi=manifest.tvm_ffi_abi)
+        for arch, place in manifest.workspaces.items()
+    }
     config = configuration(session.root)
-    return Plan(config, server, toolkit, (), tuple(kernels), facts, session.root / ".fitasks")
+    return Plan(config, server, toolkit, (), tuple(kernels), targets, session.root / ".fitasks")
 
 
 def _kernel(module: Module, manifest: Manifest) -> Kernel:

@@ -75,7 +75,7 @@ def build_wheel(session: Session, directory: Path, names: Sequence[str] = ()) ->
 
 
 def _write(plan: Plan, kernels: tuple[Complete, ...], directory: Path, *, stripped: bool) -> Wheel:
-    flashinfer = plan.facts[kernels[0].kernel.target]["flashinfer"]
+    flashinfer = plan.targets[kernels[0].kernel.target].flashinfer
     version = version_of(flashinfer, kernels)
     tag = f"py3-none-{platform_tag(_symbol_versions(kernels))}"
     path = directory / f"{PACKAGE}-{version}-{tag}.whl"
@@ -120,13 +120,13 @@ def _files(plan: Plan, kernels: tuple[Complete, ...], flashinfer: str, version: 
 
 
 def _manifest(plan: Plan, kernels: tuple[Complete, ...], flashinfer: str, version: str, tag: str) -> dict[str, Any]:
-    facts = plan.facts[kernels[0].kernel.target]
-    abi = facts.get("tvm_ffi_abi")  # of a bundle that was compiled elsewhere
+    target = plan.targets[kernels[0].kernel.target]
+    abi = target.tvm_ffi_abi
     return {
         "distribution": DISTRIBUTION,
         "version": version,
         "flashinfer": flashinfer,
-        "tvm_ffi": facts.get("tvm_ffi", ""),
+        "tvm_ffi": target.tvm_ffi,
         "tvm_ffi_abi": headers_abi(plan.server.site_packages) if abi is None else abi,
         "tag": tag,
         "directories": {one.directory: one.directory.split("-") for one in kernels},

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from fitasks.border import read_json
+from fitasks.cuda.architecture import members, together
 from fitasks.errors import BadInput
 from fitasks.shape import fits
 
@@ -63,8 +64,8 @@ def _cached(names: Names, one: Requested) -> bool:
 def _packaged(names: Names, one: Requested) -> bool:
     """Every architecture that the server had needs a provider."""
     having = [arch for arch, known in names.items() if one.name in known]
-    served = {single for arch in having for single in arch.split("_")}
-    return _ANY in having or (bool(having) and set(filter(None, one.architectures.split("_"))) <= served)
+    served = {one for arch in having for one in members(arch)}
+    return _ANY in having or (bool(having) and set(members(one.architectures)) <= served)
 
 
 def planned_names(plan: Plan) -> Names:
@@ -72,7 +73,7 @@ def planned_names(plan: Plan) -> Names:
     names: dict[str, set[str]] = {}
     for kernel in plan.kernels:
         if kernel.name and not kernel.problem:
-            names.setdefault(plan.facts[kernel.target]["arch"], set()).add(kernel.name)
+            names.setdefault(plan.targets[kernel.target].arch, set()).add(kernel.name)
     return {arch: frozenset(known) for arch, known in names.items()}
 
 
@@ -108,4 +109,4 @@ def _manifests(package: Path) -> Iterator[tuple[str, set[str]]]:
         except (BadInput, KeyError, TypeError):
             continue  # some other file
         if fits(named, list[list[str]]):
-            yield "_".join(name.removeprefix("sm") for name in named[0]), set(named[1])
+            yield together(named[0]), set(named[1])

@@ -77,11 +77,11 @@ def _planned(plan: Plan, one: Requested) -> bool:
 
 
 def _fits(plan: Plan, one: Requested, target: str) -> bool:
-    return one.architectures in {"", plan.facts[target]["arch"]}
+    return one.architectures in {"", plan.targets[target].arch}
 
 
 def _resolve(plan: Plan, missing: Sequence[Requested]) -> tuple[tuple[Resolved, ...], tuple[Refused, ...]]:
-    known = offers(plan.server, plan.toolkit.home, next(iter(plan.facts)), plan.state)
+    known = offers(plan.server, plan.toolkit.home, next(iter(plan.targets)), plan.state)
     return resolve(missing, known, lambda entries: ask(plan, [kernel_of(entry) for entry in entries]))
 
 
@@ -90,7 +90,7 @@ def ask(plan: Plan, kernels: Sequence[KernelConfig]) -> Mapping[str, list[Record
 
     The kernels are a trace's: data, which may name anything.
     """
-    targets, sm90 = tuple(plan.facts), plan.config.sm90
+    targets, sm90 = tuple(plan.targets), plan.config.sm90
     answers = planner.ask(plan.server, plan.toolkit.home, targets, kernels, sm90=sm90, recorded=True)
     return {answer["arch"]: answer["kernels"] for answer in answers.values()}
 

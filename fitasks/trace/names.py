@@ -19,8 +19,9 @@ from fitasks.trace.entries import Entry, brief
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from fitasks.answers import Parameter
     from fitasks.config.model import Scalar
-    from fitasks.plan.offers import Op, Parameter
+    from fitasks.plan.offers import Op
 
 _MOST = 64  # combinations of one op that are tried for one name
 # What names call a parameter, where it isn't the parameter's own name (0.6.7 to 0.7.2: jit/attention, xqa, mamba).

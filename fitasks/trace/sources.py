@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from fitasks.border import read_lines
 from fitasks.errors import BadInput, EnvironmentProblem
+from fitasks.plan.caches import CACHED_OPS
 from fitasks.plan.modules import toolchain_named, toolchain_of
 from fitasks.runtime import buildlog
 from fitasks.trace.model import Requested, identity, parse, together
@@ -72,7 +73,7 @@ def _without_bare(requested: tuple[Requested, ...]) -> tuple[Requested, ...]:
 
 def _directory(path: Path) -> tuple[list[Requested], list[str]]:
     """Modules of a `cached_ops` directory, or of the directory that it is in."""
-    ops = path if path.name == "cached_ops" or not (path / "cached_ops").is_dir() else path / "cached_ops"
+    ops = path if path.name == CACHED_OPS or not (path / CACHED_OPS).is_dir() else path / CACHED_OPS
     names = [name for entry in sorted(ops.iterdir()) for name in _names(entry)]
     if not names:
         raise EnvironmentProblem(
@@ -97,7 +98,7 @@ def _names(directory: Path) -> list[str]:
 def _version_and_architectures(ops: Path) -> tuple[str, str]:
     """From `…/flashinfer/<version>/<arch>/cached_ops`; nothing from a directory that lies elsewhere."""
     arch, version = ops.absolute().parent, ops.absolute().parent.parent
-    fits = ops.name == "cached_ops" and version.parent.name == "flashinfer" and re.match(r"\d", version.name)
+    fits = ops.name == CACHED_OPS and version.parent.name == "flashinfer" and re.match(r"\d", version.name)
     return (version.name, arch.name) if fits else ("", "")
 
 

@@ -21,7 +21,7 @@ def show_models(session: Session) -> None:
     if not plan.config.models:
         _print("kernels.yaml names no models; e.g. models: {llama: {config: path/to/config.json, engine: sglang}}")
     for request in plan.config.models:
-        for target, told in answers(request, tuple(plan.facts)).items():
+        for target, told in answers(request, tuple(plan.targets)).items():
             for answer in told:
                 for line in lines(request, target, answer):
                     _print(line)

@@ -13,8 +13,9 @@ from fitasks.streams import show as _print
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from fitasks.answers import Parameter
     from fitasks.config.model import Scalar
-    from fitasks.plan.offers import Op, Parameter
+    from fitasks.plan.offers import Op
     from fitasks.session import Session
 
 _MOST_VALUES = 14
@@ -32,7 +33,7 @@ _DIMS = ("head_dim_qk", "head_dim_vo")
 def show_ops(session: Session, words: list[str]) -> None:
     """The ops that have all `words` in their name, else in generator or description. Raises where none has."""
     plan = session.plan
-    known = offers(plan.server, plan.toolkit.home, next(iter(plan.facts)), plan.state)
+    known = offers(plan.server, plan.toolkit.home, next(iter(plan.targets)), plan.state)
     chosen = chosen_ops(known, words)
     for line in described(chosen) if words else listed(chosen):
         _print(line)

@@ -7,7 +7,6 @@ import re
 import shlex
 import shutil
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fitasks.build import clear
@@ -24,6 +23,7 @@ from fitasks.ui.units import size
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+    from pathlib import Path
 
     from fitasks.cuda.cudart import Cudart
     from fitasks.plan.plan import Plan
@@ -98,11 +98,10 @@ def show_env(session: Session) -> None:
 
 def _build_log(plan: Plan) -> str:
     """A comment that offers FlashInfer's log of what a server builds; "" where it reads no such variable, or has it."""
-    facts = next(iter(plan.facts.values()))
     set_already = buildlog.VARIABLE in plan.server.env | plan.config.serving.env
-    if set_already or not buildlog.is_read_by(Path(facts["flashinfer_root"])):
+    if set_already or not buildlog.is_read_by(plan.first.root):
         return ""
-    file = shlex.quote(str(Path(facts["workspace"], buildlog.NAME)))
+    file = shlex.quote(str(plan.first.workspace / buildlog.NAME))
     said = "every build of a server, with its seconds; doit jitlog reads it"
     return _comment(f"export {buildlog.VARIABLE}={file}  # {said}")
 
@@ -126,7 +125,7 @@ def exports(plan: Plan, ninja_dir: os.PathLike[str]) -> dict[str, str]:
     found = shutil.which("ninja", path=os.defpath)  # as in a clean shell, without what is activated here
     if not found or os.path.dirname(found) != os.fspath(ninja_dir):  # noqa: PTH120
         ahead = {"PATH": f"{shlex.quote(os.fspath(ninja_dir))}:$PATH"}
-    if left_out(plan.config, plan.facts):
+    if left_out(plan.config, plan.targets):
         wanted[sm90_switch.VARIABLE] = "1"
     if server.env.get("FLASHINFER_DISABLE_JIT") or not finds_nvcc(server.env, cuda_home):
         wanted |= wanted_without_nvcc(server)
@@ -137,7 +136,7 @@ def exports(plan: Plan, ninja_dir: os.PathLike[str]) -> dict[str, str]:
 
 def show_cleared(session: Session) -> None:
     """Remove half-built modules and say which."""
-    removed = clear.clear_incomplete(clear.base_of(session.plan))
+    removed = clear.clear_incomplete(session.plan.first.base)
     for module in removed:
         _print(f"{f'kept ({module.kept})' if module.kept else 'removed'}  {size(module.bytes):>8}  {module.path}")
     gone = [module for module in removed if not module.kept]

@@ -18,6 +18,7 @@ from fitasks.build.receipt import NAME as RECEIPT
 from fitasks.build.store import Store
 from fitasks.errors import EnvironmentProblem
 from fitasks.plan.modules import toolchain_of
+from fitasks.plan.target import Target
 
 
 def module(ops: Path, name: str, *files: str) -> Path:
@@ -87,7 +88,7 @@ def test_an_empty_directory_goes_and_a_link_stays(tmp_path: Path) -> None:
 
 
 def plan(workspace: Path) -> Any:
-    return SimpleNamespace(facts={"9.0a": {"workspace": str(workspace)}})
+    return SimpleNamespace(targets={"9.0a": Target("90a", workspace, Path(), Path(), "0.7.4", "", "")})
 
 
 @pytest.mark.parametrize("strange", STRANGE)

@@ -17,10 +17,9 @@ if TYPE_CHECKING:
 
 def plan_with(workshop: Workshop, *includes: str) -> Plan:
     """Kernels whose commands name these directories."""
-    facts = {"workspace": str(workshop.workspace), "flashinfer_root": str(workshop.include.parent)}
     kernel = workshop.kernel()
     kernels = tuple(workshop.with_flag(kernel, f"-isystem {include} $\n") for include in includes)
-    return replace(workshop.plan(), kernels=kernels, facts={kernel.target: facts})
+    return replace(workshop.plan(), kernels=kernels)
 
 
 @pytest.mark.parametrize("include", ["/usr/include/python3.11", "/opt/conda/include/python3.13t"])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from fitasks.cuda.architecture import declared, fitting, misfit, runs_on
+from fitasks.cuda.architecture import declared, fitting, gpu_of, members, misfit, runs_on, single, together
 from fitasks.ship.payload import kernels as payload
 
 GPUS = ("sm75", "sm80", "sm86", "sm89", "sm90", "sm90a", "sm100a", "sm100f", "sm103a", "sm120f", "sm121a")
@@ -60,3 +60,10 @@ def test_lists_in_one_option() -> None:
         "sm_80",
         "sm_90",
     )
+
+
+def test_a_set_and_its_members() -> None:
+    assert members("80_90a") == ("80", "90a")
+    assert members("") == ()
+    assert together(single("80_90a")) == "80_90a"
+    assert gpu_of("sm_90a") == "sm90a"

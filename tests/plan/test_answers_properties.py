@@ -19,9 +19,9 @@ from fitasks.errors import BadInput, EnvironmentProblem
 from fitasks.plan import planner
 from fitasks.plan.expand import kernels_of
 from fitasks.plan.offers import offers
-from fitasks.plan.plan import facts_of
 from fitasks.plan.reads import Reads
 from fitasks.plan.server import Server, find_server
+from fitasks.plan.target import targets_in
 from fitasks.runtime.verify.worker import Worker, WorkerError
 
 READS = {"files": ["/x/a.py"], "looked": [[["/x"], ["a", "b"]]]}
@@ -48,6 +48,8 @@ SAMPLES: dict[str, Any] = {
         "tvm_ffi": "0.1.16",
         "workspace": "/c/0.7.4/90a",
         "arch": "90a",
+        "passes_over": True,
+        "cuda_home": "/cuda",
         "kernels": [KERNEL, REFUSED],
         "reads": READS,
     },
@@ -118,6 +120,29 @@ def test_what_the_scripts_answer_has_the_shape(shape: str) -> None:
     assert answers.checked(SAMPLES[shape], getattr(answers, shape), "it") == SAMPLES[shape]
 
 
+@pytest.mark.parametrize(
+    ("shape", "change", "told"),
+    [
+        ("Described", {"path": ["/x", 3]}, "path.1 is 3"),
+        ("Described", {"packages": {"torch": {"root": "/x"}}}, "packages.torch.version is missing"),
+        ("Described", {"reads": {"files": [], "looked": [[["/x"]]]}}, "reads.looked.0 is [['/x']]"),
+        ("Loaded", {"libraries": {"libc.so.6": {"path": "/x", "problem": "", "more": 1}}}, "libraries.libc.so.6 is {"),
+        ("Plans", {"kernels": [KERNEL | {"id": 2**62}]}, "kernels.0 is {"),
+        ("Ready", None, "the answer is None"),
+    ],
+)
+def test_an_error_names_the_place(shape: str, change: dict[str, Any] | None, told: str) -> None:
+    reply = change if change is None else SAMPLES[shape] | change
+    with pytest.raises(BadInput) as caught:
+        answers.checked(reply, getattr(answers, shape), "it")
+    assert f"answered what no script of ours does: {told}" in caught.value.message
+
+
+@pytest.mark.parametrize("shape", SAMPLES)
+def test_a_script_may_say_more_than_is_read(shape: str) -> None:
+    answers.checked(SAMPLES[shape] | {"more": [1]}, getattr(answers, shape), "it")
+
+
 class Interpreter(NamedTuple):
     python: Path
 
@@ -156,7 +181,7 @@ def test_any_answer_to_planning(data: st.DataObject, monkeypatch: pytest.MonkeyP
     try:
         told = planner.ask(SERVER, Path("/cuda"), ["9.0a"], CONFIG.kernels, sm90=True)
         assert kernels_of(CONFIG, told)
-        assert facts_of(told)
+        assert targets_in(told)
         assert Reads.of((answer["reads"] for answer in told.values()), 0, SERVER.python).as_record()
     except EnvironmentProblem as error:
         said = str(error)

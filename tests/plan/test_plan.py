@@ -79,7 +79,7 @@ def kernels_of(project: Project) -> dict[str, dict[str, Any]]:
 def test_versions_are_those_of_what_is_imported(project: Project) -> None:
     stamp = json.loads((project.root / ".fitasks" / "cudart.stamp").read_text())
     assert stamp["flashinfer"] == "0.0.0+unknown"
-    assert plan_of(project)["facts"]["9.0a"]["flashinfer_root"] == str(package_of(project))
+    assert plan_of(project)["targets"]["9.0a"]["root"] == str(package_of(project))
 
 
 def test_it_rests_on_what_planning_read(project: Project) -> None:
@@ -136,7 +136,7 @@ def verdict(project: Project, state: str) -> str:
 
 def serve(project: Project, script: str) -> None:
     environment = project.env | {"FLASHINFER_CUDA_ARCH_LIST": "9.0a"}
-    environment |= {"CUDA_HOME": plan_of(project)["facts"]["9.0a"]["cuda_home"]}
+    environment |= {"CUDA_HOME": plan_of(project)["targets"]["9.0a"]["cuda_home"]}
     subprocess.run([sys.executable, "-c", script], env=environment, cwd=project.root, check=True)
 
 

@@ -34,7 +34,9 @@ def planned(
     plan = workshop.plan()
     server = replace(plan.server, packages=(Package("flashinfer-python", "0.7.4", "", flashinfer),))
     chosen = replace(plan.toolkit, home=Path("/cuda"), **toolkit)
-    return replace(plan, server=server, toolkit=chosen, facts={TARGET: {"workspace": workspace}})
+    return replace(
+        plan, server=server, toolkit=chosen, targets={TARGET: replace(plan.first, workspace=Path(workspace))}
+    )
 
 
 def ninjas_verdict(workshop: Workshop, root: Path, include: Path) -> str:

@@ -44,15 +44,8 @@ def page(workshop: Workshop) -> Kernel:
 def session(workshop: Workshop, arch: str = "90a", **env: str) -> Any:
     """As much of a Session as predictions ask."""
     plan = workshop.plan()
-    facts = {
-        "9.0a": {
-            "workspace": str(workshop.workspace),
-            "arch": arch,
-            "flashinfer_root": str(workshop.root / "site" / "flashinfer"),
-        }
-    }
     server = replace(plan.server, env=plan.server.env | {"HOME": str(workshop.root / "home")} | env)
-    plan = replace(plan, server=server, facts=facts)
+    plan = replace(plan, server=server, targets={"9.0a": workshop.target(arch)})
     return SimpleNamespace(
         plan=plan,
         problem=None,
@@ -213,7 +206,7 @@ def without_sm90(workshop: Workshop, target: str = "9.0a", **env: str) -> Any:
     site.mkdir(exist_ok=True)
     config = replace(made.plan.config, sm90=False)
     server = replace(made.plan.server, prefix=workshop.root, site_directories=(site,))
-    made.plan = replace(made.plan, config=config, server=server, facts={target: {}})
+    made.plan = replace(made.plan, config=config, server=server, targets={target: made.plan.first})
     return made
 
 
@@ -239,7 +232,7 @@ def test_a_plan_without_hoppers_modules_needs_a_server_that_does_without(worksho
 def test_what_is_exported_then(workshop: Workshop) -> None:
     plan = without_sm90(workshop).plan
     assert exports(plan, Path("/bin"))["FLASHINFER_DISABLE_SM90"] == "1"
-    assert "FLASHINFER_DISABLE_SM90" not in exports(replace(plan, facts={"8.0": {}}), Path("/bin"))
+    assert "FLASHINFER_DISABLE_SM90" not in exports(replace(plan, targets={"8.0": plan.first}), Path("/bin"))
     assert "FLASHINFER_DISABLE_SM90" not in exports(session(workshop).plan, Path("/bin"))
 
 
@@ -358,12 +351,12 @@ def test_an_installed_library_that_flashinfer_passes_over(workshop: Workshop, pa
     planned.aot[0].path.write_bytes(b"damaged")
     made = session(workshop)
     assert predict(made, planned).state == "would fail"
-    made.plan.facts["9.0a"]["passes_over"] = "yes"
+    made.plan.targets["9.0a"] = replace(made.plan.first, passes_over=True)
     verdict = predict(made, planned)
     assert verdict.state == "cached"
     assert verdict.reason.endswith("; FlashInfer passes over what it can't load")
     made = session(workshop, FLASHINFER_DISABLE_JIT="1")
-    made.plan.facts["9.0a"]["passes_over"] = "yes"
+    made.plan.targets["9.0a"] = replace(made.plan.first, passes_over=True)
     assert predict(made, planned).state == "refused"
 
 
@@ -374,7 +367,7 @@ def test_an_installed_library_that_was_cut_is_not_passed_over(workshop: Workshop
     library.write_bytes(library.read_bytes()[: library.stat().st_size // 2])
     for variables in ({}, {"FLASHINFER_DISABLE_JIT": "1"}):
         made = session(workshop, **variables)
-        made.plan.facts["9.0a"]["passes_over"] = "yes"
+        made.plan.targets["9.0a"] = replace(made.plan.first, passes_over=True)
         assert predict(made, planned).state == "would fail"
 
 
@@ -413,9 +406,8 @@ def test_a_module_that_serves_another_target_too(workshop: Workshop, page: Kerne
     alone = replace(alone, target="8.0", aot=served)
     both = replace(both, label="page@80_90a", target="8.0 9.0a", aot=served)
     made = session(workshop)
-    facts = made.plan.facts["9.0a"]
-    facts = {"8.0": facts | {"arch": "80"}, "8.0 9.0a": facts | {"arch": "80_90a"}}
-    made.plan = replace(made.plan, kernels=(alone, both), facts=facts)
+    targets = {"8.0": workshop.target("80"), "8.0 9.0a": workshop.target("80_90a")}
+    made.plan = replace(made.plan, kernels=(alone, both), targets=targets)
     verdict = predict(made, alone)
     assert (verdict.state, verdict.reason) == ("ahead-of-time", "")
     made.plan = replace(made.plan, kernels=(alone,))

@@ -38,11 +38,9 @@ class Shelf:
 
     def session(self) -> Session:
         shop = self.shop
-        facts = {"flashinfer": shop.version, "workspace": str(shop.workspace), "arch": "90a"}
-        facts |= {"flashinfer_root": str(shop.root / shop.site / "flashinfer")}
         plan = shop.plan()
         server = replace(plan.server, env=plan.server.env | {"HOME": str(shop.root / "home")})
-        plan = replace(plan, server=server, kernels=(self.kernel,), facts={TARGET: facts})
+        plan = replace(plan, server=server, kernels=(self.kernel,))
         session = Session(shop.root, _plan=plan)
         session.ninja = shop.ninja
         judge = replace(shop.judge(), bases=bases(plan))

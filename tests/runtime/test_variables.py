@@ -128,8 +128,8 @@ def test_the_installed_flashinfer_is_understood() -> None:
 def session(workshop: Workshop, server: Server, **changes: Any) -> Any:
     plan = workshop.plan()
     env = {"HOME": "/h", "CUDA_HOME": str(plan.toolkit.home), "PATH": str(workshop.ninja.executable.parent)}
-    facts = {"9.0a": {"flashinfer_root": str(server.site_packages[0] / "flashinfer"), "workspace": "/cache"}}
-    plan = replace(plan, server=with_env(server, **env), facts=facts, **changes)
+    target = replace(workshop.target(), root=server.site_packages[0] / "flashinfer", workspace=Path("/cache"))
+    plan = replace(plan, server=with_env(server, **env), targets={"9.0a": target}, **changes)
     probe = ProbeMemo(workshop.root / "probe.json")
     runtime = SimpleNamespace(loaded=None)
     loader = SimpleNamespace(without_driver=frozenset())
@@ -197,10 +197,10 @@ def test_a_shell_that_evaluates_the_lines_runs_nothing(
         renamed.rename(renamed.with_name(f"vllm-0\n{value}.dist-info"))
     made = session(workshop, asks)
     put(server.site_packages[0] / "flashinfer" / "jit" / "core.py", f'os.environ["{show.buildlog.VARIABLE}"]')
-    facts = {"9.0a": made.plan.facts["9.0a"] | {"workspace": f"/cache/{value}"}}
+    targets = {"9.0a": replace(made.plan.first, workspace=Path("/cache", value))}
     config = made.plan.config
     config = replace(config, serving=replace(config.serving, env={"PATH": value, "OWN": value}))
-    made.plan = replace(made.plan, config=config, facts=facts)
+    made.plan = replace(made.plan, config=config, targets=targets)
     show.show_env(made)
     printed = capsys.readouterr().out
     assert printed.count(show.buildlog.VARIABLE) == 1

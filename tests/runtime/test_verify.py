@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 import pytest
 
+from fitasks.cuda.architecture import capabilities
 from fitasks.cuda.gpus import Gpu
 from fitasks.errors import EnvironmentProblem
 from fitasks.plan.kernel import Kernel
@@ -15,7 +16,7 @@ from fitasks.runtime.verify import proof as proofs
 from fitasks.runtime.verify import verify as module
 from fitasks.runtime.verify.exports import expected_exports
 from fitasks.runtime.verify.proof import Check, Proof
-from fitasks.runtime.verify.verify import Verdict, capabilities, op_of
+from fitasks.runtime.verify.verify import Verdict, op_of
 from fitasks.ui.verify_table import line, summary
 from tests.doit_project import PAGE, Planned
 

@@ -251,7 +251,7 @@ def test_good_entries_are_planned_beside_bad_ones(answered):
     assert public["params"]["pos_encoding_mode"] == 2
     assert (process.returncode, process.stdout) == (0, "")
     assert "noise\n" in process.stderr
-    assert not Path(response["jit_dir"]).exists()
+    assert not Path(response["workspace"], "cached_ops").exists()
 
 
 @needs_torch

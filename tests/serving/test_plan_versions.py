@@ -181,7 +181,7 @@ def test_planning_leaves_the_cache_alone(planned, version):
         assert {entry.name for entry in workspace.iterdir()} == before_flashinfer_wrote
     for kernel in response["kernels"][: len(TABLE)]:
         assert all(Path(source).is_file() for source in kernel["sources"])
-        generated = [path for path in kernel["sources"] if path.startswith(response["gen_dir"] + "/")]
+        generated = [path for path in kernel["sources"] if path.startswith(response["workspace"] + "/generated/")]
         assert kernel["generated"] == generated
         assert kernel["aot"] == []
 
@@ -223,7 +223,7 @@ def test_arch_without_suffix_is_the_same_target(planned):
 def test_paths_of_a_kernel(planned):
     _, response = planned(NEWEST)
     page = response["kernels"][10]
-    jit = response["jit_dir"]
+    jit = response["workspace"] + "/cached_ops"
     assert {key: value for key, value in page.items() if key not in ("ninja", "sources")} == {
         "id": 10,
         "name": "page",

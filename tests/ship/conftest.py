@@ -32,13 +32,7 @@ class Place:
     @property
     def session(self) -> Session:
         shop = self.workshop
-        facts = {
-            "flashinfer": shop.version,
-            "flashinfer_root": str(shop.root / shop.site / "flashinfer"),
-            "workspace": str(shop.workspace),
-            "arch": self.architecture,
-        }
-        plan = replace(shop.plan(), kernels=self.kernels, facts={TARGET: facts})
+        plan = replace(shop.plan(), kernels=self.kernels, targets={TARGET: shop.target(self.architecture)})
         session = Session(shop.root, _plan=plan)
         session.ninja = shop.ninja
         session.judges = {TARGET: shop.judge()}

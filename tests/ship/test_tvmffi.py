@@ -93,7 +93,7 @@ def test_a_bundle_for_another_abi_is_refused() -> None:
 def test_a_wheel_says_it_and_check_compares(workshop: Workshop, tmp_path: Path) -> None:
     shop = Shop().add(workshop, module(workshop, "page", ("sm_90a",)))
     session = shop.session(headers(tmp_path / "headers"))
-    session.plan.facts["9.0a"]["tvm_ffi"] = "0.1.15.post2"
+    session.plan.targets["9.0a"] = replace(session.plan.first, tvm_ffi="0.1.15.post2")
     wheel = build_wheel(session, tmp_path / "dist")
     with zipfile.ZipFile(wheel.path) as archive:
         manifest = json.loads(archive.read("fitasks_kernels/manifest.json"))

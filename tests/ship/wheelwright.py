@@ -88,17 +88,11 @@ class Shop:
         return self
 
     def session(self, site: Path | None = None, root: Path | None = None) -> Any:
-        facts = {
-            target: {
-                "arch": arch,
-                "flashinfer": self.version,
-                "flashinfer_root": str(root or flashinfer("0.7.4")),
-            }
-            for _, target, arch in self.parts
-        }
+        found = {"flashinfer": self.version, "root": root or flashinfer("0.7.4")}
+        targets = {target: replace(workshop.target(arch), **found) for workshop, target, arch in self.parts}
         plan = self.parts[0][0].plan()
         server = replace(plan.server, site_packages=(site,) if site else ())
-        plan = replace(plan, kernels=tuple(self.kernels), facts=facts, server=server)
+        plan = replace(plan, kernels=tuple(self.kernels), targets=targets, server=server)
         return SimpleNamespace(plan=plan, judges={target: workshop.judge() for workshop, target, _ in self.parts})
 
     def wheel(self, directory: Path) -> Wheel:

@@ -4,7 +4,8 @@ import json
 
 import pytest
 
-from fitasks.plan.offers import Op, Parameter
+from fitasks.answers import Parameter
+from fitasks.plan.offers import Op
 from fitasks.trace.entries import Entry, brief, entries_of
 from fitasks.trace.model import Requested
 from fitasks.trace.names import entries_of_name

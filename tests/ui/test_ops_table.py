@@ -2,8 +2,9 @@
 
 import pytest
 
+from fitasks.answers import Parameter
 from fitasks.errors import EnvironmentProblem
-from fitasks.plan.offers import Op, Parameter
+from fitasks.plan.offers import Op
 from fitasks.ui.ops_table import chosen_ops, described, listed
 
 BACKEND = Parameter("backend", True, None, "str", ("fa2", "fa3"))

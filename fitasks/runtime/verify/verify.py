@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from fitasks.build import receipt as receipts
-from fitasks.cuda.architecture import with_code
+from fitasks.cuda.architecture import capabilities
 from fitasks.cuda.elf import is_shared_object, machine_code_architectures
 from fitasks.cuda.gpus import all_gpus, driver_version, usable
 from fitasks.errors import EnvironmentProblem
@@ -171,14 +171,6 @@ def op_of(kernel: Kernel) -> str:
         return kernel.op
     name = function.strip("_").removeprefix("gen_").removesuffix("_module")
     return name.removesuffix("_primary")  # what the runtime's wrapper loads, see plan_generators.py
-
-
-def capabilities(target: str, built: Sequence[str] = ()) -> list[str]:
-    """The architectures of a target as GPUs say them ("8.0 9.0a" → 8.0, 9.0), of those that run what is `built`.
-
-    A module of Hopper's alone has no code for the 8.0 of such a target; one for the family sm_120f has some for 12.1a.
-    """
-    return [word.rstrip("af") for word in target.split() if with_code(built, [f"sm{word.replace('.', '')}"])]
 
 
 def _worker(session: Session, gpu: Gpu, target: str) -> Worker:
