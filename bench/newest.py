@@ -157,7 +157,9 @@ def _provides(root: Path, version: str) -> str:
     wheel = next((project / "dist").glob("*.whl"))
     _run([sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--target", str(site), str(wheel)], root, env)
     (root / "request.json").write_text('{"version": 1, "kernels": [{"id": 0, "op": "page"}]}', encoding="utf-8")
-    served = env | {"PYTHONPATH": f"{env['PYTHONPATH']}{os.pathsep}{site}", "FLASHINFER_CUDA_ARCH_LIST": "9.0a"}
+    # Its .pth file is read where site-packages are, and not in a directory on PYTHONPATH.
+    (root / "sitecustomize.py").write_text(f"import site\nsite.addsitedir({str(site)!r})\n", encoding="utf-8")
+    served = env | {"PYTHONPATH": f"{env['PYTHONPATH']}{os.pathsep}{root}", "FLASHINFER_CUDA_ARCH_LIST": "9.0a"}
     _run([sys.executable, str(PLAN), str(root / "request.json"), str(root / "planned.json")], root, served)
     found = json.loads((root / "planned.json").read_text(encoding="utf-8"))["kernels"][0]["aot"]
     _demand(found, f"FlashInfer does not find page in {wheel.name}")
