@@ -167,10 +167,10 @@ def _log(world: Path, name: str, text: bytes) -> Border:
     place = workshop_place(world)
 
     def use(path: Path) -> None:
+        from fitasks.actions import covers
         from fitasks.ui.jitlog_table import show_jitlog
-        from fitasks.ui.trace_table import show_coverage
 
-        for show in (lambda: show_jitlog(place.session, [str(path)]), lambda: show_coverage(place.session, path)):
+        for show in (lambda: show_jitlog(place.session, [str(path)]), lambda: covers(place.session, path)):
             with fitasks_errors():
                 show()
 
@@ -192,9 +192,9 @@ def buildlog(world: Path) -> Border:
 
 def trace(world: Path) -> Border:
     """As `doit import_trace` reads it, with the installed FlashInfer's planner in this process."""
+    from fitasks.actions import covers, import_files
     from fitasks.plan import planner as asking
     from fitasks.trace import importing
-    from fitasks.ui.trace_table import import_files, show_coverage
 
     place, planner = workshop_place(world), real_planner(world)
     (world / "kernels.yaml").write_text("targets: ['9.0a']\nkernels:\n  norm:\n")
@@ -212,7 +212,7 @@ def trace(world: Path) -> Border:
         asking.ask, importing.offers = ask, lambda *_: ()  # type: ignore[assignment]
         with fitasks_errors():
             import_files(place.session, [path], to_write=True)
-        show_coverage(place.session, path)
+        covers(place.session, path)
 
     before = (world / "kernels.yaml").read_bytes()
 

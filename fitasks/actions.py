@@ -5,6 +5,7 @@ What they need is imported when they run, so that `doit list` stays quick.
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,22 +15,34 @@ from fitasks.streams import show as _print
 from fitasks.streams import show_text
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
+
+    from fitasks.session import Session
 
 
 def apply_cudart_policy() -> None:
     """after the kernels: what `cudart:` in kernels.yaml asks for"""
     from fitasks.runtime.cudart_policy import apply
 
-    for line in apply(current()):
-        _print(line)
+    _say(apply(current()))
 
 
 def cudart() -> None:
-    """the toolkit's libcudart and the server's, side by side; act by kernels.yaml's policy"""
-    from fitasks.ui.show import show_cudart
+    """the toolkit's libcudart and the server's, side by side, and what `cudart:` in kernels.yaml makes of them"""
+    from fitasks.runtime.cudart_policy import foretold
+    from fitasks.ui.show import cudart_lines
 
-    show_cudart(current())
+    session = current()
+    _say(cudart_lines(session.plan.notes, session.runtime))
+    path, _ = session.stamp
+    _print(f"{path}:")
+    show_text(path.read_text(encoding="utf-8").rstrip("\n"))
+    failed, then = foretold(session)
+    _say(failed)
+    if then:
+        show_text(f"after the next build: {then}")
+    if failed and session.plan.config.cudart != "ignore":
+        raise Silent
 
 
 def patch_cudart(dry_run: bool) -> None:
@@ -70,9 +83,19 @@ def _covers(trace: str) -> bool:
     """Whether kernels.yaml names all that a recorded server asked for; true where nothing is to be compared."""
     if not trace:
         return True
-    from fitasks.ui.trace_table import show_coverage
+    return covers(current().asking, Path(trace))
 
-    return show_coverage(current().asking, Path(trace))
+
+def covers(session: Session, trace: Path) -> bool:
+    """Compare a trace with the plan and say what differs; whether everything that was asked for is there beforehand."""
+    from fitasks.trace.coverage import coverage, packaged_names, planned_names
+    from fitasks.trace.sources import read_sources
+    from fitasks.ui.trace_table import covered
+
+    plan = session.plan
+    found = coverage(read_sources([trace]).requested, planned_names(plan), packaged_names(plan.server))
+    _say(covered(found, plan.config.file))
+    return not found.missing
 
 
 def verify(names: list[str], force: bool) -> None:
@@ -106,8 +129,7 @@ def uninstall_sm90_switch() -> None:
 
     server = current().server
     removed = uninstall(server.prefix, server.site_directories)
-    for path in removed:
-        _print(f"removed {path}")
+    _say(f"removed {path}" for path in removed)
     if not removed:
         _print(f"the switch is not installed for {server.python}")
 
@@ -116,8 +138,7 @@ def report(names: list[str]) -> None:
     """the last run as a page and as a trace for Chrome: what was compiled when, by which slot, and why"""
     from fitasks.ui.report import report_last_run
 
-    for path in report_last_run(current(), names):
-        _print(str(path))
+    _say(map(str, report_last_run(current(), names)))
 
 
 def jitlog(files: list[str]) -> None:
@@ -192,8 +213,7 @@ def install(names: list[str]) -> None:
 
 def _end_with(left_out: Sequence[str]) -> None:
     """Say what wasn't delivered: exit status 1, though the others were."""
-    for line in left_out:
-        _print(line)
+    _say(left_out)
     if left_out:
         raise Silent
 
@@ -215,20 +235,43 @@ def uninstall() -> None:
 
 def bundle(file: str, names: list[str]) -> None:
     """put the fresh kernels, or some, into one file (doit bundle FILE page); exit status 1 if some aren't fresh"""
-    from fitasks.ui.bundles import file_among, show_bundled
+    from fitasks.ship.bundle import bundle as pack
+    from fitasks.ship.filename import file_among
+    from fitasks.ui.bundles import bundled_lines
 
-    path, kernels = file_among(file, names)
-    if not show_bundled(current(), path, kernels):
+    done = pack(current(), *file_among(file, names))
+    _say(bundled_lines(done))
+    if done.left_out:
         raise Silent
 
 
 def unbundle(file: str, files: list[str], wheel: bool) -> None:
     """take the kernels of a bundle, proven by hash (doit unbundle FILE), or make a package of them (--wheel)"""
-    from fitasks.ui.bundles import one_file, show_repacked, show_unbundled
+    from fitasks.ship.filename import one_file
 
     path = one_file([*filter(None, [file]), *files], "doit unbundle kernels.tar.gz")
-    if not (show_repacked if wheel else show_unbundled)(current(), path):
+    (_repack if wheel else _unbundle)(path)
+
+
+def _unbundle(path: Path) -> None:
+    from fitasks.ship.unbundle import unbundle as take
+    from fitasks.ui.bundles import unbundled_lines
+
+    done = take(current(), path)
+    _say(unbundled_lines(done))
+    if done.unusable:
         raise Silent
+
+
+def _repack(path: Path) -> None:
+    from fitasks.ship.repack import repack
+    from fitasks.ship.sizes import report
+    from fitasks.ui.bundles import repacked_lines
+    from fitasks.ui.size_table import show_sizes
+
+    made = repack(current(), path, Path("dist"))
+    show_sizes(report(made.wheel))
+    _say(repacked_lines(made))
 
 
 def ops(words: list[str]) -> None:
@@ -247,27 +290,69 @@ def explain_models() -> None:
 
 def import_trace(files: list[str], write: bool) -> None:
     """add what a trace, log or cache asks for to kernels.yaml: shows the diff (--write writes it)"""
-    from fitasks.ui.trace_table import files_of, import_files
+    from fitasks.trace.sources import files_of
 
     import_files(current(), files_of(files, Path.cwd()), to_write=write)
 
 
+def import_files(session: Session, files: Sequence[Path], *, to_write: bool) -> None:
+    """Show what the files ask for beyond kernels.yaml as a diff, and write it if asked to. Raises FitasksError."""
+    from fitasks.trace.importing import propose, write
+    from fitasks.trace.sources import read_sources
+    from fitasks.ui.trace_table import proposed
+
+    sources = read_sources(files)
+    proposal = propose(session.plan, session.root / session.plan.config.file, sources.requested)
+    _say(sources.notes)
+    if proposal.diff:
+        show_text(proposal.diff)
+    _say(proposed(proposal))
+    if proposal.diff and to_write:
+        write(proposal)
+        _print(f"{proposal.file.name} written; `doit` compiles")
+    elif proposal.diff:
+        _print(f"nothing written yet: {proposal.file.name} gets this with --write")
+
+
 def clear_incomplete() -> None:
     """remove half-built nvcc modules that nobody is building, and nothing else"""
-    from fitasks.ui.show import show_cleared
+    from fitasks.build.clear import clear_incomplete as clear
+    from fitasks.ui.show import cleared_lines
 
-    show_cleared(current())
+    _say(cleared_lines(clear(current().plan.first.base)))
 
 
 def gc(limit: int) -> None:
     """shrink the store of finished kernels (--limit, in GB)"""
-    from fitasks.ui.show import show_collected
+    from fitasks.ui.show import collected_line
 
-    show_collected(current(), limit)
+    store = current().store
+    removed = store.gc(limit * 10**9)
+    _print(collected_line(store.root, removed, store.contents()))
 
 
 def reset(yes: bool) -> None:
     """remove nvcc's modules and generated sources of this version and these targets (asks, or --yes)"""
-    from fitasks.ui.show import ask_and_reset
+    from fitasks.build import clear
+    from fitasks.ui.show import reset_lines
 
-    ask_and_reset(current(), yes=yes)
+    plan = current().plan
+    directories = clear.reset_targets(plan)
+    _say(reset_lines({one: clear.bytes_in(one) for one in directories}, clear.left_by_reset(plan)))
+    if not directories:
+        return
+    if not yes and not _confirmed():
+        raise EnvironmentProblem("nothing was removed", remedy="doit reset --yes")
+    clear.reset(directories)
+    _print("removed")
+
+
+def _confirmed() -> bool:
+    if not sys.stdin.isatty():
+        return False
+    return input("remove all of these? [y/N] ").strip().lower() in {"y", "yes"}
+
+
+def _say(lines: Iterable[str]) -> None:
+    for line in lines:
+        _print(line)

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NotRequired, TypedDict
 
 from fitasks.border import brief, read_json
-from fitasks.config.model import Scalar  # noqa: TC001 - part of Parameter, whose fields are looked at
 from fitasks.errors import BadInput, EnvironmentProblem
 from fitasks.shape import MISSING, fits, misfit
 
@@ -113,7 +112,7 @@ class Parameter:
     required: bool
     default: Any
     type: str  # dtype, bool, int, float, str; list: kernels.yaml cannot say it; "": the generator doesn't tell
-    accepted: tuple[Scalar, ...]  # empty where FlashInfer's code doesn't tell
+    accepted: tuple[str | int | float | bool | None, ...]  # empty where FlashInfer's code doesn't tell
 
 
 class Operation(TypedDict):

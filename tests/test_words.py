@@ -13,7 +13,7 @@ from doit.task import Task
 
 from fitasks.errors import EnvironmentProblem
 from fitasks.plan.names import UnknownName, named
-from fitasks.ui.bundles import file_among
+from fitasks.ship.filename import file_among
 from fitasks.words import NAMES, NOTHING, resolved
 from tests.doit_project import ROOT, Planned, Project
 

@@ -43,18 +43,35 @@ def apply(session: Session) -> list[str]:
 
     Raises KernelFailure where kernels won't load and the policy, or the environment, doesn't let us mend it.
     """
-    policy = session.plan.config.cudart
-    failed = failures(session)
-    if policy == "ignore" or (policy == "check" and not failed):
+    failed, decided = _due(session)
+    if decided is None:
         return []
-    decided = decision(session)
-    if decided.action == "none" and not failed:
-        return []
-    if policy == "patch" and decided.action == "patch":
+    if _mends(session, decided):
         return [patch(session)]
     if not failed:
         return []  # `doit cudart` shows both; no kernel needs the newer one
     raise KernelFailure("\n".join(failed), remedy=decided.remedy or _remedy(decided))
+
+
+def foretold(session: Session) -> tuple[list[str], str]:
+    """Which kernels the server's libcudart can't load and why, and what the policy does after the next build, or ""."""
+    failed, decided = _due(session)
+    if decided is None or not (failed or _mends(session, decided)):
+        return failed, ""
+    return failed, patch(session, dry_run=True) if _mends(session, decided) else decided.remedy or _remedy(decided)
+
+
+def _due(session: Session) -> tuple[list[str], Decision | None]:
+    """The audit's sentences, and what could be done; None where the policy or a fitting library asks for nothing."""
+    policy, failed = session.plan.config.cudart, failures(session)
+    if policy == "ignore" or (policy == "check" and not failed):
+        return failed, None
+    decided = decision(session)
+    return failed, None if decided.action == "none" and not failed else decided
+
+
+def _mends(session: Session, decided: Decision) -> bool:
+    return session.plan.config.cudart == "patch" and decided.action == "patch"
 
 
 def patch(session: Session, *, dry_run: bool = False) -> str:

@@ -46,6 +46,15 @@ class Sources:
     notes: tuple[str, ...]
 
 
+def files_of(words: Sequence[str], root: Path) -> list[Path]:
+    """Paths as given on the command line. Raises EnvironmentProblem for one that isn't there."""
+    files = [root / word for word in words]
+    for word, file in zip(words, files, strict=True):
+        if not file.exists():
+            raise EnvironmentProblem(f"{word}: no such file", remedy="doit import_trace trace.jsonl")
+    return files
+
+
 def read_sources(paths: Sequence[Path]) -> Sources:
     """Everything that the files and directories ask for, merged. Raises EnvironmentProblem where one says nothing."""
     if not paths:

@@ -3,19 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fitasks.errors import EnvironmentProblem
-from fitasks.ship.archive import DASH
-from fitasks.ship.bundle import bundle, promises_another
-from fitasks.streams import show as _print
 from fitasks.ui.units import size
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator
 
-    from fitasks.session import Session
     from fitasks.ship.bundle import Bundled
     from fitasks.ship.repack import Repacked
     from fitasks.ship.unbundle import Unbundled
@@ -26,61 +20,6 @@ _WENT = {
     "store": "into the store, for the next doit to adopt",
     "kept": "there already",
 }
-
-
-def file_among(file: str, words: Sequence[str]) -> tuple[Path, list[str]]:
-    """Return the bundle that is to be written, and the names of kernels beside it. Raises EnvironmentProblem.
-
-    The file is what `-f` says, or the word that has a slash, is `-`, or ends as an archive does.
-    """
-    files = [word for word in words if _is_file(word)]
-    names = [word for word in words if not _is_file(word)]
-    right = " ".join(["doit bundle kernels.tar.gz", *names])
-    return one_file([*filter(None, [file]), *files], right), names
-
-
-def one_file(files: Sequence[str], right: str) -> Path:
-    """Return the only file. Raises EnvironmentProblem where it isn't one; `right` is a command that names one."""
-    if len(files) != 1:
-        given = f"was given {' and '.join(files)}" if files else "was given none"
-        raise EnvironmentProblem(f"{' '.join(right.split()[:2])} takes one file, and {given}", remedy=right)
-    return Path(files[0])
-
-
-def _is_file(word: str) -> bool:
-    ours = word == str(DASH) or word.lower().endswith((".tar.gz", ".tgz"))
-    return "/" in word or ours or bool(promises_another(word))
-
-
-def show_bundled(session: Session, path: Path, names: Sequence[str]) -> bool:
-    """Make a bundle of the named kernels (all without names) and say what it holds; whether that is all of them."""
-    done = bundle(session, path, names)
-    for line in bundled_lines(done):
-        _print(line)
-    return not done.left_out
-
-
-def show_unbundled(session: Session, path: Path) -> bool:
-    """Take a bundle and say where its kernels went; whether all of them are of use here."""
-    from fitasks.ship.unbundle import unbundle
-
-    done = unbundle(session, path)
-    for line in unbundled_lines(done):
-        _print(line)
-    return not done.unusable
-
-
-def show_repacked(session: Session, path: Path) -> bool:
-    """Make a package of a bundle's kernels and say what it weighs; true."""
-    from fitasks.ship.repack import repack
-    from fitasks.ship.sizes import report
-    from fitasks.ui.size_table import show_sizes
-
-    made = repack(session, path, Path("dist"))
-    show_sizes(report(made.wheel))
-    for line in repacked_lines(made):
-        _print(line)
-    return True
 
 
 def bundled_lines(done: Bundled) -> Iterator[str]:

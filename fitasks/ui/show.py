@@ -1,4 +1,4 @@
-"""The tasks that only print: cudart, why, env, and what clear_incomplete and reset removed."""
+"""What cudart, why, env, clear_incomplete, gc and reset say, in lines."""
 
 from __future__ import annotations
 
@@ -6,14 +6,10 @@ import os
 import re
 import shlex
 import shutil
-import sys
 from typing import TYPE_CHECKING
 
-from fitasks.build import clear
-from fitasks.errors import EnvironmentProblem
 from fitasks.plan.hopper import left_out
 from fitasks.runtime import buildlog, sm90_switch
-from fitasks.runtime.cudart_policy import apply
 from fitasks.runtime.engine_conditions import finds_nvcc, version_of_engine, wanted_without_nvcc
 from fitasks.runtime.place import moved
 from fitasks.runtime.variables import in_choices, in_commands
@@ -22,33 +18,25 @@ from fitasks.streams import show_for_shell, show_text
 from fitasks.ui.units import size
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
-    from fitasks.cuda.cudart import Cudart
+    from fitasks.build.clear import Incomplete
+    from fitasks.build.store import Stored
+    from fitasks.cuda.cudart import Cudart, Runtime
     from fitasks.plan.plan import Plan
     from fitasks.session import Session
 
 _VARIABLE = re.compile(r"[A-Za-z_]\w*", re.ASCII)  # what a shell can export; an environment may hold other names
 
 
-def show_cudart(session: Session) -> None:
-    """The toolkit that is used and why, each libcudart, the stamp; then what the policy says."""
-    plan = session.plan
-    for note in plan.notes:
-        _print(f"note: {note}")
-    runtime = session.runtime
-    _print(f"toolkit: {_one(runtime.toolkit)}")
+def cudart_lines(notes: Sequence[str], runtime: Runtime) -> Iterator[str]:
+    """The toolkit that is used and why; each libcudart."""
+    yield from (f"note: {note}" for note in notes)
+    yield f"toolkit: {_one(runtime.toolkit)}"
     loaded = runtime.loaded if runtime.reached else None
-    _print(f"server:  {_one(loaded)} ({runtime.how})")
-    for found in runtime.found:
-        if found != loaded:
-            _print(f"also:    {_one(found)}")
-    path, _ = session.stamp
-    _print(f"{path}:")
-    show_text(path.read_text(encoding="utf-8").rstrip("\n"))
-    for line in apply(session):
-        _print(line)
+    yield f"server:  {_one(loaded)} ({runtime.how})"
+    yield from (f"also:    {_one(found)}" for found in runtime.found if found != loaded)
 
 
 def _one(found: Cudart | None) -> str:
@@ -134,48 +122,26 @@ def exports(plan: Plan, ninja_dir: os.PathLike[str]) -> dict[str, str]:
     return words | {name: word for name, word in ahead.items() if name not in words}
 
 
-def show_cleared(session: Session) -> None:
-    """Remove half-built modules and say which."""
-    removed = clear.clear_incomplete(session.plan.first.base)
+def cleared_lines(removed: Sequence[Incomplete]) -> Iterator[str]:
+    """Half-built modules that were removed, or kept and why; their sum."""
     for module in removed:
-        _print(f"{f'kept ({module.kept})' if module.kept else 'removed'}  {size(module.bytes):>8}  {module.path}")
+        yield f"{f'kept ({module.kept})' if module.kept else 'removed'}  {size(module.bytes):>8}  {module.path}"
     gone = [module for module in removed if not module.kept]
-    _print(f"{len(gone)} incomplete modules removed, {size(sum(module.bytes for module in gone))}")
+    yield f"{len(gone)} incomplete modules removed, {size(sum(module.bytes for module in gone))}"
 
 
-def show_collected(session: Session, limit: int) -> None:
-    """Shrink the store to `limit` GB and say what is left."""
-    removed = session.store.gc(limit * 10**9)
-    kept = session.store.contents()
+def collected_line(store: Path, removed: Sequence[Stored], kept: Sequence[Stored]) -> str:
+    """What the store has lost, and what is left in it."""
     freed, left = (size(sum(stored.bytes for stored in group)) for group in (removed, kept))
-    _print(f"{session.store.root}: {len(removed)} kernels removed ({freed}), {len(kept)} kept ({left})")
+    return f"{store}: {len(removed)} kernels removed ({freed}), {len(kept)} kept ({left})"
 
 
-def ask_and_reset(session: Session, *, yes: bool) -> None:
-    """Remove this plan's nvcc modules and generated sources, after a yes. Raises EnvironmentProblem without one."""
-    directories = clear.reset_targets(session.plan)
-    for left in clear.left_by_reset(session.plan):
-        _print(f"kept ({left.kept})  {size(left.bytes):>8}  {left.path}")
-    if not directories:
-        _print("nothing to remove")
-        return
-    for line in _grouped(directories):
-        _print(line)
-    if not yes and not _confirmed():
-        raise EnvironmentProblem("nothing was removed", remedy="doit reset --yes")
-    clear.reset(directories)
-    _print("removed")
-
-
-def _grouped(directories: Sequence[Path]) -> Iterator[str]:
-    """`  7.1 MB  …/cached_ops: cascade, page`: modules by the directory that they are in."""
-    for place in dict.fromkeys(directory.parent for directory in directories):
-        inside = [directory for directory in directories if directory.parent == place]
+def reset_lines(sizes: Mapping[Path, int], left: Sequence[Incomplete]) -> Iterator[str]:
+    """What `reset` leaves and why, then what it removes, by size in bytes: modules by the directory they are in."""
+    yield from (f"kept ({one.kept})  {size(one.bytes):>8}  {one.path}" for one in left)
+    for place in dict.fromkeys(directory.parent for directory in sizes):
+        inside = [directory for directory in sizes if directory.parent == place]
         names = ", ".join(directory.name for directory in inside)
-        yield f"{size(sum(map(clear.bytes_in, inside))):>8}  {place}: {names}"
-
-
-def _confirmed() -> bool:
-    if not sys.stdin.isatty():
-        return False
-    return input("remove all of these? [y/N] ").strip().lower() in {"y", "yes"}
+        yield f"{size(sum(map(sizes.__getitem__, inside))):>8}  {place}: {names}"
+    if not sizes:
+        yield "nothing to remove"

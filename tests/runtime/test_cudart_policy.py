@@ -13,7 +13,7 @@ from fitasks.build import receipt as receipts
 from fitasks.cuda.cudart import Runtime, describe
 from fitasks.errors import KernelFailure
 from fitasks.files import sha256_file
-from fitasks.runtime.cudart_policy import apply, failures, restore
+from fitasks.runtime.cudart_policy import apply, failures, foretold, restore
 from tests.cuda.cudart_wheels import library_of, site_of
 
 if TYPE_CHECKING:
@@ -64,6 +64,19 @@ def test_patch_mends_it_and_restore_undoes_it(workshop: Workshop, page: Kernel, 
     assert failures(session(workshop, page, library, "patch")) == []
     assert apply(session(workshop, page, library, "patch")) == []
     assert restore(session(workshop, page, library, "patch")) == f"restored {library}"
+    assert sha256_file(library) == before
+
+
+@pytest.mark.parametrize(
+    ("policy", "then"),
+    [("patch", "would replace"), ("check", "doit patch_cudart"), ("ignore", "")],
+)
+def test_a_look_changes_nothing(workshop: Workshop, page: Kernel, library: Path, policy: str, then: str) -> None:
+    before = sha256_file(library)
+    failed, told = foretold(session(workshop, page, library, policy))
+    assert len(failed) == 1
+    assert told.startswith(then)
+    assert bool(told) == bool(then)
     assert sha256_file(library) == before
 
 

@@ -20,10 +20,10 @@ RUN = """
 import sys
 from pathlib import Path
 from fitasks.errors import FitasksError
+from fitasks.actions import covers, import_files
 from fitasks.session import current
-from fitasks.ui.trace_table import import_files, show_coverage
 if sys.argv[1] == "check":
-    sys.exit(0 if show_coverage(current(), Path(sys.argv[2])) else 1)
+    sys.exit(0 if covers(current(), Path(sys.argv[2])) else 1)
 import_files(current(), [Path(sys.argv[2])], to_write=sys.argv[1] == "write")
 """
 KERNELS = """\
