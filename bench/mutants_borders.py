@@ -337,9 +337,9 @@ def store(world: Path) -> Border:
         print(files.told(kernel, judge, place.workshop.verdict(kernel)))
         if found := files.find(kernel, judge):
             with contextlib.suppress(OSError):
-                files.take(*found, kernel)
+                files.take(*found, kernel.build_dir)
         if whole := receipts.read(kernel):
-            files.put(kernel, whole)
+            files.put(kernel.name, kernel.build_dir, whole)
         files.contents()
         files.gc(10**9)
 

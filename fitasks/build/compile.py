@@ -128,7 +128,7 @@ class Builder:
         try:
             kernel.build_dir.mkdir(parents=True, exist_ok=True)
             receipts.path_of(kernel).unlink(missing_ok=True)
-            self.store.take(place, receipt, kernel)
+            self.store.take(place, receipt, kernel.build_dir)
             (kernel.build_dir / ninjas.DEPS).unlink(missing_ok=True)
             healed = heal(kernel, receipt, judge.roots, self.runner.ninja)
         except (NotHealed, OSError):
@@ -151,7 +151,7 @@ class Builder:
                 receipts.write(kernel, self._accepted(kernel, receipt, judge))
                 begun.end(kernel)
                 if self.store:
-                    self.store.put(kernel, receipt)
+                    self.store.put(kernel.name, kernel.build_dir, receipt)
                 return Done("compiled", finished.seconds)
             damaged = ()
             begun.end(kernel)

@@ -73,16 +73,16 @@ class Store:
         """What helps where it is refused."""
         return f"make it yours alone (chown, chmod go-w), or set {VARIABLE}={SHARED} to load what others put there"
 
-    def put(self, kernel: Kernel, receipt: Receipt) -> None:
-        """Keep a kernel that has just been built, in place of an entry that is damaged."""
-        place = self.root / kernel.name / receipt.fingerprint
-        if self.refusal or self._kept(place, kernel.name):
+    def put(self, name: str, directory: Path, receipt: Receipt) -> None:
+        """Keep a module whose files lie in `directory`, in place of an entry that is damaged."""
+        place = self.root / name / receipt.fingerprint
+        if self.refusal or self._kept(place, name):
             return
         with contextlib.suppress(OSError), self._beside(place) as scratch:
             new = scratch / "new"
             new.mkdir(mode=self._mode)
-            for name in set(receipt.outputs) - _LOGS:
-                copy_regular(kernel.build_dir / name, new / name)
+            for output in set(receipt.outputs) - _LOGS:
+                copy_regular(directory / output, new / output)
             (new / receipts.NAME).write_text(receipts.to_json(receipt))
             if os.path.lexists(place):
                 place.rename(scratch / "damaged")
@@ -138,13 +138,13 @@ class Store:
         receipt = self._receipt(place, name)
         return receipt is not None and _whole(place, receipt)
 
-    def take(self, place: Path, receipt: Receipt, kernel: Kernel) -> None:
-        """Lay a stored kernel's files into its build directory; without a receipt, which is for the caller to write.
+    def take(self, place: Path, receipt: Receipt, directory: Path) -> None:
+        """Lay a stored kernel's files into a directory; without a receipt, which is for the caller to write.
 
         Raises OSError.
         """
         for name in set(receipt.outputs) - _LOGS:
-            target = kernel.build_dir / name
+            target = directory / name
             target.unlink(missing_ok=True)
             copy_regular(place / name, target)
             if sha256_file(target) != receipt.outputs[name].sha256:

@@ -18,7 +18,6 @@ from fitasks.build.ninja import DEPS, LOG
 from fitasks.errors import EnvironmentProblem
 from fitasks.files import sha256_file
 from fitasks.plan.caches import CACHED_OPS, GENERATED
-from fitasks.plan.kernel import Kernel
 from fitasks.processes import sessions
 from fitasks.ship.bundle import generated_of
 from fitasks.ship.settle import settle
@@ -26,6 +25,7 @@ from fitasks.ship.staging import copied
 
 if TYPE_CHECKING:
     from fitasks.build.receipt import Output
+    from fitasks.plan.kernel import Kernel
     from fitasks.session import Session
     from fitasks.ship.arrival import Module
 
@@ -86,7 +86,7 @@ class Arriving:
         outputs = {name: output for name, output in receipt.outputs.items() if name not in {LOG, DEPS}}
         if not _holds(place, outputs):
             shutil.rmtree(place, ignore_errors=True)
-        store.put(_stand_in(module), receipt)
+        store.put(module.name, module.staged, receipt)
         if not _holds(place, outputs):
             raise EnvironmentProblem(f"{place} could not be written", remedy=f"make room in {store.root}")
         planned = self._planned(module.architecture, module.name)
@@ -192,20 +192,6 @@ def _same(module: Module, target: Path) -> bool:
     if not there or there.fingerprint != module.receipt.fingerprint:
         return False
     return _holds(target, there.outputs) and _dated(target, there.outputs)
-
-
-def _stand_in(module: Module) -> Kernel:
-    """For the store, which asks a kernel for its name and for where its files lie."""
-    return Kernel(
-        label=module.name,
-        entry="",
-        op="",
-        target=module.receipt.target,
-        place="",
-        given={},
-        name=module.name,
-        build_dir=module.staged,
-    )
 
 
 def _holds(directory: Path, outputs: dict[str, Output]) -> bool:

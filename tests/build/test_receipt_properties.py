@@ -128,7 +128,7 @@ def test_an_entry_of_any_content_touches_nothing(shop: Workshop, judge: Judge, d
     with put_back(file):
         file.write_text(data.draw(hostile(shop, whole) | altered_json(whole)), errors="replace")
         if found := shop.store.find(kernel, judge.anew()):
-            shop.store.take(*found, taken)
+            shop.store.take(*found, taken.build_dir)
         shop.store.told(kernel, judge.anew(), judge.anew().judge(taken))
         assert outside(shop) == before
 

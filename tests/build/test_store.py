@@ -65,7 +65,7 @@ def test_of_a_run_that_is_killed_while_it_puts_a_kernel_in_nothing_stays(worksho
         "from fitasks.build import store\n"
         "made, kernel, receipt = pickle.load(sys.stdin.buffer)\n"
         "store.copy_regular = lambda source, target: (target.touch(), os.kill(os.getpid(), signal.SIGKILL))\n"
-        "made.put(kernel, receipt)\n"
+        "made.put(kernel.name, kernel.build_dir, receipt)\n"
     )
     words = pickle.dumps((store, kernel, receipt))
     killed = subprocess.run([sys.executable, "-c", script], input=words, cwd=Path(__file__).parents[2], check=False)
@@ -74,7 +74,7 @@ def test_of_a_run_that_is_killed_while_it_puts_a_kernel_in_nothing_stays(worksho
     assert (store.contents(), store.gc(0)) == ([], [])
     temporary.sweep(store.root)  # as each run does
     assert [path.name for path in store.root.iterdir()] == [kernel.name]
-    store.put(kernel, receipt)
+    store.put(kernel.name, kernel.build_dir, receipt)
     assert len(store.contents()) == 1
 
 
