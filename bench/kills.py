@@ -16,8 +16,6 @@ to doit alone, or to one process below it, or SIGTERM or SIGINT to doit. Then th
     failed        the next run ends with another status than 0, or the killed one with a traceback
 
 What a killed run leaves is made a minute older before the next run: what is younger may be another run's, and stays.
-Locks of killed processes are waited for, and how often that was needed is said: Linux frees them before a process can
-be waited for, a sandbox's kernel (gVisor's) up to some seconds later, when nobody has the directory open any more.
 
 A KeyboardInterrupt while Python or doit is still importing is not counted: nobody can hear the signal yet.
 
@@ -63,7 +61,6 @@ KILLS = {"group": 35, "doit": 25, "below": 10, "SIGTERM": 15, "SIGINT": 15}
 MARKER = "FITASKS_BENCH_KILLS"
 GRACE = {"install": 5.0}  # seconds in which the watchdog ends what a killed run started; pip may come to its end
 _GRACE = 2.0  # of all others
-_LATE = 10.0  # seconds for the locks of processes that are gone
 _MINUTE = 61.0
 _OTHERS = ("tools/", "kept/", "xdg/uv/", "venv/.lock")  # the bench's own; uv's, which installs where pip was killed
 PATIENCE = 120.0  # seconds for a whole run
@@ -357,7 +354,6 @@ def kill_once(world: World, phase: str, seed: int, tally: Tally) -> None:
         tally.note("failed", f"{where}, after {moment:.2f} s: a traceback\n{said[-1500:]}")
     for stray in _strays(world, GRACE.get(phase, _GRACE)):
         tally.note("stray", f"{where}, after {moment:.2f} s: {stray}")
-    tally.done["late"] += _late(world)
     finished |= world.vouched()
     if phase not in {"plan", "install"}:  # where that would plan first; the next run does
         _false_fresh(world, where, tally)
@@ -515,19 +511,6 @@ def _marked(needle: bytes) -> dict[int, str]:
     return found
 
 
-def _late(world: World) -> bool:
-    """Wait until the killed run's directories are locked no more; whether that was needed, though nobody is alive."""
-    needed, deadline = False, time.monotonic() + _LATE
-    while any(map(_is_locked, _locked_directories(world))) and time.monotonic() < deadline:
-        needed = True
-        time.sleep(0.05)
-    return needed
-
-
-def _locked_directories(world: World) -> list[Path]:
-    return [*(world.root / "tmp").glob("*-locked"), *world.store.glob(".*-locked")]
-
-
 def _is_locked(place: Path) -> bool:
     try:
         descriptor = os.open(place, os.O_RDONLY)
@@ -612,7 +595,7 @@ def summary(tally: Tally, only: Iterable[str], seconds: float) -> str:
     lines += [f"| {name} | {tally.done[name]} | {tally.done[f'met: {name}']} |" for name in SHARES if name in only]
     kinds = ("false fresh", "lost", "stray", "left-over", "failed")
     found = ", ".join(f"{tally.counts[kind]} {kind}" for kind in kinds)
-    return "\n".join([*lines, f"{found}; locks freed late: {tally.done['late']}; {seconds:.0f} s"])
+    return "\n".join([*lines, f"{found}; {seconds:.0f} s"])
 
 
 if __name__ == "__main__":

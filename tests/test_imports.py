@@ -54,7 +54,8 @@ MAY = {
 KNOWN = ("plan", "build", "runtime")
 
 
-# What ui takes at run time, of rooms that act or ask processes: names, readers of logs, what is remembered. Fewer is better.
+# What ui takes at run time, of rooms that act or ask processes: names, readers of logs, what is remembered. Fewer is
+# better.
 READ_BY_UI = (
     "build.journal build.receipt build.usage models.kernels plan.caches plan.hopper plan.modules plan.offers "
     "processes.sessions runtime.buildlog runtime.engine_conditions runtime.jitlog runtime.place runtime.sm90_switch "

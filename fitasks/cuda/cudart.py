@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
 
-from fitasks import memo, temporary
+from fitasks import answers, memo, temporary
 from fitasks.cuda.elf import exported, inspect_library
 from fitasks.errors import BadInput, EnvironmentProblem
 from fitasks.files import sha256_file
@@ -189,8 +189,6 @@ def _ask(python: Path, env: Mapping[str, str], libraries: list[Path]) -> dict[st
         command = [str(python), str(SCRIPT), str(response), *map(str, libraries)]
         try:
             done = subprocess.run(command, env=dict(env), capture_output=True, text=True, timeout=120, check=False)
-            from fitasks import answers
-
             answer: dict[str, Any] = answers.read(response, answers.Cudarts, "it")
         except (OSError, ValueError, subprocess.TimeoutExpired, BadInput) as error:
             told = done.stderr.strip().splitlines()[-1:] if isinstance(error, BadInput) else []

@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
 
-from fitasks import memo, temporary
+from fitasks import answers, memo, temporary
 from fitasks.cuda.elf import inspect_library, versions_defined
 from fitasks.errors import BadInput, EnvironmentProblem
 
@@ -192,8 +192,6 @@ def _ask(python: Path, env: Mapping[str, str], request: dict[str, list[str]]) ->
 
 
 def _checked(response: Path) -> dict[str, Any]:
-    from fitasks import answers
-
     return dict(answers.read(response, answers.Loaded, "it"))
 
 

@@ -15,7 +15,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from fitasks import temporary
+from fitasks import answers, temporary
 from fitasks.errors import BadInput, EnvironmentProblem
 from fitasks.files import sha256_file
 from fitasks.limits import in_force
@@ -111,8 +111,6 @@ def asked(
     """
     within = dict(env) | {"TMPDIR": str(words[-1].parent)}
     output = _run([str(server.python), *map(str, words)], within, words[-1].with_suffix(".log"))
-    from fitasks import answers
-
     try:
         return dict(answers.read(words[-1], getattr(answers, shape), str(server.python)))
     except BadInput as error:

@@ -12,6 +12,8 @@ from fitasks.cuda.gpus import driver_version
 from fitasks.errors import KernelFailure
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from fitasks.cuda.patch import Decision
     from fitasks.plan.kernel import Kernel
     from fitasks.session import Session
@@ -31,11 +33,11 @@ def audit_kernel(session: Session, kernel: Kernel) -> str:
     return audit(kernel.library.name, receipt.needed, receipt.undefined, session.runtime.loaded)
 
 
-def decision(session: Session) -> Decision:
-    """What `patch` would do, whatever kernels.yaml says."""
+def decision(session: Session, failed: Sequence[str]) -> Decision:
+    """What `patch` would do, whatever kernels.yaml says; `failed` are the audit's sentences."""
     server = session.plan.server
     prefixes = [server.prefix, *server.site_packages]
-    return patches.decide(session.runtime.loaded, session.runtime.toolkit, prefixes, failures(session))
+    return patches.decide(session.runtime.loaded, session.runtime.toolkit, prefixes, failed)
 
 
 def apply(session: Session) -> list[str]:
@@ -47,7 +49,7 @@ def apply(session: Session) -> list[str]:
     if decided is None:
         return []
     if _mends(session, decided):
-        return [patch(session)]
+        return [_patch(session, decided)]
     if not failed:
         return []  # `doit cudart` shows both; no kernel needs the newer one
     raise KernelFailure("\n".join(failed), remedy=decided.remedy or _remedy(decided))
@@ -56,9 +58,11 @@ def apply(session: Session) -> list[str]:
 def foretold(session: Session) -> tuple[list[str], str]:
     """Which kernels the server's libcudart can't load and why, and what the policy does after the next build, or ""."""
     failed, decided = _due(session)
-    if decided is None or not (failed or _mends(session, decided)):
+    if decided is None:
         return failed, ""
-    return failed, patch(session, dry_run=True) if _mends(session, decided) else decided.remedy or _remedy(decided)
+    if _mends(session, decided):
+        return failed, _patch(session, decided, dry_run=True)
+    return failed, (decided.remedy or _remedy(decided)) if failed else ""
 
 
 def _due(session: Session) -> tuple[list[str], Decision | None]:
@@ -66,7 +70,7 @@ def _due(session: Session) -> tuple[list[str], Decision | None]:
     policy, failed = session.plan.config.cudart, failures(session)
     if policy == "ignore" or (policy == "check" and not failed):
         return failed, None
-    decided = decision(session)
+    decided = decision(session, failed)
     return failed, None if decided.action == "none" and not failed else decided
 
 
@@ -76,7 +80,11 @@ def _mends(session: Session, decided: Decision) -> bool:
 
 def patch(session: Session, *, dry_run: bool = False) -> str:
     """`doit patch_cudart`. Raises EnvironmentProblem where it isn't allowed or doesn't fit."""
-    said = patches.patch(decision(session), dry_run=dry_run)
+    return _patch(session, decision(session, failures(session)), dry_run=dry_run)
+
+
+def _patch(session: Session, decided: Decision, *, dry_run: bool = False) -> str:
+    said = patches.patch(decided, dry_run=dry_run)
     driver = patches.driver_sentence(session.runtime.toolkit, driver_version())
     return f"{said}\n{driver}" if driver and "replace" in said else said
 

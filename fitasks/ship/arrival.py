@@ -116,7 +116,7 @@ def proven(manifest: Manifest, unpacked: Path) -> list[Module]:
 
 def _refuse_unknown(manifest: Manifest, modules: list[Module]) -> None:
     """Raise Refused for a generated file that no kernel was made from."""
-    known = {f"{one.architecture}/generated/{name}" for one in modules for name in generated_of(one.receipt)}
+    known = {f"{one.architecture}/{GENERATED}/{name}" for one in modules for name in generated_of(one.receipt)}
     held = (path for path in manifest.files if path.split("/")[1] == GENERATED)
     if unknown := min(set(held) - known, default=""):
         raise Refused(f"no receipt in it knows of the file {unknown!r}")

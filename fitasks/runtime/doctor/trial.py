@@ -13,7 +13,7 @@ import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fitasks import temporary
+from fitasks import answers, temporary
 from fitasks.build.diagnose import diagnose
 from fitasks.errors import BadInput
 from fitasks.plan import planner
@@ -66,8 +66,6 @@ def _tried(
     try:
         done = subprocess.run(command, env=env, check=False, **how, **identity)
         told = done.stderr[-500:]
-        from fitasks import answers
-
         answer: dict[str, Any] = answers.read(response, answers.Trial, command[0])
     except subprocess.TimeoutExpired:
         return [Finding(_SECTION, "compile", f"not done within {_TIMEOUT} s", "problem")]
