@@ -41,6 +41,7 @@ import tempfile
 import time
 from collections import Counter
 from dataclasses import dataclass, field
+from importlib.metadata import entry_points
 from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING
@@ -567,6 +568,8 @@ def main() -> int:
     only = set(wanted.only.split(","))
     if unknown := only - set(SHARES):
         parser.error(f"no phase {', '.join(sorted(unknown))}; there are {', '.join(SHARES)}")
+    if "fitasks" not in {one.dist.name for one in entry_points(group="doit.COMMAND") if one.dist}:
+        parser.error("fitasks isn't installed here: doit's own `run` would be killed, which sweeps nothing")
     root = Path(tempfile.mkdtemp(prefix="kills-")).resolve()
     try:
         return _run(root, wanted.count, only, wanted.seed)
