@@ -33,13 +33,26 @@ _FILE = re.compile(r"\.(.+)\.[a-z0-9_]{8}\.tmp")  # files.replacing()
 _SWEPT: set[Path] = set()  # by this process
 
 
+def home() -> Path:
+    """Where temporary files go, as tempfile chooses it. Raises FileNotFoundError where there is no such place.
+
+    tempfile tries a place out with a file of any name, which stays if the process is killed at that moment. So it is
+    asked only where the first place that it would try can't be written to.
+    """
+    if not tempfile.tempdir:
+        first = next(filter(None, map(os.environ.get, ("TMPDIR", "TEMP", "TMP"))), "/tmp")  # noqa: S108 # nosec B108
+        if os.path.isdir(first) and os.access(first, os.W_OK | os.X_OK):  # noqa: PTH112 - any text
+            tempfile.tempdir = os.path.abspath(first)  # noqa: PTH100
+    return Path(tempfile.gettempdir())
+
+
 @contextlib.contextmanager
 def directory(what: str, within: Path | None = None) -> Iterator[Path]:
     """A directory for temporary files, locked while it is in use; what killed runs left beside it goes first.
 
     `within` names the place, below TMPDIR otherwise. Raises OSError.
     """
-    parent = within or Path(tempfile.gettempdir())
+    parent = within or home()
     if parent not in _SWEPT:
         sweep(parent)
     made, descriptor = _locked(parent, f"{'.' if within else ''}fitasks-{what}-")
@@ -83,7 +96,7 @@ def kept(descriptor: int) -> bool:
 
 def sweep(parent: Path | None = None) -> None:
     """Remove the directories for temporary files that killed runs of this user left in `parent`, or in TMPDIR."""
-    place = parent or Path(tempfile.gettempdir())
+    place = parent or home()
     _SWEPT.add(place)
     with contextlib.suppress(OSError), os.scandir(place) as entries:
         found = [Path(entry.path) for entry in entries if _OURS.fullmatch(entry.name)]

@@ -26,6 +26,17 @@ with temporary.directory(sys.argv[1]) as made, files.replacing(Path(sys.argv[2])
     time.sleep(60)
 """
 
+OPENED = """
+import sys, tempfile
+from fitasks import temporary
+opened = []
+sys.addaudithook(lambda event, args: opened.append(str(args[0])) if event == "open" else None)
+temporary.sweep()
+with temporary.directory("plan") as made:
+    tempfile.mkdtemp()
+print(made.parent, [path for path in opened if path.startswith(sys.argv[1]) and not path.endswith("-locked")])
+"""
+
 
 @pytest.fixture(autouse=True)
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
@@ -117,3 +128,19 @@ def test_a_link_that_a_killed_run_was_about_to_rename_goes(place: Path) -> None:
     os.utime(old, (1, 1), follow_symlinks=False)
     temporary.sweep_files(place)
     assert [path.name for path in place.iterdir()] == [young.name]
+
+
+@pytest.mark.parametrize("variable", ["TMPDIR", "TEMP", "TMP"])
+def test_no_place_is_tried_out_with_a_file(place: Path, variable: str) -> None:
+    """A kill at that moment left tempfile's own, under a name that nobody knows."""
+    env = {name: value for name, value in os.environ.items() if name not in {"TMPDIR", "TEMP", "TMP"}}
+    env |= {variable: str(place), "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-c", OPENED, str(place)]
+    assert subprocess.run(command, env=env, stdout=subprocess.PIPE, text=True, check=True).stdout == f"{place} []\n"
+
+
+def test_a_place_that_is_none_is_left_for_tempfile_to_replace(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    monkeypatch.setenv("TMPDIR", str(place / "none"))
+    monkeypatch.setenv("TEMP", str(place))
+    assert temporary.home() == place

@@ -5,10 +5,10 @@ from __future__ import annotations
 import errno
 import os
 import shutil
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from fitasks import temporary
 from fitasks.errors import KernelFailure
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ def no_place(kernel: Kernel, error: OSError) -> KernelFailure:
     """What it was about, and the remedy for just that: a kernel has files in the cache, in .fitasks and in TMPDIR."""
     named = Path(error.filename) if isinstance(error.filename, str) and error.filename else None
     if named is None and error.errno in _FULL:  # a write doesn't say where
-        places = [kernel.build_dir.parent, Path(tempfile.gettempdir())]
+        places = [kernel.build_dir.parent, temporary.home()]
         full = min(places, key=lambda place: shutil.disk_usage(place).free if place.exists() else 0)
         remedy = f"leave room in {places[0]} and in {places[1]} (TMPDIR)"
         return KernelFailure(f"{kernel.label}: {error.strerror}, in {full}", remedy=f"{remedy}; run doit again")

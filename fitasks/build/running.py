@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -46,7 +45,7 @@ class Runner:
 
     def run(self, kernel: Kernel, announce: Callable[[int], None]) -> Finished:
         """Compile; `announce` is told the number of files once there is a slot. Raises KernelFailure, OSError."""
-        refuse_temporary(tempfile.gettempdir())
+        refuse_temporary(str(temporary.home()))
         log = self.log(kernel)
         log.parent.mkdir(parents=True, exist_ok=True)
         log.write_bytes(b"")
