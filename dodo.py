@@ -4,13 +4,13 @@
                                 │
                              _cudart            the policy of kernels.yaml, once the symbols are known (default)
 
-All other tasks look at the same kernels, or clear up after them; each is a function of fitasks/actions.py.
+All other tasks look at the same kernels, or clear up after them; each is a function of fitasks/graph/actions.py.
 """
 
 from collections.abc import Iterator
 
-from fitasks import actions, tasks
-from fitasks.tasks import TaskDict
+from fitasks.graph import actions, tasks
+from fitasks.graph.tasks import TaskDict
 
 DOIT_CONFIG = tasks.configuration()
 

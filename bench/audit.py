@@ -24,14 +24,14 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fitasks.build import receipt as receipts
+from fitasks.compile import receipt as receipts
 from fitasks.cuda.cudart import Cudart, describe, missing
 from fitasks.cuda.elf import inspect_library
-from fitasks.runtime.loadable import refused_by
-from fitasks.session import Session
+from fitasks.graph.session import Session
+from fitasks.server.loadable import refused_by
 
 if TYPE_CHECKING:
-    from fitasks.build.receipt import Receipt
+    from fitasks.compile.receipt import Receipt
     from fitasks.plan.kernel import Kernel
 
 # {library: what the loader says} of a process as a server's.

@@ -49,7 +49,7 @@ from typing import TYPE_CHECKING
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
-from fitasks import temporary  # noqa: E402
+from fitasks.base import temporary  # noqa: E402
 from tests.doit_project import Project  # noqa: E402
 
 if TYPE_CHECKING:

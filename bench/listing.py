@@ -26,15 +26,15 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
-from fitasks import memo  # noqa: E402
-from fitasks.build import receipt as receipts  # noqa: E402
-from fitasks.build.contents import Contents  # noqa: E402
-from fitasks.build.ninja import DEPS, LOG  # noqa: E402
-from fitasks.build.receipt import Output, Receipt  # noqa: E402
-from fitasks.files import sha256_file, sha256_text  # noqa: E402
+from fitasks.base import memo  # noqa: E402
+from fitasks.base.files import sha256_file, sha256_text  # noqa: E402
+from fitasks.compile import receipt as receipts  # noqa: E402
+from fitasks.compile.judge.contents import Contents  # noqa: E402
+from fitasks.compile.ninja.ninja import DEPS, LOG  # noqa: E402
+from fitasks.compile.receipt import Output, Receipt  # noqa: E402
+from fitasks.graph.session import Session  # noqa: E402
 from fitasks.plan import planner  # noqa: E402
 from fitasks.plan.plan import remembered  # noqa: E402
-from fitasks.session import Session  # noqa: E402
 
 HEADERS = 700
 

@@ -170,7 +170,7 @@ class Runner:
         self.border.renew()
 
     def _use(self, file: Path, seed: int) -> None:
-        from fitasks.errors import FitasksError
+        from fitasks.base.errors import FitasksError
 
         said = io.StringIO()
         try:

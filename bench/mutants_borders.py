@@ -167,7 +167,7 @@ def _log(world: Path, name: str, text: bytes) -> Border:
     place = workshop_place(world)
 
     def use(path: Path) -> None:
-        from fitasks.actions import covers
+        from fitasks.graph.actions import covers
         from fitasks.ui.jitlog_table import show_jitlog
 
         for show in (lambda: show_jitlog(place.session, [str(path)]), lambda: covers(place.session, path)):
@@ -192,7 +192,7 @@ def buildlog(world: Path) -> Border:
 
 def trace(world: Path) -> Border:
     """As `doit import_trace` reads it, with the installed FlashInfer's planner in this process."""
-    from fitasks.actions import covers, import_files
+    from fitasks.graph.actions import covers, import_files
     from fitasks.plan import planner as asking
     from fitasks.trace import importing
 
@@ -305,7 +305,7 @@ def real_planner(world: Path) -> Callable[..., list[dict[str, Any]]]:
 
 def receipt(world: Path) -> Border:
     """The receipt beside a library, as `doit list --status`, `why` and `check` read it."""
-    from fitasks.build import receipt as receipts
+    from fitasks.compile import receipt as receipts
 
     place = workshop_place(world)
     kernel = place.kernels[0]
@@ -314,7 +314,7 @@ def receipt(world: Path) -> Border:
         judged = place.workshop.verdict(kernel)
         print(judged, *judged.reasons)
         if found := receipts.read(kernel):
-            from fitasks.build import begun
+            from fitasks.compile import begun
 
             print(receipts.parse_inputs(found.inputs)[:3], begun.edited(found, place.workshop.judge(), 0))
             with contextlib.suppress(Declined):
@@ -326,7 +326,7 @@ def receipt(world: Path) -> Border:
 
 def store(world: Path) -> Border:
     """An entry of the store, as an adopting run takes it: its receipt, with files of the names that it says."""
-    from fitasks.build import receipt as receipts
+    from fitasks.compile import receipt as receipts
 
     place = workshop_place(world)
     kernel, files = place.kernels[0], place.session.store
@@ -385,8 +385,8 @@ class Declined(Exception):
 
 def bundle(world: Path) -> Border:
     """A bundle, as `doit unbundle` takes it into the cache."""
-    from fitasks.build import receipt as receipts
-    from fitasks.ship.unbundle import unbundle
+    from fitasks.compile import receipt as receipts
+    from fitasks.delivery.bundle.unbundle import unbundle
 
     place = workshop_place(world)
     sample = _bundled(place, world / "good")
@@ -404,8 +404,8 @@ def bundle(world: Path) -> Border:
 
 
 def _bundled(place: Any, path: Path) -> bytes:
-    from fitasks.errors import FitasksError
-    from fitasks.ship.bundle import bundle as make
+    from fitasks.base.errors import FitasksError
+    from fitasks.delivery.bundle.bundle import bundle as make
 
     try:
         make(place.session, path)
@@ -504,9 +504,10 @@ def _packed(members: list[tuple[tarfile.TarInfo, bytes]]) -> bytes:
 
 def wheel(world: Path) -> Border:
     """manifest.json and receipts.json of an installed package, as `check`, `list` and `doctor` read them."""
-    from fitasks.ship import install, package
+    from fitasks.delivery.wheel import install
+    from fitasks.delivery.wheel import installed as package
     from fitasks.trace.coverage import packaged_names
-    from tests.ship.wheelwright import Shop, module, unpacked
+    from tests.delivery.wheelwright import Shop, module, unpacked
 
     place = workshop_place(world)
     made = Shop().add(place.workshop, module(place.workshop, "norm", ("sm_90a",)))
@@ -587,9 +588,10 @@ def _memos(world: Path, chosen: Callable[[str], bool]) -> Border:
 
 def _beside_libraries(project: Any) -> list[Path]:
     """What lies beside a library besides its receipt: what was begun, what failed, what is proven."""
-    from fitasks.build import begun, failed
-    from fitasks.runtime.verify import proof
-    from fitasks.session import Session
+    from fitasks.compile import begun
+    from fitasks.compile.failure import failed
+    from fitasks.graph.session import Session
+    from fitasks.verify import proof
 
     session = Session.load(project.root)
     page, begins = session.plan.buildable()
@@ -603,10 +605,11 @@ def _beside_libraries(project: Any) -> list[Path]:
 
 def _run_like_check(_: Path) -> None:
     """As much of list, why, check, ops and report as happens in one process."""
-    from fitasks.build import begun, failed
+    from fitasks.compile import begun
+    from fitasks.compile.failure import failed
+    from fitasks.graph.session import Session
     from fitasks.plan import offers
-    from fitasks.runtime.verify import proof
-    from fitasks.session import Session
+    from fitasks.verify import proof
 
     session = Session.load(Path.cwd())
     if session.problem:
@@ -627,7 +630,7 @@ def _run_like_check(_: Path) -> None:
 
 
 def _checked(session: Any) -> None:
-    from fitasks.runtime.loadable import provisos, refused_by
+    from fitasks.server.loadable import provisos, refused_by
 
     print(provisos(session), *(refused_by(session, kernel.library) for kernel in session.plan.buildable()))
 
@@ -663,7 +666,7 @@ def _tools(env: dict[str, str]) -> set[str]:
 @contextlib.contextmanager
 def fitasks_errors() -> Any:
     """What a command would print and end with."""
-    from fitasks.errors import FitasksError
+    from fitasks.base.errors import FitasksError
 
     try:
         yield
@@ -673,10 +676,10 @@ def fitasks_errors() -> Any:
 
 def workshop_place(world: Path) -> Any:
     """Two kernels of FlashInfer's shape, compiled by the host's compiler, in a cache and in a store."""
-    from fitasks.build.ninja import find_ninja
-    from fitasks.build.pool import Pool
+    from fitasks.compile.ninja.ninja import find_ninja
+    from fitasks.compile.pool.pool import Pool
     from fitasks.cuda.probe import ProbeMemo
-    from tests.ship.conftest import Place
+    from tests.delivery.conftest import Place
     from tests.workshop import Workshop
 
     env = {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}

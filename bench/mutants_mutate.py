@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from random import Random
 
 VICTIM = "victim.txt"  # lies beside every directory that may be written to
-_SEAL = b',\n "seal": '  # of memos (fitasks/memo.py): a checksum of all before it, which anybody can compute
+_SEAL = b',\n "seal": '  # of memos (fitasks/base/memo.py): a checksum of all before it, which anybody can compute
 _RAW = re.compile(r'"@raw:([^"]*)"')  # what json.dumps can't say
 
 

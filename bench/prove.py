@@ -19,8 +19,8 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
+from fitasks.graph.session import Session  # noqa: E402
 from fitasks.plan import planner  # noqa: E402
-from fitasks.session import Session  # noqa: E402
 
 _SERVER = """
 import contextlib, io, json, os, sys, time

@@ -20,7 +20,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from fitasks.session import Session
+from fitasks.graph.session import Session
 
 MALLOC = "glibc.malloc.trim_threshold=4294967296:glibc.malloc.mmap_threshold=4294967296:glibc.malloc.top_pad=268435456"
 MEMORY = "/dev/shm"  # noqa: S108 - where files are in memory # nosec B108

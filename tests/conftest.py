@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from fitasks.build.ninja import Ninja, find_ninja
-from fitasks.build.pool import Pool
+from fitasks.compile.ninja.ninja import Ninja, find_ninja
+from fitasks.compile.pool.pool import Pool
 from fitasks.cuda.probe import ProbeMemo
 from tests.cuda.fake_toolkit import Maker, build_library, build_talker
 from tests.doit_project import Planned

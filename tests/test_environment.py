@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from fitasks import environment
-from fitasks.environment import home, missing_compilers, problems, refuse_unusable
-from fitasks.errors import EnvironmentProblem
+from fitasks.base import environment
+from fitasks.base.environment import home, missing_compilers, problems, refuse_unusable
+from fitasks.base.errors import EnvironmentProblem
 
 HERE = {"HOME": "/home/x", "PATH": os.defpath}
 

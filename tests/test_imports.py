@@ -15,51 +15,35 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).parents[1]
 SERVING = ("fitasks/serving", "fitasks/serving/record")
-# What all may import, in their own order.
-BASE = "errors temporary streams files border locks shape memo answers environment limits trust"
 # Below each room the others that it may import, types only included. A missing room is a new one: give it its line.
 MAY = {
-    "errors": "",
-    "temporary": "",
-    "streams": "errors",
-    "files": "temporary",
-    "border": "errors files",
-    "locks": "errors streams",
-    "shape": "",
-    "memo": "border errors files shape",
-    "answers": "border errors shape",
-    "environment": "errors",
-    "limits": "errors",
-    "trust": "",
-    "processes": BASE,
-    "config": BASE,
-    "cuda": BASE,
-    "models": f"{BASE} config cuda",
-    "plan": f"{BASE} config cuda models processes",
-    "build": f"{BASE} config cuda plan processes",
-    "session": f"{BASE} build config cuda plan processes",
-    "ship": f"{BASE} build config cuda plan processes session",
-    "runtime": f"{BASE} build config cuda plan processes session ship",
-    "trace": f"{BASE} config cuda plan runtime",
-    "ui": f"{BASE} build config cuda models plan processes runtime session ship trace",
-    "words": "plan",
-    "uptodate": f"{BASE} build plan session",
+    "base": "",
+    "processes": "base",
+    "config": "base",
+    "cuda": "base",
+    "models": "base config cuda",
+    "plan": "base config cuda models processes",
+    "compile": "base config cuda plan processes",
+    "store": "base compile plan",
+    "delivery": "base compile config cuda plan processes store graph",
+    "server": "base compile config cuda delivery plan processes graph",
+    "verify": "base compile config cuda plan processes server graph",
+    "doctor": "base compile config cuda delivery plan processes server store graph",
+    "trace": "base config cuda plan server",
+    "ui": "base compile config cuda delivery doctor models plan processes server store trace verify",
+    "graph": "base compile config cuda delivery doctor models plan processes server store trace ui verify",
     "record": "",
-    "reporting": f"{BASE} build processes session ui",
-    "actions": f"{BASE} build plan runtime session ship trace ui",
-    "tasks": f"{BASE} actions build cuda plan processes reporting runtime session uptodate words",
-    "command": f"{BASE} plan reporting words",
 }
 # Rooms with circles by types alone, which no run meets: fewer are welcome, more aren't.
-KNOWN = ("plan", "build", "runtime")
+KNOWN = ("plan", "compile", "server")
 
 
 # What ui takes at run time, of rooms that act or ask processes: names, readers of logs, what is remembered. Fewer is
 # better.
 READ_BY_UI = (
-    "build.journal build.receipt build.usage models.kernels plan.caches plan.hopper plan.modules plan.offers "
-    "processes.sessions runtime.buildlog runtime.engine_conditions runtime.jitlog runtime.place runtime.sm90_switch "
-    "runtime.variables"
+    "compile.journal compile.receipt compile.pool.usage models.kernels plan.caches plan.hopper plan.modules plan.offers "
+    "processes.sessions server.buildlog server.engine_conditions server.jitlog server.place server.sm90_switch "
+    "server.variables"
 )
 
 
@@ -128,7 +112,7 @@ def test_ui_gets_data_and_acts_on_nothing() -> None:
         other
         for module, others in graph(ours(), types=False).items()
         for other in others
-        if room(module) == "ui" and room(other) not in {"ui", *BASE.split()}
+        if room(module) == "ui" and room(other) not in {"ui", "base"}
     }
     assert {name.removeprefix("fitasks.") for name in taken} <= set(READ_BY_UI.split())
 

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from fitasks import limits
-from fitasks.limits import in_force, met
+from fitasks.base import limits
+from fitasks.base.limits import in_force, met
 
 ROOT = Path(__file__).parents[1]
 KERNELS = "targets: ['9.0a']\nserving: {python: /nowhere/python}\nkernels: {page: }\n"

@@ -13,11 +13,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from fitasks import memo
-from fitasks.build import begun, failed
-from fitasks.build.contents import Contents
-from fitasks.build.costs import Costs, guess
-from fitasks.build.ninja import DEPS, Ninja
+from fitasks.base import memo
+from fitasks.compile import begun
+from fitasks.compile.failure import failed
+from fitasks.compile.judge.contents import Contents
+from fitasks.compile.ninja.ninja import DEPS, Ninja
+from fitasks.compile.pool.costs import Costs, guess
 from fitasks.config.model import Config, KernelConfig, ModelRequest, Place, Serving
 from fitasks.cuda import assemble, chosen, cudart, loader, patch
 from fitasks.cuda.probe import ProbeMemo
@@ -27,7 +28,7 @@ from fitasks.plan import plan as plans
 from fitasks.plan.kernel import Artefact, as_record, from_record
 from fitasks.plan.overruled import overruled
 from fitasks.plan.reads import Reads
-from fitasks.runtime.verify import proof
+from fitasks.verify import proof
 from tests.mutants import JSON, altered_bytes, altered_json
 from tests.workshop import TARGET, Workshop
 

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from fitasks import temporary
-from fitasks.files import replacing, write_atomic
+from fitasks.base import temporary
+from fitasks.base.files import replacing, write_atomic
 
 ROOT = Path(__file__).parents[1]
 HOLD = """

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from fitasks.trust import others
+from fitasks.base.trust import others
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 from doit.task import Task
 
-from fitasks.errors import EnvironmentProblem
+from fitasks.base.errors import EnvironmentProblem
+from fitasks.delivery.bundle.filename import file_among
+from fitasks.graph.words import NAMES, NOTHING, resolved
 from fitasks.plan.names import UnknownName, named
-from fitasks.ship.filename import file_among
-from fitasks.words import NAMES, NOTHING, resolved
 from tests.doit_project import ROOT, Planned, Project
 
 LABELS = ["page", "prefill-fa2-bf16-d128", "prefill-fa3-bf16-d128", "quantization"]

@@ -8,26 +8,26 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fitasks.build.compile import Builder, Done
-from fitasks.build.contents import Contents
-from fitasks.build.costs import Costs
-from fitasks.build.freshness import Judge
-from fitasks.build.journal import Journal
-from fitasks.build.ninja import Ninja
-from fitasks.build.pool import Pool
-from fitasks.build.roots import Roots
-from fitasks.build.running import Runner
-from fitasks.build.schedule import Schedule
-from fitasks.build.store import Store
+from fitasks.compile.builder import Builder, Done
+from fitasks.compile.journal import Journal
+from fitasks.compile.judge.contents import Contents
+from fitasks.compile.judge.freshness import Judge
+from fitasks.compile.judge.roots import Roots
+from fitasks.compile.ninja.ninja import Ninja
+from fitasks.compile.pool.costs import Costs
+from fitasks.compile.pool.pool import Pool
+from fitasks.compile.pool.schedule import Schedule
+from fitasks.compile.runner import Runner
 from fitasks.config.model import Config, Serving
 from fitasks.cuda.toolkit import Toolkit
 from fitasks.plan.kernel import Kernel
 from fitasks.plan.plan import Plan
 from fitasks.plan.server import Server
 from fitasks.plan.target import Target
+from fitasks.store.local import Store
 
 if TYPE_CHECKING:
-    from fitasks.build.reasons import Judgement
+    from fitasks.compile.judge.reasons import Judgement
 
 TARGET = "9.0a"
 
@@ -142,7 +142,7 @@ class Workshop:
 
     def ninja_would_run(self, kernel: Kernel) -> str:
         """What the server's own ninja says, asked over a copy of the whole build directory's logs."""
-        from fitasks.build.ninja import explain
+        from fitasks.compile.ninja.ninja import explain
 
         return "; ".join(explain(self.ninja, kernel.build_dir, kernel.ninja_file))
 

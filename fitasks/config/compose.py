@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 
 import yaml
 
+from fitasks.base.errors import ConfigError
 from fitasks.config.model import Place
 from fitasks.config.problem import Problem
-from fitasks.errors import ConfigError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

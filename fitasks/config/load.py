@@ -7,7 +7,8 @@ import re
 import shlex
 from typing import TYPE_CHECKING, Any
 
-from fitasks.border import open_regular
+from fitasks.base.border import open_regular
+from fitasks.base.errors import BadInput, ConfigError
 from fitasks.config.compose import place_at, unreadable
 from fitasks.config.expand import expand
 from fitasks.config.model import MOST_BYTES, Config, ModelRequest, Serving
@@ -15,7 +16,6 @@ from fitasks.config.problem import Problem, in_file_order, shorten
 from fitasks.config.schema import TARGET
 from fitasks.config.source import read_document
 from fitasks.config.structure import validate
-from fitasks.errors import BadInput, ConfigError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

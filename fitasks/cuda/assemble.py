@@ -24,13 +24,13 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fitasks import memo, temporary
+from fitasks.base import memo, temporary
+from fitasks.base.errors import EnvironmentProblem
+from fitasks.base.files import write_atomic
+from fitasks.base.locks import locked
+from fitasks.base.shape import fits
 from fitasks.cuda.components import compiler_command
 from fitasks.cuda.survey import pip_versions
-from fitasks.errors import EnvironmentProblem
-from fitasks.files import write_atomic
-from fitasks.locks import locked
-from fitasks.shape import fits
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator

@@ -14,10 +14,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
 
-from fitasks import answers, memo, temporary
+from fitasks.base import answers, memo, temporary
+from fitasks.base.errors import BadInput, EnvironmentProblem
+from fitasks.base.files import sha256_file
 from fitasks.cuda.elf import exported, inspect_library
-from fitasks.errors import BadInput, EnvironmentProblem
-from fitasks.files import sha256_file
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping

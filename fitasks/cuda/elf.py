@@ -8,7 +8,7 @@ import struct
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from fitasks.errors import EnvironmentProblem
+from fitasks.base.errors import EnvironmentProblem
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -17,9 +17,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
 
-from fitasks import answers, memo, temporary
+from fitasks.base import answers, memo, temporary
+from fitasks.base.errors import BadInput, EnvironmentProblem
 from fitasks.cuda.elf import inspect_library, versions_defined
-from fitasks.errors import BadInput, EnvironmentProblem
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping

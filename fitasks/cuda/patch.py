@@ -21,10 +21,10 @@ from typing import TYPE_CHECKING, Literal
 
 from packaging.version import InvalidVersion, Version
 
-from fitasks import memo
-from fitasks.errors import EnvironmentProblem
-from fitasks.files import sha256_file, write_atomic
-from fitasks.locks import locked
+from fitasks.base import memo
+from fitasks.base.errors import EnvironmentProblem
+from fitasks.base.files import sha256_file, write_atomic
+from fitasks.base.locks import locked
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

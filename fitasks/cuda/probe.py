@@ -16,8 +16,8 @@ import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING, TypedDict
 
-from fitasks import memo
-from fitasks.errors import EnvironmentProblem
+from fitasks.base import memo
+from fitasks.base.errors import EnvironmentProblem
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from fitasks.base.errors import EnvironmentProblem, NoCompiler
 from fitasks.cuda.components import DISTRIBUTIONS, STUB, compiler_command, component_of
 from fitasks.cuda.probe import LAUNCHERS, ProbeMemo
-from fitasks.errors import EnvironmentProblem, NoCompiler
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping

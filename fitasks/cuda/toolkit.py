@@ -14,13 +14,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from fitasks.base.errors import EnvironmentProblem
 from fitasks.cuda.assemble import assemble, assembled_root
 from fitasks.cuda.capability import nvcc_of, refusal, wanted_of
 from fitasks.cuda.components import STUB, install_command, pip_command
 from fitasks.cuda.probe import ProbeMemo, exec_chain
 from fitasks.cuda.release import pip_release
 from fitasks.cuda.survey import Hole, Linker, Survey, host_compiler, survey, survey_pip
-from fitasks.errors import EnvironmentProblem
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping, Sequence

@@ -6,9 +6,9 @@ import stat
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from fitasks.border import brief, read_json
+from fitasks.base.border import brief, read_json
+from fitasks.base.errors import BadInput
 from fitasks.config.dtypes import SHORT
-from fitasks.errors import BadInput
 
 if TYPE_CHECKING:
     from pathlib import Path

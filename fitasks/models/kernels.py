@@ -7,11 +7,11 @@ from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fitasks.border import read_bytes
+from fitasks.base.border import read_bytes
+from fitasks.base.errors import BadInput, ConfigError
 from fitasks.config.labels import label
 from fitasks.config.model import KernelConfig
 from fitasks.cuda.architecture import capabilities
-from fitasks.errors import BadInput, ConfigError
 from fitasks.models.derive import Answer, derive
 from fitasks.models.facts import MOST_BYTES, Facts, config_file, read_facts
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fitasks.environment import home
+from fitasks.base.environment import home
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
 
-from fitasks import memo, temporary
-from fitasks.answers import Operation, Parameter
+from fitasks.base import memo, temporary
+from fitasks.base.answers import Operation, Parameter
 from fitasks.plan.planner import SCRIPT as PLAN_SCRIPT
 from fitasks.plan.planner import Answer, asked, basis, environment
 from fitasks.plan.reads import Reads

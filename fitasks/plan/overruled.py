@@ -5,7 +5,7 @@ from __future__ import annotations
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
-from fitasks.files import regular
+from fitasks.base.files import regular
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping

@@ -15,8 +15,10 @@ from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
 
-from fitasks import memo
-from fitasks.border import read_bytes
+from fitasks.base import memo
+from fitasks.base.border import read_bytes
+from fitasks.base.environment import home, refuse_unusable
+from fitasks.base.errors import BadInput, EnvironmentProblem, NoCompiler
 from fitasks.config.model import MOST_BYTES, Config, KernelConfig, ModelRequest, Place, Serving
 from fitasks.cuda import chosen
 from fitasks.cuda.capability import Commands, Flags, nvcc_flags, of_targets
@@ -24,8 +26,6 @@ from fitasks.cuda.gpus import architectures
 from fitasks.cuda.needs import IncludeMemo, include_dirs, needed_headers
 from fitasks.cuda.probe import ProbeMemo
 from fitasks.cuda.toolkit import choose_toolkit
-from fitasks.environment import home, refuse_unusable
-from fitasks.errors import BadInput, EnvironmentProblem, NoCompiler
 from fitasks.models.kernels import digests, kernels_of_models
 from fitasks.plan import hopper, planner
 from fitasks.plan.expand import kernels_of

@@ -15,12 +15,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from fitasks import answers, temporary
-from fitasks.errors import BadInput, EnvironmentProblem
-from fitasks.files import sha256_file
-from fitasks.limits import in_force
+from fitasks.base import answers, temporary
+from fitasks.base.errors import BadInput, EnvironmentProblem
+from fitasks.base.files import sha256_file
+from fitasks.base.limits import in_force
+from fitasks.base.streams import HEARTBEAT, heartbeat, tell
 from fitasks.processes import process
-from fitasks.streams import HEARTBEAT, heartbeat, tell
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -106,8 +106,8 @@ def asked(
     """What one of our scripts, run by the serving interpreter, wrote into the last of `words`; a log goes beside it.
 
     The packages' own temporary files go there too (ctypes.util.find_library makes some): a killed run leaves one place.
-    `shape` is the answer's class in fitasks/answers.py, `what` what was hoped for. Raises EnvironmentProblem where it
-    wrote nothing, something else, or that it can't go on.
+    `shape` is the answer's class in fitasks/base/answers.py, `what` what was hoped for. Raises EnvironmentProblem where
+    it wrote nothing, something else, or that it can't go on.
     """
     within = dict(env) | {"TMPDIR": str(words[-1].parent)}
     output = _run([str(server.python), *map(str, words)], within, words[-1].with_suffix(".log"))

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
-from fitasks.files import sha256_file
+from fitasks.base.files import sha256_file
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

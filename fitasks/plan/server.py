@@ -14,8 +14,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict, cast
 
-from fitasks import answers, memo, temporary
-from fitasks.errors import EnvironmentProblem
+from fitasks.base import answers, memo, temporary
+from fitasks.base.errors import EnvironmentProblem
 from fitasks.plan import planner
 from fitasks.plan.caches import sglang_base
 from fitasks.plan.reads import Reads

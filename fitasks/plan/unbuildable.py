@@ -21,7 +21,7 @@ import os
 import re
 from typing import TYPE_CHECKING
 
-from fitasks.errors import EnvironmentProblem, Unbuildable
+from fitasks.base.errors import EnvironmentProblem, Unbuildable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -9,11 +9,11 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from fitasks.border import read_json
+from fitasks.base.border import read_json
+from fitasks.base.errors import BadInput
+from fitasks.base.files import write_if_changed
 from fitasks.cuda.probe import ProbeMemo
 from fitasks.cuda.toolkit import Toolkit
-from fitasks.errors import BadInput
-from fitasks.files import write_if_changed
 from fitasks.plan import planner
 from fitasks.plan.expand import kernels_of
 from fitasks.plan.plan import Plan, configuration, effective, targets_of

@@ -13,7 +13,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from fitasks.errors import EnvironmentProblem
+from fitasks.base.errors import EnvironmentProblem
 from fitasks.processes.sessions import GRACE, LIMIT, OWN
 
 if TYPE_CHECKING:

@@ -14,8 +14,8 @@ import threading
 import time
 from typing import TYPE_CHECKING
 
+from fitasks.base.streams import tell
 from fitasks.processes import sessions
-from fitasks.streams import tell
 
 if TYPE_CHECKING:
     from types import FrameType

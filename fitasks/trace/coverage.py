@@ -9,10 +9,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from fitasks.border import read_json
+from fitasks.base.border import read_json
+from fitasks.base.errors import BadInput
+from fitasks.base.shape import fits
 from fitasks.cuda.architecture import members, together
-from fitasks.errors import BadInput
-from fitasks.shape import fits
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence

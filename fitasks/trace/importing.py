@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fitasks import temporary
+from fitasks.base import temporary
+from fitasks.base.errors import ConfigError, EnvironmentProblem
+from fitasks.base.files import write_atomic
 from fitasks.config.model import KernelConfig, Place
-from fitasks.errors import ConfigError, EnvironmentProblem
-from fitasks.files import write_atomic
 from fitasks.plan import planner
 from fitasks.plan.offers import offers
 from fitasks.trace.document import added, difference

@@ -10,8 +10,8 @@ import json
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from fitasks.border import is_name, number, parse_json
-from fitasks.errors import BadInput
+from fitasks.base.border import is_name, number, parse_json
+from fitasks.base.errors import BadInput
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

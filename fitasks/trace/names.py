@@ -19,7 +19,7 @@ from fitasks.trace.entries import Entry, brief
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from fitasks.answers import Parameter
+    from fitasks.base.answers import Parameter
     from fitasks.config.model import Scalar
     from fitasks.plan.offers import Op
 

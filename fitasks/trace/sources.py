@@ -12,18 +12,18 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from fitasks.border import read_lines
-from fitasks.errors import BadInput, EnvironmentProblem
+from fitasks.base.border import read_lines
+from fitasks.base.errors import BadInput, EnvironmentProblem
 from fitasks.plan.caches import CACHED_OPS
 from fitasks.plan.modules import toolchain_named, toolchain_of
-from fitasks.runtime import buildlog
+from fitasks.server import buildlog
 from fitasks.trace.model import Requested, identity, parse, together
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
     from pathlib import Path
 
-    from fitasks.runtime.buildlog import Build
+    from fitasks.server.buildlog import Build
 
 _NAMED = re.compile(
     r"Building JIT module (?P<built>[\w.+-]+);|(?:Loading|loading) JIT ops?: (?P<loaded>[\w.+-]+)"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import IO, Any
 
-from fitasks.build.usage import Usage
+from fitasks.compile.pool.usage import Usage
 from fitasks.ui.board import PlainBoard
 from fitasks.ui.progress import Progress
 

@@ -13,7 +13,7 @@ import threading
 import time
 from typing import IO, TYPE_CHECKING, Protocol, cast
 
-from fitasks.streams import HEARTBEAT, Enduring, clean, heartbeat, shown, tell, whole
+from fitasks.base.streams import HEARTBEAT, Enduring, clean, heartbeat, shown, tell, whole
 from fitasks.ui.units import duration
 
 if TYPE_CHECKING:

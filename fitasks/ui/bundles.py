@@ -10,9 +10,9 @@ from fitasks.ui.units import size
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from fitasks.ship.bundle import Bundled
-    from fitasks.ship.repack import Repacked
-    from fitasks.ship.unbundle import Unbundled
+    from fitasks.delivery.bundle.bundle import Bundled
+    from fitasks.delivery.bundle.unbundle import Unbundled
+    from fitasks.delivery.wheel.from_bundle import Repacked
 
 
 _WENT = {

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING
 from rich.table import Table
 from rich.text import Text
 
-from fitasks.files import write_atomic
+from fitasks.base.files import write_atomic
 from fitasks.ui.console import console as rich_console
 from fitasks.ui.units import size
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from fitasks.runtime.check import Verdict
+    from fitasks.server.check import Verdict
 
 _STYLES = {"ahead-of-time": "green", "cached": "green"}
 

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.segment import Segment
 from rich.text import Text
 
-from fitasks.streams import clean, whole
+from fitasks.base.streams import clean, whole
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

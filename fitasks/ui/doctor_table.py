@@ -11,14 +11,14 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from fitasks.files import write_atomic
+from fitasks.base.files import write_atomic
 from fitasks.ui.console import cell
 from fitasks.ui.console import console as rich_console
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from fitasks.runtime.doctor.finding import Finding
+    from fitasks.doctor.finding import Finding
 
 _STYLES = {"ok": "green", "note": "yellow", "problem": "bold red"}
 

@@ -6,17 +6,17 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
-from fitasks.errors import EnvironmentProblem
+from fitasks.base.errors import EnvironmentProblem
+from fitasks.base.streams import show as _print
 from fitasks.plan.caches import bases
 from fitasks.plan.modules import toolchain_named
-from fitasks.runtime import buildlog
-from fitasks.runtime.jitlog import Covered, State, coverage, find_logs, is_compressed, read_log
-from fitasks.streams import show as _print
+from fitasks.server import buildlog
+from fitasks.server.jitlog import Covered, State, coverage, find_logs, is_compressed, read_log
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from fitasks.session import Session
+    from fitasks.graph.session import Session
 
 _SILENT = " (FlashInfer 0.2.6 to 0.6.18 never does, nor any at a logging level above info)"
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from doit import reporter
 
-from fitasks.streams import Enduring
+from fitasks.base.streams import Enduring
 from fitasks.ui.aside import Aside
 
 

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from fitasks.base.streams import show as _print
 from fitasks.models.kernels import answers
-from fitasks.streams import show as _print
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from fitasks.config.model import ModelRequest
+    from fitasks.graph.session import Session
     from fitasks.models.derive import Answer
-    from fitasks.session import Session
 
 
 def show_models(session: Session) -> None:

@@ -6,17 +6,17 @@ import difflib
 import json
 from typing import TYPE_CHECKING
 
-from fitasks.errors import EnvironmentProblem
+from fitasks.base.errors import EnvironmentProblem
+from fitasks.base.streams import show as _print
 from fitasks.plan.offers import FOLLOWS, offers
-from fitasks.streams import show as _print
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from fitasks.answers import Parameter
+    from fitasks.base.answers import Parameter
     from fitasks.config.model import Scalar
+    from fitasks.graph.session import Session
     from fitasks.plan.offers import Op
-    from fitasks.session import Session
 
 _MOST_VALUES = 14
 _TYPES = {

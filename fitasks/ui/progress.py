@@ -13,7 +13,7 @@ from fitasks.ui.units import duration, size
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from fitasks.build.usage import Usage
+    from fitasks.compile.pool.usage import Usage
 
 
 _UNDONE = ("failed", "stopped")  # outcomes

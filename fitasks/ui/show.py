@@ -8,24 +8,24 @@ import shlex
 import shutil
 from typing import TYPE_CHECKING
 
+from fitasks.base.streams import show as _print
+from fitasks.base.streams import show_for_shell, show_text
 from fitasks.plan.hopper import left_out
-from fitasks.runtime import buildlog, sm90_switch
-from fitasks.runtime.engine_conditions import finds_nvcc, version_of_engine, wanted_without_nvcc
-from fitasks.runtime.place import moved
-from fitasks.runtime.variables import in_choices, in_commands
-from fitasks.streams import show as _print
-from fitasks.streams import show_for_shell, show_text
+from fitasks.server import buildlog, sm90_switch
+from fitasks.server.engine_conditions import finds_nvcc, version_of_engine, wanted_without_nvcc
+from fitasks.server.place import moved
+from fitasks.server.variables import in_choices, in_commands
 from fitasks.ui.units import size
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
-    from fitasks.build.clear import Incomplete
-    from fitasks.build.store import Stored
+    from fitasks.compile.clear import Incomplete
     from fitasks.cuda.cudart import Cudart, Runtime
+    from fitasks.graph.session import Session
     from fitasks.plan.plan import Plan
-    from fitasks.session import Session
+    from fitasks.store.local import Stored
 
 _VARIABLE = re.compile(r"[A-Za-z_]\w*", re.ASCII)  # what a shell can export; an environment may hold other names
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from rich.table import Table
 
-from fitasks.files import write_atomic
+from fitasks.base.files import write_atomic
 from fitasks.ui.console import console as rich_console
 from fitasks.ui.units import size
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
 
-    from fitasks.ship.sizes import Report, Size
+    from fitasks.delivery.wheel.sizes import Report, Size
 
 
 def show_sizes(report: Report) -> None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from fitasks.runtime.verify.proof import Proof
-    from fitasks.runtime.verify.verify import Verdict
+    from fitasks.verify.proof import Proof
+    from fitasks.verify.verify import Verdict
 
 
 def line(verdict: Verdict) -> str:

@@ -98,7 +98,7 @@ def test_a_bundle_that_is_cut_or_of_another_header_is_not_right(world: Judged) -
     ("said", "counts"),
     [
         ("Traceback\n  File <frozen importlib._bootstrap>\nKeyboardInterrupt\n", False),
-        ("Traceback\n  File fitasks/build/pool.py\nKeyboardInterrupt\n", True),
+        ("Traceback\n  File fitasks/compile/pool/pool.py\nKeyboardInterrupt\n", True),
         ("Traceback\n  File <frozen importlib._bootstrap>\nKeyError: 1\n", True),
     ],
 )

@@ -35,7 +35,7 @@ def test_the_same_seed_makes_the_same_mutant() -> None:
 
 
 def test_a_sealed_memo_gets_a_seal_that_fits(tmp_path: Path) -> None:
-    memo = pytest.importorskip("fitasks.memo")
+    memo = pytest.importorskip("fitasks.base.memo")
     sample = memo.sealed({"version": 1, "files": {"a": [1, 2]}}).encode()
     taken = 0
     for seed in range(60):

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
+from fitasks.base.errors import ConfigError
 from fitasks.config.load import load_config
-from fitasks.errors import ConfigError
 
 SHIPPED = (Path(__file__).parents[2] / "kernels.yaml").read_bytes()
 PIECES = [b"\t", b"\n", b"  ", b": ", b"- ", b"? ", b"[", b"]", b"{", b"}", b"&a ", b"*a", b"<<: ", b"|\n", b"'", b'"']  # fmt: skip

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from fitasks.base.errors import ConfigError
 from fitasks.config.load import load_config
 from fitasks.config.structure import _sound_part
-from fitasks.errors import ConfigError
 
 OK = "kernels: {page: {}}\n"
 KNOWN = "float16, bfloat16, float32, float8_e4m3fn, float8_e5m2, float4_e2m1fn_x2, int8, uint8, int16, int32, uint32, int64, uint64"

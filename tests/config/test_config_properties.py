@@ -8,10 +8,10 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
+from fitasks.base.errors import ConfigError
 from fitasks.config.generators import may_be_called
 from fitasks.config.load import load_config
 from fitasks.config.model import Config
-from fitasks.errors import ConfigError
 
 SHIPPED = (Path(__file__).parents[2] / "kernels.yaml").read_bytes()
 WORDS = st.sampled_from(

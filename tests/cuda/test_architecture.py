@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from fitasks.cuda.architecture import declared, fitting, gpu_of, members, misfit, runs_on, single, together
-from fitasks.ship.payload import kernels as payload
+from fitasks.delivery.wheel.payload import kernels as payload
 
 GPUS = ("sm75", "sm80", "sm86", "sm89", "sm90", "sm90a", "sm100a", "sm100f", "sm103a", "sm120f", "sm121a")
 

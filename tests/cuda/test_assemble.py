@@ -13,8 +13,8 @@ import pytest
 from elftools.elf.elffile import ELFFile
 from fake_toolkit import Maker, put
 
+from fitasks.base.errors import EnvironmentProblem
 from fitasks.cuda.assemble import MARKER, assemble, assembled_root, is_whole
-from fitasks.errors import EnvironmentProblem
 
 
 @pytest.fixture

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from fitasks.base.errors import EnvironmentProblem
 from fitasks.cuda.elf import exported, inspect_library, is_shared_object, machine_code_architectures, segments
-from fitasks.errors import EnvironmentProblem
 
 
 @pytest.fixture(scope="module")

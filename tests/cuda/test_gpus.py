@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from fitasks.cuda.gpus import Gpu, all_gpus, architectures, usable, visible
-from fitasks.runtime.doctor import machine
+from fitasks.doctor import machine
 from tests.doit_project import Project
 
 FAKE = Path(__file__).parents[1] / "fake_nvml"

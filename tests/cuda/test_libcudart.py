@@ -13,13 +13,13 @@ from pathlib import Path
 
 import pytest
 
+from fitasks.base.errors import EnvironmentProblem
+from fitasks.base.files import sha256_file
+from fitasks.base.memo import sealed
 from fitasks.cuda import patch as patches
 from fitasks.cuda.audit import audit
 from fitasks.cuda.cudart import Cudart, cached, describe, discover
 from fitasks.cuda.elf import inspect_library
-from fitasks.errors import EnvironmentProblem
-from fitasks.files import sha256_file
-from fitasks.memo import sealed
 from tests.cuda.cudart_wheels import library_of, site_of
 
 OLD, NEW = "12.4.127", "12.9.79"

@@ -8,9 +8,9 @@ import pytest
 from fake_toolkit import put
 from toolkit_world import World
 
+from fitasks.base.errors import EnvironmentProblem
 from fitasks.cuda.components import install_command, pip_command
 from fitasks.cuda.release import pip_release
-from fitasks.errors import EnvironmentProblem
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from fitasks.base.errors import EnvironmentProblem
 from fitasks.cuda.probe import ProbeMemo
 from fitasks.cuda.toolkit import Choice, Toolkit, choose_toolkit
-from fitasks.errors import EnvironmentProblem
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
+from fitasks.base.errors import BadInput
 from fitasks.config.model import ModelRequest, Place
-from fitasks.errors import BadInput
 from fitasks.models.derive import Answer, derive
 from fitasks.models.facts import Facts, read_facts
 from tests.doit_project import Project

@@ -12,10 +12,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from fitasks.base.errors import BadInput, ConfigError
 from fitasks.config.load import load_config
 from fitasks.config.model import ModelRequest, Place
 from fitasks.config.schema import ModelModel
-from fitasks.errors import BadInput, ConfigError
 from fitasks.models.derive import derive
 from fitasks.models.facts import Facts, read_facts
 from fitasks.models.kernels import answers, digests, kernels_of_models

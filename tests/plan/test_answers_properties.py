@@ -11,18 +11,18 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from fitasks import answers
+from fitasks.base import answers
+from fitasks.base.errors import BadInput, EnvironmentProblem
 from fitasks.config.model import Config, KernelConfig, Place, Serving
 from fitasks.cuda import cudart, loader
 from fitasks.cuda.probe import ProbeMemo
-from fitasks.errors import BadInput, EnvironmentProblem
 from fitasks.plan import planner
 from fitasks.plan.expand import kernels_of
 from fitasks.plan.offers import offers
 from fitasks.plan.reads import Reads
 from fitasks.plan.server import Server, find_server
 from fitasks.plan.target import targets_in
-from fitasks.runtime.verify.worker import Worker, WorkerError
+from fitasks.verify.worker import Worker, WorkerError
 
 READS = {"files": ["/x/a.py"], "looked": [[["/x"], ["a", "b"]]]}
 KERNEL = {

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from fitasks.base.errors import EnvironmentProblem
 from fitasks.config.model import Config, Serving
 from fitasks.cuda.probe import ProbeMemo
-from fitasks.errors import EnvironmentProblem
+from fitasks.doctor.packages import examine
 from fitasks.plan.server import UNKNOWN, find_server
-from fitasks.runtime.doctor.packages import examine
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from fitasks.errors import EnvironmentProblem
+from fitasks.base.errors import EnvironmentProblem
 from fitasks.plan.plan import Plan
 from fitasks.plan.server import Package
 from fitasks.plan.unbuildable import refuse_temporary, unbuildable

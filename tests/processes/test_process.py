@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from fitasks.errors import EnvironmentProblem
+from fitasks.base.errors import EnvironmentProblem
 from fitasks.processes import process, sessions, watchdog
 
 ROOT = Path(process.__file__).parents[2]

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
+from fitasks.base.errors import EnvironmentProblem
 from fitasks.config.generators import may_be_called
-from fitasks.errors import EnvironmentProblem
 from fitasks.trace.entries import unsayable
 from fitasks.trace.model import Requested
 from fitasks.trace.resolve import resolve

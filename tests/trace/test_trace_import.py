@@ -19,9 +19,9 @@ HEAD = {"version": 1, "kind": "nvcc", "how": "compiled", "seconds": 2.5, "pid": 
 RUN = """
 import sys
 from pathlib import Path
-from fitasks.errors import FitasksError
-from fitasks.actions import covers, import_files
-from fitasks.session import current
+from fitasks.base.errors import FitasksError
+from fitasks.graph.actions import covers, import_files
+from fitasks.graph.session import current
 if sys.argv[1] == "check":
     sys.exit(0 if covers(current(), Path(sys.argv[2])) else 1)
 import_files(current(), [Path(sys.argv[2])], to_write=sys.argv[1] == "write")

@@ -14,9 +14,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from fitasks.errors import BadInput, EnvironmentProblem
-from fitasks.runtime import buildlog
-from fitasks.runtime.jitlog import is_compressed, read_log
+from fitasks.base.errors import BadInput, EnvironmentProblem
+from fitasks.server import buildlog
+from fitasks.server.jitlog import is_compressed, read_log
 from fitasks.trace.model import parse, read_trace
 from fitasks.trace.sources import read_sources
 from tests.trace.test_trace_model import LINE

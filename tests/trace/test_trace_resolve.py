@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from fitasks.answers import Parameter
+from fitasks.base.answers import Parameter
 from fitasks.plan.offers import Op
 from fitasks.trace.entries import Entry, brief, entries_of
 from fitasks.trace.model import Requested

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from fitasks.errors import EnvironmentProblem
+from fitasks.base.errors import EnvironmentProblem
 from fitasks.trace.sources import read_sources
 
 LINE = {"version": 1, "name": "page", "generator": "g:f", "how": "compiled", "kind": "nvcc", "pid": 1}

@@ -22,7 +22,7 @@ import pytest
 from filelock import FileLock
 from rich.console import Console
 
-from fitasks.build.usage import Usage, usage
+from fitasks.compile.pool.usage import Usage, usage
 from fitasks.ui.board import Board, LiveBoard, PlainBoard
 from fitasks.ui.progress import Progress
 from fitasks.ui.reporter import Reporter

@@ -2,8 +2,8 @@
 
 import pytest
 
-from fitasks.answers import Parameter
-from fitasks.errors import EnvironmentProblem
+from fitasks.base.answers import Parameter
+from fitasks.base.errors import EnvironmentProblem
 from fitasks.plan.offers import Op
 from fitasks.ui.ops_table import chosen_ops, described, listed
 

@@ -13,8 +13,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fitasks.build.journal import Journal
-from fitasks.errors import FitasksError
+from fitasks.base.errors import FitasksError
+from fitasks.compile.journal import Journal
 from fitasks.ui.report import FileSpan, KernelInfo, Run, last_run, write_report
 from fitasks.ui.report.chrome_trace import chrome_trace
 from fitasks.ui.report.figures import Sized, family_sizes, kernel_sizes, short_names, utilisation

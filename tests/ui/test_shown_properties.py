@@ -14,12 +14,12 @@ from hypothesis import strategies as st
 from rich.table import Table
 from rich.text import Text
 
-from fitasks import tasks
-from fitasks.build.diagnose import diagnose
-from fitasks.build.usage import Usage
-from fitasks.errors import EnvironmentProblem
-from fitasks.runtime.check import Verdict
-from fitasks.streams import clean, one_line, show, show_for_shell, tell, whole
+from fitasks.base.errors import EnvironmentProblem
+from fitasks.base.streams import clean, one_line, show, show_for_shell, tell, whole
+from fitasks.compile.failure.diagnose import diagnose
+from fitasks.compile.pool.usage import Usage
+from fitasks.graph import tasks
+from fitasks.server.check import Verdict
 from fitasks.ui.board import LiveBoard, PlainBoard
 from fitasks.ui.check_table import show_verdicts, write_verdicts
 from fitasks.ui.console import cell, console

@@ -6,12 +6,12 @@ import contextlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from fitasks.build import receipt as receipts
-from fitasks.errors import FitasksError
+from fitasks.base.errors import FitasksError
+from fitasks.compile import receipt as receipts
 
 if TYPE_CHECKING:
+    from fitasks.graph.session import Session
     from fitasks.plan.kernel import Kernel
-    from fitasks.session import Session
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""The last run of a journal, as data. What the lines mean: fitasks/build/journal.py."""
+"""The last run of a journal, as data. What the lines mean: fitasks/compile/journal.py."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from fitasks.errors import FitasksError
-from fitasks.files import regular
+from fitasks.base.errors import FitasksError
+from fitasks.base.files import regular
 from fitasks.ui.report.lanes import FileSpan, assign_lanes
 
 if TYPE_CHECKING:

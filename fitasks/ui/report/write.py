@@ -8,8 +8,8 @@ import os
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from fitasks.build import journal as journals
-from fitasks.files import replacing
+from fitasks.base.files import replacing
+from fitasks.compile import journal as journals
 from fitasks.ui.report.chrome_trace import chrome_trace
 from fitasks.ui.report.kernels import kernels_on_disk
 from fitasks.ui.report.model import last_run
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
     from pathlib import Path
 
-    from fitasks.session import Session
+    from fitasks.graph.session import Session
     from fitasks.ui.report.kernels import KernelInfo
     from fitasks.ui.report.model import Run
 

@@ -1,0 +1,215 @@
+"""The shapes of what the scripts of fitasks/serving/ answer, and the one check of an answer against its shape.
+
+`serving.python` may be any program, and a library that is loaded in it may write over our file: what comes back is
+somebody else's. Keys that a TypedDict doesn't name are let through, a script says more than is read; a dataclass is
+what the reader makes of it, and has no other.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NotRequired, TypedDict
+
+from fitasks.base.border import brief, read_json
+from fitasks.base.errors import BadInput, EnvironmentProblem
+from fitasks.base.shape import MISSING, fits, misfit
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+MOST_BYTES = 256 << 20  # of an answer: a plan has some kB for each kernel
+
+
+class Reading(TypedDict):
+    """plan_reads.py."""
+
+    files: list[str]
+    looked: list[tuple[list[str], list[str]]]  # directories, and the names that were looked for
+
+
+class Fatal(TypedDict):
+    message: str
+    remedy: NotRequired[str]
+
+
+class Root(TypedDict):
+    root: str
+    version: str
+
+
+class Interpreter(TypedDict):
+    prefix: str
+    path: list[str]
+    site: list[str]
+    packages: dict[str, Root]
+
+
+class Described(Interpreter):
+    """describe.py."""
+
+    reads: Reading
+
+
+class _Environment(TypedDict):
+    """load_flashinfer.py."""
+
+    flashinfer: str
+    flashinfer_root: str
+    torch: str
+    tvm_ffi: str
+    workspace: str
+    arch: str
+    passes_over: bool
+    cuda_home: str
+
+
+class Mistake(TypedDict):
+    kind: str
+    message: str
+    parameter: NotRequired[str | None]
+
+
+class Refused(TypedDict):
+    id: int
+    error: Mistake
+    errors: NotRequired[list[Mistake]]
+
+
+class Found(TypedDict):
+    path: str
+    architectures: list[str]
+
+
+class Planned(TypedDict):
+    """plan_spec.py."""
+
+    id: int
+    name: str
+    params: dict[str, Any]
+    generator: str
+    build_dir: str
+    library: str
+    ninja_file: str
+    ninja: str
+    lock: str
+    sources: list[str]
+    aot: list[Found]
+    note: NotRequired[str]
+
+
+class Plans(_Environment):
+    """plan.py."""
+
+    kernels: list[Planned | Refused]
+    reads: Reading
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """`default` is what it is where kernels.yaml says nothing; offers.FOLLOWS for one that follows dtype_q."""
+
+    name: str
+    required: bool
+    default: Any
+    type: str  # dtype, bool, int, float, str; list: kernels.yaml cannot say it; "": the generator doesn't tell
+    accepted: tuple[str | int | float | bool | None, ...]  # empty where FlashInfer's code doesn't tell
+
+
+class Operation(TypedDict):
+    op: str
+    generator: str
+    parameters: list[Parameter]
+    doc: str
+    note: str
+
+
+class Operations(TypedDict):
+    """ops.py."""
+
+    ops: list[Operation]
+    reads: Reading
+
+
+class Cudarts(TypedDict):
+    """libcudart.py."""
+
+    loaded: str | None
+    how: str
+    runtime_versions: dict[str, int | str]
+
+
+@dataclass(frozen=True)
+class Library:
+    path: str
+    problem: str
+
+
+class Loaded(TypedDict):
+    """loader.py."""
+
+    problem: str
+    process: str
+    tvm_ffi: str
+    files: list[str]
+    libraries: dict[str, Library]
+    offers: dict[str, list[str]]
+
+
+class Step(TypedDict):
+    name: str
+    seconds: float
+    value: str
+
+
+class Trial(TypedDict):
+    """trial.py."""
+
+    steps: list[Step]
+    failed: str
+    output: str
+
+
+class Ready(TypedDict):
+    """verify.py, its first line."""
+
+    gpu: str
+    torch: str
+    flashinfer: str
+
+
+@dataclass(frozen=True)
+class Checked:
+    what: str
+    error: float
+    tolerance: float
+    milliseconds: float | None
+
+
+class Proven(TypedDict):
+    """verify.py, a line for each request."""
+
+    outcome: str
+    message: str
+    checks: list[Checked]
+
+
+def read(path: Path, shape: type[Any], who: str) -> Any:
+    """Return the answer in a file. Raises BadInput, and EnvironmentProblem where the script says that it can't go on.
+
+    What Python names files by, and computes with, is in it: half characters, Infinity.
+    """
+    answer = read_json(path, MOST_BYTES, finite=False, encodable=False)
+    if isinstance(answer, dict) and "fatal" in answer:
+        fatal = checked(answer["fatal"], Fatal, who)
+        raise EnvironmentProblem(f"{who}: {fatal['message']}", remedy=fatal.get("remedy", ""))
+    return checked(answer, shape, who)
+
+
+def checked(answer: Any, shape: type[Any], who: str) -> Any:
+    """Return the answer, if it has the shape. Raises BadInput with the place in it and what stands there."""
+    if fits(answer, shape, theirs=True):
+        return answer
+    names, found = misfit(answer, shape)
+    place = brief(".".join(names))[1:-1] or "the answer"
+    stands = "missing" if found is MISSING else brief(found)
+    raise BadInput(f"{who} answered what no script of ours does: {place} is {stands}")

@@ -1,0 +1,194 @@
+"""Making one kernel right: look again, put timestamps right, or compile exactly as FlashInfer would.
+
+The order of steps is what makes a kill at any moment harmless: the receipt goes first and comes last, and in between
+a `begun` record says what the half-finished objects were compiled from.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import threading
+import traceback
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Literal
+
+from fitasks.base.errors import FitasksError, KernelFailure
+from fitasks.compile import begun
+from fitasks.compile import receipt as receipts
+from fitasks.compile.failure import failed
+from fitasks.compile.failure.noplace import no_place
+from fitasks.compile.heal import NotHealed, heal
+from fitasks.compile.judge.reasons import Reason, judgement
+from fitasks.compile.lock import module_lock
+from fitasks.compile.ninja import ninja as ninjas
+from fitasks.compile.outcome import check, receipt_of, utc
+from fitasks.cuda.survey import host_compiler
+from fitasks.plan import planner
+from fitasks.processes import sessions
+
+if TYPE_CHECKING:
+    from fitasks.compile.judge.freshness import Judge
+    from fitasks.compile.judge.reasons import Judgement
+    from fitasks.compile.receipt import Receipt
+    from fitasks.compile.runner import Runner
+    from fitasks.plan.kernel import Kernel
+    from fitasks.processes.process import Finished
+    from fitasks.store.local import Store
+
+Outcome = Literal["fresh", "audited", "healed", "adopted", "compiled"]
+
+
+@dataclass(frozen=True)
+class Done:
+    """How a kernel became right, and the seconds of compiling that this took or, adopted, saved."""
+
+    outcome: Outcome
+    seconds: float = 0.0
+
+
+@dataclass
+class Builder:
+    """Builds the kernels of one plan; shared by all of doit's threads."""
+
+    runner: Runner
+    judges: dict[str, Judge]  # per target
+    store: Store | None = None
+    lock_timeout: float = 1800.0  # seconds to wait for a server that is building the same module
+    _regenerating: threading.Lock = field(default_factory=threading.Lock)
+
+    def build(self, kernel: Kernel, *, force: bool = False) -> Done:
+        """Bring one kernel up to date. Raises KernelFailure; other kernels aren't touched."""
+        try:
+            done = self._build(kernel, force=force)
+            size = kernel.library.stat().st_size
+        except Exception as error:  # noqa: BLE001 - whatever it is, this kernel is over, and who shows the run must know
+            failure = self._failure(kernel, error)
+            outcome = "stopped" if sessions.stopping() else "failed"
+            self.runner.journal.write("end", label=kernel.label, outcome=outcome, error=str(failure))
+            raise failure from None
+        receipt = receipts.read(kernel)
+        costs = {"cpu_seconds": receipt.cpu_seconds, "peak_rss": receipt.peak_rss} if receipt else {}
+        self.runner.journal.write(
+            "end", label=kernel.label, outcome=done.outcome, seconds=done.seconds, bytes=size, error="", **costs
+        )
+        return done
+
+    def _failure(self, kernel: Kernel, error: Exception) -> KernelFailure:
+        """In words; of what nobody has foreseen the traceback goes into the kernel's log."""
+        if isinstance(error, KernelFailure):
+            return error
+        if isinstance(error, FitasksError):
+            return KernelFailure(f"{kernel.label}: {error.message}", remedy=error.remedy)
+        if isinstance(error, OSError):
+            return no_place(kernel, error)
+        if isinstance(error, UnicodeEncodeError) and error.object == kernel.ninja:
+            what = f"{kernel.label}: {kernel.ninja_file} would name a path with letters that this locale can't write"
+            return KernelFailure(what, remedy="set LC_ALL=C.UTF-8, for servers as well; run doit again")
+        log = self.runner.log(kernel)
+        with contextlib.suppress(OSError), log.open("a", encoding="utf-8", errors="replace") as stream:
+            stream.writelines(traceback.format_exception(error))
+        return KernelFailure(f"{kernel.label}: {type(error).__name__}: {error}\n  log: {log}")
+
+    def _build(self, kernel: Kernel, *, force: bool) -> Done:
+        if kernel.problem:
+            raise KernelFailure(kernel.problem)
+        with module_lock(kernel.lock, timeout=self.lock_timeout, stopping=sessions.stopping, say=self.runner.say):
+            if any(not source.exists() for source in kernel.sources):
+                self._regenerate(kernel)
+            judge = self.judges[kernel.target].anew()  # somebody may have built it while we waited
+            return self._make_right(kernel, judge, force=force)
+
+    def _make_right(self, kernel: Kernel, judge: Judge, *, force: bool) -> Done:
+        judged = judgement("stale", [Reason("forced", "asked for")]) if force else judge.judge(kernel)
+        verdict, receipt = judged.verdict, receipts.read(kernel)
+        if receipt and verdict == "fresh":
+            return Done("fresh")
+        if receipt and verdict == "look":
+            receipts.write(kernel, replace(receipt, stamp=judge.stamp))
+            begun.end(kernel)
+            return Done("audited")
+        if receipt and verdict == "heal":
+            try:
+                healed = heal(kernel, receipt, judge.roots, self.runner.ninja)
+            except (NotHealed, OSError) as error:
+                refused = Reason("log", f"could not be put right: {error}")
+                return self._compile(kernel, judge, judgement("stale", [refused]))
+            receipts.write(kernel, replace(healed, stamp=judge.stamp))
+            return Done("healed")
+        if not force and (adopted := self._adopt(kernel, judge)):
+            receipts.write(kernel, adopted)
+            return Done("adopted", adopted.seconds)
+        return self._compile(kernel, judge, judged)
+
+    def _adopt(self, kernel: Kernel, judge: Judge) -> Receipt | None:
+        """A finished kernel of the store whose every input is equal, accepted by ninja; None where there is none."""
+        if self.store is None or not (found := self.store.find(kernel, judge)):
+            return None
+        place, receipt = found
+        try:
+            kernel.build_dir.mkdir(parents=True, exist_ok=True)
+            receipts.path_of(kernel).unlink(missing_ok=True)
+            self.store.take(place, receipt, kernel.build_dir)
+            (kernel.build_dir / ninjas.DEPS).unlink(missing_ok=True)
+            healed = heal(kernel, receipt, judge.roots, self.runner.ninja)
+        except (NotHealed, OSError):
+            return None
+        begun.end(kernel)
+        notes = {"adopted_from": receipt.flashinfer, "adopted": utc()}
+        flashinfer = self.runner.plan.server.version("flashinfer-python")
+        return replace(healed, stamp=judge.stamp, flashinfer=flashinfer, target=kernel.target, notes=notes)
+
+    def _compile(self, kernel: Kernel, judge: Judge, judged: Judgement) -> Done:
+        """Twice if inputs were edited meanwhile, so that what is recorded is what was compiled."""
+        host_compiler(self.runner.plan.server.env)  # before anything that is there is touched
+        damaged = judged.damaged
+        for _ in range(2):
+            began_ns = begun.begin(kernel, judge, self.runner.ninja, damaged)
+            finished = self._run(kernel, judge, judged)
+            check(kernel)
+            receipt = receipt_of(self.runner, kernel, judge.anew(), finished)
+            if not (changed := begun.edited(receipt, judge, began_ns)):
+                receipts.write(kernel, self._accepted(kernel, receipt, judge))
+                begun.end(kernel)
+                if self.store:
+                    self.store.put(kernel.name, kernel.build_dir, receipt)
+                return Done("compiled", finished.seconds)
+            damaged = ()
+            begun.end(kernel)
+        raise KernelFailure(f"{kernel.label}: {changed} keeps changing while it is compiled")
+
+    def _run(self, kernel: Kernel, judge: Judge, judged: Judgement) -> Finished:
+        """Compile; what would fail again is remembered. Raises KernelFailure, OSError."""
+        try:
+            return self.runner.run(kernel, functools.partial(self._announce, kernel, judge, judged))
+        except KernelFailure as error:
+            if error.lasting:
+                failed.remember(kernel, judge.anew(), error.lasting)
+            raise
+
+    def _accepted(self, kernel: Kernel, receipt: Receipt, judge: Judge) -> Receipt:
+        """As ninja accepts it: an input from the future (a clock set back) would make it compile again and again."""
+        if not ninjas.explain(self.runner.ninja, kernel.build_dir, kernel.ninja_file):
+            return receipt
+        with contextlib.suppress(NotHealed, OSError):
+            return heal(kernel, receipt, judge.roots, self.runner.ninja)
+        return receipt
+
+    def _announce(self, kernel: Kernel, judge: Judge, judged: Judgement, count: int) -> None:
+        why = [str(reason) for reason in judged.reasons]
+        apart = self.store.told(kernel, judge, judged) if self.store else []
+        facts = {"label": kernel.label, "op": kernel.op, "target": kernel.target, "files": len(kernel.sources)}
+        self.runner.journal.write("begin", **facts, why=why + apart)
+        work = f"compiling {count} file{'s'[: count != 1]}" if count else "linking"
+        self.runner.say("; ".join([f"kernel:{kernel.label}: {work}", *why[:1], *apart]))
+
+    def _regenerate(self, kernel: Kernel) -> None:
+        """FlashInfer's generators write `generated/` when asked; ask them all at once, one thread at a time."""
+        with self._regenerating:
+            if all(source.exists() for source in kernel.sources):
+                return
+            config, home = self.runner.plan.config, self.runner.plan.toolkit.home
+            planner.ask(self.runner.plan.server, home, [kernel.target], config.kernels, sm90=config.sm90)
+        if missing := [str(source) for source in kernel.sources if not source.exists()]:
+            raise KernelFailure(f"{kernel.label}: FlashInfer did not generate {missing[0]}")

@@ -1,0 +1,1 @@
+"""Why a compile failed, and what to do about it."""

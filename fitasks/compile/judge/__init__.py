@@ -1,0 +1,1 @@
+"""Is a kernel what a build would make now?"""

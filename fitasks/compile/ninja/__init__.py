@@ -1,0 +1,1 @@
+"""ninja's files, logs and questions."""

@@ -1,0 +1,1 @@
+"""Which file is compiled when, and how many at once."""

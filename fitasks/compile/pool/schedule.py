@@ -1,0 +1,121 @@
+"""Which files first, and which to shorten: no build that waits for one file alone.
+
+With C cores a build takes at least (CPU seconds / C), and at least as long as its longest file. Files of all kernels
+wait in one queue, the longest first, which keeps every core busy until only short ones are left. Where a file would
+outlast everything else all the same, nvcc is told to optimise it with several threads (`--split-compile`), through
+NVCC_APPEND_FLAGS, which is no part of ninja's commands. Only the optimiser is split, so that threads are scarcely more
+than half busy (sampling.cu: 122 s alone, 76 s with 4 threads, 65 s with 16, for the same CPU seconds): it takes as many
+slots as it keeps busy. nvcc 13.0 could also pay for each thread with a token of a jobserver (`--jobserver`); with every
+file split like that nothing was won (16 cores, eight modules, 105 s instead of 100 s).
+
+How many of the longest are split is tried out: the pool is simulated (forecast.py).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import TYPE_CHECKING
+
+from fitasks.compile.pool.costs import guess
+from fitasks.compile.pool.forecast import Work, makespan
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable, Mapping
+
+    from fitasks.compile.pool.costs import Costs
+    from fitasks.plan.kernel import Kernel
+
+SPLIT_THREADS = 4  # more shorten little
+_WORTH = 0.98  # of the time is what it must take with further files split
+_EVENTS = 20_000  # files that may be simulated: about 0.2 s
+
+
+@dataclass(frozen=True)
+class Turn:
+    """How one file is compiled: what takes most seconds begins first; `threads` are those of nvcc's optimiser."""
+
+    seconds: float
+    threads: int = 1
+    slots: int = 1
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """For one run: each kernel's files by name; what isn't known takes no time."""
+
+    turns: Mapping[str, Mapping[str, Turn]] = field(default_factory=dict)  # by label and source file
+    bound: float = 0.0  # seconds that the run takes at least, as far as is known
+    expected: float = 0.0  # seconds that it takes, by the same knowledge
+
+    def turn(self, label: str, source: str) -> Turn:
+        """Of one file."""
+        return self.turns.get(label, {}).get(source, Turn(0.0))
+
+
+def longest_first(kernels: Iterable[Kernel], costs: Costs) -> list[Kernel]:
+    """By their longest file, then by CPU seconds."""
+
+    def key(kernel: Kernel) -> tuple[float, float]:
+        cost = costs.of(kernel)
+        return cost.longest, cost.cpu_seconds
+
+    return sorted(kernels, key=key, reverse=True)
+
+
+@dataclass(frozen=True)
+class _File:
+    label: str
+    name: str
+    seconds: float
+    gain: float  # if it is split
+
+
+_ALL: Mapping[str, Collection[str]] = MappingProxyType({})
+
+
+def schedule(
+    kernels: Iterable[Kernel], costs: Costs, slots: int, *, split: bool, only: Mapping[str, Collection[str]] = _ALL
+) -> Schedule:
+    """Of the kernels that are to be compiled; `only` names the files of those that aren't compiled whole, by label."""
+    files = [
+        _File(kernel.label, name, seconds, guess(kernel).gain)
+        for kernel in kernels
+        for name, seconds in costs.files(kernel).items()
+        if name in only.get(kernel.label, (name,))
+    ]
+    if not files:
+        return Schedule()
+    files.sort(key=lambda file: (-file.seconds, file.label, file.name))
+    count, expected = _split_count(files, slots) if split and slots > 2 else (0, _makespan(files, 0, slots))
+    threads = min(SPLIT_THREADS, slots)
+    turns: dict[str, dict[str, Turn]] = {}
+    for index, file in enumerate(files):
+        turn = Turn(file.seconds, threads, _work(file, split=True).slots) if index < count else Turn(file.seconds)
+        turns.setdefault(file.label, {})[file.name] = turn
+    return Schedule(turns, _bound(files, count, slots), expected)
+
+
+def _split_count(files: list[_File], slots: int) -> tuple[int, float]:
+    """How many of the longest files are split, and the seconds that all then take."""
+    best = 0, _makespan(files, 0, slots)
+    most = min(len(files), slots, max(3, _EVENTS // len(files)))
+    for count in range(1, most + 1):
+        seconds = _makespan(files, count, slots)
+        if seconds < _WORTH * best[1]:
+            best = count, seconds
+    return best
+
+
+def _makespan(files: list[_File], count: int, slots: int) -> float:
+    return makespan((_work(file, split=index < count) for index, file in enumerate(files)), slots)
+
+
+def _bound(files: list[_File], count: int, slots: int) -> float:
+    """No order is better: every core busy to the end, or the longest file."""
+    longest = max(file.seconds * (file.gain if index < count else 1.0) for index, file in enumerate(files))
+    return max(sum(file.seconds for file in files) / max(1, slots), longest)
+
+
+def _work(file: _File, *, split: bool) -> Work:
+    return Work(file.seconds, file.gain if split else 1.0)

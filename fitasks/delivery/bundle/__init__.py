@@ -1,0 +1,1 @@
+"""One file of kernels, to be laid into a cache or a store elsewhere."""

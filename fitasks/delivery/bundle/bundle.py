@@ -1,0 +1,222 @@
+"""`doit bundle`: the fresh kernels of a plan in one file, to be laid into a cache elsewhere.
+
+    manifest.json
+    90a/cached_ops/<module>/    the library, objects, build.ninja, ninja's logs, the receipt
+    90a/generated/<module>/     what FlashInfer generated
+
+tar in gzip: both are in the standard library of every interpreter that may have to read it (zstd from Python 3.14
+on). Times are in the manifest to the nanosecond, and in tar's headers to the second, so that plain `tar xzf` into
+FlashInfer's version directory gives a cache that ninja accepts too, where paths are the same. The same kernels give
+the same bytes.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import sysconfig
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from fitasks.base.errors import EnvironmentProblem, FitasksError
+from fitasks.base.files import sha256_file
+from fitasks.compile import receipt as receipts
+from fitasks.compile.lock import module_lock
+from fitasks.delivery.bundle.manifest import Entry, Manifest, Origin
+from fitasks.delivery.bundle.reading import DASH, GZIP
+from fitasks.delivery.bundle.timestamps import settle
+from fitasks.delivery.bundle.writing import write
+from fitasks.delivery.tvmffi import headers_abi
+from fitasks.plan.caches import CACHED_OPS, GENERATED
+from fitasks.processes import sessions
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from fitasks.compile.receipt import Receipt
+    from fitasks.graph.session import Session
+    from fitasks.plan.kernel import Kernel
+
+NINJA_FILE = "build.ninja"  # as FlashInfer calls it
+
+_GENERATED = f"{{CACHE}}/{GENERATED}/"
+LOCK_TIMEOUT = 1800.0  # seconds to wait for a server that is building the same module
+_AGAIN = "run doit, then doit bundle"
+_OTHER_KINDS = re.compile(r"(?i)\.(tar|zstd?|tzst|xz|txz|bz2|tbz2?|lz4|lzma|7z|zip|whl)$")
+
+
+@dataclass(frozen=True)
+class Bundled:
+    """A finished bundle: `bytes` of its files, `size` of itself; `left_out` are the kernels that weren't fresh."""
+
+    path: Path
+    kernels: tuple[str, ...]
+    left_out: tuple[tuple[str, str], ...]  # label, why
+    files: int
+    bytes: int
+    size: int
+
+
+def bundle(session: Session, path: Path, names: Sequence[str] = ()) -> Bundled:
+    """Write the named kernels (all without names) that are fresh to `path`, whole or not at all.
+
+    First wrong timestamps are put right. Raises FitasksError where none is fresh, where a file isn't what was built,
+    and where `path` can't be written.
+    """
+    _refuse_name(path)
+    try:
+        _refuse_to_overwrite(path)
+        chosen, left_out = _chosen(session, names)
+        sources: dict[str, Path] = {}
+        for kernel, receipt in chosen:
+            sources |= _files(session, kernel, receipt)
+        files = {name: _entry(sources[name]) for name in sorted(sources)}
+        _compare(session, chosen, files)
+        manifest = replace(
+            manifest_of(session, files),
+            glibc=_glibc(kernel.library for kernel, _ in chosen),
+            kernels=_origins(session, chosen),
+        )
+        size = write(Path(os.path.realpath(path)), manifest, sources)  # a link stays one
+    except OSError as error:
+        raise FitasksError(f"{error.filename or path}: {error.strerror or error}; no bundle was written") from None
+    labels = tuple(kernel.label for kernel, _ in chosen)
+    return Bundled(path, labels, tuple(left_out), len(files), manifest.bytes, size)
+
+
+def manifest_of(session: Session, files: dict[str, Entry]) -> Manifest:
+    """The manifest of these files, or with none: what a bundle made here would say of the place."""
+    plan = session.plan
+    first = plan.first
+    used = {path.partition("/")[0] for path in files}
+    workspaces = {target.arch: str(target.workspace) for target in plan.targets.values()}
+    return Manifest(
+        flashinfer=first.flashinfer,
+        platform=sysconfig.get_platform(),
+        glibc="",
+        ninja=session.ninja.version,
+        site_packages=str(first.root.parent),
+        cuda_home=str(plan.toolkit.home),
+        tvm_ffi=first.tvm_ffi,
+        tvm_ffi_abi=headers_abi(plan.server.site_packages),
+        workspaces={name: workspaces[name] for name in sorted(workspaces) if not files or name in used},
+        files=files,
+    )
+
+
+def promises_another(name: str) -> str:
+    """Return the end of a file's name that promises another format than a bundle has, ".tar.zst"; "" if none does."""
+    found = _OTHER_KINDS.search(name)
+    return found[0] if found else ""
+
+
+def _refuse_name(path: Path) -> None:
+    """Raise EnvironmentProblem for a name that is none for a bundle, or promises another format than the file has."""
+    if path == DASH:
+        raise EnvironmentProblem(
+            "a bundle can't be written to standard output: it gets its name when it is whole",
+            remedy="doit bundle kernels.tar.gz",
+        )
+    if path.is_dir():
+        raise EnvironmentProblem(f"{path} is a directory", remedy=f"doit bundle {path / 'kernels.tar.gz'}")
+    if other := promises_another(path.name):
+        good = path.with_name(_OTHER_KINDS.sub("", path.name.removesuffix(other)) + ".tar.gz")
+        raise EnvironmentProblem(
+            f"{path}: a bundle is tar in gzip, its name says {other}", remedy=f"doit bundle {good}"
+        )
+
+
+def _refuse_to_overwrite(path: Path) -> None:
+    """Raise EnvironmentProblem where something is there, at a link's end, that is neither a bundle nor empty."""
+    if not path.exists():
+        return
+    if not path.is_file():
+        raise EnvironmentProblem(f"{path} is no regular file, and would be replaced by one", remedy="name another file")
+    with path.open("rb") as stream:
+        start = stream.read(len(GZIP))
+    if start and start != GZIP:
+        raise EnvironmentProblem(
+            f"{path} is there and is no bundle; it was not overwritten", remedy=f"name another file, or rm {path} first"
+        )
+
+
+def _chosen(session: Session, names: Sequence[str]) -> tuple[list[tuple[Kernel, Receipt]], list[tuple[str, str]]]:
+    """The fresh kernels with their receipts, and the others with their reasons. Raises FitasksError if none is."""
+    chosen, left_out = [], []
+    for kernel in session.plan.chosen(names):
+        if kernel.problem:
+            left_out.append((kernel.label, kernel.problem))
+        elif (why := _unfit(session, kernel)) or not (receipt := receipts.read(kernel)):
+            left_out.append((kernel.label, why or "its receipt is gone"))
+        else:
+            chosen.append((kernel, receipt))
+    if not chosen:
+        why = f"; {left_out[0][0]}: {left_out[0][1]}" if left_out else ""
+        raise FitasksError(f"no planned kernel is fresh, so there is nothing to bundle{why}", remedy=_AGAIN)
+    return chosen, left_out
+
+
+def _unfit(session: Session, kernel: Kernel) -> str:
+    """Why it is not to be bundled, "" if it is; where only its timestamps are wrong, they are put right."""
+    judged = session.judge(kernel)
+    if judged.verdict != "heal":
+        return str(judged) if judged.verdict == "stale" else ""
+    try:
+        with module_lock(kernel.lock, timeout=LOCK_TIMEOUT, stopping=sessions.stopping):
+            return settle(session, kernel)
+    except OSError as error:
+        return f"{judged}, which can't be put right: {error.strerror or error}"
+
+
+def _files(session: Session, kernel: Kernel, receipt: Receipt) -> dict[str, Path]:
+    """Name in the archive → file, of one kernel."""
+    target = session.plan.targets[kernel.target]
+    paths = [kernel.build_dir / name for name in (*receipt.outputs, NINJA_FILE, receipts.NAME)]
+    paths += [target.generated / name for name in generated_of(receipt)]
+    return {f"{target.arch}/{path.relative_to(target.workspace)}": path for path in paths}
+
+
+def generated_of(receipt: Receipt) -> dict[str, str]:
+    """The kernel's inputs below `generated`, `page/page.cu`, with their hashes."""
+    inputs = receipts.parse_inputs(receipt.inputs)
+    return {path.removeprefix(_GENERATED): digest for path, digest in inputs if path.startswith(_GENERATED)}
+
+
+def _origins(session: Session, chosen: list[tuple[Kernel, Receipt]]) -> dict[str, Origin]:
+    """By architecture set and module, `90a/page`."""
+    return {
+        f"{session.plan.targets[kernel.target].arch}/{kernel.name}": Origin(kernel.op, kernel.params)
+        for kernel, _ in chosen
+    }
+
+
+def _entry(path: Path) -> Entry:
+    digest, stat = sha256_file(path), path.stat()
+    return Entry(digest, stat.st_size, stat.st_mtime_ns)
+
+
+def _compare(session: Session, chosen: list[tuple[Kernel, Receipt]], files: dict[str, Entry]) -> None:
+    """Freshness reads objects only where their times differ; what travels is read whole."""
+    for kernel, receipt in chosen:
+        arch = session.plan.targets[kernel.target].arch
+        for name, output in receipt.outputs.items():
+            if files[f"{arch}/{CACHED_OPS}/{kernel.build_dir.name}/{name}"].sha256 != output.sha256:
+                raise FitasksError(
+                    f"{kernel.label}: {kernel.build_dir / name} is not what was built; no bundle was written",
+                    remedy=f"rm {kernel.build_dir / receipts.NAME}, {_AGAIN}",
+                )
+
+
+def _glibc(libraries: Iterable[Path]) -> str:
+    """The oldest glibc that has every symbol which the libraries ask for, "2.34"; "" where they ask for none."""
+    from fitasks.cuda.elf import inspect_library
+
+    versions = {symbol.version for path in libraries for symbol in inspect_library(path).undefined}
+    asked = [version.removeprefix("GLIBC_") for version in versions if version.startswith("GLIBC_2.")]
+    return max(asked, key=version_key, default="")
+
+
+def version_key(version: str) -> tuple[int, ...]:
+    """To compare "2.4" and "2.34" by."""
+    return tuple(int(word) for word in version.split(".") if word.isdecimal())

@@ -1,0 +1,190 @@
+"""What a bundle says of itself: where its kernels were built, and hash, size and time of every file in it.
+
+It is the first member, and every later one is measured by it. A manifest comes from elsewhere: nothing in it is used
+before `parse` has looked at it.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import asdict, dataclass, field, replace
+from typing import TYPE_CHECKING
+
+from fitasks.base.errors import FitasksError
+from fitasks.base.files import is_plain_name
+from fitasks.delivery.tvmffi import is_version
+from fitasks.plan.caches import CACHED_OPS, GENERATED, LOCKS
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
+
+NAME = "manifest.json"
+FORMAT = "fitasks bundle"
+VERSION = 1
+LIMIT = 16 << 20  # bytes; 655 kernels with 20 files each take 6 MB
+
+_TEXTS = ("flashinfer", "platform", "glibc", "ninja", "site_packages", "cuda_home")
+_LATER_TEXTS = ("tvm_ffi", "tvm_ffi_abi")  # older bundles have none
+_ARCHITECTURE = re.compile(r"[0-9a-z_]{1,100}")
+_DIGEST = re.compile(r"[0-9a-f]{64}")
+_GLIBC = re.compile(r"([0-9]{1,4}(\.[0-9]{1,4}){0,3})?")
+_LONGEST_PATH = 1024
+_LONGEST_TEXT = 4096
+_DEEPEST = 50  # lists in lists, of parameters
+_LARGEST = 1 << 62  # of sizes and of times in nanoseconds: os.utime takes no more than 63 bits
+
+
+class Refused(FitasksError):
+    """A bundle that is not taken, with the reason; nothing at the destination has changed."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One file: SHA-256 in hex, bytes, and the mtime (ns) under which ninja accepts it."""
+
+    sha256: str
+    size: int
+    mtime_ns: int
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What the builder's plan called a kernel, which its receipt doesn't know: a package made of it says so."""
+
+    op: str
+    params: dict[str, object]  # as the generator got them, in its order
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """All of it. `files` has keys like `90a/cached_ops/page/page.so`; roots are absolute paths of the builder."""
+
+    flashinfer: str
+    platform: str  # "linux-x86_64"
+    glibc: str  # the oldest that the libraries load with, "2.34"; "" where they ask for none
+    ninja: str  # version whose logs these are
+    site_packages: str
+    cuda_home: str
+    workspaces: dict[str, str]  # architecture set, as in FlashInfer's paths ("90a") → its cache directory
+    files: dict[str, Entry]
+    kernels: dict[str, Origin] = field(default_factory=dict)  # "90a/page"; older bundles have none
+    tvm_ffi: str = ""  # version of the package that the kernels have headers of; "" in older bundles
+    tvm_ffi_abi: str = ""  # what those headers say, "0.1.16"
+
+    def modules(self) -> list[tuple[str, str]]:
+        """(architecture set, module) of every kernel, sorted."""
+        parts = (path.split("/") for path in self.files)
+        return sorted({(words[0], words[2]) for words in parts if words[1] == CACHED_OPS})
+
+    def only(self, architectures: Collection[str]) -> Manifest:
+        """The part for these architecture sets."""
+        workspaces = {name: path for name, path in self.workspaces.items() if name in architectures}
+        files = {path: entry for path, entry in self.files.items() if path.partition("/")[0] in workspaces}
+        kernels = {name: origin for name, origin in self.kernels.items() if name.partition("/")[0] in workspaces}
+        return replace(self, workspaces=workspaces, files=files, kernels=kernels)
+
+    def below(self, directory: str) -> dict[str, Entry]:
+        """The files below a directory, by their path in it."""
+        prefix = f"{directory}/"
+        return {path.removeprefix(prefix): entry for path, entry in self.files.items() if path.startswith(prefix)}
+
+    @property
+    def bytes(self) -> int:
+        """All files, unpacked."""
+        return sum(entry.size for entry in self.files.values())
+
+
+def to_json(manifest: Manifest) -> bytes:
+    """The member's bytes; the same manifest, in the same order, gives the same bytes."""
+    return json.dumps({"format": FORMAT, "version": VERSION} | asdict(manifest), indent=1).encode()
+
+
+def parse(data: bytes) -> Manifest:
+    """The manifest in a member's bytes. Raises Refused where it is none, or names a place that no file may go to."""
+    try:
+        said = json.loads(data)
+    except (ValueError, RecursionError):
+        raise Refused("its manifest is damaged") from None
+    if not isinstance(said, dict) or said.get("format") != FORMAT:
+        raise Refused("its manifest is not one of a fitasks bundle")
+    if said.get("version") != VERSION:
+        raise Refused(
+            f"its manifest has format version {said.get('version')!r:.40}; this fitasks reads {VERSION}",
+            remedy="make the bundle and take it with the same fitasks",
+        )
+    texts = {name: _text(said.get(name), name) for name in _TEXTS}
+    if not _GLIBC.fullmatch(texts["glibc"]):
+        raise Refused("its manifest says nothing usable of glibc")
+    workspaces = _workspaces(said.get("workspaces"))
+    files = said.get("files")
+    if not isinstance(files, dict):
+        raise Refused("its manifest says nothing usable of files")
+    entries = {path: _entry(path, files[path], workspaces) for path in files}
+    if clash := next((path for path in entries if any(above in entries for above in _above(path))), ""):
+        raise Refused(f"its manifest names {clash!r}, which is below a file")
+    texts |= {name: _text(said.get(name, ""), name) for name in _LATER_TEXTS}
+    if texts["tvm_ffi_abi"] and not is_version(texts["tvm_ffi_abi"]):
+        raise Refused("its manifest says nothing usable of tvm_ffi_abi")
+    return Manifest(**texts, workspaces=workspaces, files=entries, kernels=_origins(said.get("kernels", {})))
+
+
+def _text(said: object, name: str) -> str:
+    """A text that may be shown: on one line, and without what a terminal would obey."""
+    if not isinstance(said, str) or not said.isprintable() or len(said) > _LONGEST_TEXT:
+        raise Refused(f"its manifest says nothing usable of {name}")
+    return said
+
+
+def _workspaces(said: object) -> dict[str, str]:
+    if not isinstance(said, dict) or not said or not all(map(_ARCHITECTURE.fullmatch, said)):
+        raise Refused("its manifest says nothing usable of workspaces")
+    return {name: _text(path, "workspaces") for name, path in said.items()}
+
+
+def _origins(said: object) -> dict[str, Origin]:
+    found = {}
+    for name, origin in said.items() if isinstance(said, dict) else [("", said)]:
+        match origin:
+            case {"op": str(op), "params": dict(params)} if _shallow(params):
+                found[name] = Origin(_text(op, "kernels"), params)
+            case _:
+                raise Refused("its manifest says nothing usable of kernels")
+    return found
+
+
+def _shallow(value: object, levels: int = _DEEPEST) -> bool:
+    """Whether it can be written as JSON again, wherever."""
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return levels > 0 and all(_shallow(one, levels - 1) for one in inner)
+
+
+def _above(path: str) -> list[str]:
+    """The directories that a path is in."""
+    return [path[: match.start()] for match in re.finditer("/", path)]
+
+
+def _entry(path: str, said: object, workspaces: dict[str, str]) -> Entry:
+    if problem := _misplaced(path, workspaces):
+        raise Refused(f"its manifest names {path!r:.300}, {problem}")
+    match said:
+        case {"sha256": str(digest), "size": int(size), "mtime_ns": int(mtime_ns), **rest} if not rest:
+            if _DIGEST.fullmatch(digest) and 0 <= size < _LARGEST and 0 <= mtime_ns < _LARGEST:
+                return Entry(digest, size, mtime_ns)
+    raise Refused(f"its manifest says nothing usable of {path!r}")
+
+
+def _misplaced(path: str, workspaces: dict[str, str]) -> str:
+    """Why no file may go to this path; "" for `<architecture>/cached_ops/<module>/…` and `…/generated/…`."""
+    words = path.split("/")
+    if path.startswith("/"):
+        return "an absolute path"
+    if ".." in words:
+        return "which leads out of the cache"
+    if len(words) < 4 or words[0] not in workspaces or words[1] not in {CACHED_OPS, GENERATED}:
+        return "which has no place in a cache"
+    if words[1:3] == [CACHED_OPS, LOCKS]:
+        return "where locks are"
+    if not all(map(is_plain_name, words)):
+        return "which is no plain path"
+    return "which is too long a path" if len(path.encode()) > _LONGEST_PATH else ""

@@ -1,0 +1,206 @@
+"""Proven modules on their way from where they were unpacked into the cache, or into the store.
+
+A module that is fresh here is never replaced by one that would not be.
+"""
+
+from __future__ import annotations
+
+import errno
+import shutil
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from fitasks.base.errors import EnvironmentProblem
+from fitasks.base.files import sha256_file
+from fitasks.compile import receipt as receipts
+from fitasks.compile.lock import module_lock
+from fitasks.compile.ninja.ninja import DEPS, LOG
+from fitasks.delivery.bundle.bundle import generated_of
+from fitasks.delivery.bundle.staging import copied
+from fitasks.delivery.bundle.timestamps import settle
+from fitasks.plan.caches import CACHED_OPS, GENERATED
+from fitasks.processes import sessions
+
+if TYPE_CHECKING:
+    from fitasks.compile.receipt import Output
+    from fitasks.delivery.bundle.usable import Module
+    from fitasks.graph.session import Session
+    from fitasks.plan.kernel import Kernel
+
+Went = Literal["cache", "store", "kept"]
+_UNNAMED = "kernels.yaml here doesn't name it"
+
+
+@dataclass(frozen=True)
+class Arrival:
+    """Where one kernel went, `kept`: what was there is the same, or better. `usable`: doit won't compile it.
+
+    `note` is what is to be said of it; mostly "".
+    """
+
+    module: str
+    architecture: str
+    went: Went
+    place: Path
+    note: str = ""
+    usable: bool = True
+
+
+@dataclass(frozen=True)
+class Arriving:
+    """Moves proven modules out of the directory where they were unpacked. Raises OSError."""
+
+    session: Session
+    workspaces: dict[str, str]
+    unpacked: Path
+    moved: bool
+    lock_timeout: float
+
+    def arrive(self, module: Module) -> Arrival:
+        """Under FlashInfer's lock. A kill between the two renames leaves a module that was never built."""
+        with self._locked(module):
+            if kept := self._kept(module):
+                return kept
+            return self._into_store(module) if self.moved else self._into_cache(module)
+
+    def _locked(self, module: Module) -> AbstractContextManager[None]:
+        target = self._target(module)
+        if self.moved and not target.exists():
+            return nullcontext()
+        lock = target.parent / "tmp" / f"{module.name}.lock"
+        return module_lock(lock, timeout=self.lock_timeout, stopping=sessions.stopping)
+
+    def _into_cache(self, module: Module) -> Arrival:
+        for name in generated_of(module.receipt):
+            self._lay_generated(module.architecture, name)
+        target = self._target(module)
+        self._swap(module, target)
+        return self._settled(Arrival(module.name, module.architecture, "cache", target))
+
+    def _into_store(self, module: Module) -> Arrival:
+        """As if it had been compiled here; a damaged entry of the same fingerprint is replaced."""
+        store, receipt = self.session.store, module.receipt
+        place = store.root / module.name / receipt.fingerprint
+        outputs = {name: output for name, output in receipt.outputs.items() if name not in {LOG, DEPS}}
+        if not _holds(place, outputs):
+            shutil.rmtree(place, ignore_errors=True)
+        store.put(module.name, module.staged, receipt)
+        if not _holds(place, outputs):
+            raise EnvironmentProblem(f"{place} could not be written", remedy=f"make room in {store.root}")
+        planned = self._planned(module.architecture, module.name)
+        why = self._unlike(planned, module) if planned else _UNNAMED
+        return Arrival(module.name, module.architecture, "store", place, why, usable=not (planned and why))
+
+    def _target(self, module: Module) -> Path:
+        return Path(self.workspaces[module.architecture]) / CACHED_OPS / module.name
+
+    def _kept(self, module: Module) -> Arrival | None:
+        """What is there, where it is the same, or fresh while the bundle's would not be."""
+        target = self._target(module)
+        there = Arrival(module.name, module.architecture, "kept", target)
+        if _same(module, target):
+            return self._settled(there)
+        planned = self._planned(module.architecture, module.name)
+        if not planned or not target.exists():
+            return None
+        if (why := self._unlike(planned, module)) and not settle(self.session, planned):
+            return replace(there, note=f"the one here is fresh and stays, the bundle's would not be: {why}")
+        return None
+
+    def _lay_generated(self, architecture: str, name: str) -> None:
+        """File by file: modules may share a directory of generated sources."""
+        source = self.unpacked / architecture / GENERATED / name
+        root = Path(self.workspaces[architecture]) / GENERATED
+        if source.exists():  # another module may have brought it
+            (root / name).parent.mkdir(parents=True, exist_ok=True)
+            _replace(source, root / name, root)
+
+    def _swap(self, module: Module, target: Path) -> None:
+        """As `_exchange` does, of a copy where cached_ops is on another file system than what was unpacked."""
+        try:
+            _exchange(module.staged, target, self.unpacked / ".old" / module.architecture / module.name)
+        except OSError as error:
+            if error.errno != errno.EXDEV:
+                raise
+            with copied(module.staged, target.parent / "tmp", target) as near:
+                _exchange_near(near, target)
+
+    def _settled(self, arrival: Arrival) -> Arrival:
+        """Headers that were installed here after the builder compiled are newer than objects: put that right."""
+        if not (kernel := self._planned(arrival.architecture, arrival.module)):
+            return replace(arrival, note=_UNNAMED)
+        why = settle(self.session, kernel)
+        return replace(arrival, note=why, usable=not why)
+
+    def _unlike(self, kernel: Kernel, module: Module) -> str:
+        """Why it isn't what a build would make here, "" if it is."""
+        judge = self.session.judges[kernel.target].anew()
+        return "; ".join(map(str, judge.differences(kernel, module.receipt)))
+
+    def _planned(self, architecture: str, name: str) -> Kernel | None:
+        plan = self.session.plan
+        found = (one for one in plan.buildable() if (plan.targets[one.target].arch, one.name) == (architecture, name))
+        return next(found, None)
+
+
+def _replace(source: Path, target: Path, root: Path) -> None:
+    """By a rename; where that would lead to another file system, by a copy there."""
+    try:
+        source.replace(target)
+    except OSError as error:
+        if error.errno != errno.EXDEV:
+            raise
+        with copied(source, root, target) as near:
+            near.replace(target)
+
+
+def _exchange(new: Path, target: Path, aside: Path) -> None:
+    """The old module goes aside by one rename, to be removed with what was unpacked; the new one comes."""
+    aside.parent.mkdir(parents=True, exist_ok=True)
+    had = target.exists()
+    if had:
+        target.rename(aside)
+    try:
+        new.rename(target)
+    except OSError:
+        if had:
+            aside.rename(target)
+        raise
+
+
+def _exchange_near(new: Path, target: Path) -> None:
+    """As `_exchange`; an old module in a lower layer of overlayfs, which can't be renamed at all, is removed instead.
+
+    What vouches for it goes first, as before a build: a kill leaves a module that was never built.
+    """
+    try:
+        _exchange(new, target, new.with_name("old"))
+    except OSError as error:
+        if error.errno != errno.EXDEV:
+            raise
+        for name in (receipts.NAME, f"{target.name}.so"):
+            (target / name).unlink(missing_ok=True)
+        shutil.rmtree(target)
+        new.rename(target)
+
+
+def _same(module: Module, target: Path) -> bool:
+    """Is it there, made from the same things, whole and with its timestamps?"""
+    there = receipts.read_file(target / receipts.NAME, module.name)
+    if not there or there.fingerprint != module.receipt.fingerprint:
+        return False
+    return _holds(target, there.outputs) and _dated(target, there.outputs)
+
+
+def _holds(directory: Path, outputs: dict[str, Output]) -> bool:
+    """Are these files there, as they were built?"""
+    try:
+        return all(sha256_file(directory / name) == output.sha256 for name, output in outputs.items())
+    except OSError:
+        return False
+
+
+def _dated(directory: Path, outputs: dict[str, Output]) -> bool:
+    return all((directory / name).stat().st_mtime_ns == output.mtime_ns for name, output in outputs.items())

@@ -1,0 +1,69 @@
+"""A directory beside the destination, where a bundle is unpacked and proven before anything is moved."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from fitasks.base.errors import EnvironmentProblem
+from fitasks.compile import scratch
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+@contextlib.contextmanager
+def staging(beside: Path) -> Iterator[Path]:
+    """An empty directory in `beside`, so on its file system; gone afterwards, with what a killed run left there.
+
+    Raises EnvironmentProblem where another unbundle is at work there, OSError where it can't be made.
+    """
+    made = [place for place in (beside, *beside.parents) if not place.exists()]
+    beside.mkdir(parents=True, exist_ok=True)
+    scratch.sweep(beside)
+    try:
+        with scratch.alone(beside) as ours:
+            if not ours:
+                raise _busy(beside)
+            place = Path(tempfile.mkdtemp(prefix=scratch.UNPACKED, dir=beside))
+            try:
+                yield place
+            finally:
+                shutil.rmtree(place, ignore_errors=True)
+    finally:
+        for directory in made:
+            with contextlib.suppress(OSError):  # not empty: the kernels have come
+                directory.rmdir()
+
+
+@contextlib.contextmanager
+def copied(path: Path, directory: Path, target: Path) -> Iterator[Path]:
+    """A copy of a file, or of a directory of files, in `directory`, so on its file system; gone as in `staging`.
+
+    It is `new` in a directory of its own. Raises OSError, about `target`, to which it is to be renamed.
+    """
+    with staging(directory) as place:
+        try:
+            _copy(path, place / "new")
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, str(target)) from None
+        yield place / "new"
+
+
+def _copy(path: Path, copy: Path) -> None:
+    """With modes and times."""
+    if not path.is_dir():
+        shutil.copy2(path, copy)
+        return
+    copy.mkdir()
+    for file in path.iterdir():
+        shutil.copy2(file, copy / file.name)
+
+
+def _busy(directory: Path) -> EnvironmentProblem:
+    return EnvironmentProblem(
+        f"another doit unbundle is at work in {directory}; nothing was changed", remedy="wait for its end"
+    )

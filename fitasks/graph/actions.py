@@ -1,0 +1,351 @@
+"""The tasks that look, say, or clear up: one function each, named like the task; the docstring is doit's.
+
+What they need is imported when they run, so that `doit list` stays quick.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from fitasks.base.errors import EnvironmentProblem, Silent
+from fitasks.base.streams import show as _print
+from fitasks.base.streams import show_text
+from fitasks.graph.session import current
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from fitasks.graph.session import Session
+
+
+def apply_cudart_policy() -> None:
+    """after the kernels: what `cudart:` in kernels.yaml asks for"""
+    from fitasks.server.cudart_policy import apply
+
+    _say(apply(current()))
+
+
+def cudart() -> None:
+    """the toolkit's libcudart and the server's, side by side, and what `cudart:` in kernels.yaml makes of them"""
+    from fitasks.server.cudart_policy import foretold
+    from fitasks.ui.show import cudart_lines
+
+    session = current()
+    _say(cudart_lines(session.plan.notes, session.runtime))
+    path, _ = session.stamp
+    _print(f"{path}:")
+    show_text(path.read_text(encoding="utf-8").rstrip("\n"))
+    failed, then = foretold(session)
+    _say(failed)
+    if then:
+        show_text(f"after the next build: {then}")
+    if failed and session.plan.config.cudart != "ignore":
+        raise Silent
+
+
+def patch_cudart(dry_run: bool) -> None:
+    """replace the server's libcudart by the toolkit's newer one (--dry-run)"""
+    from fitasks.server.cudart_policy import patch
+
+    show_text(patch(current(), dry_run=dry_run))
+
+
+def restore_cudart(dry_run: bool) -> None:
+    """put the server's own libcudart back (--dry-run)"""
+    from fitasks.server.cudart_policy import restore
+
+    show_text(restore(current(), dry_run=dry_run))
+
+
+def check(json: str, trace: str, names: list[str]) -> None:
+    """what the server will do with each kernel (doit check page: with one); exit status 1 if it would compile"""
+    from fitasks.delivery.wheel.install import damaged, notice
+    from fitasks.server.check import check as predict_all
+    from fitasks.server.conditions import conditions
+    from fitasks.ui.check_table import show_verdicts, write_verdicts
+
+    session = current().asking
+    verdicts = predict_all(session, names)
+    needed = conditions(session, verdicts)
+    show_verdicts(verdicts, needed)
+    damage = damaged(session.plan.server)
+    if told := damage or notice(session.plan):
+        _print(told)
+    if json:
+        write_verdicts(Path(json), verdicts, needed)
+    if damage or (trace and not covers(session, Path(trace))) or not all(verdict.good for verdict in verdicts):
+        raise Silent
+
+
+def covers(session: Session, trace: Path) -> bool:
+    """Compare a trace with the plan and say what differs; whether everything that was asked for is there beforehand."""
+    from fitasks.trace.coverage import coverage, packaged_names, planned_names
+    from fitasks.trace.sources import read_sources
+    from fitasks.ui.trace_table import covered
+
+    plan = session.plan
+    found = coverage(read_sources([trace]).requested, planned_names(plan), packaged_names(plan.server))
+    _say(covered(found, plan.config.file))
+    return not found.missing
+
+
+def verify(names: list[str], force: bool) -> None:
+    """prove kernels on all GPUs at once, against references (or some: doit verify page; --force again)"""
+    from fitasks.ui.verify_table import line, summary
+    from fitasks.verify.verify import verify as prove
+
+    current().plan.chosen(names)  # a wrong name is told where there is no GPU, too
+    verdicts = prove(current(), names, force=force, say=_print, told=lambda verdict: _print(line(verdict)))
+    _print(summary(verdicts))
+    if verdicts and all(verdict.outcome == "no GPU" for verdict in verdicts):
+        raise EnvironmentProblem(
+            "none of these GPUs is of an architecture that kernels.yaml names", remedy="see targets:"
+        )
+    if not all(verdict.good or verdict.outcome == "no GPU" for verdict in verdicts):
+        raise Silent
+
+
+def install_sm90_switch() -> None:
+    """make servers heed FLASHINFER_DISABLE_SM90=1, which FlashInfer itself ignores (a hook in their environment)"""
+    from fitasks.server.sm90_switch import install
+
+    server = current().server
+    where = install(server.prefix, server.site_directories)
+    _print(f"{where}: with FLASHINFER_DISABLE_SM90=1, FlashInfer chooses generic modules for Hopper's (fa2 for fa3)")
+
+
+def uninstall_sm90_switch() -> None:
+    """take that hook out again"""
+    from fitasks.server.sm90_switch import uninstall
+
+    server = current().server
+    removed = uninstall(server.prefix, server.site_directories)
+    _say(f"removed {path}" for path in removed)
+    if not removed:
+        _print(f"the switch is not installed for {server.python}")
+
+
+def report(names: list[str]) -> None:
+    """the last run as a page and as a trace for Chrome: what was compiled when, by which slot, and why"""
+    from fitasks.ui.report import report_last_run
+
+    _say(map(str, report_last_run(current(), names)))
+
+
+def jitlog(files: list[str]) -> None:
+    """what servers compiled or loaded at run time, by FlashInfer's own log, and whether kernels.yaml covers it"""
+    from fitasks.ui.jitlog_table import show_jitlog
+
+    if not show_jitlog(current(), files):
+        raise Silent
+
+
+def doctor(json: str) -> None:
+    """versions side by side, what is missing and how to get it; compiles ten lines as FlashInfer would (--json FILE)"""
+    from fitasks.doctor.examine import examine
+    from fitasks.ui.doctor_table import show_findings, write_findings
+
+    findings = examine(current())
+    show_findings(findings)
+    if json:
+        write_findings(Path(json), findings)
+    if any(finding.state == "problem" for finding in findings):
+        raise Silent
+
+
+def why(names: list[str]) -> None:
+    """why each kernel that isn't fresh isn't (or of some: doit why page)"""
+    from fitasks.ui.show import show_why
+
+    show_why(current(), names)
+
+
+def env() -> None:
+    """print the export lines that the server needs"""
+    from fitasks.ui.show import show_env
+
+    show_env(current())
+
+
+def wheel(json: str, names: list[str]) -> None:
+    """the kernels, or some, as a package that FlashInfer loads without compiler or cache, in dist/ (--json FILE)"""
+    from fitasks.delivery.collect import left_out
+    from fitasks.delivery.wheel.install import obstacle
+    from fitasks.delivery.wheel.sizes import report
+    from fitasks.delivery.wheel.wheel import build_wheel
+    from fitasks.ui.size_table import show_sizes, write_sizes
+    from fitasks.ui.units import size
+
+    made = build_wheel(current(), Path("dist"), names)
+    sizes = report(made)
+    show_sizes(sizes)
+    _print(f"{made.path} ({size(sizes.wheel)})")
+    _say_what_is_left_out(names)
+    if why := obstacle(current().plan):
+        _print(f"not for this environment: {why}")
+    if json:
+        write_sizes(Path(json), sizes)
+    _end_with(left_out(current().plan, names))
+
+
+def install(names: list[str]) -> None:
+    """put that package into the serving environment (pip, or uv)"""
+    from fitasks.delivery.collect import left_out
+    from fitasks.delivery.wheel.install import install as put
+    from fitasks.delivery.wheel.wheel import build_wheel
+
+    plan = current().plan
+    made = build_wheel(current(), Path("dist"), names)
+    put(plan, made.path)
+    _print(f"fitasks-kernels {made.version} is installed for {plan.server.python}; `doit check` asks FlashInfer")
+    _say_what_is_left_out(names)
+    _end_with(left_out(plan, names))
+
+
+def _end_with(left_out: Sequence[str]) -> None:
+    """Say what wasn't delivered: exit status 1, though the others were."""
+    _say(left_out)
+    if left_out:
+        raise Silent
+
+
+def _say_what_is_left_out(names: list[str]) -> None:
+    """Say what a package of named kernels does without: installed, it takes the place of one that holds others."""
+    planned, packed = (len(current().plan.chosen(chosen)) for chosen in ((), names))
+    if packed < planned:
+        _print(f"{packed} of {planned} planned kernels: installed, it takes the place of a package that has the others")
+
+
+def uninstall() -> None:
+    """take the package of kernels out of the serving environment"""
+    from fitasks.delivery.wheel.install import uninstall as take
+
+    gone = take(current().server)
+    _print(f"fitasks-kernels {gone} is removed" if gone else "fitasks-kernels is not installed")
+
+
+def bundle(file: str, names: list[str]) -> None:
+    """put the fresh kernels, or some, into one file (doit bundle FILE page); exit status 1 if some aren't fresh"""
+    from fitasks.delivery.bundle.bundle import bundle as pack
+    from fitasks.delivery.bundle.filename import file_among
+    from fitasks.ui.bundles import bundled_lines
+
+    done = pack(current(), *file_among(file, names))
+    _say(bundled_lines(done))
+    if done.left_out:
+        raise Silent
+
+
+def unbundle(file: str, files: list[str], wheel: bool) -> None:
+    """take the kernels of a bundle, proven by hash (doit unbundle FILE), or make a package of them (--wheel)"""
+    from fitasks.delivery.bundle.filename import one_file
+
+    path = one_file([*filter(None, [file]), *files], "doit unbundle kernels.tar.gz")
+    (_repack if wheel else _unbundle)(path)
+
+
+def _unbundle(path: Path) -> None:
+    from fitasks.delivery.bundle.unbundle import unbundle as take
+    from fitasks.ui.bundles import unbundled_lines
+
+    done = take(current(), path)
+    _say(unbundled_lines(done))
+    if done.unusable:
+        raise Silent
+
+
+def _repack(path: Path) -> None:
+    from fitasks.delivery.wheel.from_bundle import repack
+    from fitasks.delivery.wheel.sizes import report
+    from fitasks.ui.bundles import repacked_lines
+    from fitasks.ui.size_table import show_sizes
+
+    made = repack(current(), path, Path("dist"))
+    show_sizes(report(made.wheel))
+    _say(repacked_lines(made))
+
+
+def ops(words: list[str]) -> None:
+    """what the installed FlashInfer offers, with parameters and values (doit ops prefill)"""
+    from fitasks.ui.ops_table import show_ops
+
+    show_ops(current(), words)
+
+
+def explain_models() -> None:
+    """what each model of kernels.yaml needs, by which field and which rule of which engine, and what isn't known"""
+    from fitasks.ui.models_table import show_models
+
+    show_models(current())
+
+
+def import_trace(files: list[str], write: bool) -> None:
+    """add what a trace, log or cache asks for to kernels.yaml: shows the diff (--write writes it)"""
+    from fitasks.trace.sources import files_of
+
+    import_files(current(), files_of(files, Path.cwd()), to_write=write)
+
+
+def import_files(session: Session, files: Sequence[Path], *, to_write: bool) -> None:
+    """Show what the files ask for beyond kernels.yaml as a diff, and write it if asked to. Raises FitasksError."""
+    from fitasks.trace.importing import propose, write
+    from fitasks.trace.sources import read_sources
+    from fitasks.ui.trace_table import proposed
+
+    sources = read_sources(files)
+    proposal = propose(session.plan, session.root / session.plan.config.file, sources.requested)
+    _say(sources.notes)
+    if proposal.diff:
+        show_text(proposal.diff)
+    _say(proposed(proposal))
+    if proposal.diff and to_write:
+        write(proposal)
+        _print(f"{proposal.file.name} written; `doit` compiles")
+    elif proposal.diff:
+        _print(f"nothing written yet: {proposal.file.name} gets this with --write")
+
+
+def clear_incomplete() -> None:
+    """remove half-built nvcc modules that nobody is building, and nothing else"""
+    from fitasks.compile.clear import clear_incomplete as clear
+    from fitasks.ui.show import cleared_lines
+
+    _say(cleared_lines(clear(current().plan.first.base)))
+
+
+def gc(limit: int) -> None:
+    """shrink the store of finished kernels (--limit, in GB)"""
+    from fitasks.ui.show import collected_line
+
+    store = current().store
+    removed = store.gc(limit * 10**9)
+    _print(collected_line(store.root, removed, store.contents()))
+
+
+def reset(yes: bool) -> None:
+    """remove nvcc's modules and generated sources of this version and these targets (asks, or --yes)"""
+    from fitasks.compile import clear
+    from fitasks.ui.show import reset_lines
+
+    plan = current().plan
+    directories = clear.reset_targets(plan)
+    _say(reset_lines({one: clear.bytes_in(one) for one in directories}, clear.left_by_reset(plan)))
+    if not directories:
+        return
+    if not yes and not _confirmed():
+        raise EnvironmentProblem("nothing was removed", remedy="doit reset --yes")
+    clear.reset(directories)
+    _print("removed")
+
+
+def _confirmed() -> bool:
+    if not sys.stdin.isatty():
+        return False
+    return input("remove all of these? [y/N] ").strip().lower() in {"y", "yes"}
+
+
+def _say(lines: Iterable[str]) -> None:
+    for line in lines:
+        _print(line)

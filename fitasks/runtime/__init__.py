@@ -1,1 +1,0 @@
-"""What a server will meet: prediction and verification."""

@@ -1,0 +1,1 @@
+"""Finished kernels by content."""
