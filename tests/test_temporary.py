@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[1]
 HOLD = """
 import sys, time
 from pathlib import Path
-from fitasks import files, temporary
+from fitasks.base import files, temporary
 with temporary.directory(sys.argv[1]) as made, files.replacing(Path(sys.argv[2])) as stream:
     (made / "deep").mkdir()
     (made / "deep" / "file").write_text("x")
@@ -28,7 +28,7 @@ with temporary.directory(sys.argv[1]) as made, files.replacing(Path(sys.argv[2])
 
 OPENED = """
 import sys, tempfile
-from fitasks import temporary
+from fitasks.base import temporary
 opened = []
 sys.addaudithook(lambda event, args: opened.append(str(args[0])) if event == "open" else None)
 temporary.sweep()

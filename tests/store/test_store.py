@@ -62,7 +62,7 @@ def test_of_a_run_that_is_killed_while_it_puts_a_kernel_in_nothing_stays(worksho
     shutil.rmtree(store.root)
     script = (
         "import os, signal, sys, pickle\n"
-        "from fitasks.build import store\n"
+        "from fitasks.store import local as store\n"
         "made, kernel, receipt = pickle.load(sys.stdin.buffer)\n"
         "store.copy_regular = lambda source, target: (target.touch(), os.kill(os.getpid(), signal.SIGKILL))\n"
         "made.put(kernel.name, kernel.build_dir, receipt)\n"
