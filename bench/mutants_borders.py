@@ -168,9 +168,13 @@ def _log(world: Path, name: str, text: bytes) -> Border:
 
     def use(path: Path) -> None:
         from fitasks.graph.actions import covers
-        from fitasks.ui.jitlog_table import show_jitlog
+        from fitasks.server.jitlog import read_logs
+        from fitasks.ui.jitlog_table import lines
 
-        for show in (lambda: show_jitlog(place.session, [str(path)]), lambda: covers(place.session, path)):
+        for show in (
+            lambda: print(*lines(read_logs([path], place.kernels), [path])),
+            lambda: covers(place.session, path),
+        ):
             with fitasks_errors():
                 show()
 
@@ -394,7 +398,7 @@ def bundle(world: Path) -> Border:
     keep_as_it_is(world)
 
     def use(path: Path) -> None:
-        print(unbundle(place.session, path))
+        print(unbundle(place.machine, path))
 
     def renew() -> None:
         _as_it_was(world)
@@ -408,7 +412,7 @@ def _bundled(place: Any, path: Path) -> bytes:
     from fitasks.delivery.bundle.bundle import bundle as make
 
     try:
-        make(place.session, path)
+        make(place.machine, path)
     except FitasksError as error:
         raise Declined(str(error)) from None
     return path.read_bytes()
@@ -517,7 +521,7 @@ def wheel(world: Path) -> Border:
     official = root.parent / "flashinfer_jit_cache_sm90a" / "manifest.json"
     official.parent.mkdir()
     official.write_text('{"cuda_architectures": ["sm90a"], "modules": ["page", "sampling"], "version": "0.7.4"}')
-    plan = made.session(site, Path(world / "flashinfer")).plan
+    plan = made.stocked(site, Path(world / "flashinfer")).plan
     server = dataclasses.replace(plan.server, site_packages=(site,))
     (world / "flashinfer" / "jit").mkdir(parents=True)
     (world / "flashinfer" / "jit" / "env.py").write_text("get_jit_cache_providers\n")

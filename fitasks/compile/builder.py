@@ -11,7 +11,7 @@ import functools
 import threading
 import traceback
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, Protocol
 
 from fitasks.base.errors import FitasksError, KernelFailure
 from fitasks.compile import begun
@@ -28,13 +28,14 @@ from fitasks.plan import planner
 from fitasks.processes import sessions
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from fitasks.compile.judge.freshness import Judge
     from fitasks.compile.judge.reasons import Judgement
     from fitasks.compile.receipt import Receipt
     from fitasks.compile.runner import Runner
     from fitasks.plan.kernel import Kernel
     from fitasks.processes.process import Finished
-    from fitasks.store.local import Store
 
 Outcome = Literal["fresh", "audited", "healed", "adopted", "compiled"]
 
@@ -47,13 +48,29 @@ class Done:
     seconds: float = 0.0
 
 
+class KernelStore(Protocol):
+    """Finished kernels by content. Trouble with it is the same as "not there"."""
+
+    def find(self, kernel: Kernel, judge: Judge) -> tuple[Path, Receipt] | None:
+        """A kernel all of whose inputs are what they are now: where it is, and its receipt."""
+
+    def take(self, place: Path, receipt: Receipt, directory: Path) -> None:
+        """Lay its files, but not the receipt, into a directory. Raises OSError."""
+
+    def put(self, name: str, directory: Path, receipt: Receipt) -> None:
+        """Keep a module whose files lie in a directory."""
+
+    def told(self, kernel: Kernel, judge: Judge, judged: Judgement) -> list[str]:
+        """What is said of a kernel that is not fresh: whether it is there, or what keeps it from being taken."""
+
+
 @dataclass
 class Builder:
     """Builds the kernels of one plan; shared by all of doit's threads."""
 
     runner: Runner
     judges: dict[str, Judge]  # per target
-    store: Store | None = None
+    store: KernelStore | None = None
     lock_timeout: float = 1800.0  # seconds to wait for a server that is building the same module
     _regenerating: threading.Lock = field(default_factory=threading.Lock)
 

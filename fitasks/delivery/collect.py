@@ -10,12 +10,11 @@ from fitasks.compile import receipt as receipts
 from fitasks.delivery.machine_code import audited
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
     from pathlib import Path
 
     from fitasks.compile.judge.freshness import Judge
     from fitasks.compile.receipt import Receipt
-    from fitasks.graph.session import Session
     from fitasks.plan.kernel import Kernel
     from fitasks.plan.plan import Plan
     from fitasks.plan.target import Target
@@ -23,42 +22,52 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Complete:
-    """A finished kernel. `directory` stands for its target's whole architecture set: "sm90a", "sm80-sm90a".
+    """A finished kernel.
 
     `library`, with its SHA-256 (hex) and bytes, is the file that travels: first the one that the receipt vouches for.
     """
 
     kernel: Kernel
     receipt: Receipt
-    directory: str
+    target: Target
     architectures: tuple[str, ...]  # of its machine code, as FlashInfer writes them: "sm90a"
     library: Path
     sha256: str
     size: int
 
+    @property
+    def directory(self) -> str:
+        """Where packages have it: a name for its target's whole architecture set, "sm90a", "sm80-sm90a"."""
+        return self.target.directory
 
-def collect(session: Session, names: Sequence[str] = ()) -> tuple[Complete, ...]:
+
+def collect(plan: Plan, judges: Mapping[str, Judge], names: Sequence[str] = ()) -> tuple[Complete, ...]:
     """The named kernels, or every planned one in the plan's order.
 
     Raises KernelFailure that names all that aren't complete. What runs on no GPU of its target is left out, see
     `left_out`. Judged anew: they may have been built in this very run. Wrong timestamps do not matter here.
     """
-    judges = {target: judge.anew() for target, judge in session.judges.items()}
+    today = {target: judge.anew() for target, judge in judges.items()}
+    chosen = [kernel for kernel in plan.chosen(names) if not kernel.unfit]
+    found = collected(chosen, lambda kernel: _complete(kernel, today[kernel.target], plan.targets[kernel.target]))
+    if not found and (told := left_out(plan, names)):
+        raise KernelFailure("\n".join(told))
+    if not found:
+        raise KernelFailure("there are no kernels to deliver", remedy="name some in kernels.yaml")
+    return found
+
+
+def collected(kernels: Iterable[Kernel], make: Callable[[Kernel], Complete]) -> tuple[Complete, ...]:
+    """What `make` makes of each. Raises one KernelFailure that names all kernels of which it raises one."""
     found, refused = [], []
-    for kernel in session.plan.chosen(names):
-        if kernel.unfit:
-            continue
+    for kernel in kernels:
         try:
-            found.append(_complete(kernel, judges, session.plan.targets[kernel.target]))
+            found.append(make(kernel))
         except KernelFailure as error:
             refused.append(KernelFailure(f"  kernel:{kernel.label}: {error.message}", remedy=error.remedy))
     if refused:
         lines = "\n".join(error.message for error in refused)
         raise KernelFailure(f"nothing is delivered, because of\n{lines}", remedy=refused[0].remedy)
-    if not found and (told := left_out(session.plan, names)):
-        raise KernelFailure("\n".join(told))
-    if not found:
-        raise KernelFailure("there are no kernels to deliver", remedy="name some in kernels.yaml")
     return tuple(found)
 
 
@@ -67,13 +76,18 @@ def left_out(plan: Plan, names: Sequence[str] = ()) -> tuple[str, ...]:
     return tuple(f"left out: kernel:{kernel.label}: {kernel.problem}" for kernel in plan.chosen(names) if kernel.unfit)
 
 
-def _complete(kernel: Kernel, judges: dict[str, Judge], target: Target) -> Complete:
+def _complete(kernel: Kernel, judge: Judge, target: Target) -> Complete:
     """The kernel with what it holds. Raises KernelFailure for one that isn't complete, or isn't what it should be."""
     if kernel.problem:
         raise KernelFailure(kernel.problem, remedy="correct kernels.yaml")
-    judged, receipt = judges[kernel.target].judge(kernel), receipts.read(kernel)
+    judged, receipt = judge.judge(kernel), receipts.read(kernel)
     if judged.verdict == "stale" or receipt is None:
         raise KernelFailure(str(judged.reasons[0]), remedy="doit")
+    return complete(kernel, receipt, target)
+
+
+def complete(kernel: Kernel, receipt: Receipt, target: Target) -> Complete:
+    """The kernel with its machine code. Raises KernelFailure where that isn't what its build asked for."""
     found = audited(kernel, target.gpus, receipt.toolchain.get("nvcc", ""))
     output = receipt.outputs[kernel.library.name]
-    return Complete(kernel, receipt, target.directory, found, kernel.library, output.sha256, output.size)
+    return Complete(kernel, receipt, target, found, kernel.library, output.sha256, output.size)

@@ -5,18 +5,20 @@ What they need is imported when they run, so that `doit list` stays quick.
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fitasks.base.errors import EnvironmentProblem, Silent
 from fitasks.base.streams import show as _print
-from fitasks.base.streams import show_text
+from fitasks.base.streams import show_for_shell, show_text
 from fitasks.graph.session import current
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
+    from fitasks.delivery.bundle.here import Here
     from fitasks.graph.session import Session
 
 
@@ -24,7 +26,7 @@ def apply_cudart_policy() -> None:
     """after the kernels: what `cudart:` in kernels.yaml asks for"""
     from fitasks.server.cudart_policy import apply
 
-    _say(apply(current()))
+    _say(apply(current().plan, current().runtime))
 
 
 def cudart() -> None:
@@ -37,7 +39,7 @@ def cudart() -> None:
     path, _ = session.stamp
     _print(f"{path}:")
     show_text(path.read_text(encoding="utf-8").rstrip("\n"))
-    failed, then = foretold(session)
+    failed, then = foretold(session.plan, session.runtime)
     _say(failed)
     if then:
         show_text(f"after the next build: {then}")
@@ -49,14 +51,14 @@ def patch_cudart(dry_run: bool) -> None:
     """replace the server's libcudart by the toolkit's newer one (--dry-run)"""
     from fitasks.server.cudart_policy import patch
 
-    show_text(patch(current(), dry_run=dry_run))
+    show_text(patch(current().plan, current().runtime, dry_run=dry_run))
 
 
 def restore_cudart(dry_run: bool) -> None:
     """put the server's own libcudart back (--dry-run)"""
     from fitasks.server.cudart_policy import restore
 
-    show_text(restore(current(), dry_run=dry_run))
+    show_text(restore(current().runtime, dry_run=dry_run))
 
 
 def check(json: str, trace: str, names: list[str]) -> None:
@@ -96,8 +98,9 @@ def verify(names: list[str], force: bool) -> None:
     from fitasks.ui.verify_table import line, summary
     from fitasks.verify.verify import verify as prove
 
-    current().plan.chosen(names)  # a wrong name is told where there is no GPU, too
-    verdicts = prove(current(), names, force=force, say=_print, told=lambda verdict: _print(line(verdict)))
+    plan = current().plan
+    plan.chosen(names)  # a wrong name is told where there is no GPU, too
+    verdicts = prove(plan, names, force=force, say=_print, told=lambda verdict: _print(line(verdict)))
     _print(summary(verdicts))
     if verdicts and all(verdict.outcome == "no GPU" for verdict in verdicts):
         raise EnvironmentProblem(
@@ -129,16 +132,27 @@ def uninstall_sm90_switch() -> None:
 
 def report(names: list[str]) -> None:
     """the last run as a page and as a trace for Chrome: what was compiled when, by which slot, and why"""
-    from fitasks.ui.report import report_last_run
+    from fitasks.ui.report import kernels_on_disk, report_last_run
 
-    _say(map(str, report_last_run(current(), names)))
+    session = current()
+    labels = {kernel.label for kernel in session.plan.chosen(names)} if names else None
+    known = kernels_on_disk(session.kernels, session.judge)
+    _say(map(str, report_last_run(session.root / ".fitasks", known, labels)))
 
 
 def jitlog(files: list[str]) -> None:
     """what servers compiled or loaded at run time, by FlashInfer's own log, and whether kernels.yaml covers it"""
-    from fitasks.ui.jitlog_table import show_jitlog
+    from fitasks.server.jitlog import logs_of, read_logs
+    from fitasks.ui.jitlog_table import lines
 
-    if not show_jitlog(current(), files):
+    session = current()
+    named = {os.path.realpath(file): Path(file) for file in files}
+    logs = tuple(named.values()) or logs_of(session.plan, session.server)
+    found = read_logs(logs, None if session.problem else session.kernels)
+    _say(lines(found, logs))
+    if found and session.problem:
+        raise EnvironmentProblem(f"coverage unknown: {session.problem.message}", remedy=session.problem.remedy)
+    if any(one.accuses for one in found):
         raise Silent
 
 
@@ -157,47 +171,61 @@ def doctor(json: str) -> None:
 
 def why(names: list[str]) -> None:
     """why each kernel that isn't fresh isn't (or of some: doit why page)"""
-    from fitasks.ui.show import show_why
+    from fitasks.ui.show import why_lines
 
-    show_why(current(), names)
+    session = current()
+    chosen = session.plan.chosen(names)
+    if session.problem:
+        raise session.problem
+    shown = [kernel for kernel in chosen if names or kernel.problem or session.judge(kernel).verdict != "fresh"]
+    for kernel in shown:
+        if kernel.problem:
+            show_text(f"kernel:{kernel.label}: {kernel.problem}")
+            continue
+        judged = session.judge(kernel)
+        _say(why_lines(kernel.label, judged, session.store.told(kernel, session.judges[kernel.target], judged)))
+    if not shown and not names:
+        _print(f"all {len(chosen)} kernels are fresh")
 
 
 def env() -> None:
     """print the export lines that the server needs"""
-    from fitasks.ui.show import show_env
+    from fitasks.server.exports import export_lines
 
-    show_env(current())
+    for line in export_lines(current().plan, current().ninja.executable.parent):
+        show_for_shell(line)
 
 
 def wheel(json: str, names: list[str]) -> None:
     """the kernels, or some, as a package that FlashInfer loads without compiler or cache, in dist/ (--json FILE)"""
-    from fitasks.delivery.collect import left_out
+    from fitasks.delivery.collect import collect, left_out
     from fitasks.delivery.wheel.install import obstacle
     from fitasks.delivery.wheel.sizes import report
     from fitasks.delivery.wheel.wheel import build_wheel
     from fitasks.ui.size_table import show_sizes, write_sizes
     from fitasks.ui.units import size
 
-    made = build_wheel(current(), Path("dist"), names)
+    session, plan = current(), current().plan
+    made = build_wheel(collect(plan, session.judges, names), plan.server, Path("dist"))
     sizes = report(made)
     show_sizes(sizes)
     _print(f"{made.path} ({size(sizes.wheel)})")
     _say_what_is_left_out(names)
-    if why := obstacle(current().plan):
+    if why := obstacle(plan.server, plan.first):
         _print(f"not for this environment: {why}")
     if json:
         write_sizes(Path(json), sizes)
-    _end_with(left_out(current().plan, names))
+    _end_with(left_out(plan, names))
 
 
 def install(names: list[str]) -> None:
     """put that package into the serving environment (pip, or uv)"""
-    from fitasks.delivery.collect import left_out
+    from fitasks.delivery.collect import collect, left_out
     from fitasks.delivery.wheel.install import install as put
     from fitasks.delivery.wheel.wheel import build_wheel
 
-    plan = current().plan
-    made = build_wheel(current(), Path("dist"), names)
+    session, plan = current(), current().plan
+    made = build_wheel(collect(plan, session.judges, names), plan.server, Path("dist"))
     put(plan, made.path)
     _print(f"fitasks-kernels {made.version} is installed for {plan.server.python}; `doit check` asks FlashInfer")
     _say_what_is_left_out(names)
@@ -232,7 +260,7 @@ def bundle(file: str, names: list[str]) -> None:
     from fitasks.delivery.bundle.filename import file_among
     from fitasks.ui.bundles import bundled_lines
 
-    done = pack(current(), *file_among(file, names))
+    done = pack(_here(), *file_among(file, names))
     _say(bundled_lines(done))
     if done.left_out:
         raise Silent
@@ -250,10 +278,22 @@ def _unbundle(path: Path) -> None:
     from fitasks.delivery.bundle.unbundle import unbundle as take
     from fitasks.ui.bundles import unbundled_lines
 
-    done = take(current(), path)
+    if problem := current().problem:
+        raise EnvironmentProblem(
+            f"{problem.message}; so nothing is known of this machine's cache",
+            remedy=f"{problem.remedy}; or doit unbundle --wheel {path}, which asks for no toolkit and no GPU",
+        )
+    done = take(_here(), path)
     _say(unbundled_lines(done))
     if done.unusable:
         raise Silent
+
+
+def _here() -> Here:
+    from fitasks.delivery.bundle.here import Here
+
+    session = current()
+    return Here(session.plan, session.judges, session.ninja, session.store)
 
 
 def _repack(path: Path) -> None:
@@ -262,23 +302,33 @@ def _repack(path: Path) -> None:
     from fitasks.ui.bundles import repacked_lines
     from fitasks.ui.size_table import show_sizes
 
-    made = repack(current(), path, Path("dist"))
+    made = repack(current().server, path, Path("dist"), current().root / ".fitasks")
     show_sizes(report(made.wheel))
     _say(repacked_lines(made))
 
 
 def ops(words: list[str]) -> None:
     """what the installed FlashInfer offers, with parameters and values (doit ops prefill)"""
-    from fitasks.ui.ops_table import show_ops
+    from fitasks.plan.offers import offers
+    from fitasks.ui.ops_table import ops_lines
 
-    show_ops(current(), words)
+    plan = current().plan
+    known = offers(plan.server, plan.toolkit.home, next(iter(plan.targets)), plan.state)
+    _say(ops_lines(known, words, plan.server.version("flashinfer-python")))
 
 
 def explain_models() -> None:
     """what each model of kernels.yaml needs, by which field and which rule of which engine, and what isn't known"""
-    from fitasks.ui.models_table import show_models
+    from fitasks.models.kernels import answers
+    from fitasks.ui.models_table import NONE, lines
 
-    show_models(current())
+    plan = current().plan
+    for request in plan.config.models:
+        for target, told in answers(request, tuple(plan.targets)).items():
+            for answer in told:
+                _say(lines(request, target, answer))
+    if not plan.config.models:
+        _print(NONE)
 
 
 def import_trace(files: list[str], write: bool) -> None:

@@ -33,10 +33,10 @@ from fitasks.plan.plan import Plan, cache_home, configuration, make_plan
 from fitasks.plan.server import Server, find_server
 from fitasks.plan.unbuildable import unbuildable
 from fitasks.plan.unbuilt import plan_unbuilt
-from fitasks.store.local import SHARED, VARIABLE, Store
+from fitasks.store.local import Store
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Sequence
 
     from fitasks.compile.builder import Builder
     from fitasks.compile.judge.reasons import Judgement
@@ -163,7 +163,7 @@ class Session:
     @cached_property
     def store(self) -> Store:
         """The finished kernels of this user, of all FlashInfer versions."""
-        return store_of(self.plan.server.env)
+        return Store.of(self.plan.server.env)
 
     def builder(self) -> Builder:
         """What builds; the first call, of whichever thread, opens the pool of compiler slots."""
@@ -233,12 +233,6 @@ class Session:
     def costs(self) -> Costs:
         """What compiling costs, learnt over all projects of this user."""
         return Costs.load(cache_home(self.plan.server.env) / "fitasks" / "costs.json")
-
-
-def store_of(env: Mapping[str, str]) -> Store:
-    """The store of a server's environment. Whether it may be shared is for the machine to say, not for kernels.yaml."""
-    shared = os.environ.get(VARIABLE, "") == SHARED
-    return Store(cache_home(env) / "fitasks" / "store", shared=shared)
 
 
 def current() -> Session:

@@ -144,7 +144,7 @@ def on_gpus(action: Callable[..., None], *params: dict[str, Any]) -> TaskDict:
     def needed(kernels: Sequence[Kernel]) -> list[Kernel]:
         if not session.kernels or not visible(all_gpus(), session.plan.server.env):
             return []
-        return [kernel for kernel in kernels if not kernel.problem and not ahead_of_time(session, kernel)]
+        return [kernel for kernel in kernels if not kernel.problem and not ahead_of_time(session.plan, kernel)]
 
     return _after_named(action, params, needed)
 

@@ -14,8 +14,8 @@ from fitasks.cuda.architecture import fitting
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from fitasks.graph.session import Session
     from fitasks.plan.kernel import Kernel
+    from fitasks.plan.plan import Plan
 
 
 @dataclass(frozen=True)
@@ -35,25 +35,25 @@ class Served:
         return f"no ahead-of-time module for {', '.join(self.missing)}{there}"
 
 
-def served(session: Session, kernel: Kernel) -> Served:
+def served(plan: Plan, kernel: Kernel) -> Served:
     """FlashInfer's own data/aot, which it takes for anything, else providers' modules."""
-    own = session.plan.targets[kernel.target].root / "data" / "aot" / kernel.name / f"{kernel.name}.so"
+    own = plan.targets[kernel.target].root / "data" / "aot" / kernel.name / f"{kernel.name}.so"
     if own.exists():
         return Served((own,))
     found = [artefact for artefact in kernel.aot if artefact.path.exists()]
     if not found:
         return Served()
     covered = {architecture for artefact in found for architecture in artefact.architectures}
-    missing = tuple(one for one in wanted(session, kernel) if one not in covered)
+    missing = tuple(one for one in wanted(plan, kernel) if one not in covered)
     return Served(tuple(artefact.path for artefact in found), missing, tuple(sorted(covered)))
 
 
-def ahead_of_time(session: Session, kernel: Kernel) -> list[Path]:
+def ahead_of_time(plan: Plan, kernel: Kernel) -> list[Path]:
     """Modules that FlashInfer would load without looking further, on whichever GPU of the target."""
-    found = served(session, kernel)
+    found = served(plan, kernel)
     return [] if found.missing else list(found.libraries)
 
 
-def wanted(session: Session, kernel: Kernel) -> tuple[str, ...]:
+def wanted(plan: Plan, kernel: Kernel) -> tuple[str, ...]:
     """The target's architectures that this module has code for: a Hopper module of "8.0 9.0a" for sm90a alone."""
-    return fitting(kernel.ninja, session.plan.targets[kernel.target].gpus)
+    return fitting(kernel.ninja, plan.targets[kernel.target].gpus)

@@ -30,8 +30,9 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from fitasks.delivery.wheel.installed import Module
-    from fitasks.graph.session import Session
     from fitasks.plan.kernel import Kernel
+    from fitasks.plan.plan import Plan
+    from fitasks.server.knowledge import Knowledge
 
 State = Literal[
     "ahead-of-time", "cached", "outdated", "altered", "would compile", "refused", "would fail", "unplanned", "unknown"
@@ -62,18 +63,18 @@ class Verdict:
         return self.state in {"ahead-of-time", "cached"}
 
 
-def check(session: Session, names: Sequence[str] = ()) -> list[Verdict]:
+def check(known: Knowledge, names: Sequence[str] = ()) -> list[Verdict]:
     """The verdict on each kernel of these names, or on every planned one in the plan's order.
 
     Raises EnvironmentProblem for a user that this machine doesn't know.
     """
-    kernels = session.plan.chosen(names)
+    kernels = known.plan.chosen(names)
     workers = 4  # each asks one ninja process
-    with place_of(session.plan.config) as place, ThreadPoolExecutor(workers) as pool:
-        return list(pool.map(lambda kernel: predict(session, kernel, place), kernels))
+    with place_of(known.plan.config) as place, ThreadPoolExecutor(workers) as pool:
+        return list(pool.map(lambda kernel: predict(known, kernel, place), kernels))
 
 
-def predict(session: Session, kernel: Kernel, place: Place) -> Verdict:
+def predict(known: Knowledge, kernel: Kernel, place: Place) -> Verdict:
     """What a server that has the lines of `doit env` in its environment will do with this kernel.
 
     In FlashInfer's order: its import, what is loaded ahead of time, then the cache.
@@ -81,31 +82,31 @@ def predict(session: Session, kernel: Kernel, place: Place) -> Verdict:
     blank = Verdict(kernel.label, kernel.name, kernel.target, "unplanned", kernel.problem)
     if kernel.problem:
         return replace(blank, state="would fail") if kernel.unfit else blank
-    blank = replace(blank, architectures=wanted(session, kernel))
-    if barred := _import(session, kernel, place) or place.generating(kernel):
+    blank = replace(blank, architectures=wanted(known.plan, kernel))
+    if barred := _import(known.plan, kernel, place) or place.generating(kernel):
         return _barred(blank, barred)
-    found = served(session, kernel)
+    found = served(known.plan, kernel)
     gap = found.gap
     if found.libraries and not found.missing:
-        ahead = _all_ahead(session, kernel, found.libraries, place, replace(blank, state="ahead-of-time"))
+        ahead = _all_ahead(known, kernel, found.libraries, place, replace(blank, state="ahead-of-time"))
         if ahead.good:
             return _with_code(ahead)
-        if ahead.state != "would fail" or not _passes_over(session, kernel, Path(ahead.library)):
+        if ahead.state != "would fail" or not _passes_over(known.plan, kernel, Path(ahead.library)):
             return ahead
         gap = f"{ahead.reason}; FlashInfer passes over what it can't load"
-    verdict = _compiled(session, kernel, place, blank)
+    verdict = _compiled(known, kernel, place, blank)
     return replace(verdict, reason="; ".join(filter(None, [gap, verdict.reason])))
 
 
-def _passes_over(session: Session, kernel: Kernel, library: Path) -> bool:
+def _passes_over(plan: Plan, kernel: Kernel, library: Path) -> bool:
     """Whether the server goes on after it couldn't load this library: it does after an error, not after a SIGBUS."""
-    return session.plan.targets[kernel.target].passes_over and segments(library) != "cut"
+    return plan.targets[kernel.target].passes_over and segments(library) != "cut"
 
 
-def _import(session: Session, kernel: Kernel, place: Place) -> Obstacle | None:
+def _import(plan: Plan, kernel: Kernel, place: Place) -> Obstacle | None:
     """What keeps the server from `import flashinfer`."""
-    target = session.plan.targets[kernel.target]
-    starting = place.starting(session.plan.server.python, target.root)
+    target = plan.targets[kernel.target]
+    starting = place.starting(plan.server.python, target.root)
     return starting or place.importing(target.workspace)
 
 
@@ -117,65 +118,65 @@ def _barred(verdict: Verdict, obstacle: Obstacle) -> Verdict:
 # A module that FlashInfer builds: the lock, build.ninja, ninja, then the loader
 
 
-def _compiled(session: Session, kernel: Kernel, place: Place, blank: Verdict) -> Verdict:
+def _compiled(known: Knowledge, kernel: Kernel, place: Place, blank: Verdict) -> Verdict:
     """What becomes of a kernel that isn't loaded ahead of time."""
-    if session.plan.server.env.get("FLASHINFER_DISABLE_JIT"):
+    if known.plan.server.env.get("FLASHINFER_DISABLE_JIT"):
         reason = "FLASHINFER_DISABLE_JIT is set and there is no ahead-of-time module; caches are not accepted"
         return replace(blank, state="refused", reason=reason)
-    if isinstance(session.problem, Unbuildable):
-        state: State = "would compile" if session.problem.again else "would fail"
-        return replace(blank, state=state, reason=f"{session.problem.message}; {session.problem.remedy}")
-    if session.problem:
-        return replace(blank, state="would fail", reason=f"nothing to compile it with: {session.problem.message}")
+    if isinstance(known.problem, Unbuildable):
+        state: State = "would compile" if known.problem.again else "would fail"
+        return replace(blank, state=state, reason=f"{known.problem.message}; {known.problem.remedy}")
+    if known.problem:
+        return replace(blank, state="would fail", reason=f"nothing to compile it with: {known.problem.message}")
     if barred := place.locking(kernel) or place.reading(kernel):
         return _barred(blank, barred)
-    if reason := _work(session, kernel):
-        return _at_work(session, kernel, place, replace(blank, state="would compile", reason=reason))
-    return loadable(session, _loaded(_trusted(session, kernel, blank), kernel.library, place))
+    if reason := _work(known, kernel):
+        return _at_work(known, kernel, place, replace(blank, state="would compile", reason=reason))
+    return loadable(known, _loaded(_trusted(known, kernel, blank), kernel.library, place))
 
 
-def _work(session: Session, kernel: Kernel) -> str:
+def _work(known: Knowledge, kernel: Kernel) -> str:
     """Why the server's ninja would run a compiler, as doit itself gives the reason; "" if it has nothing to do."""
-    first = session.judge(kernel).first
+    first = known.judge(kernel).first
     if not kernel.library.exists() or not all(source.exists() for source in kernel.sources):
         return str(first or f"{kernel.library.name} or a source is missing")
     with temporary.directory("check") as scratch:
         ninja_file = Path(scratch, "build.ninja")
         ninja_file.write_text(kernel.ninja, encoding="utf-8")  # FlashInfer writes this text before it asks
-        reasons = ninjas.explain(session.ninja, kernel.build_dir, ninja_file)
+        reasons = ninjas.explain(known.ninja, kernel.build_dir, ninja_file)
     return str(first or reasons[0]) if reasons else ""
 
 
-def _at_work(session: Session, kernel: Kernel, place: Place, compiling: Verdict) -> Verdict:
+def _at_work(known: Knowledge, kernel: Kernel, place: Place, compiling: Verdict) -> Verdict:
     """Whether a server that has to compile can: where it may write, by an nvcc that can, what hasn't failed already."""
     if barred := place.compiling(kernel):
         return replace(_barred(compiling, barred), reason=f"{compiling.reason}; {barred.reason}")
-    first = session.judge(kernel).first
-    if refused := _refused(session, kernel):
+    first = known.judge(kernel).first
+    if refused := _refused(known, kernel):
         return replace(compiling, state="would fail", reason=refused)
     return replace(compiling, state="would fail") if first and first.kind == "failed" else compiling
 
 
-def _refused(session: Session, kernel: Kernel) -> str:
+def _refused(known: Knowledge, kernel: Kernel) -> str:
     """Why no compiler here can do this kernel; "" where they can, as far as it is to be told without compiling."""
-    toolkit = session.plan.toolkit
+    toolkit = known.plan.toolkit
     try:
-        host_compiler(session.plan.server.env)
+        host_compiler(known.plan.server.env)
     except NoCompiler as problem:
         return problem.message
-    nvcc = nvcc_of(toolkit.home, session.plan.server.env)
-    said = refusal(nvcc, toolkit.build, nvcc_flags(kernel.ninja), session.probe)
+    nvcc = nvcc_of(toolkit.home, known.plan.server.env)
+    said = refusal(nvcc, toolkit.build, nvcc_flags(kernel.ninja), known.probe)
     return f"{nvcc} can't compile it: {said}" if said else ""
 
 
-def _trusted(session: Session, kernel: Kernel, blank: Verdict) -> Verdict:
+def _trusted(known: Knowledge, kernel: Kernel, blank: Verdict) -> Verdict:
     """ninja has no work to do; whether it is right in that, only contents can tell."""
     if _compiled_since(kernel):
         return replace(blank, state="cached", reason="compiled by a server since: fitasks has no receipt of it")
-    first = session.judge(kernel).first
+    first = known.judge(kernel).first
     if first and first.kind in _CONTENT:
         return replace(blank, state="outdated", reason=f"ninja sees nothing to do, but {first}")
-    return replace(blank, state="cached", reason=_provenance(session, kernel))
+    return replace(blank, state="cached", reason=_provenance(known, kernel))
 
 
 def _compiled_since(kernel: Kernel) -> bool:
@@ -188,10 +189,10 @@ def _compiled_since(kernel: Kernel) -> bool:
     return max(linked, default=0) > receipt.outputs[kernel.library.name].mtime_ns
 
 
-def _provenance(session: Session, kernel: Kernel) -> str:
+def _provenance(known: Knowledge, kernel: Kernel) -> str:
     receipt = receipts.read(kernel)
     if receipt is None:
-        return f"{session.judge(kernel).first}: somebody else compiled it"
+        return f"{known.judge(kernel).first}: somebody else compiled it"
     origin = receipt.notes.get("adopted_from")
     return f"adopted from FlashInfer {origin}, all inputs equal" if origin else ""
 
@@ -210,42 +211,42 @@ def _loaded(verdict: Verdict, library: Path, place: Place) -> Verdict:
 # A module that is installed
 
 
-def _all_ahead(session: Session, kernel: Kernel, libraries: Sequence[Path], place: Place, blank: Verdict) -> Verdict:
+def _all_ahead(known: Knowledge, kernel: Kernel, libraries: Sequence[Path], place: Place, blank: Verdict) -> Verdict:
     """One verdict on all that is loaded for the target's GPUs: the first that isn't good, or all bytes together."""
-    verdicts = [_ahead(session, kernel, library, place, blank) for library in libraries]
+    verdicts = [_ahead(known, kernel, library, place, blank) for library in libraries]
     bad = next((verdict for verdict in verdicts if not verdict.good), None)
     return bad or replace(verdicts[0], bytes=sum(verdict.bytes for verdict in verdicts))
 
 
-def _ahead(session: Session, kernel: Kernel, artefact: Path, place: Place, blank: Verdict) -> Verdict:
+def _ahead(known: Knowledge, kernel: Kernel, artefact: Path, place: Place, blank: Verdict) -> Verdict:
     """Of a module that is installed: the file itself is asked what it needs, its package what it should be."""
     loaded = _loaded(replace(blank, reason=_foreign(artefact)), artefact, place)
     if loaded.good and is_ours(artefact):
         module = packaged(artefact)
         if damage := altered(artefact, module):
-            return loadable(session, replace(loaded, state="altered", reason=f"{damage}; doit install"))
-        loaded = replace(loaded, reason=_another_build(session, _packed_from(session, kernel, artefact), module))
-    return loadable(session, loaded)
+            return loadable(known, replace(loaded, state="altered", reason=f"{damage}; doit install"))
+        loaded = replace(loaded, reason=_another_build(known, _packed_from(known.plan, kernel, artefact), module))
+    return loadable(known, loaded)
 
 
-def _packed_from(session: Session, kernel: Kernel, artefact: Path) -> Kernel:
+def _packed_from(plan: Plan, kernel: Kernel, artefact: Path) -> Kernel:
     """The planned kernel that `doit wheel` makes this module from; the kernel itself where none is.
 
     A module for "8.0 9.0a" may serve the target "8.0", too, for which another of the same name is compiled.
     """
-    same = (one for one in session.plan.buildable() if one.name == kernel.name)
-    targets, directory = session.plan.targets, artefact.parents[1].name
+    same = (one for one in plan.buildable() if one.name == kernel.name)
+    targets, directory = plan.targets, artefact.parents[1].name
     return next((one for one in same if targets[one.target].directory == directory), kernel)
 
 
-def _another_build(session: Session, kernel: Kernel, module: Module | None) -> str:
+def _another_build(known: Knowledge, kernel: Kernel, module: Module | None) -> str:
     """What tells an installed module from the kernel that is compiled here; "" where they are the same, or none is."""
     receipt = receipts.read(kernel)
-    if receipt is None or module is None or session.problem:
+    if receipt is None or module is None or known.problem:
         return ""
     if receipt.fingerprint != module.fingerprint:
         return "installed from another build than the kernel here: doit install"
-    changed = [reason for reason in session.judge(kernel).reasons if reason.kind in _CONTENT]
+    changed = [reason for reason in known.judge(kernel).reasons if reason.kind in _CONTENT]
     return f"{changed[0]}: doit install makes it anew" if changed else ""
 
 

@@ -25,22 +25,22 @@ from fitasks.server.variables import in_choices, in_commands
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from fitasks.graph.session import Session
     from fitasks.plan.plan import Plan
     from fitasks.server.check import Verdict
+    from fitasks.server.knowledge import Knowledge
 
 
-def conditions(session: Session, verdicts: Sequence[Verdict] = ()) -> list[str]:
+def conditions(known: Knowledge, verdicts: Sequence[Verdict] = ()) -> list[str]:
     """What the prediction takes for granted and a server started elsewhere may not have, with what brings it about."""
-    plan = session.plan
+    plan = known.plan
     ahead = bool(verdicts) and all(verdict.state == "ahead-of-time" for verdict in verdicts)
-    engine = _engine(plan, delivered=ahead or session.problem is not None) + provisos(session)
-    if session.problem:
+    engine = _engine(plan, delivered=ahead or known.problem is not None) + provisos(known)
+    if known.problem:
         return engine
     if ahead:  # no ninja, no commands
         return [*_home(plan), *_same(plan, in_choices(plan.server)), *_switch(plan), *engine]
     variables = in_commands(plan.server) | in_choices(plan.server)
-    found = [*_toolkit(session), *_home(plan), *_ninja(session), *_same(plan, variables), *_loader(session)]
+    found = [*_toolkit(known), *_home(plan), *_ninja(known), *_same(plan, variables), *_loader(known)]
     return [*found, *_switch(plan), *engine]
 
 
@@ -63,24 +63,24 @@ def _home(plan: Plan) -> list[str]:
     return [f"the server has FLASHINFER_WORKSPACE_BASE={base}, not its user's home; `doit env` prints the lines"]
 
 
-def _ninja(session: Session) -> list[str]:
+def _ninja(known: Knowledge) -> list[str]:
     """Another ninja's version reads no log of this one's, and compiles everything."""
-    ours = session.ninja.executable.parent
+    ours = known.ninja.executable.parent
     try:
-        found = ninjas.find_ninja(dict(os.environ), session.probe)
+        found = ninjas.find_ninja(dict(os.environ), known.probe)
         without = f"{found.executable} is {found.version} and would compile again"
     except EnvironmentProblem:
         found, without = None, "without it there is none"
-    if found and (found.executable.parent == ours or found.version == session.ninja.version):
+    if found and (found.executable.parent == ours or found.version == known.ninja.version):
         return []
     return [f"the server has {ours} first on PATH, for its ninja ({without}); `doit env` prints the line"]
 
 
-def _loader(session: Session) -> list[str]:
+def _loader(known: Knowledge) -> list[str]:
     """A libcudart that only LD_LIBRARY_PATH, as it is here, leads to."""
-    loaded, listed = session.runtime.loaded, session.plan.server.env.get("LD_LIBRARY_PATH", "")
+    loaded, listed = known.runtime.loaded, known.plan.server.env.get("LD_LIBRARY_PATH", "")
     places = [Path(entry) for entry in listed.split(":") if entry]
-    if loaded is None or "LD_LIBRARY_PATH" in session.plan.config.serving.env or Path(loaded.path).parent not in places:
+    if loaded is None or "LD_LIBRARY_PATH" in known.plan.config.serving.env or Path(loaded.path).parent not in places:
         return []
     return [f"the server has {Path(loaded.path).parent} in LD_LIBRARY_PATH, where {Path(loaded.path).name} is found"]
 
@@ -93,16 +93,16 @@ def _engine(plan: Plan, *, delivered: bool) -> list[str]:
     return [f"the server has {name}={value} ({without})" for name, value in wanted_without_nvcc(plan.server).items()]
 
 
-def _toolkit(session: Session) -> list[str]:
+def _toolkit(known: Knowledge) -> list[str]:
     """Where FlashInfer would look for a toolkit by itself, and what would come of it."""
-    env, wanted = session.plan.server.env, session.plan.toolkit.home
+    env, wanted = known.plan.server.env, known.plan.toolkit.home
     found = Path(_cuda_home(env))
     if str(found) == str(wanted):
         return []
     without = f"without it FlashInfer would find {found} and compile again"
     if not found.exists():
         without = f"without it FlashInfer would look for {found}, which isn't there, and fail"
-    elif not (surveyed := survey(found, (), Linker(env, session.probe))).complete:
+    elif not (surveyed := survey(found, (), Linker(env, known.probe))).complete:
         without = f"without it FlashInfer would find {found} and fail: it lacks {surveyed.holes[0]}"
     return [f"the server has CUDA_HOME={wanted} ({without}); `doit env` prints the lines"]
 

@@ -14,86 +14,87 @@ from fitasks.cuda.gpus import driver_version
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from fitasks.cuda.cudart import Runtime
     from fitasks.cuda.patch import Decision
-    from fitasks.graph.session import Session
     from fitasks.plan.kernel import Kernel
+    from fitasks.plan.plan import Plan
 
 
-def failures(session: Session) -> list[str]:
+def failures(plan: Plan, runtime: Runtime) -> list[str]:
     """The audit's sentences: which compiled kernels the server's libcudart can't load, and why."""
-    sentences = [audit_kernel(session, kernel) for kernel in session.plan.buildable()]
+    sentences = [audit_kernel(runtime, kernel) for kernel in plan.buildable()]
     return [sentence for sentence in sentences if sentence]
 
 
-def audit_kernel(session: Session, kernel: Kernel) -> str:
+def audit_kernel(runtime: Runtime, kernel: Kernel) -> str:
     """Why this kernel won't load, by its receipt; "" if it will, or isn't compiled."""
     receipt = receipts.read(kernel)
     if receipt is None:
         return ""
-    return audit(kernel.library.name, receipt.needed, receipt.undefined, session.runtime.loaded)
+    return audit(kernel.library.name, receipt.needed, receipt.undefined, runtime.loaded)
 
 
-def decision(session: Session, failed: Sequence[str]) -> Decision:
+def decision(plan: Plan, runtime: Runtime, failed: Sequence[str]) -> Decision:
     """What `patch` would do, whatever kernels.yaml says; `failed` are the audit's sentences."""
-    server = session.plan.server
+    server = plan.server
     prefixes = [server.prefix, *server.site_packages]
-    return patches.decide(session.runtime.loaded, session.runtime.toolkit, prefixes, failed)
+    return patches.decide(runtime.loaded, runtime.toolkit, prefixes, failed)
 
 
-def apply(session: Session) -> list[str]:
+def apply(plan: Plan, runtime: Runtime) -> list[str]:
     """Act by the policy; what there is to say, nothing where all fits.
 
     Raises KernelFailure where kernels won't load and the policy, or the environment, doesn't let us mend it.
     """
-    failed, decided = _due(session)
+    failed, decided = _due(plan, runtime)
     if decided is None:
         return []
-    if _mends(session, decided):
-        return [_patch(session, decided)]
+    if _mends(plan, decided):
+        return [_patch(runtime, decided)]
     if not failed:
         return []  # `doit cudart` shows both; no kernel needs the newer one
     raise KernelFailure("\n".join(failed), remedy=decided.remedy or _remedy(decided))
 
 
-def foretold(session: Session) -> tuple[list[str], str]:
+def foretold(plan: Plan, runtime: Runtime) -> tuple[list[str], str]:
     """Which kernels the server's libcudart can't load and why, and what the policy does after the next build, or ""."""
-    failed, decided = _due(session)
+    failed, decided = _due(plan, runtime)
     if decided is None:
         return failed, ""
-    if _mends(session, decided):
-        return failed, _patch(session, decided, dry_run=True)
+    if _mends(plan, decided):
+        return failed, _patch(runtime, decided, dry_run=True)
     return failed, (decided.remedy or _remedy(decided)) if failed else ""
 
 
-def _due(session: Session) -> tuple[list[str], Decision | None]:
+def _due(plan: Plan, runtime: Runtime) -> tuple[list[str], Decision | None]:
     """The audit's sentences, and what could be done; None where the policy or a fitting library asks for nothing."""
-    policy, failed = session.plan.config.cudart, failures(session)
+    policy, failed = plan.config.cudart, failures(plan, runtime)
     if policy == "ignore" or (policy == "check" and not failed):
         return failed, None
-    decided = decision(session, failed)
+    decided = decision(plan, runtime, failed)
     return failed, None if decided.action == "none" and not failed else decided
 
 
-def _mends(session: Session, decided: Decision) -> bool:
-    return session.plan.config.cudart == "patch" and decided.action == "patch"
+def _mends(plan: Plan, decided: Decision) -> bool:
+    return plan.config.cudart == "patch" and decided.action == "patch"
 
 
-def patch(session: Session, *, dry_run: bool = False) -> str:
+def patch(plan: Plan, runtime: Runtime, *, dry_run: bool = False) -> str:
     """`doit patch_cudart`. Raises EnvironmentProblem where it isn't allowed or doesn't fit."""
-    return _patch(session, decision(session, failures(session)), dry_run=dry_run)
+    return _patch(runtime, decision(plan, runtime, failures(plan, runtime)), dry_run=dry_run)
 
 
-def _patch(session: Session, decided: Decision, *, dry_run: bool = False) -> str:
+def _patch(runtime: Runtime, decided: Decision, *, dry_run: bool = False) -> str:
     said = patches.patch(decided, dry_run=dry_run)
-    driver = patches.driver_sentence(session.runtime.toolkit, driver_version())
+    driver = patches.driver_sentence(runtime.toolkit, driver_version())
     return f"{said}\n{driver}" if driver and "replace" in said else said
 
 
-def restore(session: Session, *, dry_run: bool = False) -> str:
+def restore(runtime: Runtime, *, dry_run: bool = False) -> str:
     """`doit restore_cudart`: every libcudart of the environment that we have replaced."""
     said = [
         patches.restore(Path(found.path), dry_run=dry_run)
-        for found in session.runtime.found
+        for found in runtime.found
         if patches.is_patched(Path(found.path))
     ]
     return "\n".join(said) or "nothing to restore: no libcudart of this environment was patched"

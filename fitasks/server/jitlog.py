@@ -17,19 +17,21 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, replace
 from datetime import datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from fitasks.base.border import open_regular, read_lines
-from fitasks.base.errors import BadInput
-from fitasks.plan.caches import CACHED_OPS
+from fitasks.base.errors import BadInput, EnvironmentProblem
+from fitasks.plan.caches import CACHED_OPS, bases
 from fitasks.plan.modules import object_of, toolchain_named, variant
 from fitasks.server import buildlog
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
-    from pathlib import Path
 
     from fitasks.plan.kernel import Kernel
+    from fitasks.plan.plan import Plan
+    from fitasks.plan.server import Server
     from fitasks.server.buildlog import Build
 
 NAME = "flashinfer_jit.log"
@@ -78,6 +80,33 @@ class Covered:
         return self.state not in {"covered", "not nvcc's", "coverage unknown"} and (
             self.logged.kind == "built" or self.logged.unended > 0
         )
+
+
+def logs_of(plan: Plan, server: Server) -> tuple[Path, ...]:
+    """The logs in the caches of a plan's targets, and the one that the server's environment asks FlashInfer for."""
+    asked = Path(server.env.get(buildlog.VARIABLE) or "relative")
+    there = [asked] if asked.is_absolute() and asked.is_file() else []
+    return tuple(dict.fromkeys([*find_logs(bases(plan)), *there]))
+
+
+def read_logs(logs: Iterable[Path], kernels: Sequence[Kernel] | None) -> list[Covered]:
+    """Each module that they name, and whether one of these kernels covers it; None: nothing is known of any.
+
+    Raises EnvironmentProblem for what can't be read.
+    """
+    try:
+        return [one for log in logs for one in _told_by(log, kernels)]
+    except OSError as error:
+        raise EnvironmentProblem(f"{error.filename}: {error.strerror}") from None
+
+
+def _told_by(log: Path, kernels: Sequence[Kernel] | None) -> list[Covered]:
+    if is_compressed(log):
+        raise EnvironmentProblem(
+            f"{log} is compressed", remedy="name a file with what zcat (bzcat, xzcat, zstdcat) says"
+        )
+    logged = read_log(log)
+    return [Covered(one, "coverage unknown") for one in logged] if kernels is None else [*coverage(logged, kernels)]
 
 
 def find_logs(bases: Iterable[Path]) -> tuple[Path, ...]:

@@ -17,43 +17,44 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from fitasks.cuda.toolkit import Toolkit
-    from fitasks.graph.session import Session
+    from fitasks.plan.plan import Plan
     from fitasks.plan.server import Server
     from fitasks.server.check import Verdict
+    from fitasks.server.knowledge import Knowledge
 
 _LOADED = {"ahead-of-time", "cached", "outdated", "altered"}  # what a server loads, right or not
 _CUDA = ("libcu", "libnv")  # begin the names of what a CUDA build of torch brings
 
 
-def loadable(session: Session, verdict: Verdict) -> Verdict:
+def loadable(known: Knowledge, verdict: Verdict) -> Verdict:
     """The same verdict on a library that a server would load, unless the loader would refuse it, or nobody can say."""
     if verdict.state not in _LOADED:
         return verdict
-    refused = refused_by(session, Path(verdict.library))
+    refused = refused_by(known, Path(verdict.library))
     if refused is None:
         return verdict
     reason = refused.sentence if verdict.good else f"{refused.sentence}; {verdict.reason}"
     return replace(verdict, state="would fail" if refused.certain else "unknown", reason=reason)
 
 
-def refused_by(session: Session, library: Path) -> Refusal | None:
+def refused_by(known: Knowledge, library: Path) -> Refusal | None:
     """What a server's process has against a file; None if nothing."""
     try:
-        needs = session.loader.needs(library)
+        needs = known.loader.needs(library)
     except (EnvironmentProblem, OSError) as error:
         return Refusal(str(error))
-    if session.runtime.reached:
+    if known.runtime.reached:
         names = [name.partition(":")[0] for name in needs.libraries]
-        if failure := audit(library.name, names, needs.symbols, session.runtime.loaded):
+        if failure := audit(library.name, names, needs.symbols, known.runtime.loaded):
             return Refusal(failure)
     built = built_with(library) if is_ours(library) else ""
     if not (needs.libraries or needs.symbols or built):
         return None
-    answer = session.loader.answer(needs, lambda: _others(session))
-    bring = functools.partial(remedy, session.plan.server, session.plan.toolkit)
+    answer = known.loader.answer(needs, lambda: _others(known.plan))
+    bring = functools.partial(remedy, known.plan.server, known.plan.toolkit)
     if refused := refusal(library.name, needs, answer, bring):
         return refused
-    session.loader.without_driver |= needs_driver(needs, answer)
+    known.loader.without_driver |= needs_driver(needs, answer)
     if built and answer.tvm_ffi and not same_abi(built, answer.tvm_ffi):
         sentence = f"{library.name} was compiled against tvm-ffi {built}, whose ABI isn't that of {answer.tvm_ffi} here"
         return Refusal(f"{sentence}: doit wheel, doit install", certain=False)
@@ -70,9 +71,9 @@ def remedy(server: Server, toolkit: Toolkit, soname: str) -> str:
     return f"{install}, or write LD_LIBRARY_PATH: {path} below `serving: env:` in kernels.yaml"
 
 
-def provisos(session: Session) -> list[str]:
+def provisos(known: Knowledge) -> list[str]:
     """What was taken for granted of libraries that aren't here."""
-    return [f"the server has the driver's {DRIVER}, which isn't here"] if session.loader.without_driver else []
+    return [f"the server has the driver's {DRIVER}, which isn't here"] if known.loader.without_driver else []
 
 
 def _directories(server: Server, toolkit: Toolkit, soname: str) -> Iterator[Path]:
@@ -82,8 +83,8 @@ def _directories(server: Server, toolkit: Toolkit, soname: str) -> Iterator[Path
     yield from (place for place in places if soname and not is_shared_object(place / soname))
 
 
-def _others(session: Session) -> Iterator[Path]:
+def _others(plan: Plan) -> Iterator[Path]:
     """Every library of the plan that is there."""
-    for kernel in session.plan.buildable():
+    for kernel in plan.buildable():
         paths = [kernel.library, *(artefact.path for artefact in kernel.aot)]
         yield from (path for path in paths if path.exists())

@@ -29,9 +29,10 @@ from fitasks.base.files import copy_regular, regular, sha256_file
 from fitasks.base.trust import others
 from fitasks.compile import receipt as receipts
 from fitasks.compile.ninja.ninja import DEPS, LOG
+from fitasks.plan.plan import cache_home
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
     from pathlib import Path
 
     from fitasks.compile.judge.freshness import Judge
@@ -62,6 +63,11 @@ class Store:
 
     root: Path
     shared: bool = False
+
+    @classmethod
+    def of(cls, env: Mapping[str, str]) -> Store:
+        """That of a server's environment. Whether it may be shared is for this machine to say, not for kernels.yaml."""
+        return cls(cache_home(env) / "fitasks" / "store", shared=os.environ.get(VARIABLE, "") == SHARED)
 
     @property
     def refusal(self) -> str:

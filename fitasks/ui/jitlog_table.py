@@ -2,58 +2,17 @@
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
-from fitasks.base.errors import EnvironmentProblem
-from fitasks.base.streams import show as _print
-from fitasks.plan.caches import bases
 from fitasks.plan.modules import toolchain_named
-from fitasks.server import buildlog
-from fitasks.server.jitlog import Covered, State, coverage, find_logs, is_compressed, read_log
+from fitasks.server.jitlog import Covered, State
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+    from pathlib import Path
 
-    from fitasks.graph.session import Session
 
 _SILENT = " (FlashInfer 0.2.6 to 0.6.18 never does, nor any at a logging level above info)"
-
-
-def show_jitlog(session: Session, files: Sequence[str]) -> bool:
-    """Each module that a log names, and whether kernels.yaml covers it; whether it covers all that servers compiled.
-
-    Raises EnvironmentProblem, also after the lines, where there is no plan to compare them with.
-    """
-    named = {os.path.realpath(file): Path(file) for file in files}
-    logs = tuple(named.values()) or tuple(dict.fromkeys([*find_logs(bases(session.plan)), *_build_log(session)]))
-    try:
-        found = [one for log in logs for one in _read(session, log)]
-    except OSError as error:
-        raise EnvironmentProblem(f"{error.filename}: {error.strerror}") from None
-    for line in lines(found, logs):
-        _print(line)
-    if found and session.problem:
-        raise EnvironmentProblem(f"coverage unknown: {session.problem.message}", remedy=session.problem.remedy)
-    return not any(one.accuses for one in found)
-
-
-def _build_log(session: Session) -> list[Path]:
-    """Where the server's environment has FlashInfer note its builds."""
-    path = Path(session.server.env.get(buildlog.VARIABLE) or "relative")
-    return [path] if path.is_absolute() and path.is_file() else []
-
-
-def _read(session: Session, log: Path) -> Sequence[Covered]:
-    if is_compressed(log):
-        raise EnvironmentProblem(
-            f"{log} is compressed", remedy="name a file with what zcat (bzcat, xzcat, zstdcat) says"
-        )
-    logged = read_log(log)
-    return (
-        [Covered(one, "coverage unknown") for one in logged] if session.problem else coverage(logged, session.kernels)
-    )
 
 
 def lines(found: Sequence[Covered], logs: Sequence[Path]) -> Iterator[str]:

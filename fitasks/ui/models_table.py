@@ -4,27 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from fitasks.base.streams import show as _print
-from fitasks.models.kernels import answers
-
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from fitasks.config.model import ModelRequest
-    from fitasks.graph.session import Session
     from fitasks.models.derive import Answer
 
 
-def show_models(session: Session) -> None:
-    """Every model of kernels.yaml."""
-    plan = session.plan
-    if not plan.config.models:
-        _print("kernels.yaml names no models; e.g. models: {llama: {config: path/to/config.json, engine: sglang}}")
-    for request in plan.config.models:
-        for target, told in answers(request, tuple(plan.targets)).items():
-            for answer in told:
-                for line in lines(request, target, answer):
-                    _print(line)
+NONE = "kernels.yaml names no models; e.g. models: {llama: {config: path/to/config.json, engine: sglang}}"
 
 
 def lines(request: ModelRequest, target: str, answer: Answer) -> Iterator[str]:

@@ -7,15 +7,13 @@ import json
 from typing import TYPE_CHECKING
 
 from fitasks.base.errors import EnvironmentProblem
-from fitasks.base.streams import show as _print
-from fitasks.plan.offers import FOLLOWS, offers
+from fitasks.plan.offers import FOLLOWS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from fitasks.base.answers import Parameter
     from fitasks.config.model import Scalar
-    from fitasks.graph.session import Session
     from fitasks.plan.offers import Op
 
 _MOST_VALUES = 14
@@ -30,16 +28,12 @@ _TYPES = {
 _DIMS = ("head_dim_qk", "head_dim_vo")
 
 
-def show_ops(session: Session, words: list[str]) -> None:
+def ops_lines(known: Sequence[Op], words: list[str], version: str) -> Iterator[str]:
     """The ops that have all `words` in their name, else in generator or description. Raises where none has."""
-    plan = session.plan
-    known = offers(plan.server, plan.toolkit.home, next(iter(plan.targets)), plan.state)
     chosen = chosen_ops(known, words)
-    for line in described(chosen) if words else listed(chosen):
-        _print(line)
+    yield from described(chosen) if words else listed(chosen)
     if not words:
-        version = plan.server.version("flashinfer-python")
-        _print(f"{len(known)} ops of FlashInfer {version}; `doit ops WORD …` shows their parameters")
+        yield f"{len(known)} ops of FlashInfer {version}; `doit ops WORD …` shows their parameters"
 
 
 def chosen_ops(known: Sequence[Op], words: Sequence[str]) -> list[Op]:

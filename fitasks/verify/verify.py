@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from fitasks.cuda.gpus import Gpu
-    from fitasks.graph.session import Session
     from fitasks.plan.kernel import Kernel
+    from fitasks.plan.plan import Plan
 
 _MEMORY = 4 << 30  # bytes that must be free on a GPU; a worker takes about 1.5 GB
 
@@ -61,20 +61,20 @@ class Subject:
     ahead: bool  # loaded ahead of time: without ninja, cache or receipt
 
     @classmethod
-    def of(cls, session: Session, kernel: Kernel, library: Path, *, ahead: bool) -> Subject:
+    def of(cls, plan: Plan, kernel: Kernel, library: Path, *, ahead: bool) -> Subject:
         """Somebody else's package is no place to leave proofs in. Raises OSError where there is no such file."""
-        kept = session.plan.state / "proofs" / kernel.name if ahead else kernel.build_dir
+        kept = plan.state / "proofs" / kernel.name if ahead else kernel.build_dir
         return cls(kernel, library, sha256_file(library), kept, ahead)
 
 
 def verify(
-    session: Session, names: Sequence[str], *, force: bool, say: Callable[[str], None], told: Callable[[Verdict], None]
+    plan: Plan, names: Sequence[str], *, force: bool, say: Callable[[str], None], told: Callable[[Verdict], None]
 ) -> list[Verdict]:
     """Prove the named kernels (all without names), but those whose proof holds unless `force`.
 
     `told` hears each verdict as it is found. Raises EnvironmentProblem where there is no GPU to ask.
     """
-    gpus = _gpus(session, say)
+    gpus = _gpus(plan, say)
     verdicts: list[Verdict] = []
     one_at_a_time = threading.Lock()
 
@@ -85,22 +85,22 @@ def verify(
 
     jobs: list[Job] = []
     subjects: dict[str, Subject] = {}
-    for kernel in session.plan.chosen(names):
-        ahead = [] if kernel.problem else ahead_of_time(session, kernel)
+    for kernel in plan.chosen(names):
+        ahead = [] if kernel.problem else ahead_of_time(plan, kernel)
         library = next(iter(ahead), kernel.library)
         if verdict := _hopeless(kernel, library):
             found(verdict)
             continue
-        subject = subjects[kernel.label] = Subject.of(session, kernel, library, ahead=bool(ahead))
+        subject = subjects[kernel.label] = Subject.of(plan, kernel, library, ahead=bool(ahead))
         jobs += _jobs(subject, gpus, found, force=force)
     driver = driver_version()
 
     def ended(result: Result) -> None:
         found(_verdict(result, subjects[result.job.label], driver))
 
-    for log in _logs(session).glob("verify-gpu*.log"):
+    for log in _logs(plan).glob("verify-gpu*.log"):
         log.unlink(missing_ok=True)
-    Pool(gpus, lambda gpu, target: _worker(session, gpu, target), say=say, done=ended).run(jobs)
+    Pool(gpus, lambda gpu, target: _worker(plan, gpu, target), say=say, done=ended).run(jobs)
     return verdicts
 
 
@@ -115,9 +115,9 @@ def _hopeless(kernel: Kernel, library: Path) -> Verdict | None:
     return None
 
 
-def _gpus(session: Session, say: Callable[[str], None]) -> tuple[Gpu, ...]:
+def _gpus(plan: Plan, say: Callable[[str], None]) -> tuple[Gpu, ...]:
     """Those that can be used. Raises EnvironmentProblem where there is none."""
-    found, refused = usable(all_gpus(), session.plan.server.env, _MEMORY)
+    found, refused = usable(all_gpus(), plan.server.env, _MEMORY)
     for gpu, why in refused:
         say(f"GPU {gpu.label} ({gpu.name}) isn't used: {why}")
     if not found:
@@ -173,18 +173,17 @@ def op_of(kernel: Kernel) -> str:
     return name.removesuffix("_primary")  # what the runtime's wrapper loads, see plan_generators.py
 
 
-def _worker(session: Session, gpu: Gpu, target: str) -> Worker:
-    plan = session.plan
+def _worker(plan: Plan, gpu: Gpu, target: str) -> Worker:
     env = planner.environment(plan.server, plan.toolkit.home, target)
     # The nvcc module of norm is what is built; without this FlashInfer might prefer CuTe-DSL's.
     env |= {"CUDA_VISIBLE_DEVICES": gpu.uuid, "FLASHINFER_USE_CUDA_NORM": "1"}
     for variable in (sm90_switch.VARIABLE, *sm90_switch.IMPLIED):  # each kernel is asked for by name, Hopper's too
         env.pop(variable, None)
-    return Worker(plan.server.python, env, _logs(session) / f"verify-gpu{gpu.label}.log")
+    return Worker(plan.server.python, env, _logs(plan) / f"verify-gpu{gpu.label}.log")
 
 
-def _logs(session: Session) -> Path:
-    return session.plan.state / "logs"
+def _logs(plan: Plan) -> Path:
+    return plan.state / "logs"
 
 
 def _verdict(result: Result, subject: Subject, driver: str) -> Verdict:

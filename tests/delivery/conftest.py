@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from fitasks.delivery.bundle.here import Here
 from fitasks.graph.session import Session
 from fitasks.store.local import Store
 from tests.workshop import TARGET
@@ -38,6 +39,11 @@ class Place:
         session.judges = {TARGET: shop.judge()}
         session.store = shop.store or Store(shop.root / "xdg" / "fitasks" / "store")
         return session
+
+    @property
+    def machine(self) -> Here:
+        session = self.session
+        return Here(session.plan, session.judges, session.ninja, session.store)
 
     def build(self) -> list[str]:
         self.workshop.store = self.session.store

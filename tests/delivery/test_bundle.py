@@ -47,7 +47,7 @@ FRESH = "fresh: 6 inputs unchanged; ninja: no work"
 @pytest.fixture
 def packed(here: Place, tmp_path: Path) -> Path:
     path = tmp_path / "kernels.tar.gz"
-    bundle(here.session, path)
+    bundle(here.machine, path)
     return path
 
 
@@ -61,7 +61,7 @@ def without_locks(tree: dict[str, tuple[int, int, bytes | str]]) -> dict[str, tu
 
 
 def went(place: Place, packed: Path) -> dict[str, str]:
-    return {arrival.module: arrival.went for arrival in unbundle(place.session, packed).arrivals}
+    return {arrival.module: arrival.went for arrival in unbundle(place.machine, packed).arrivals}
 
 
 def elsewhere(here: Place) -> Place:
@@ -74,7 +74,7 @@ def elsewhere(here: Place) -> Place:
 
 def test_a_bundle_holds_all_files_of_the_fresh_kernels_after_a_manifest(here: Place, tmp_path: Path) -> None:
     path = tmp_path / "out" / "kernels.tar.gz"
-    done = bundle(here.session, path)
+    done = bundle(here.machine, path)
     with tarfile.open(path) as archive:
         names = archive.getnames()
     assert names == [
@@ -99,22 +99,22 @@ def test_a_bundle_holds_all_files_of_the_fresh_kernels_after_a_manifest(here: Pl
 
 
 def test_the_same_kernels_give_the_same_bytes(here: Place, tmp_path: Path) -> None:
-    bundle(here.session, tmp_path / "one")
+    bundle(here.machine, tmp_path / "one")
     time.sleep(1.1)  # the resolution of gzip's own timestamp
-    bundle(here.session, tmp_path / "two")
+    bundle(here.machine, tmp_path / "two")
     assert (tmp_path / "one").read_bytes() == (tmp_path / "two").read_bytes()
 
 
 def test_only_fresh_kernels_are_bundled(here: Place, tmp_path: Path) -> None:
     here.kernels[1].library.unlink()
-    done = bundle(here.session, tmp_path / "bundle")
+    done = bundle(here.machine, tmp_path / "bundle")
     assert (done.kernels, done.left_out) == (("page",), (("rope", "rope.so is missing"),))
 
 
 def test_a_changed_stamp_is_no_obstacle(here: Place, tmp_path: Path) -> None:
     here.workshop.stamp = "stamp-2"  # another libcudart on this machine
     assert [str(here.session.judge(kernel).verdict) for kernel in here.kernels] == ["look", "look"]
-    assert bundle(here.session, tmp_path / "bundle").kernels == ("page", "rope")
+    assert bundle(here.machine, tmp_path / "bundle").kernels == ("page", "rope")
 
 
 def test_wrong_timestamps_are_put_right_first(here: Place, tmp_path: Path) -> None:
@@ -122,7 +122,7 @@ def test_wrong_timestamps_are_put_right_first(here: Place, tmp_path: Path) -> No
     os.utime(here.workshop.include / "common.h", ns=(later, later))
     os.utime(here.kernels[0].library, ns=(later, later))
     assert [here.session.judge(kernel).verdict for kernel in here.kernels] == ["heal", "heal"]
-    assert bundle(here.session, tmp_path / "bundle").left_out == ()
+    assert bundle(here.machine, tmp_path / "bundle").left_out == ()
     assert here.state() == {"page": FRESH, "rope": FRESH}
     empty(here)
     assert went(here, tmp_path / "bundle") == {"page": "cache", "rope": "cache"}
@@ -130,9 +130,9 @@ def test_wrong_timestamps_are_put_right_first(here: Place, tmp_path: Path) -> No
 
 
 def test_a_kernel_whose_sources_are_missing_is_left_out(here: Place, tmp_path: Path) -> None:
-    session, page = here.session, here.kernels[0]
+    machine, page = here.machine, here.kernels[0]
     page.sources[0].unlink()
-    done = bundle(session, tmp_path / "bundle")
+    done = bundle(machine, tmp_path / "bundle")
     assert done.kernels == ("rope",)
     assert done.left_out[0][1] == (
         "generated source {CACHE}/generated/page/page_0.cpp is missing and will be generated again, "
@@ -144,7 +144,7 @@ def test_without_a_fresh_kernel_there_is_no_bundle(here: Place, tmp_path: Path) 
     for kernel in here.kernels:
         receipts.path_of(kernel).unlink()
     with pytest.raises(FitasksError) as caught:
-        bundle(here.session, tmp_path / "bundle")
+        bundle(here.machine, tmp_path / "bundle")
     assert str(caught.value) == (
         "no planned kernel is fresh, so there is nothing to bundle; page: incomplete: page.so has no receipt\n"
         "  remedy: run doit, then doit bundle"
@@ -159,7 +159,7 @@ def test_an_object_altered_under_its_old_time_is_not_bundled(here: Place, tmp_pa
     os.utime(victim, ns=(before.st_mtime_ns, before.st_mtime_ns))
     receipt = receipts.path_of(here.kernels[0])
     with pytest.raises(FitasksError) as caught:
-        bundle(here.session, tmp_path / "bundle")
+        bundle(here.machine, tmp_path / "bundle")
     assert str(caught.value) == (
         f"page: {victim} is not what was built; no bundle was written\n  remedy: rm {receipt}, run doit, then doit bundle"
     )
@@ -169,19 +169,19 @@ def test_an_object_altered_under_its_old_time_is_not_bundled(here: Place, tmp_pa
 def test_a_place_that_cannot_be_written_is_named(here: Place, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(FitasksError) as caught:
-        bundle(here.session, tmp_path / "file" / "bundle")
+        bundle(here.machine, tmp_path / "file" / "bundle")
     assert str(caught.value) == f"{tmp_path / 'file'}: File exists; no bundle was written"
 
 
 def test_a_directory_is_no_name_for_a_bundle(here: Place, tmp_path: Path) -> None:
     with pytest.raises(FitasksError) as caught:
-        bundle(here.session, tmp_path)
+        bundle(here.machine, tmp_path)
     assert str(caught.value) == f"{tmp_path} is a directory\n  remedy: doit bundle {tmp_path / 'kernels.tar.gz'}"
 
 
 def refused_name(place: Place, path: Path) -> str:
     with pytest.raises(FitasksError) as caught:
-        bundle(place.session, path)
+        bundle(place.machine, path)
     return str(caught.value)
 
 
@@ -226,13 +226,13 @@ def test_an_older_bundle_an_empty_file_and_where_a_link_leads_are_overwritten(he
     """What mktemp made has nothing to lose; a link stays one, as it would with `>`."""
     path, link, later = tmp_path / "bundle", tmp_path / "link", tmp_path / "later"
     path.write_text("")
-    bundle(here.session, path)
+    bundle(here.machine, path)
     first = path.read_bytes()
     path.write_bytes(first[:100])
     link.symlink_to(path)
     later.symlink_to(tmp_path / "out" / "made")
-    assert bundle(here.session, link).path == link
-    bundle(here.session, later)
+    assert bundle(here.machine, link).path == link
+    bundle(here.machine, later)
     assert (link.is_symlink(), later.is_symlink()) == (True, True)
     assert path.read_bytes() == later.read_bytes() == first
 
@@ -240,7 +240,7 @@ def test_an_older_bundle_an_empty_file_and_where_a_link_leads_are_overwritten(he
 def test_a_dash_is_no_name_for_a_bundle(here: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(FitasksError) as caught:
-        bundle(here.session, Path("-"))
+        bundle(here.machine, Path("-"))
     assert str(caught.value) == (
         "a bundle can't be written to standard output: it gets its name when it is whole\n"
         "  remedy: doit bundle kernels.tar.gz"
@@ -254,7 +254,7 @@ def test_a_dash_is_no_name_for_a_bundle(here: Place, tmp_path: Path, monkeypatch
 )
 def test_a_name_that_promises_another_format(here: Place, tmp_path: Path, name: str, kind: str) -> None:
     with pytest.raises(FitasksError) as caught:
-        bundle(here.session, tmp_path / name)
+        bundle(here.machine, tmp_path / name)
     good = tmp_path / "o.tar.gz"
     assert str(caught.value) == (
         f"{tmp_path / name}: a bundle is tar in gzip, its name says {kind}\n  remedy: doit bundle {good}"
@@ -264,7 +264,7 @@ def test_a_name_that_promises_another_format(here: Place, tmp_path: Path, name: 
 
 def test_an_error_names_the_file_that_was_asked_for(here: Place) -> None:
     with pytest.raises(FitasksError) as caught:
-        bundle(here.session, Path("/proc/kernels.tar.gz"))
+        bundle(here.machine, Path("/proc/kernels.tar.gz"))
     assert str(caught.value) == "/proc/kernels.tar.gz: No such file or directory; no bundle was written"
 
 
@@ -274,7 +274,7 @@ def test_what_a_killed_bundle_left_is_swept(here: Place, tmp_path: Path) -> None
         path.write_text("")
     with held.open() as stream:
         assert temporary.lock(stream.fileno())
-        bundle(here.session, tmp_path / "bundle")
+        bundle(here.machine, tmp_path / "bundle")
     assert [path.exists() for path in (left, held)] == [False, True]
 
 
@@ -283,7 +283,7 @@ def test_to_the_same_path_and_ninja_has_no_work(here: Place, packed: Path) -> No
     empty(here)
     for kernel in here.kernels:
         assert all(source.exists() for source in kernel.sources)  # made anew by the planner, newer than the objects
-    done = unbundle(here.session, packed)
+    done = unbundle(here.machine, packed)
     workspace = here.workshop.workspace
     assert done.arrivals == tuple(
         Arrival(name, "90a", "cache", workspace / "cached_ops" / name) for name in ("page", "rope")
@@ -296,7 +296,7 @@ def test_to_the_same_path_and_ninja_has_no_work(here: Place, packed: Path) -> No
 
 def test_ninja_itself_says_so(here: Place, packed: Path) -> None:
     empty(here)
-    unbundle(here.session, packed)
+    unbundle(here.machine, packed)
     for kernel in here.kernels:
         command = [*here.workshop.ninja.command(kernel.build_dir, kernel.ninja_file), "-n"]
         done = subprocess.run(command, capture_output=True, text=True, check=True)
@@ -315,7 +315,7 @@ def test_headers_installed_later_are_healed_on_arrival(here: Place, packed: Path
 def test_a_changed_header_is_said_on_arrival(here: Place, packed: Path) -> None:
     empty(here)
     (here.workshop.include / "rope_0.h").write_text("inline int own_0() { return 9; }\n")
-    notes = [arrival.note for arrival in unbundle(here.session, packed).arrivals]
+    notes = [arrival.note for arrival in unbundle(here.machine, packed).arrivals]
     assert notes[0] == ""
     assert notes[1].startswith("{FLASHINFER}/include/rope_0.h changed (")
 
@@ -323,7 +323,7 @@ def test_a_changed_header_is_said_on_arrival(here: Place, packed: Path) -> None:
 def test_a_kernel_that_nobody_plans_here_comes_too(here: Place, packed: Path) -> None:
     empty(here)
     here.names = ("page",)
-    notes = {arrival.module: arrival.note for arrival in unbundle(here.session, packed).arrivals}
+    notes = {arrival.module: arrival.note for arrival in unbundle(here.machine, packed).arrivals}
     assert notes == {"page": "", "rope": "kernels.yaml here doesn't name it"}
     here.names = ("page", "rope")
     assert here.state() == {"page": FRESH, "rope": FRESH}
@@ -334,7 +334,7 @@ def test_a_fresh_module_is_not_replaced_by_one_that_is_stale_here(here: Place, p
     header.write_text("inline int own_1() { return 11; }\n")
     assert here.build() == ["compiled", "fresh"]
     before = here.kernels[0].library.read_bytes()
-    done = unbundle(here.session, packed)
+    done = unbundle(here.machine, packed)
     page, rope = done.arrivals
     assert (page.went, page.usable, rope.went) == ("kept", True, "kept")
     begin = "the one here is fresh and stays, the bundle's would not be: {FLASHINFER}/include/page_1.h changed ("
@@ -347,7 +347,7 @@ def test_a_fresh_module_is_not_replaced_by_one_that_is_stale_here(here: Place, p
 def test_where_neither_is_fresh_the_bundles_comes_and_is_said_to_be_of_no_use(here: Place, packed: Path) -> None:
     (here.workshop.include / "page_1.h").write_text("inline int own_1() { return 11; }\n")
     here.kernels[0].library.unlink()
-    done = unbundle(here.session, packed)
+    done = unbundle(here.machine, packed)
     assert [arrival.module for arrival in done.unusable] == ["page"]
     assert list(unbundled_lines(done))[1:] == [
         "1 kernel there already",
@@ -385,7 +385,7 @@ def test_a_log_of_ninjas_that_is_none_ends_no_run(here: Place, tmp_path: Path, r
     stat = (page.build_dir / DEPS).stat()
     output = Output(sha256_file(page.build_dir / DEPS), stat.st_size, stat.st_mtime_ns)
     receipts.write(page, replace(receipt, outputs=receipt.outputs | {DEPS: output}))
-    bundle(here.session, tmp_path / "bundle")
+    bundle(here.machine, tmp_path / "bundle")
     empty(here)
     later = time.time_ns() + 10**9
     os.utime(here.workshop.include / "common.h", ns=(later, later))
@@ -395,7 +395,7 @@ def test_a_log_of_ninjas_that_is_none_ends_no_run(here: Place, tmp_path: Path, r
 
 def test_elsewhere_the_store_gets_them_and_doit_adopts_them(here: Place, packed: Path) -> None:
     there = elsewhere(here)
-    done = unbundle(there.session, packed)
+    done = unbundle(there.machine, packed)
     store = there.session.store.root
     fingerprints = [receipt.fingerprint for kernel in here.kernels if (receipt := receipts.read(kernel))]
     assert done.arrivals == tuple(
@@ -419,7 +419,7 @@ def test_elsewhere_the_store_gets_them_and_doit_adopts_them(here: Place, packed:
 def test_elsewhere_with_another_header_it_is_said_and_compiled(here: Place, packed: Path) -> None:
     there = elsewhere(here)
     (there.workshop.include / "page_1.h").write_text("inline int own_1() { return 11; }\n")
-    notes = [arrival.note for arrival in unbundle(there.session, packed).arrivals]
+    notes = [arrival.note for arrival in unbundle(there.machine, packed).arrivals]
     assert notes[0].startswith("{FLASHINFER}/include/page_1.h changed (")
     assert notes[1] == ""
     assert there.build() == ["compiled", "adopted"]
@@ -427,7 +427,7 @@ def test_elsewhere_with_another_header_it_is_said_and_compiled(here: Place, pack
 
 def test_a_damaged_entry_of_the_store_is_replaced(here: Place, packed: Path) -> None:
     there = elsewhere(here)
-    unbundle(there.session, packed)
+    unbundle(there.machine, packed)
     (victim,) = there.session.store.root.glob("page/*/page_0.o")
     victim.write_bytes(b"")
     assert went(there, packed) == {"page": "store", "rope": "store"}
@@ -459,7 +459,7 @@ def test_a_module_that_is_locked_is_waited_for_and_then_left(here: Place, packed
     empty(here)
     rope.lock.parent.mkdir(parents=True)
     with FileLock(rope.lock), pytest.raises(KernelFailure) as caught:
-        unbundle(here.session, packed, lock_timeout=0.3)
+        unbundle(here.machine, packed, lock_timeout=0.3)
     assert str(caught.value).startswith(f"waited 0 s for {rope.lock}, held by pid {os.getpid()} ")
     assert not rope.build_dir.exists()
     assert [path.name for path in here.workshop.workspace.parent.iterdir()] == ["90a"]
@@ -470,7 +470,7 @@ def test_plain_tar_gives_a_cache_that_ninja_accepts(here: Place, tmp_path: Path)
     for header in here.workshop.include.iterdir():
         os.utime(header, ns=(1, 1))  # not of the second in which objects were made, to which tar cuts their times
     packed = tmp_path / "bundle"
-    bundle(here.session, packed)
+    bundle(here.machine, packed)
     empty(here)
     here.workshop.workspace.mkdir(parents=True)
     subprocess.run(["tar", "-xzf", packed, "-C", here.workshop.workspace.parent], check=True)
@@ -479,13 +479,13 @@ def test_plain_tar_gives_a_cache_that_ninja_accepts(here: Place, tmp_path: Path)
 
 def test_what_a_killed_unbundle_left_is_swept(here: Place, packed: Path) -> None:
     """Also where this one doesn't unpack: beside the store."""
-    session = here.session
-    places = (here.workshop.workspace.parent, session.store.root.parent)
+    machine = here.machine
+    places = (here.workshop.workspace.parent, machine.store.root.parent)
     places += tuple(here.workshop.workspace / place for place in ("cached_ops/tmp", "generated"))
     left = [place / ".fitasks-unbundle-x" / "90a" for place in places]
     for path in left:
         path.mkdir(parents=True)
-    unbundle(session, packed)
+    unbundle(machine, packed)
     assert not any(path.parent.exists() for path in left)
 
 
@@ -527,7 +527,7 @@ def add_sets(packed: Path, *architectures: str) -> None:
 def test_of_several_architecture_sets_the_planned_ones_are_taken(here: Place, packed: Path) -> None:
     add_sets(packed, "80", "80_90a")
     empty(here)
-    done = unbundle(here.session, packed)
+    done = unbundle(here.machine, packed)
     assert [(arrival.architecture, arrival.went) for arrival in done.arrivals] == [("90a", "cache"), ("90a", "cache")]
     assert (done.left, done.moved, done.files) == ({"80": 2, "80_90a": 2}, (), 18)
     assert list(unbundled_lines(done)) == [
@@ -558,7 +558,7 @@ def deadly(*args, **options):
         os.kill(os.getpid(), signal.SIGKILL)
     return real(*args, **options)
 setattr(os, call, deadly)
-unbundle(place.session, Path(packed))
+unbundle(place.machine, Path(packed))
 """
 
 
@@ -605,7 +605,7 @@ def killed_and_mended(here: Place, packed: Path, call: str, nth: int, *places: s
     for kernel in here.kernels:  # what is there is whole: nothing is trusted that isn't
         judged = shop.verdict(kernel)
         assert judged.verdict == "fresh" or {reason.kind for reason in judged.reasons} <= {"command", "new"}
-    unbundle(here.session, packed)
+    unbundle(here.machine, packed)
     assert here.state() == {"page": FRESH, "rope": FRESH}
     assert [path.name for path in shop.workspace.parent.iterdir()] == ["90a"]
     assert not [*shop.workspace.rglob(f"{scratch.UNPACKED}*")]
@@ -698,7 +698,7 @@ def test_a_full_disk_of_its_own_is_named_and_nothing_is_half_there(
 
     monkeypatch.setattr(shutil, "copy2", full)
     with pytest.raises(FitasksError) as caught:
-        unbundle(here.session, packed)
+        unbundle(here.machine, packed)
     assert str(caught.value) == f"{here.kernels[0].build_dir}: No space left on device"
     assert snapshot(shop.workspace) == before
 
@@ -706,7 +706,7 @@ def test_a_full_disk_of_its_own_is_named_and_nothing_is_half_there(
 def test_two_at_once_in_one_place_are_refused(here: Place, packed: Path) -> None:
     beside = here.workshop.workspace.parent
     with staging(beside), pytest.raises(FitasksError) as caught:
-        unbundle(here.session, packed)
+        unbundle(here.machine, packed)
     assert str(caught.value) == (
         f"another doit unbundle is at work in {beside}; nothing was changed\n  remedy: wait for its end"
     )
@@ -715,7 +715,7 @@ def test_two_at_once_in_one_place_are_refused(here: Place, packed: Path) -> None
 def test_names_as_long_as_flashinfers(here: Place, tmp_path: Path) -> None:
     here.names = ("n" * 180,)
     here.build()
-    bundle(here.session, tmp_path / "bundle")
+    bundle(here.machine, tmp_path / "bundle")
     empty(here)
     assert went(here, tmp_path / "bundle") == {"n" * 180: "cache"}
     assert list(here.state().values()) == [FRESH]
@@ -727,7 +727,7 @@ def test_a_store_that_others_may_write_is_refused(here: Place, packed: Path) -> 
     root.mkdir(parents=True)
     root.chmod(0o777)
     with pytest.raises(FitasksError) as caught:
-        unbundle(there.session, packed)
+        unbundle(there.machine, packed)
     assert caught.value.message == f"{root} is not used: everybody may write to {root}"
     assert list(root.iterdir()) == []
 
@@ -737,5 +737,5 @@ def test_an_unwritable_store_is_said(here: Place, packed: Path) -> None:
     (there.workshop.root / "file").write_text("")
     there.workshop.store = Store(there.workshop.root / "file" / "fitasks" / "store")
     with pytest.raises(FitasksError) as caught:
-        unbundle(there.session, packed)
+        unbundle(there.machine, packed)
     assert str(caught.value) == f"{there.workshop.root / 'file' / 'fitasks'}: Not a directory"

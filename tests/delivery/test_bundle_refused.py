@@ -46,7 +46,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Place:
     root.mkdir()
     found = Place(Workshop(root, find_ninja(_environment(), ProbeMemo(root / "probe.json")), Pool(2)), ("page",))
     found.build()
-    bundle(found.session, root.parent / "good")
+    bundle(found.machine, root.parent / "good")
     receipts.path_of(found.kernels[0]).unlink()
     return found
 
@@ -65,7 +65,7 @@ def refused(place: Place, path: Path) -> str:
     """The whole message, without what every message of the kind begins and ends with."""
     before = snapshot(place.workshop.root)
     with pytest.raises(Refused) as caught:
-        unbundle(place.session, path)
+        unbundle(place.machine, path)
     assert snapshot(place.workshop.root) == before
     begin, end = f"{path} is refused: ", "; nothing was changed"
     assert caught.value.message.startswith(begin)
@@ -127,7 +127,7 @@ def test_the_good_one_is_taken(place: Place, good: Path, bad: Path) -> None:
     pack(bad, members_of(good))
     before = snapshot(place.workshop.root)
     receipt = receipts.path_of(place.kernels[0])
-    assert [arrival.went for arrival in unbundle(place.session, bad).arrivals] == ["cache"]
+    assert [arrival.went for arrival in unbundle(place.machine, bad).arrivals] == ["cache"]
     assert snapshot(place.workshop.root) != before
     receipt.unlink()
 
@@ -227,7 +227,7 @@ def test_every_altered_byte_is_noticed(place: Place, good: Path, bad: Path) -> N
             if gzip.decompress(bad.read_bytes()) == content:
                 continue
         with pytest.raises(Refused):
-            unbundle(place.session, bad)
+            unbundle(place.machine, bad)
     assert snapshot(place.workshop.root) == before
 
 
@@ -462,7 +462,7 @@ def test_an_input_that_cannot_be_read_here_is_no_obstacle(place: Place, good: Pa
     """No root, no regular file: it is gone, and that is said."""
     line = f"{'0' * 64} {path}"
     pack_it = with_receipt(good, bad, lambda said: sealed(said, inputs=f"{said['inputs']}\n{line}"))
-    (arrival,) = unbundle(place.session, pack_it).arrivals
+    (arrival,) = unbundle(place.machine, pack_it).arrivals
     assert arrival.note == f"{path}, which it was compiled from, is gone"
     assert not arrival.usable
     assert place.workshop.verdict(place.kernels[0]).verdict == "stale"

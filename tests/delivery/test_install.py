@@ -54,7 +54,7 @@ def site_of(python: Path) -> Path:
 
 
 def plan_for(made: Shop, python: Path, site: Path, version: str = "0.7.2.post1") -> Any:
-    plan = made.session(site, flashinfer(version)).plan
+    plan = made.stocked(site, flashinfer(version)).plan
     targets = {name: replace(target, flashinfer=version) for name, target in plan.targets.items()}
     env = {"PATH": os.environ["PATH"], "HOME": str(site.parent)}  # not in it: pip asks rustc, which writes there
     server = replace(plan.server, python=python, env=env, site_directories=(site,))

@@ -15,7 +15,8 @@ from fitasks.base.errors import EnvironmentProblem, KernelFailure
 from fitasks.cuda.elf import exported
 from fitasks.delivery.bundle.bundle import bundle
 from fitasks.delivery.bundle.manifest import Refused
-from fitasks.delivery.wheel.from_bundle import repack
+from fitasks.delivery.collect import collect
+from fitasks.delivery.wheel.from_bundle import Repacked, repack
 from fitasks.delivery.wheel.wheel import build_wheel
 from fitasks.graph.session import Session
 from fitasks.plan.plan import configuration
@@ -60,8 +61,12 @@ def here(workshop: Workshop) -> Coded:
 
 @pytest.fixture
 def packed(here: Coded, tmp_path: Path) -> Path:
-    bundle(here.session, tmp_path / "kernels.tar.gz")
+    bundle(here.machine, tmp_path / "kernels.tar.gz")
     return tmp_path / "kernels.tar.gz"
+
+
+def repacked(unplanned: Session, bundle: Path, directory: Path) -> Repacked:
+    return repack(unplanned.server, bundle, directory, unplanned.root / ".fitasks")
 
 
 @pytest.fixture
@@ -76,7 +81,7 @@ def unplanned(tmp_path: Path) -> Session:
 def test_flashinfer_finds_the_modules_of_a_repacked_bundle(
     here: Coded, packed: Path, unplanned: Session, tmp_path: Path
 ) -> None:
-    made = repack(unplanned, packed, tmp_path / "dist")
+    made = repacked(unplanned, packed, tmp_path / "dist")
     site = unpacked(made.wheel.path, tmp_path / "site")
     for kernel in here.kernels:
         inside = site / "fitasks_kernels" / "sm90a" / kernel.name / kernel.library.name
@@ -92,7 +97,7 @@ def test_flashinfer_finds_the_modules_of_a_repacked_bundle(
 
 
 def test_its_receipts_are_those_of_the_bundle(here: Coded, packed: Path, unplanned: Session, tmp_path: Path) -> None:
-    made = repack(unplanned, packed, tmp_path / "dist")
+    made = repacked(unplanned, packed, tmp_path / "dist")
     with zipfile.ZipFile(made.wheel.path) as archive:
         said = json.loads(archive.read("fitasks_kernels/receipts.json"))
         manifest = json.loads(archive.read("fitasks_kernels/manifest.json"))
@@ -108,12 +113,13 @@ def test_its_receipts_are_those_of_the_bundle(here: Coded, packed: Path, unplann
 def test_it_has_the_bytes_of_the_wheel_of_the_machine_that_built_them(
     here: Coded, unplanned: Session, tmp_path: Path
 ) -> None:
-    session, packed = here.session, tmp_path / "kernels.tar.gz"
+    machine, packed = here.machine, tmp_path / "kernels.tar.gz"
     server = find_server(configuration(unplanned.root), unplanned.probe)  # whose FlashInfer has licences
-    session._plan = replace(session.plan, server=server)
-    bundle(session, packed)
-    ours = build_wheel(session, tmp_path / "ours").path
-    theirs = repack(unplanned, packed, tmp_path / "theirs").wheel.path
+    machine = replace(machine, plan=replace(machine.plan, server=server))
+    bundle(machine, packed)
+    kernels = collect(machine.plan, machine.judges)
+    ours = build_wheel(kernels, server, tmp_path / "ours").path
+    theirs = repacked(unplanned, packed, tmp_path / "theirs").wheel.path
     assert theirs.name == ours.name
     assert theirs.read_bytes() == ours.read_bytes()
 
@@ -123,18 +129,18 @@ def test_an_older_bundle_does_not_say_what_its_kernels_are_called(
 ) -> None:
     """The generator's name has to do."""
     old = with_manifest(packed, tmp_path / "old", lambda said: said.pop("kernels"))
-    made = repack(unplanned, old, tmp_path / "dist")
+    made = repacked(unplanned, old, tmp_path / "dist")
     assert [(one.kernel.op, one.kernel.params) for one in made.wheel.kernels] == [("page", {}), ("rope", {})]
 
 
 def test_another_flashinfer_gets_none(here: Coded, unplanned: Session, tmp_path: Path) -> None:
     here.workshop.version = "0.7.1"
     here.build()
-    bundle(here.session, tmp_path / "other")
+    bundle(here.machine, tmp_path / "other")
     find_server(configuration(unplanned.root), unplanned.probe)  # its answer is remembered
     before = snapshot(tmp_path)
     with pytest.raises(Refused) as caught:
-        repack(unplanned, tmp_path / "other", tmp_path / "dist")
+        repacked(unplanned, tmp_path / "other", tmp_path / "dist")
     assert f"it is for FlashInfer 0.7.1, the server here has {VERSION}; nothing was changed" in str(caught.value)
     assert snapshot(tmp_path) == before
 
@@ -144,7 +150,7 @@ def test_a_serving_environment_without_flashinfer_is_said(
 ) -> None:
     monkeypatch.setattr(Server, "version", lambda self, name: "")
     with pytest.raises(EnvironmentProblem) as caught:
-        repack(unplanned, packed, tmp_path / "dist")
+        repacked(unplanned, packed, tmp_path / "dist")
     python = find_server(configuration(unplanned.root), unplanned.probe).python
     assert str(caught.value) == (
         f"the serving environment of {python} has no flashinfer-python, for which the package would be; "
@@ -158,8 +164,8 @@ def test_a_serving_environment_without_flashinfer_is_said(
 def test_machine_code_is_audited_as_in_any_wheel(here: Coded, unplanned: Session, tmp_path: Path) -> None:
     here.code, here.names = ("ptx_90",), ("norm",)
     here.build()
-    bundle(here.session, tmp_path / "other")
+    bundle(here.machine, tmp_path / "other")
     with pytest.raises(KernelFailure) as caught:
-        repack(unplanned, tmp_path / "other", tmp_path / "dist")
+        repacked(unplanned, tmp_path / "other", tmp_path / "dist")
     assert "kernel:norm@90a: it holds PTX (ptx_90)" in str(caught.value)
     assert not (tmp_path / "dist").exists()

@@ -17,7 +17,6 @@ from fitasks.delivery.bundle.manifest import Entry, Manifest, Refused, parse, to
 from fitasks.delivery.bundle.usable import refuse_foreign
 from fitasks.delivery.tvmffi import headers_abi, same_abi
 from fitasks.delivery.wheel.installed import built_with
-from fitasks.delivery.wheel.wheel import build_wheel
 from fitasks.server.check import Verdict
 from fitasks.server.loadable import loadable
 from tests.delivery.wheelwright import Shop, module, unpacked
@@ -92,9 +91,9 @@ def test_a_bundle_for_another_abi_is_refused() -> None:
 
 def test_a_wheel_says_it_and_check_compares(workshop: Workshop, tmp_path: Path) -> None:
     shop = Shop().add(workshop, module(workshop, "page", ("sm_90a",)))
-    session = shop.session(headers(tmp_path / "headers"))
-    session.plan.targets["9.0a"] = replace(session.plan.first, tvm_ffi="0.1.15.post2")
-    wheel = build_wheel(session, tmp_path / "dist")
+    stocked = shop.stocked(headers(tmp_path / "headers"))
+    stocked.plan.targets["9.0a"] = replace(stocked.plan.first, tvm_ffi="0.1.15.post2")
+    wheel = stocked.wheel(tmp_path / "dist")
     with zipfile.ZipFile(wheel.path) as archive:
         manifest = json.loads(archive.read("fitasks_kernels/manifest.json"))
     assert (manifest["tvm_ffi"], manifest["tvm_ffi_abi"]) == ("0.1.15.post2", "0.1.16")

@@ -26,6 +26,7 @@ from fitasks.base import temporary
 from fitasks.base.errors import KernelFailure
 from fitasks.compile import scratch
 from fitasks.cuda.elf import exported, inspect_library, machine_code_architectures
+from fitasks.delivery.collect import collect
 from fitasks.delivery.wheel import archive as zipped
 from fitasks.delivery.wheel.sizes import report
 from fitasks.delivery.wheel.tag import platform_tag
@@ -35,11 +36,7 @@ from tests.delivery.wheelwright import Shop, module
 from tests.workshop import TARGET
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from fitasks.delivery.collect import Complete
     from fitasks.delivery.wheel.wheel import Wheel
-    from fitasks.graph.session import Session
     from tests.workshop import Workshop
 
 
@@ -133,9 +130,9 @@ def test_what_is_stripped_is_loaded_like_what_was_built(workshop: Workshop, tmp_
 
 
 def test_without_a_strip_it_is_packed_as_it_was_built(workshop: Workshop, tmp_path: Path) -> None:
-    session = shop(workshop).session()
-    session.plan.server.env["PATH"] = str(tmp_path)
-    wheel = build_wheel(session, tmp_path / "dist")
+    stocked = shop(workshop).stocked()
+    stocked.plan.server.env["PATH"] = str(tmp_path)
+    wheel = stocked.wheel(tmp_path / "dist")
     assert not wheel.stripped
     with zipfile.ZipFile(wheel.path) as archive:
         library = archive.read("fitasks_kernels/sm90a/page/page.so")
@@ -197,7 +194,7 @@ def test_flashinfers_licence_goes_along(workshop: Workshop, tmp_path: Path) -> N
     licences.mkdir(parents=True)
     (licences / "LICENSE").write_text("Apache License\n")
     (licences / "LICENSE.kda.txt").write_text("MIT License\n")
-    wheel = build_wheel(shop(workshop).session(tmp_path / "site"), tmp_path / "dist")
+    wheel = shop(workshop).stocked(tmp_path / "site").wheel(tmp_path / "dist")
     with zipfile.ZipFile(wheel.path) as archive:
         info = f"fitasks_kernels-{wheel.version}.dist-info"
         assert archive.read(f"{info}/licenses/LICENSE") == b"Apache License\n"
@@ -243,24 +240,16 @@ def test_a_damaged_library_is_refused(workshop: Workshop, tmp_path: Path) -> Non
     assert "kernel:page: page.so is not what was built" in refused(made, tmp_path / "dist")
 
 
-def test_a_library_that_changes_while_it_is_read_is_refused(
-    workshop: Workshop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_library_that_changes_while_it_is_read_is_refused(workshop: Workshop, tmp_path: Path) -> None:
     """Judged, then overwritten by somebody else before it is in the archive."""
-    from fitasks.delivery.wheel import wheel as wheels
-
-    made, real = shop(workshop), wheels.collect
-
-    def slow(session: Session, names: Sequence[str]) -> tuple[Complete, ...]:
-        found = real(session, names)
-        workshop.kernel("page", 1).library.write_bytes(b"something else")
-        return found
-
-    monkeypatch.setattr(wheels, "collect", slow)
+    stocked = shop(workshop).stocked()
+    kernels = collect(stocked.plan, stocked.judges)
     library = workshop.kernel("page", 1).library
-    assert refused(made, tmp_path / "dist") == (
-        f"{library} changed while it was read, or isn't what was built\n  remedy: doit"
-    )
+    library.write_bytes(b"something else")
+    with pytest.raises(KernelFailure) as caught:
+        build_wheel(kernels, stocked.plan.server, tmp_path / "dist")
+    assert str(caught.value) == f"{library} changed while it was read, or isn't what was built\n  remedy: doit"
+    assert not [*(tmp_path / "dist").glob("*.whl")]
 
 
 def test_wrong_timestamps_do_not_matter(workshop: Workshop, tmp_path: Path) -> None:

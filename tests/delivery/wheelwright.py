@@ -11,14 +11,16 @@ import sys
 import zipfile
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from fitasks.delivery.collect import collect
 from fitasks.delivery.wheel.wheel import Wheel, build_wheel
 from tests.serving.flashinfer_wheels import directory_of
 
 if TYPE_CHECKING:
+    from fitasks.compile.judge.freshness import Judge
     from fitasks.plan.kernel import Kernel
+    from fitasks.plan.plan import Plan
     from tests.workshop import Workshop
 
 _FLAGS = {"a": 1 << 20, "f": 1 << 21, "": 0}
@@ -72,8 +74,19 @@ def module(
 
 
 @dataclass
+class Stocked:
+    """A plan whose kernels are built."""
+
+    plan: Plan
+    judges: dict[str, Judge]
+
+    def wheel(self, directory: Path) -> Wheel:
+        return build_wheel(collect(self.plan, self.judges), self.plan.server, directory)
+
+
+@dataclass
 class Shop:
-    """As much of a Session as a wheel needs, over workshops: one for each target."""
+    """Kernels of one plan, over workshops: one for each target."""
 
     version: str = "0.7.2.post1"
     parts: list[tuple[Workshop, str, str]] = field(default_factory=list)
@@ -87,16 +100,16 @@ class Shop:
         self.kernels += [replace(kernel, target=target) for kernel in kernels]
         return self
 
-    def session(self, site: Path | None = None, root: Path | None = None) -> Any:
+    def stocked(self, site: Path | None = None, root: Path | None = None) -> Stocked:
         found = {"flashinfer": self.version, "root": root or flashinfer("0.7.4")}
         targets = {target: replace(workshop.target(arch), **found) for workshop, target, arch in self.parts}
         plan = self.parts[0][0].plan()
         server = replace(plan.server, site_packages=(site,) if site else ())
         plan = replace(plan, kernels=tuple(self.kernels), targets=targets, server=server)
-        return SimpleNamespace(plan=plan, judges={target: workshop.judge() for workshop, target, _ in self.parts})
+        return Stocked(plan, {target: workshop.judge() for workshop, target, _ in self.parts})
 
     def wheel(self, directory: Path) -> Wheel:
-        return build_wheel(self.session(), directory)
+        return self.stocked().wheel(directory)
 
 
 def flashinfer(version: str) -> Path:

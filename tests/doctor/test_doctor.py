@@ -15,7 +15,6 @@ from fitasks.cuda.cudart import Cudart, Runtime
 from fitasks.cuda.probe import ProbeMemo
 from fitasks.doctor import caches, machine, packages, toolkits, trial
 from fitasks.doctor.finding import Finding
-from fitasks.graph.session import store_of
 from fitasks.plan.server import Package, Server
 from fitasks.server.place import Place
 from fitasks.server.sm90_switch import install
@@ -68,9 +67,9 @@ def test_a_store_that_others_may_write_is_spoken_of(tmp_path: Path) -> None:
 def test_whether_a_store_is_shared_is_the_machines_to_say(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     env = {"XDG_CACHE_HOME": str(tmp_path), "FITASKS_STORE": "shared"}  # of the server, which kernels.yaml may change
     monkeypatch.delenv("FITASKS_STORE", raising=False)
-    assert store_of(env) == Store(tmp_path / "fitasks" / "store")
+    assert Store.of(env) == Store(tmp_path / "fitasks" / "store")
     monkeypatch.setenv("FITASKS_STORE", "shared")
-    assert store_of(env) == Store(tmp_path / "fitasks" / "store", shared=True)
+    assert Store.of(env) == Store(tmp_path / "fitasks" / "store", shared=True)
 
 
 def test_each_hole_of_an_installed_toolkit_is_a_note_where_another_is_complete(

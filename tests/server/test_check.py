@@ -21,9 +21,9 @@ from fitasks.plan.kernel import Artefact
 from fitasks.server.check import Verdict
 from fitasks.server.check import predict as predict_at
 from fitasks.server.conditions import conditions
+from fitasks.server.exports import exports
 from fitasks.server.place import place_of
 from fitasks.server.sm90_switch import install
-from fitasks.ui.show import exports
 from tests.cuda.fake_toolkit import Maker
 from tests.delivery.wheelwright import module
 from tests.workshop import Workshop

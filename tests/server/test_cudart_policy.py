@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 from dataclasses import replace
-from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -20,6 +19,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from fitasks.plan.kernel import Kernel
+    from fitasks.plan.plan import Plan
     from tests.workshop import Workshop
 
 OLD, NEW = "12.4.127", "12.9.79"
@@ -43,27 +43,27 @@ def page(workshop: Workshop) -> Kernel:
     return kernel
 
 
-def session(workshop: Workshop, kernel: Kernel, library: Path, policy: Any) -> Any:
+def world(workshop: Workshop, kernel: Kernel, library: Path, policy: Any) -> tuple[Plan, Runtime]:
     plan = workshop.plan()
     server = replace(plan.server, prefix=library.parents[3], site_packages=(library.parents[3],))
     plan = replace(plan, server=server, config=replace(plan.config, cudart=policy), kernels=(kernel,))
     found = describe(library)
-    return SimpleNamespace(plan=plan, runtime=Runtime(found, "loaded", (found,), describe(library_of(NEW))))
+    return plan, Runtime(found, "loaded", (found,), describe(library_of(NEW)))
 
 
 def test_the_audit_names_the_kernel_and_only_that(workshop: Workshop, page: Kernel, library: Path) -> None:
-    assert failures(session(workshop, page, library, "check")) == [
+    assert failures(*world(workshop, page, library, "check")) == [
         f"page.so needs cudaGetDriverEntryPointByVersion, not in libcudart {OLD} at {library}"
     ]
 
 
 def test_patch_mends_it_and_restore_undoes_it(workshop: Workshop, page: Kernel, library: Path) -> None:
     before = sha256_file(library)
-    (said,) = apply(session(workshop, page, library, "patch"))
+    (said,) = apply(*world(workshop, page, library, "patch"))
     assert said.startswith(f"replaced {library} by ")
-    assert failures(session(workshop, page, library, "patch")) == []
-    assert apply(session(workshop, page, library, "patch")) == []
-    assert restore(session(workshop, page, library, "patch")) == f"restored {library}"
+    assert failures(*world(workshop, page, library, "patch")) == []
+    assert apply(*world(workshop, page, library, "patch")) == []
+    assert restore(world(workshop, page, library, "patch")[1]) == f"restored {library}"
     assert sha256_file(library) == before
 
 
@@ -73,7 +73,7 @@ def test_patch_mends_it_and_restore_undoes_it(workshop: Workshop, page: Kernel, 
 )
 def test_a_look_changes_nothing(workshop: Workshop, page: Kernel, library: Path, policy: str, then: str) -> None:
     before = sha256_file(library)
-    failed, told = foretold(session(workshop, page, library, policy))
+    failed, told = foretold(*world(workshop, page, library, policy))
     assert len(failed) == 1
     assert told.startswith(then)
     assert bool(told) == bool(then)
@@ -83,14 +83,14 @@ def test_a_look_changes_nothing(workshop: Workshop, page: Kernel, library: Path,
 def test_check_fails_with_the_command(workshop: Workshop, page: Kernel, library: Path) -> None:
     before = sha256_file(library)
     with pytest.raises(KernelFailure) as caught:
-        apply(session(workshop, page, library, "check"))
+        apply(*world(workshop, page, library, "check"))
     assert "page.so needs cudaGetDriverEntryPointByVersion" in caught.value.message
     assert caught.value.remedy.startswith("doit patch_cudart")
     assert sha256_file(library) == before
 
 
 def test_ignore_says_nothing(workshop: Workshop, page: Kernel, library: Path) -> None:
-    assert apply(session(workshop, page, library, "ignore")) == []
+    assert apply(*world(workshop, page, library, "ignore")) == []
 
 
 def test_another_major_version_can_only_be_compiled_again(workshop: Workshop, page: Kernel, library: Path) -> None:
@@ -98,4 +98,4 @@ def test_another_major_version_can_only_be_compiled_again(workshop: Workshop, pa
     assert receipt
     receipts.write(page, replace(receipt, needed=("libcudart.so.13",), undefined=("cudaFree@libcudart.so.13",)))
     with pytest.raises(KernelFailure, match="compile it again with a CUDA 12 toolkit"):
-        apply(session(workshop, page, library, "check"))
+        apply(*world(workshop, page, library, "check"))

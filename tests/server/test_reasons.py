@@ -17,7 +17,7 @@ from fitasks.graph.session import Session
 from fitasks.plan.caches import bases
 from fitasks.server.check import predict
 from fitasks.server.place import place_of
-from fitasks.ui.show import show_why
+from fitasks.ui.show import why_lines
 from tests.workshop import TARGET
 
 if TYPE_CHECKING:
@@ -204,7 +204,6 @@ SITUATIONS: dict[Callable[[Shelf], None], tuple[str, bool, str]] = {
 def test_one_reason(
     workshop: Workshop,
     monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
     situation: Callable[[Shelf], None],
 ) -> None:
     monkeypatch.setenv("SGLANG_CACHE_DIR", str(workshop.root / "sglang"))
@@ -223,8 +222,8 @@ def test_one_reason(
         verdict = predict(session, shelf.kernel, place)
     assert verdict.state == state, verdict
     assert reason in verdict.reason
-    show_why(session, [])
-    assert f"kernel:page: {reason}\n" in capsys.readouterr().out
+    told = session.store.told(shelf.kernel, session.judges[TARGET], session.judge(shelf.kernel))
+    assert next(why_lines("page", session.judge(shelf.kernel), told)) == f"kernel:page: {reason}"
     monkeypatch.setattr(sys, "argv", ["doit", "list", "--all", "--status"])
     assert tasks._kernel(session, shelf.kernel)["doc"] == f"page for {TARGET}: {reason}"
     if situation is not no_source:  # which the planner writes again

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 from dataclasses import replace
 from pathlib import Path
@@ -13,10 +14,11 @@ import pytest
 from fitasks.cuda.cudart import Cudart
 from fitasks.cuda.probe import ProbeMemo
 from fitasks.plan.server import Package, Server
+from fitasks.server import buildlog
 from fitasks.server.check import Verdict
 from fitasks.server.conditions import conditions
+from fitasks.server.exports import export_lines, exports
 from fitasks.server.variables import in_choices, in_commands, package, read_by_nobody, variables_of_commands
-from fitasks.ui import show
 from tests.cuda.fake_toolkit import put
 from tests.workshop import Workshop
 
@@ -146,21 +148,20 @@ def test_a_ninja_that_every_shell_finds_needs_no_line(
     workshop: Workshop, server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     put(tmp_path / "ninja").chmod(0o755)
-    monkeypatch.setattr(show.os, "defpath", str(tmp_path))
+    monkeypatch.setattr(os, "defpath", str(tmp_path))
     plan = session(workshop, server).plan
-    assert "PATH" not in show.exports(plan, tmp_path)
-    assert "PATH" in show.exports(plan, workshop.ninja.executable.parent)
+    assert "PATH" not in exports(plan, tmp_path)
+    assert "PATH" in exports(plan, workshop.ninja.executable.parent)
 
 
 @pytest.mark.usefixtures("own_path")
-def test_check_names_them_and_env_prints_them(workshop: Workshop, server: Server, capsys: Any) -> None:
+def test_check_names_them_and_env_prints_them(workshop: Workshop, server: Server) -> None:
     given = {"CC": "gcc", "CXX": "g++", "FLASHINFER_EXTRA_CUDAFLAGS": "-g -DX"}
     made = session(workshop, with_env(server, **given))
     without = "FlashInfer reads them: otherwise it would look elsewhere or compile again"
     listed = "CC=gcc, CXX=g++, FLASHINFER_EXTRA_CUDAFLAGS='-g -DX'"
     assert conditions(made) == [f"the server has {listed} as here ({without}); `doit env` prints the lines"]
-    show.show_env(made)
-    printed = capsys.readouterr().out.splitlines()
+    printed = printed_by(made)
     assert f"export PATH={workshop.ninja.executable.parent}:$PATH" in printed, "activated here, and not everywhere"
     assert {"export CC=gcc", "export CXX=g++", "export FLASHINFER_EXTRA_CUDAFLAGS='-g -DX'"} <= set(printed)
     assert conditions(made, [AHEAD]) == [], "nothing is compiled"
@@ -173,7 +174,7 @@ def test_what_serving_env_says_is_the_servers_own(workshop: Workshop, server: Se
     own = replace(config, serving=replace(config.serving, env={"CC": "gcc"}))
     made.plan = replace(made.plan, config=own)
     assert conditions(made) == []
-    assert show.exports(made.plan, workshop.ninja.executable.parent)["CC"] == "gcc"
+    assert exports(made.plan, workshop.ninja.executable.parent)["CC"] == "gcc"
 
 
 HOSTILE = [
@@ -188,7 +189,7 @@ HOSTILE = [
 @pytest.mark.usefixtures("own_path")
 @pytest.mark.parametrize("value", HOSTILE)
 def test_a_shell_that_evaluates_the_lines_runs_nothing(
-    workshop: Workshop, server: Server, capsys: Any, tmp_path: Path, value: str
+    workshop: Workshop, server: Server, tmp_path: Path, value: str
 ) -> None:
     """Of serving.env, of the environment (a variable of any name), of directories, and of an engine's version."""
     asks = vllm(server, FLASHINFER_WORKSPACE_BASE=value, CC=value, **{f"FLASHINFER_A;{value}": "1"})
@@ -196,14 +197,13 @@ def test_a_shell_that_evaluates_the_lines_runs_nothing(
     if "/" not in value:
         renamed.rename(renamed.with_name(f"vllm-0\n{value}.dist-info"))
     made = session(workshop, asks)
-    put(server.site_packages[0] / "flashinfer" / "jit" / "core.py", f'os.environ["{show.buildlog.VARIABLE}"]')
+    put(server.site_packages[0] / "flashinfer" / "jit" / "core.py", f'os.environ["{buildlog.VARIABLE}"]')
     targets = {"9.0a": replace(made.plan.first, workspace=Path("/cache", value))}
     config = made.plan.config
     config = replace(config, serving=replace(config.serving, env={"PATH": value, "OWN": value}))
     made.plan = replace(made.plan, config=config, targets=targets)
-    show.show_env(made)
-    printed = capsys.readouterr().out
-    assert printed.count(show.buildlog.VARIABLE) == 1
+    printed = "\n".join(printed_by(made))
+    assert printed.count(buildlog.VARIABLE) == 1
     names = ("OWN", "PATH", "CC", "FLASHINFER_WORKSPACE_BASE")
     shown = "; ".join(f'printf "%s\\0" "${name}"' for name in names)
     (tmp_path / "empty").mkdir()
@@ -261,6 +261,10 @@ def vllm(server: Server, test: str = "_path() is not None", **env: str) -> Serve
     return replace(with_env(server, **env), engine="vllm", packages=(Package("vllm", "0.33.0", ""),))
 
 
+def printed_by(made: Any) -> list[str]:
+    return [*export_lines(made.plan, made.ninja.executable.parent)]
+
+
 WANTED = (
     "the server has VLLM_HAS_FLASHINFER_CUBIN=1 (without it, and without nvcc, vLLM 0.33.0 leaves FlashInfer unused in "
     "places)"
@@ -268,18 +272,16 @@ WANTED = (
 
 
 @pytest.mark.usefixtures("own_path")
-def test_vllm_wants_nvcc_or_to_be_told(workshop: Workshop, server: Server, capsys: Any) -> None:
+def test_vllm_wants_nvcc_or_to_be_told(workshop: Workshop, server: Server) -> None:
     made = session(workshop, vllm(server))
     assert conditions(made)[-1:] == [WANTED], "no nvcc in this CUDA_HOME"
     put(made.plan.toolkit.home / "bin" / "nvcc").chmod(0o755)
     assert conditions(made) == []
     assert conditions(made, [AHEAD]) == [WANTED], "what is delivered needs no nvcc, and may have none"
-    show.show_env(made)
     line = "export VLLM_HAS_FLASHINFER_CUBIN=1"
-    assert f"# vLLM 0.33.0, where there is no nvcc: {line}" in capsys.readouterr().out.splitlines()
+    assert f"# vLLM 0.33.0, where there is no nvcc: {line}" in printed_by(made)
     made.plan.server.env["FLASHINFER_DISABLE_JIT"] = "1"
-    show.show_env(made)
-    assert line in capsys.readouterr().out.splitlines()
+    assert line in printed_by(made)
     made.problem = OSError("no toolkit")
     assert conditions(made, [AHEAD]) == [WANTED], "a host that only serves"
 

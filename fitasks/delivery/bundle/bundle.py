@@ -25,7 +25,7 @@ from fitasks.compile import receipt as receipts
 from fitasks.compile.lock import module_lock
 from fitasks.delivery.bundle.manifest import Entry, Manifest, Origin
 from fitasks.delivery.bundle.reading import DASH, GZIP
-from fitasks.delivery.bundle.timestamps import settle
+from fitasks.delivery.bundle.timestamps import put_right
 from fitasks.delivery.bundle.writing import write
 from fitasks.delivery.tvmffi import headers_abi
 from fitasks.plan.caches import CACHED_OPS, GENERATED
@@ -35,8 +35,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from fitasks.compile.receipt import Receipt
-    from fitasks.graph.session import Session
+    from fitasks.delivery.bundle.here import Here
     from fitasks.plan.kernel import Kernel
+    from fitasks.plan.plan import Plan
 
 NINJA_FILE = "build.ninja"  # as FlashInfer calls it
 
@@ -58,7 +59,7 @@ class Bundled:
     size: int
 
 
-def bundle(session: Session, path: Path, names: Sequence[str] = ()) -> Bundled:
+def bundle(here: Here, path: Path, names: Sequence[str] = ()) -> Bundled:
     """Write the named kernels (all without names) that are fresh to `path`, whole or not at all.
 
     First wrong timestamps are put right. Raises FitasksError where none is fresh, where a file isn't what was built,
@@ -67,16 +68,16 @@ def bundle(session: Session, path: Path, names: Sequence[str] = ()) -> Bundled:
     _refuse_name(path)
     try:
         _refuse_to_overwrite(path)
-        chosen, left_out = _chosen(session, names)
+        chosen, left_out = _chosen(here, names)
         sources: dict[str, Path] = {}
         for kernel, receipt in chosen:
-            sources |= _files(session, kernel, receipt)
+            sources |= _files(here.plan, kernel, receipt)
         files = {name: _entry(sources[name]) for name in sorted(sources)}
-        _compare(session, chosen, files)
+        _compare(here.plan, chosen, files)
         manifest = replace(
-            manifest_of(session, files),
+            manifest_of(here, files),
             glibc=_glibc(kernel.library for kernel, _ in chosen),
-            kernels=_origins(session, chosen),
+            kernels=_origins(here.plan, chosen),
         )
         size = write(Path(os.path.realpath(path)), manifest, sources)  # a link stays one
     except OSError as error:
@@ -85,9 +86,9 @@ def bundle(session: Session, path: Path, names: Sequence[str] = ()) -> Bundled:
     return Bundled(path, labels, tuple(left_out), len(files), manifest.bytes, size)
 
 
-def manifest_of(session: Session, files: dict[str, Entry]) -> Manifest:
+def manifest_of(here: Here, files: dict[str, Entry]) -> Manifest:
     """The manifest of these files, or with none: what a bundle made here would say of the place."""
-    plan = session.plan
+    plan = here.plan
     first = plan.first
     used = {path.partition("/")[0] for path in files}
     workspaces = {target.arch: str(target.workspace) for target in plan.targets.values()}
@@ -95,7 +96,7 @@ def manifest_of(session: Session, files: dict[str, Entry]) -> Manifest:
         flashinfer=first.flashinfer,
         platform=sysconfig.get_platform(),
         glibc="",
-        ninja=session.ninja.version,
+        ninja=here.ninja.version,
         site_packages=str(first.root.parent),
         cuda_home=str(plan.toolkit.home),
         tvm_ffi=first.tvm_ffi,
@@ -141,13 +142,13 @@ def _refuse_to_overwrite(path: Path) -> None:
         )
 
 
-def _chosen(session: Session, names: Sequence[str]) -> tuple[list[tuple[Kernel, Receipt]], list[tuple[str, str]]]:
+def _chosen(here: Here, names: Sequence[str]) -> tuple[list[tuple[Kernel, Receipt]], list[tuple[str, str]]]:
     """The fresh kernels with their receipts, and the others with their reasons. Raises FitasksError if none is."""
     chosen, left_out = [], []
-    for kernel in session.plan.chosen(names):
+    for kernel in here.plan.chosen(names):
         if kernel.problem:
             left_out.append((kernel.label, kernel.problem))
-        elif (why := _unfit(session, kernel)) or not (receipt := receipts.read(kernel)):
+        elif (why := _unfit(here, kernel)) or not (receipt := receipts.read(kernel)):
             left_out.append((kernel.label, why or "its receipt is gone"))
         else:
             chosen.append((kernel, receipt))
@@ -157,21 +158,21 @@ def _chosen(session: Session, names: Sequence[str]) -> tuple[list[tuple[Kernel, 
     return chosen, left_out
 
 
-def _unfit(session: Session, kernel: Kernel) -> str:
+def _unfit(here: Here, kernel: Kernel) -> str:
     """Why it is not to be bundled, "" if it is; where only its timestamps are wrong, they are put right."""
-    judged = session.judge(kernel)
+    judged = here.judges[kernel.target].judge(kernel)
     if judged.verdict != "heal":
         return str(judged) if judged.verdict == "stale" else ""
     try:
         with module_lock(kernel.lock, timeout=LOCK_TIMEOUT, stopping=sessions.stopping):
-            return settle(session, kernel)
+            return put_right(kernel, here.judges[kernel.target], here.ninja)
     except OSError as error:
         return f"{judged}, which can't be put right: {error.strerror or error}"
 
 
-def _files(session: Session, kernel: Kernel, receipt: Receipt) -> dict[str, Path]:
+def _files(plan: Plan, kernel: Kernel, receipt: Receipt) -> dict[str, Path]:
     """Name in the archive → file, of one kernel."""
-    target = session.plan.targets[kernel.target]
+    target = plan.targets[kernel.target]
     paths = [kernel.build_dir / name for name in (*receipt.outputs, NINJA_FILE, receipts.NAME)]
     paths += [target.generated / name for name in generated_of(receipt)]
     return {f"{target.arch}/{path.relative_to(target.workspace)}": path for path in paths}
@@ -183,11 +184,10 @@ def generated_of(receipt: Receipt) -> dict[str, str]:
     return {path.removeprefix(_GENERATED): digest for path, digest in inputs if path.startswith(_GENERATED)}
 
 
-def _origins(session: Session, chosen: list[tuple[Kernel, Receipt]]) -> dict[str, Origin]:
+def _origins(plan: Plan, chosen: list[tuple[Kernel, Receipt]]) -> dict[str, Origin]:
     """By architecture set and module, `90a/page`."""
     return {
-        f"{session.plan.targets[kernel.target].arch}/{kernel.name}": Origin(kernel.op, kernel.params)
-        for kernel, _ in chosen
+        f"{plan.targets[kernel.target].arch}/{kernel.name}": Origin(kernel.op, kernel.params) for kernel, _ in chosen
     }
 
 
@@ -196,10 +196,10 @@ def _entry(path: Path) -> Entry:
     return Entry(digest, stat.st_size, stat.st_mtime_ns)
 
 
-def _compare(session: Session, chosen: list[tuple[Kernel, Receipt]], files: dict[str, Entry]) -> None:
+def _compare(plan: Plan, chosen: list[tuple[Kernel, Receipt]], files: dict[str, Entry]) -> None:
     """Freshness reads objects only where their times differ; what travels is read whole."""
     for kernel, receipt in chosen:
-        arch = session.plan.targets[kernel.target].arch
+        arch = plan.targets[kernel.target].arch
         for name, output in receipt.outputs.items():
             if files[f"{arch}/{CACHED_OPS}/{kernel.build_dir.name}/{name}"].sha256 != output.sha256:
                 raise FitasksError(

@@ -19,14 +19,14 @@ from fitasks.compile.lock import module_lock
 from fitasks.compile.ninja.ninja import DEPS, LOG
 from fitasks.delivery.bundle.bundle import generated_of
 from fitasks.delivery.bundle.staging import copied
-from fitasks.delivery.bundle.timestamps import settle
+from fitasks.delivery.bundle.timestamps import put_right
 from fitasks.plan.caches import CACHED_OPS, GENERATED
 from fitasks.processes import sessions
 
 if TYPE_CHECKING:
     from fitasks.compile.receipt import Output
+    from fitasks.delivery.bundle.here import Here
     from fitasks.delivery.bundle.usable import Module
-    from fitasks.graph.session import Session
     from fitasks.plan.kernel import Kernel
 
 Went = Literal["cache", "store", "kept"]
@@ -52,7 +52,7 @@ class Arrival:
 class Arriving:
     """Moves proven modules out of the directory where they were unpacked. Raises OSError."""
 
-    session: Session
+    here: Here
     workspaces: dict[str, str]
     unpacked: Path
     moved: bool
@@ -81,7 +81,7 @@ class Arriving:
 
     def _into_store(self, module: Module) -> Arrival:
         """As if it had been compiled here; a damaged entry of the same fingerprint is replaced."""
-        store, receipt = self.session.store, module.receipt
+        store, receipt = self.here.store, module.receipt
         place = store.root / module.name / receipt.fingerprint
         outputs = {name: output for name, output in receipt.outputs.items() if name not in {LOG, DEPS}}
         if not _holds(place, outputs):
@@ -105,7 +105,7 @@ class Arriving:
         planned = self._planned(module.architecture, module.name)
         if not planned or not target.exists():
             return None
-        if (why := self._unlike(planned, module)) and not settle(self.session, planned):
+        if (why := self._unlike(planned, module)) and not self._put_right(planned):
             return replace(there, note=f"the one here is fresh and stays, the bundle's would not be: {why}")
         return None
 
@@ -131,16 +131,19 @@ class Arriving:
         """Headers that were installed here after the builder compiled are newer than objects: put that right."""
         if not (kernel := self._planned(arrival.architecture, arrival.module)):
             return replace(arrival, note=_UNNAMED)
-        why = settle(self.session, kernel)
+        why = self._put_right(kernel)
         return replace(arrival, note=why, usable=not why)
+
+    def _put_right(self, kernel: Kernel) -> str:
+        return put_right(kernel, self.here.judges[kernel.target], self.here.ninja)
 
     def _unlike(self, kernel: Kernel, module: Module) -> str:
         """Why it isn't what a build would make here, "" if it is."""
-        judge = self.session.judges[kernel.target].anew()
+        judge = self.here.judges[kernel.target].anew()
         return "; ".join(map(str, judge.differences(kernel, module.receipt)))
 
     def _planned(self, architecture: str, name: str) -> Kernel | None:
-        plan = self.session.plan
+        plan = self.here.plan
         found = (one for one in plan.buildable() if (plan.targets[one.target].arch, one.name) == (architecture, name))
         return next(found, None)
 

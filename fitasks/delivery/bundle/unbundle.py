@@ -29,8 +29,8 @@ from fitasks.delivery.bundle.usable import of_use, proven, refuse_too_large, roo
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from fitasks.delivery.bundle.here import Here
     from fitasks.delivery.bundle.manifest import Manifest
-    from fitasks.graph.session import Session
 
 
 @dataclass(frozen=True)
@@ -50,18 +50,13 @@ class Unbundled:
         return tuple(arrival for arrival in self.arrivals if not arrival.usable)
 
 
-def unbundle(session: Session, path: Path, *, lock_timeout: float = LOCK_TIMEOUT) -> Unbundled:
+def unbundle(here: Here, path: Path, *, lock_timeout: float = LOCK_TIMEOUT) -> Unbundled:
     """Take a bundle. Raises Refused, and changes nothing, unless every byte of it is right and of use here.
 
     KernelFailure where somebody keeps a module's lock for longer than `lock_timeout` seconds; what came before stays.
     """
-    if session.problem:
-        raise EnvironmentProblem(
-            f"{session.problem.message}; so nothing is known of this machine's cache",
-            remedy=f"{session.problem.remedy}; or doit unbundle --wheel {path}, which asks for no toolkit and no GPU",
-        )
     with refusals(path):
-        return _unbundle(session, path, lock_timeout)
+        return _unbundle(here, path, lock_timeout)
 
 
 @contextmanager
@@ -77,23 +72,23 @@ def refusals(path: Path) -> Iterator[None]:
         raise EnvironmentProblem(f"{error.filename or path}: {error.strerror or error}") from None
 
 
-def _unbundle(session: Session, path: Path, lock_timeout: float) -> Unbundled:
-    here = manifest_of(session, {})
-    for place in {session.store.root.parent, *scratch.places(map(Path, here.workspaces.values()))}:
+def _unbundle(here: Here, path: Path, lock_timeout: float) -> Unbundled:
+    ours = manifest_of(here, {})
+    for place in {here.store.root.parent, *scratch.places(map(Path, ours.workspaces.values()))}:
         scratch.sweep(place)
     with ExitStack() as stack:
         with opened(path) as archive:
             whole = archive.manifest()
-            manifest = of_use(whole, here)
-            moved = roots_that_differ(manifest, here)
-            if moved and (refusal := session.store.refusal):
-                raise EnvironmentProblem(f"{session.store.root} is not used: {refusal}", remedy=session.store.remedy)
-            base = session.store.root if moved else Path(here.workspaces[min(manifest.workspaces)])
+            manifest = of_use(whole, ours)
+            moved = roots_that_differ(manifest, ours)
+            if moved and (refusal := here.store.refusal):
+                raise EnvironmentProblem(f"{here.store.root} is not used: {refusal}", remedy=here.store.remedy)
+            base = here.store.root if moved else Path(ours.workspaces[min(manifest.workspaces)])
             unpacked = stack.enter_context(staging(base.parent))
             refuse_too_large(manifest, unpacked)
             archive.unpack(whole, unpacked, manifest.workspaces)
             modules = proven(manifest, unpacked)
-        arriving = Arriving(session, here.workspaces, unpacked, bool(moved), lock_timeout)
+        arriving = Arriving(here, ours.workspaces, unpacked, bool(moved), lock_timeout)
         arrivals = tuple(map(arriving.arrive, modules))
     return Unbundled(path, arrivals, len(manifest.files), manifest.bytes, moved, _left(whole, manifest))
 

@@ -12,30 +12,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fitasks.base.errors import EnvironmentProblem
-from fitasks.compile.judge.contents import Contents
-from fitasks.compile.judge.freshness import Judge
-from fitasks.compile.judge.reasons import Judgement
-from fitasks.compile.judge.roots import Roots
 from fitasks.cuda.elf import is_shared_object
-from fitasks.cuda.toolkit import Toolkit
 from fitasks.delivery.bundle.bundle import NINJA_FILE
 from fitasks.delivery.bundle.manifest import Origin, Refused
 from fitasks.delivery.bundle.reading import opened
 from fitasks.delivery.bundle.staging import staging
 from fitasks.delivery.bundle.unbundle import refusals
 from fitasks.delivery.bundle.usable import proven, refuse_foreign, refuse_too_large
+from fitasks.delivery.collect import collected, complete
 from fitasks.delivery.tvmffi import headers_abi
 from fitasks.delivery.wheel.install import obstacle
 from fitasks.delivery.wheel.wheel import Wheel, build_wheel
-from fitasks.graph.session import Session
 from fitasks.plan.kernel import Kernel
-from fitasks.plan.plan import Plan, configuration
-from fitasks.plan.server import find_server
 from fitasks.plan.target import Target
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from fitasks.delivery.bundle.manifest import Manifest
     from fitasks.delivery.bundle.usable import Module
     from fitasks.plan.server import Server
@@ -50,21 +41,27 @@ class Repacked:
     obstacle: str
 
 
-def repack(session: Session, path: Path, directory: Path) -> Repacked:
-    """Write the wheel into `directory`. Raises Refused as `unbundle` does, KernelFailure as `build_wheel` does.
+def repack(server: Server, path: Path, directory: Path, state: Path) -> Repacked:
+    """Write the wheel into `directory`; the bundle is unpacked in `state`.
 
-    A bundle for architectures that kernels.yaml doesn't name is taken: FlashInfer chooses among those of a package.
+    Raises Refused as `unbundle` does, KernelFailure as `complete` does. A bundle for architectures that kernels.yaml
+    doesn't name is taken: FlashInfer chooses among those of a package.
     """
-    with refusals(path), staging(session.root / ".fitasks") as unpacked:
-        server = find_server(configuration(session.root), session.probe)
+    with refusals(path), staging(state) as unpacked:
         with opened(path) as archive:
             manifest = archive.manifest()
             abi = headers_abi(server.site_packages)
             refuse_foreign(manifest, _flashinfer(server, manifest), sysconfig.get_platform(), abi)
             refuse_too_large(manifest, unpacked)
             archive.unpack(manifest, unpacked, manifest.workspaces)
-        plan = _plan(session, server, manifest, [_kernel(one, manifest) for one in proven(manifest, unpacked)])
-        return Repacked(build_wheel(_session(plan, session.root), directory), server.python, obstacle(plan))
+        modules = {f"{one.name}@{one.architecture}": one for one in proven(manifest, unpacked)}
+        targets = {name: _target(name, manifest, server) for name in manifest.workspaces}
+        kernels = collected(
+            [_kernel(one, manifest) for one in modules.values()],
+            lambda kernel: complete(kernel, modules[kernel.label].receipt, targets[kernel.target]),
+        )
+        why = obstacle(server, next(iter(targets.values())))
+        return Repacked(build_wheel(kernels, server, directory), server.python, why)
 
 
 def _flashinfer(server: Server, manifest: Manifest) -> str:
@@ -79,33 +76,12 @@ def _flashinfer(server: Server, manifest: Manifest) -> str:
     )
 
 
-class _Proven(Judge):
-    """Of kernels that were compared with their receipts, and of which nothing else can be known here."""
-
-    def judge(self, kernel: Kernel) -> Judgement:  # noqa: ARG002 - each of them
-        return Judgement("fresh")
-
-    def anew(self) -> Judge:
-        return self
-
-
-def _session(plan: Plan, root: Path) -> Session:
-    session = Session(root, _plan=plan)
-    session.judges = {target: _Proven(Roots({}), Contents(root), {}, "", "") for target in plan.targets}
-    return session
-
-
-def _plan(session: Session, server: Server, manifest: Manifest, kernels: Sequence[Kernel]) -> Plan:
-    """What a wheel is made from, of a place where nothing could be planned."""
-    home = Path(manifest.cuda_home)
-    toolkit = Toolkit(home, "bundle", home, "", "", home)
-    flashinfer, root = manifest.flashinfer, Path(server.imported_from("flashinfer-python"))
-    targets = {
-        arch: Target(arch, Path(place), root, home, flashinfer, "", manifest.tvm_ffi, tvm_ffi_abi=manifest.tvm_ffi_abi)
-        for arch, place in manifest.workspaces.items()
-    }
-    config = configuration(session.root)
-    return Plan(config, server, toolkit, (), tuple(kernels), targets, session.root / ".fitasks")
+def _target(architecture: str, manifest: Manifest, server: Server) -> Target:
+    """What a package says of an architecture set, in a place where nothing could be planned."""
+    root, home = Path(server.imported_from("flashinfer-python")), Path(manifest.cuda_home)
+    abi = manifest.tvm_ffi_abi
+    workspace = Path(manifest.workspaces[architecture])
+    return Target(architecture, workspace, root, home, manifest.flashinfer, "", manifest.tvm_ffi, tvm_ffi_abi=abi)
 
 
 def _kernel(module: Module, manifest: Manifest) -> Kernel:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from fitasks.plan.plan import Plan
     from fitasks.plan.server import Server
+    from fitasks.plan.target import Target
 
 _OFFICIAL = "flashinfer-jit-cache"
 _LAST_LINES = 6  # of what an installer says before it fails
@@ -38,7 +39,7 @@ def install(plan: Plan, wheel: Path) -> None:
     Raises EnvironmentProblem where it can't be installed, or wouldn't be found.
     """
     server = plan.server
-    if reason := obstacle(plan):
+    if reason := obstacle(plan.server, plan.first):
         remedy = f"{_uninstaller(server)}; doit install"
         raise EnvironmentProblem(f"{DISTRIBUTION} is not installed: {reason}", remedy=remedy)
     options = ["--no-deps", "--no-index", str(wheel.resolve())]
@@ -97,13 +98,13 @@ def _prove_gone(server: Server, installer: str) -> None:
         raise EnvironmentProblem(f"{installer} reports success, but {there} is still there", remedy=f"rm -r {paths}")
 
 
-def obstacle(plan: Plan) -> str:
+def obstacle(server: Server, target: Target) -> str:
     """Why the serving FlashInfer wouldn't find our kernels, in a sentence; "" if it would."""
-    official = find_package(_OFFICIAL, plan.server.site_packages)
+    official = find_package(_OFFICIAL, server.site_packages)
     if official is None:
         return ""
-    version = plan.first.flashinfer
-    if "get_jit_cache_providers" not in (plan.first.root / "jit" / "env.py").read_text(encoding="utf-8"):
+    version = target.flashinfer
+    if "get_jit_cache_providers" not in (target.root / "jit" / "env.py").read_text(encoding="utf-8"):
         return (
             f"FlashInfer {version} takes ahead-of-time modules from one package only, and {_OFFICIAL} "
             f"{official.version} is installed; its modules and ours can't be there both (they can from 0.7 on)"
@@ -146,7 +147,7 @@ def _notice(plan: Plan, made_for: str, version: str) -> str:
     asking = plan.first.flashinfer
     if made_for != asking:
         return f"{DISTRIBUTION} {version} is installed for FlashInfer {made_for}; {asking} ignores it: doit install"
-    reason = obstacle(plan)
+    reason = obstacle(plan.server, plan.first)
     return f"{DISTRIBUTION} {version} is installed, but {reason}" if reason else ""
 
 

@@ -23,7 +23,6 @@ from packaging.version import Version
 from fitasks.base import temporary
 from fitasks.base.files import sha256_text
 from fitasks.cuda.elf import inspect_library
-from fitasks.delivery.collect import Complete, collect
 from fitasks.delivery.provenance import receipts_text
 from fitasks.delivery.stripped import find_strip, packed
 from fitasks.delivery.tvmffi import headers_abi
@@ -32,10 +31,10 @@ from fitasks.delivery.wheel.installed import DISTRIBUTION, PACKAGE
 from fitasks.delivery.wheel.tag import platform_tag
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable
 
-    from fitasks.graph.session import Session
-    from fitasks.plan.plan import Plan
+    from fitasks.delivery.collect import Complete
+    from fitasks.plan.server import Server
 
 _PAYLOAD = Path(__file__).parent / "payload"
 _SPDX = {b"Apache License": "Apache-2.0", b"BSD 3-Clause": "BSD-3-Clause", b"MIT License": "MIT"}
@@ -62,24 +61,24 @@ class Wheel:
         return self.path.stat().st_size
 
 
-def build_wheel(session: Session, directory: Path, names: Sequence[str] = ()) -> Wheel:
-    """Write the wheel of the named kernels (all without names) into `directory`, in place of earlier ones of ours.
+def build_wheel(kernels: Iterable[Complete], server: Server, directory: Path) -> Wheel:
+    """Write the wheel of these kernels for a server into `directory`, in place of earlier ones of ours.
 
-    The same kernels give the same bytes, whenever they were compiled, if there is a `strip`. Raises KernelFailure (see
-    `collect`) and OSError, which names the file.
+    The same kernels give the same bytes, whenever they were compiled, if there is a `strip`. Raises
+    OSError, which names the file.
     """
-    unique = sorted({_key(one): one for one in collect(session, names)}.values(), key=_key)
-    strip = find_strip(session.plan.server.env)
+    unique = sorted({_key(one): one for one in kernels}.values(), key=_key)
+    strip = find_strip(server.env)
     with temporary.directory("wheel") as copies:
-        return _write(session.plan, packed(unique, copies, strip), directory, stripped=bool(strip))
+        return _write(server, packed(unique, copies, strip), directory, stripped=bool(strip))
 
 
-def _write(plan: Plan, kernels: tuple[Complete, ...], directory: Path, *, stripped: bool) -> Wheel:
-    flashinfer = plan.targets[kernels[0].kernel.target].flashinfer
+def _write(server: Server, kernels: tuple[Complete, ...], directory: Path, *, stripped: bool) -> Wheel:
+    flashinfer = kernels[0].target.flashinfer
     version = version_of(flashinfer, kernels)
     tag = f"py3-none-{platform_tag(_symbol_versions(kernels))}"
     path = directory / f"{PACKAGE}-{version}-{tag}.whl"
-    sizes = write_zip(path, _files(plan, kernels, flashinfer, version, tag), record=f"{_info(version)}/RECORD")
+    sizes = write_zip(path, _files(server, kernels, flashinfer, version, tag), record=f"{_info(version)}/RECORD")
     for old in directory.glob(f"{PACKAGE}-*.whl"):
         if old != path and (old.is_file() or old.is_symlink()):
             old.unlink(missing_ok=True)  # another run may be at it
@@ -100,10 +99,10 @@ def _symbol_versions(kernels: Iterable[Complete]) -> set[str]:
     return {symbol.version for library in libraries for symbol in library.undefined}
 
 
-def _files(plan: Plan, kernels: tuple[Complete, ...], flashinfer: str, version: str, tag: str) -> list[File]:
-    manifest = _manifest(plan, kernels, flashinfer, version, tag)
+def _files(server: Server, kernels: tuple[Complete, ...], flashinfer: str, version: str, tag: str) -> list[File]:
+    manifest = _manifest(server, kernels, flashinfer, version, tag)
     info = _info(version)
-    licences = _licences(plan)
+    licences = _licences(server)
     return [
         File(f"{PACKAGE}/__init__.py", (_PAYLOAD / "kernels.py").read_bytes()),
         File(f"{PACKAGE}/manifest.json", _json(manifest)),
@@ -119,15 +118,15 @@ def _files(plan: Plan, kernels: tuple[Complete, ...], flashinfer: str, version: 
     ]
 
 
-def _manifest(plan: Plan, kernels: tuple[Complete, ...], flashinfer: str, version: str, tag: str) -> dict[str, Any]:
-    target = plan.targets[kernels[0].kernel.target]
+def _manifest(server: Server, kernels: tuple[Complete, ...], flashinfer: str, version: str, tag: str) -> dict[str, Any]:
+    target = kernels[0].target
     abi = target.tvm_ffi_abi
     return {
         "distribution": DISTRIBUTION,
         "version": version,
         "flashinfer": flashinfer,
         "tvm_ffi": target.tvm_ffi,
-        "tvm_ffi_abi": headers_abi(plan.server.site_packages) if abi is None else abi,
+        "tvm_ffi_abi": headers_abi(server.site_packages) if abi is None else abi,
         "tag": tag,
         "directories": {one.directory: one.directory.split("-") for one in kernels},
         "providers": _providers(kernels, version),
@@ -173,9 +172,9 @@ def _providers(kernels: tuple[Complete, ...], version: str) -> dict[str, Any]:
     }
 
 
-def _licences(plan: Plan) -> dict[str, bytes]:
+def _licences(server: Server) -> dict[str, bytes]:
     """FlashInfer's own licence files, as its distribution has them: these kernels are its code."""
-    for site in plan.server.site_packages:
+    for site in server.site_packages:
         for info in sorted(site.glob("flashinfer_python-*.dist-info")):
             root = info / "licenses"
             return {

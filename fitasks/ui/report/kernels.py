@@ -10,7 +10,9 @@ from fitasks.base.errors import FitasksError
 from fitasks.compile import receipt as receipts
 
 if TYPE_CHECKING:
-    from fitasks.graph.session import Session
+    from collections.abc import Callable, Iterable
+
+    from fitasks.compile.judge.reasons import Judgement
     from fitasks.plan.kernel import Kernel
 
 
@@ -26,22 +28,22 @@ class KernelInfo:
     threads: int = 1  # of nvcc's optimiser, when it was compiled (`--split-compile`)
 
 
-def kernels_on_disk(session: Session) -> tuple[KernelInfo, ...]:
-    """All planned kernels that have a module of their own; none where there is no plan."""
-    return tuple(_info(session, kernel) for kernel in session.kernels if not kernel.problem and not kernel.twin)
+def kernels_on_disk(kernels: Iterable[Kernel], judge: Callable[[Kernel], Judgement]) -> tuple[KernelInfo, ...]:
+    """Those that have a module of their own."""
+    return tuple(_info(kernel, judge) for kernel in kernels if not kernel.problem and not kernel.twin)
 
 
-def _info(session: Session, kernel: Kernel) -> KernelInfo:
+def _info(kernel: Kernel, judge: Callable[[Kernel], Judgement]) -> KernelInfo:
     receipt = receipts.read(kernel)
     if receipt is None:
         return KernelInfo(kernel.label, kernel.op, kernel.target, fresh=False)
     size = receipt.outputs[f"{kernel.name}.so"].size
     threads = receipt.notes.get("split_compile", 1)
-    return KernelInfo(kernel.label, kernel.op, kernel.target, _usable(session, kernel), size, threads)
+    return KernelInfo(kernel.label, kernel.op, kernel.target, _usable(kernel, judge), size, threads)
 
 
-def _usable(session: Session, kernel: Kernel) -> bool:
+def _usable(kernel: Kernel, judge: Callable[[Kernel], Judgement]) -> bool:
     """Whether nothing is to be compiled for it."""
     with contextlib.suppress(FitasksError, OSError):
-        return session.judge(kernel).verdict != "stale"
+        return judge(kernel).verdict != "stale"
     return False

@@ -11,29 +11,27 @@ from typing import TYPE_CHECKING
 from fitasks.base.files import replacing
 from fitasks.compile import journal as journals
 from fitasks.ui.report.chrome_trace import chrome_trace
-from fitasks.ui.report.kernels import kernels_on_disk
 from fitasks.ui.report.model import last_run
 from fitasks.ui.report.page import page
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Collection, Iterable, Sequence
     from pathlib import Path
 
-    from fitasks.graph.session import Session
     from fitasks.ui.report.kernels import KernelInfo
     from fitasks.ui.report.model import Run
 
 
-def report_last_run(session: Session, names: Sequence[str] = ()) -> tuple[Path, Path]:
-    """Write report.html and report.trace.json into the project's .fitasks, of the named kernels or of all.
+def report_last_run(
+    state: Path, known: Sequence[KernelInfo], labels: Collection[str] | None = None
+) -> tuple[Path, Path]:
+    """Write report.html and report.trace.json into a project's `state`, of the kernels of these labels or of all.
 
-    Raises FitasksError where nothing ran, or a name fits no kernel.
+    Raises FitasksError where nothing ran.
     """
-    state = session.root / ".fitasks"
     html_path, trace_path = state / "report.html", state / "report.trace.json"
-    run, known = last_run(state / journals.NAME), kernels_on_disk(session)
-    if names:
-        labels = {kernel.label for kernel in session.plan.chosen(names)}
+    run = last_run(state / journals.NAME)
+    if labels is not None:
         run = replace(run, kernels=tuple(kernel for kernel in run.kernels if kernel.label in labels))
         known = tuple(kernel for kernel in known if kernel.label in labels)
     write_report(run, known, html_path, trace_path)
