@@ -23,38 +23,38 @@ def task_kernel() -> Iterator[TaskDict]:
 def task_libcudart() -> Iterator[TaskDict]:
     """the CUDA runtime library that kernels are linked against, and the one that they will meet"""
     yield tasks.after_all_kernels(actions.apply_cudart_policy, "_cudart")
-    yield tasks.speaking(actions.cudart)
-    yield from (tasks.speaking(action, tasks.DRY_RUN) for action in (actions.patch_cudart, actions.restore_cudart))
+    yield tasks.command(actions.cudart)
+    yield from (tasks.command(action, tasks.DRY_RUN) for action in (actions.patch_cudart, actions.restore_cudart))
 
 
 def task_server() -> Iterator[TaskDict]:
     """what a server will meet"""
-    yield tasks.speaking(actions.check, tasks.JSON, tasks.TRACE, words="names")
-    yield tasks.speaking(actions.why, words="names")
+    yield tasks.command(actions.check, tasks.JSON, tasks.TRACE, words="names")
+    yield tasks.command(actions.why, words="names")
     yield tasks.on_gpus(actions.verify, tasks.FORCE)
-    yield tasks.speaking(actions.jitlog, words="files")
-    yield tasks.speaking(actions.report, words="names")
-    yield from map(tasks.speaking, (actions.env, actions.install_sm90_switch, actions.uninstall_sm90_switch))
-    yield tasks.speaking(actions.doctor, tasks.JSON)
+    yield tasks.command(actions.jitlog, words="files")
+    yield tasks.command(actions.report, words="names")
+    yield from map(tasks.command, (actions.env, actions.install_sm90_switch, actions.uninstall_sm90_switch))
+    yield tasks.command(actions.doctor, tasks.JSON)
 
 
 def task_knowledge() -> Iterator[TaskDict]:
     """what may be written into kernels.yaml, and what should be"""
-    yield tasks.speaking(actions.ops, words="words")
-    yield tasks.speaking(actions.explain_models)
-    yield tasks.speaking(actions.import_trace, tasks.WRITE, words="files")
+    yield tasks.command(actions.ops, words="words")
+    yield tasks.command(actions.explain_models)
+    yield tasks.command(actions.import_trace, tasks.WRITE, words="files")
 
 
 def task_delivery() -> Iterator[TaskDict]:
     """what leaves this machine"""
     yield from (tasks.after_kernels(actions.wheel, tasks.JSON), tasks.after_kernels(actions.install))
-    yield tasks.speaking(actions.uninstall)
-    yield tasks.speaking(actions.bundle, tasks.FILE, words="names")
-    yield tasks.speaking(actions.unbundle, tasks.FILE, tasks.WHEEL, words="files")
+    yield tasks.command(actions.uninstall)
+    yield tasks.command(actions.bundle, tasks.FILE, words="names")
+    yield tasks.command(actions.unbundle, tasks.FILE, tasks.WHEEL, words="files")
 
 
 def task_clearing() -> Iterator[TaskDict]:
     """what may go"""
-    yield tasks.speaking(actions.clear_incomplete)
-    yield tasks.speaking(actions.gc, tasks.LIMIT)
-    yield tasks.speaking(actions.reset, tasks.YES)
+    yield tasks.command(actions.clear_incomplete)
+    yield tasks.command(actions.gc, tasks.LIMIT)
+    yield tasks.command(actions.reset, tasks.YES)

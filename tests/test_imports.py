@@ -41,9 +41,7 @@ KNOWN = ("plan", "compile", "server")
 # What ui takes at run time, of rooms that act or ask processes: names, readers of logs, what is remembered. Fewer is
 # better.
 READ_BY_UI = (
-    "compile.journal compile.receipt compile.pool.usage models.kernels plan.caches plan.hopper plan.modules plan.offers "
-    "processes.sessions server.buildlog server.engine_conditions server.jitlog server.place server.sm90_switch "
-    "server.variables"
+    "compile.journal compile.pool.usage compile.receipt plan.modules plan.offers processes.sessions server.jitlog"
 )
 
 

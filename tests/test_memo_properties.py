@@ -19,7 +19,7 @@ from fitasks.compile.failure import failed
 from fitasks.compile.judge.contents import Contents
 from fitasks.compile.ninja.ninja import DEPS, Ninja
 from fitasks.compile.pool.costs import Costs, guess
-from fitasks.config.model import Config, KernelConfig, ModelRequest, Place, Serving
+from fitasks.config.model import Config, KernelConfig, ModelRequest, Position, Serving
 from fitasks.cuda import assemble, chosen, cudart, loader, patch
 from fitasks.cuda.probe import ProbeMemo
 from fitasks.cuda.toolkit import Toolkit
@@ -176,7 +176,7 @@ def assembled(border: Border) -> Callable[[], object]:
 
 
 def planned(border: Border) -> Callable[[], object]:
-    shop, place = border.shop, Place("kernels.yaml", 1, 1)
+    shop, place = border.shop, Position("kernels.yaml", 1, 1)
     kernels = [shop.kernel(), shop.kernel("rope")]
     entry = KernelConfig("page", "page", "page", {"a": 1}, place, {"a": place}, ("9.0a",))
     model = ModelRequest("m", "m", "vllm", place)

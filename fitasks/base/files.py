@@ -102,7 +102,7 @@ def remember(path: Path, text: str) -> None:
 
 
 @functools.cache
-def forgotten() -> Path:
+def ephemeral_directory() -> Path:
     """A directory that ends with this process, for what must be somewhere and can't be kept."""
     stack = contextlib.ExitStack()
     atexit.register(stack.close)

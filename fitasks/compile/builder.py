@@ -60,7 +60,7 @@ class KernelStore(Protocol):
     def put(self, name: str, directory: Path, receipt: Receipt) -> None:
         """Keep a module whose files lie in a directory."""
 
-    def told(self, kernel: Kernel, judge: Judge, judged: Judgement) -> list[str]:
+    def explain(self, kernel: Kernel, judge: Judge, judged: Judgement) -> list[str]:
         """What is said of a kernel that is not fresh: whether it is there, or what keeps it from being taken."""
 
 
@@ -113,7 +113,7 @@ class Builder:
         with module_lock(kernel.lock, timeout=self.lock_timeout, stopping=sessions.stopping, say=self.runner.say):
             if any(not source.exists() for source in kernel.sources):
                 self._regenerate(kernel)
-            judge = self.judges[kernel.target].anew()  # somebody may have built it while we waited
+            judge = self.judges[kernel.target].refreshed()  # somebody may have built it while we waited
             return self._make_right(kernel, judge, force=force)
 
     def _make_right(self, kernel: Kernel, judge: Judge, *, force: bool) -> Done:
@@ -164,7 +164,7 @@ class Builder:
             began_ns = begun.begin(kernel, judge, self.runner.ninja, damaged)
             finished = self._run(kernel, judge, judged)
             check(kernel)
-            receipt = receipt_of(self.runner, kernel, judge.anew(), finished)
+            receipt = receipt_of(self.runner, kernel, judge.refreshed(), finished)
             if not (changed := begun.edited(receipt, judge, began_ns)):
                 receipts.write(kernel, self._accepted(kernel, receipt, judge))
                 begun.end(kernel)
@@ -181,7 +181,7 @@ class Builder:
             return self.runner.run(kernel, functools.partial(self._announce, kernel, judge, judged))
         except KernelFailure as error:
             if error.lasting:
-                failed.remember(kernel, judge.anew(), error.lasting)
+                failed.remember(kernel, judge.refreshed(), error.lasting)
             raise
 
     def _accepted(self, kernel: Kernel, receipt: Receipt, judge: Judge) -> Receipt:
@@ -194,7 +194,7 @@ class Builder:
 
     def _announce(self, kernel: Kernel, judge: Judge, judged: Judgement, count: int) -> None:
         why = [str(reason) for reason in judged.reasons]
-        apart = self.store.told(kernel, judge, judged) if self.store else []
+        apart = self.store.explain(kernel, judge, judged) if self.store else []
         facts = {"label": kernel.label, "op": kernel.op, "target": kernel.target, "files": len(kernel.sources)}
         self.runner.journal.write("begin", **facts, why=why + apart)
         work = f"compiling {count} file{'s'[: count != 1]}" if count else "linking"

@@ -134,7 +134,7 @@ class Compiling:
     @contextlib.contextmanager
     def _alone(self, what: str) -> Iterator[bool]:
         """For what was killed for want of memory: nothing else of ours runs meanwhile."""
-        with self.runner.pool.alone(self._stopping) as held:
+        with self.runner.pool.every_slot(self._stopping) as held:
             if held:
                 self.alone = memory()
                 self.runner.say(f"kernel:{self.kernel.label}: {what} once more, alone")

@@ -29,7 +29,7 @@ def places(workspaces: Iterable[Path]) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def alone(directory: Path) -> Iterator[bool]:
+def claimed(directory: Path) -> Iterator[bool]:
     """Whether nobody else unpacks in `directory` meanwhile. Raises OSError."""
     descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
     try:
@@ -44,11 +44,11 @@ def abandoned(directory: Path) -> Iterator[list[Path]]:
     with contextlib.ExitStack() as stack:
         ours = False
         with contextlib.suppress(OSError):
-            ours = stack.enter_context(alone(directory))
+            ours = stack.enter_context(claimed(directory))
         yield sorted(directory.glob(f"{UNPACKED}*")) if ours else []
 
 
-def sweep(directory: Path) -> None:
+def remove_leftovers(directory: Path) -> None:
     """Remove what killed runs left in `directory`."""
     with abandoned(directory) as left:
         for path in left:
@@ -65,6 +65,6 @@ def writing(path: Path) -> Iterator[IO[bytes]]:
     Raises OSError.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    sweep(path.parent)
+    remove_leftovers(path.parent)
     with replacing(path, prefix=WRITTEN) as stream:
         yield stream

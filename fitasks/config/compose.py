@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import yaml
 
 from fitasks.base.errors import ConfigError
-from fitasks.config.model import Place
+from fitasks.config.model import Position
 from fitasks.config.problem import Problem
 
 if TYPE_CHECKING:
@@ -48,20 +48,20 @@ def compose(text: str, file: str) -> yaml.Node | None:
         loader.dispose()
 
 
-def unreadable(place: Place, text: str) -> ConfigError:
+def unreadable(place: Position, text: str) -> ConfigError:
     """The error for a mistake behind which nothing can be read."""
     return ConfigError((str(Problem(place, (), text)),))
 
 
-def place_of(mark: yaml.Mark, file: str) -> Place:
+def place_of(mark: yaml.Mark, file: str) -> Position:
     """PyYAML counts from 0, editors from 1."""
-    return Place(file, mark.line + 1, mark.column + 1)
+    return Position(file, mark.line + 1, mark.column + 1)
 
 
-def place_at(text: str, file: str) -> Place:
+def place_at(text: str, file: str) -> Position:
     """The place behind `text`, the part of a file before something."""
     lines = re.split(r"\r\n|\r|\n", text)
-    return Place(file, len(lines), len(lines[-1]) + 1)
+    return Position(file, len(lines), len(lines[-1]) + 1)
 
 
 def _refuse_control_characters(text: str, file: str) -> None:

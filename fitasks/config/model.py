@@ -14,7 +14,7 @@ DEFAULT_TIMEOUT = 4 * 3600  # seconds; others report 1.5 h for one CUTLASS MoE m
 
 
 @dataclass(frozen=True)
-class Place:
+class Position:
     """Where something stands: 1-based line and column, as editors count."""
 
     file: str
@@ -45,7 +45,7 @@ class ModelRequest:
     name: str
     config: str  # path of config.json, or of the directory that it is in
     engine: Literal["sglang", "vllm"]
-    place: Place
+    place: Position
     version: str = ""  # of the engine, "" for the one that the rules were read in
     tensor_parallel: int = 1
     kv_cache_dtype: str = "auto"  # as the engines say it: auto, fp8_e4m3, fp8_e5m2
@@ -61,8 +61,8 @@ class KernelConfig:
     op: str  # "batch_prefill", or "module:function"
     label: str  # "prefill-fa3-bf16-d128": unique in the file, made from this point alone
     params: dict[str, Scalar]
-    place: Place  # of the entry's key
-    param_places: dict[str, Place]  # of each parameter's key
+    place: Position  # of the entry's key
+    param_places: dict[str, Position]  # of each parameter's key
     targets: tuple[str, ...] = ()  # that it is for; () for all
 
 

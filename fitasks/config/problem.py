@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from fitasks.config.model import Place
+    from fitasks.config.model import Position
 
 Path = tuple[str | int, ...]
 
@@ -35,7 +35,7 @@ BAD = Bad()
 class Problem:
     """What is wrong, where, and what is accepted instead."""
 
-    place: Place
+    place: Position
     path: Path
     text: str
 
@@ -47,7 +47,7 @@ class Problem:
 def in_file_order(problems: Iterable[Problem]) -> tuple[str, ...]:
     """Their lines, sorted by place; one line for a mistake that merges carry into several entries."""
     ordered = sorted(problems, key=lambda problem: (problem.place.line, problem.place.column))
-    unique: dict[tuple[Place, str], str] = {}
+    unique: dict[tuple[Position, str], str] = {}
     for problem in ordered:
         unique.setdefault((problem.place, problem.text), str(problem))
     told = tuple(unique.values())

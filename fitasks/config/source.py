@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from fitasks.config.compose import compose, place_of
-from fitasks.config.model import Place
+from fitasks.config.model import Position
 from fitasks.config.problem import BAD, BLANK, Path, Problem, shorten, shown
 
 if TYPE_CHECKING:
@@ -35,8 +35,8 @@ _UNUSABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f\ud800-\udfff]")
 class Spot:
     """Where a value stands; `key` is its own place where it has no key, `text` a scalar as written."""
 
-    key: Place
-    value: Place
+    key: Position
+    value: Position
     text: str = ""
 
 
@@ -56,8 +56,8 @@ class Document:
         return self.spots.get(path) or Spot(self.start, self.start)
 
     @property
-    def start(self) -> Place:
-        return Place(self.file, 1, 1)
+    def start(self) -> Position:
+        return Position(self.file, 1, 1)
 
 
 def read_document(text: str, file: str) -> Document:
@@ -81,7 +81,7 @@ class _Reader:
         self.document = document
         self.scalars = yaml.constructor.SafeConstructor()
 
-    def value(self, node: yaml.Node, path: Path, key: Place) -> Any:
+    def value(self, node: yaml.Node, path: Path, key: Position) -> Any:
         """The node's data. `key` is where its key stands, or what it is in."""
         place = self._place_of(node, key)
         text = node.value if isinstance(node, yaml.ScalarNode) else ""
@@ -107,18 +107,18 @@ class _Reader:
             if self.document.spots.pop((*path, index), None) is None:
                 return
 
-    def _place_of(self, node: yaml.Node, key: Place) -> Place:
+    def _place_of(self, node: yaml.Node, key: Position) -> Position:
         """An alias has its anchor's place, which lies before its key; there, its key says more."""
         place = place_of(node.start_mark, self.document.file)
         return max(place, key, key=lambda at: (at.line, at.column))
 
-    def _note(self, place: Place, path: Path, text: str) -> None:
+    def _note(self, place: Position, path: Path, text: str) -> None:
         self.document.problems.append(Problem(place, path, text))
 
     def _mapping(self, node: yaml.MappingNode, path: Path) -> dict[str, Any]:
         """Merged keys come first and yield to the mapping's own, as in SafeLoader."""
         merged: dict[str, Any] = {}
-        own: dict[str, tuple[yaml.Node, Place]] = {}
+        own: dict[str, tuple[yaml.Node, Position]] = {}
         for key, key_node, value in self._unique(node, path):
             place = place_of(key_node.start_mark, self.document.file)
             if key_node.tag == _TAG + "merge":
@@ -129,7 +129,7 @@ class _Reader:
 
     def _unique(self, node: yaml.MappingNode, path: Path) -> Iterator[tuple[str, yaml.Node, yaml.Node]]:
         """The pairs whose keys are text, each key once."""
-        first: dict[str, Place] = {}
+        first: dict[str, Position] = {}
         for key_node, value in node.value:
             place = place_of(key_node.start_mark, self.document.file)
             key = self._key(key_node, place, path)
@@ -140,7 +140,7 @@ class _Reader:
                 text = f"duplicate key, first at {first[key]}; keep one of them"
                 self._note(place, (*path, key), text)
 
-    def _key(self, node: yaml.Node, place: Place, path: Path) -> str | None:
+    def _key(self, node: yaml.Node, place: Position, path: Path) -> str | None:
         if isinstance(node, yaml.ScalarNode) and node.tag in {_TAG + "str", _TAG + "merge"}:
             if not _UNUSABLE.search(node.value):
                 return str(node.value)
@@ -152,7 +152,7 @@ class _Reader:
             self._note(place, path, "a list or mapping as key; keys are text")
         return None
 
-    def _merge(self, node: yaml.Node, path: Path, place: Place) -> dict[str, Any]:
+    def _merge(self, node: yaml.Node, path: Path, place: Position) -> dict[str, Any]:
         sources = node.value if isinstance(node, yaml.SequenceNode) else [node]
         merged: dict[str, Any] = {}
         for source in reversed(sources):  # the first mapping of the list wins

@@ -47,7 +47,7 @@ def collect(plan: Plan, judges: Mapping[str, Judge], names: Sequence[str] = ()) 
     Raises KernelFailure that names all that aren't complete. What runs on no GPU of its target is left out, see
     `left_out`. Judged anew: they may have been built in this very run. Wrong timestamps do not matter here.
     """
-    today = {target: judge.anew() for target, judge in judges.items()}
+    today = {target: judge.refreshed() for target, judge in judges.items()}
     chosen = [kernel for kernel in plan.chosen(names) if not kernel.unfit]
     found = collected(chosen, lambda kernel: _complete(kernel, today[kernel.target], plan.targets[kernel.target]))
     if not found and (told := left_out(plan, names)):

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from fitasks.plan.plan import Plan
 
 
-class Run(Protocol):
+class Examined(Protocol):
     """What is known of a run; `problem` is why there is no plan, or why nothing can be built by it."""
 
     root: Path
@@ -44,7 +44,7 @@ class Run(Protocol):
     def server(self) -> Server: ...
 
 
-def examine(run: Run) -> list[Finding]:
+def examine(run: Examined) -> list[Finding]:
     """Every finding; works where no plan can be made, or no serving interpreter is found. Raises ConfigError alone."""
     config = configuration(run.root)
     try:
@@ -65,7 +65,7 @@ def examine(run: Run) -> list[Finding]:
     return [*findings, *kept("trial", _trial(config, server, toolkit), section="trial")]
 
 
-def _without_interpreter(config: Config, run: Run, error: Exception) -> Iterator[Finding]:
+def _without_interpreter(config: Config, run: Examined, error: Exception) -> Iterator[Finding]:
     """Why there is none, and what is to be said of the rest: toolkits of this environment, the machine and caches."""
     env = dict(os.environ) | config.serving.env
     server = Server(Path(config.serving.python), config.serving.engine, Path(), (), env, ())
@@ -75,7 +75,7 @@ def _without_interpreter(config: Config, run: Run, error: Exception) -> Iterator
     yield from _around(config, run, server, toolkit)
 
 
-def _around(config: Config, run: Run, server: Server, toolkit: Toolkit | None) -> Iterator[Finding]:
+def _around(config: Config, run: Examined, server: Server, toolkit: Toolkit | None) -> Iterator[Finding]:
     """What no package of the server decides."""
     for problem in problems(server.env):
         yield Finding("machine", "environment", problem.message, "problem", problem.remedy)
@@ -93,7 +93,7 @@ def _caches(config: Config, server: Server) -> Iterator[Finding]:
     yield from kept("store", _store(server), section="caches")
 
 
-def _commands(config: Config, run: Run) -> Commands:
+def _commands(config: Config, run: Examined) -> Commands:
     """What each nvcc is tried with: the planned modules' flags, or without a plan the targets' architectures."""
     return {"": of_targets(config.targets)} if run.problem else run.plan.commands
 
@@ -105,7 +105,7 @@ def _sm90(config: Config, server: Server) -> bool:
         return True
 
 
-def _cudart(run: Run, server: Server, toolkit: Toolkit) -> Iterator[Finding]:
+def _cudart(run: Examined, server: Server, toolkit: Toolkit) -> Iterator[Finding]:
     memo = run.root / ".fitasks" / "cudart.json"
     runtime = discover(server.python, server.env, server.site_packages, toolkit.cudart, memo)
     yield from packages.examine_cudart(runtime, remedy(server, toolkit, runtime.toolkit.soname))

@@ -183,7 +183,7 @@ def why(names: list[str]) -> None:
             show_text(f"kernel:{kernel.label}: {kernel.problem}")
             continue
         judged = session.judge(kernel)
-        _say(why_lines(kernel.label, judged, session.store.told(kernel, session.judges[kernel.target], judged)))
+        _say(why_lines(kernel.label, judged, session.store.explain(kernel, session.judges[kernel.target], judged)))
     if not shown and not names:
         _print(f"all {len(chosen)} kernels are fresh")
 

@@ -75,19 +75,19 @@ class Run(DoitRun):  # type: ignore[misc]  # doit has no types
             temporary.sweep_files(Path(".fitasks"))
             if "store" in config:
                 temporary.sweep(Path(config["store"]))
-            params["reporter"] = self._attended(params["reporter"])
+            params["reporter"] = self._with_progress(params["reporter"])
             if not isinstance(params["outfile"], str):  # doit looked before dodo.py made it whole, and clean
                 params["outfile"] = sys.stdout
             # `-n` is how many compilers there are. Of doit's threads each may have to wait for a server's lock.
             params["num_process"] = params["num_process"] and max(params["num_process"], config["num_process"])
         return super()._execute(*args, **params)
 
-    def _attended(self, reporter: Any) -> Any:
+    def _with_progress(self, reporter: Any) -> Any:
         """As doit takes it: a name, a class, or an object, which is left alone."""
-        from fitasks.graph.reporting import attended
+        from fitasks.graph.reporting import with_progress
 
         chosen = self.reporters[reporter] if isinstance(reporter, str) else reporter
-        return attended(chosen) if isinstance(chosen, type) else chosen
+        return with_progress(chosen) if isinstance(chosen, type) else chosen
 
     def _obstacle(self, problem: str, params: dict[str, Any]) -> str:
         """Return why nothing is run; where nothing is in the way, each word is brought to what it stands for."""

@@ -43,7 +43,7 @@ class Json(JsonReporter):
         _attach(self, _kernels_among(tasks, selected_tasks))
 
 
-def attended(chosen: type[Any]) -> type[Any]:
+def with_progress(chosen: type[Any]) -> type[Any]:
     """The reporter's class; beside one that isn't ours, what is built is heard on standard error.
 
     Whichever it is, the session learns which kernels this run is about.
@@ -51,13 +51,13 @@ def attended(chosen: type[Any]) -> type[Any]:
     if issubclass(chosen, Lines | Json):
         return chosen
 
-    class Attended(chosen):  # type: ignore[misc]
+    class WithProgress(chosen):  # type: ignore[misc]
         def initialize(self, tasks: Any, selected_tasks: Any) -> None:
             _attach(Aside(sys.stderr), _kernels_among(tasks, selected_tasks))
             if hasattr(chosen, "initialize"):  # doit demands none
                 super().initialize(tasks, selected_tasks)
 
-    return Attended
+    return WithProgress
 
 
 def configuration() -> dict[str, Any]:

@@ -85,7 +85,7 @@ def kernels() -> Iterator[TaskDict]:
     yield from map(_twin, twins)
 
 
-def speaking(action: Callable[..., None], *params: dict[str, Any], words: str = NOTHING) -> TaskDict:
+def command(action: Callable[..., None], *params: dict[str, Any], words: str = NOTHING) -> TaskDict:
     """A task that always runs and speaks for itself; `words` is the parameter that takes the words behind its name.
 
     One that takes none refuses them: doit would run them as tasks, and compile the kernel that was asked about.
@@ -179,7 +179,7 @@ def _after_named(
             return [f"{PREFIX}{kernel.label}" for kernel in needed(session.plan.chosen(_split(words, params)[1]))]
         return []
 
-    return speaking(action, *params, words=NAMES) | {"task_dep": [GROUP], "meta": {"needs": needs}}
+    return command(action, *params, words=NAMES) | {"task_dep": [GROUP], "meta": {"needs": needs}}
 
 
 def _kernel(session: Session, kernel: Kernel) -> TaskDict:

@@ -37,7 +37,7 @@ _VLLM_BACKEND = "vllm/v1/attention/backends/flashinfer.py"
 
 
 @dataclass(frozen=True)
-class Entry:
+class Asked:
     """One module: `params` as kernels.yaml says them, `$name` standing for a fact."""
 
     hint: str
@@ -54,7 +54,7 @@ class Rule:
     says: str
     source: str
     backend: str = ""
-    entries: tuple[Entry, ...] = ()
+    entries: tuple[Asked, ...] = ()
 
 
 BACKENDS = (
@@ -112,21 +112,21 @@ MODULES = (
         {},
         "samples with FlashInfer, unless --sampling-backend says otherwise",
         "sglang/srt/arg_groups/overrides.py: _sampling_backend_default; sglang/srt/layers/sampler.py",
-        entries=(Entry("sampling", "sampling"),),
+        entries=(Asked("sampling", "sampling"),),
     ),
     Rule(
         "sglang",
         {"backend": ("flashinfer",), "mla": (False,), "architecture": ("8.0", "8.9")},
         "prefill of new tokens: ragged, in the model's type; FlashInfer chooses fa2 here",
         f"{_SGLANG_BACKEND}, prefill_wrapper_ragged",
-        entries=(Entry("ragged", "batch_prefill", {"backend": "fa2", "dtype_q": "$dtype", "head_dim": "$head_dim"}),),
+        entries=(Asked("ragged", "batch_prefill", {"backend": "fa2", "dtype_q": "$dtype", "head_dim": "$head_dim"}),),
     ),
     Rule(
         "sglang",
         {"backend": ("flashinfer",), "mla": (False,), "architecture": ("9.0",)},
         "prefill of new tokens: ragged, in the model's type; FlashInfer chooses fa3 on Hopper",
         f"{_SGLANG_BACKEND}, prefill_wrapper_ragged (backend auto)",
-        entries=(Entry("ragged", "batch_prefill", {"backend": "fa3", "dtype_q": "$dtype", "head_dim": "$head_dim"}),),
+        entries=(Asked("ragged", "batch_prefill", {"backend": "fa3", "dtype_q": "$dtype", "head_dim": "$head_dim"}),),
     ),
     Rule(
         "sglang",
@@ -135,7 +135,7 @@ MODULES = (
         "when it runs, so that the module is the plain one",
         f"{_SGLANG_BACKEND}, prefill_wrappers_paged",
         entries=(
-            Entry(
+            Asked(
                 "paged",
                 "batch_prefill",
                 {"backend": "fa2", "dtype_q": "$dtype", "dtype_kv": "$kv_dtype", "head_dim": "$head_dim"},
@@ -148,7 +148,7 @@ MODULES = (
         "fewer than 4 query heads per key-value head, and no fp8: decode without tensor cores",
         "sglang/srt/layers/attention/flashinfer_backend.py: should_use_tensor_core",
         entries=(
-            Entry("decode", "batch_decode", {"dtype_q": "$dtype", "dtype_kv": "$kv_dtype", "head_dim": "$head_dim"}),
+            Asked("decode", "batch_decode", {"dtype_q": "$dtype", "dtype_kv": "$kv_dtype", "head_dim": "$head_dim"}),
         ),
     ),
     Rule(
@@ -156,14 +156,14 @@ MODULES = (
         {"backend": ("flashinfer",), "mla": (False,)},
         "a cached prefix and new tokens are merged",
         "sglang/srt/layers/attention/flashinfer_backend.py: _safe_merge_state",
-        entries=(Entry("cascade", "cascade"),),
+        entries=(Asked("cascade", "cascade"),),
     ),
     Rule(
         "vllm",
         {},
         "samples with FlashInfer where a request sets top-k or top-p (VLLM_USE_FLASHINFER_SAMPLER is on by default)",
         "vllm/v1/sample/ops/topk_topp_sampler.py: flashinfer_sample; vllm/envs.py",
-        entries=(Entry("sampling", "sampling"),),
+        entries=(Asked("sampling", "sampling"),),
     ),
     Rule(
         "vllm",
@@ -171,7 +171,7 @@ MODULES = (
         "prefill, and decode, which always uses tensor cores: paged; FlashInfer chooses fa2 here",
         f"{_VLLM_BACKEND}: FlashInferMetadataBuilder.build, _get_decode_wrapper (use_tensor_cores=True)",
         entries=(
-            Entry(
+            Asked(
                 "paged",
                 "batch_prefill",
                 {

@@ -19,7 +19,7 @@ from fitasks.base import memo
 from fitasks.base.border import read_bytes
 from fitasks.base.environment import home, refuse_unusable
 from fitasks.base.errors import BadInput, EnvironmentProblem, NoCompiler
-from fitasks.config.model import MOST_BYTES, Config, KernelConfig, ModelRequest, Place, Serving
+from fitasks.config.model import MOST_BYTES, Config, KernelConfig, ModelRequest, Position, Serving
 from fitasks.cuda import chosen
 from fitasks.cuda.capability import Commands, Flags, nvcc_flags, of_targets
 from fitasks.cuda.gpus import architectures
@@ -288,14 +288,14 @@ def _restore_config(data: dict[str, Any]) -> Config:
             **entry
             | {
                 "targets": tuple(entry["targets"]),
-                "place": Place(**entry["place"]),
-                "param_places": {name: Place(**place) for name, place in entry["param_places"].items()},
+                "place": Position(**entry["place"]),
+                "param_places": {name: Position(**place) for name, place in entry["param_places"].items()},
             }
         )
         for entry in data["kernels"]
     )
     targets = tuple(data["targets"])
-    models = tuple(ModelRequest(**model | {"place": Place(**model["place"])}) for model in data["models"])
+    models = tuple(ModelRequest(**model | {"place": Position(**model["place"])}) for model in data["models"])
     restored = {"serving": Serving(**data["serving"]), "targets": targets, "kernels": kernels, "models": models}
     restored["generators"] = tuple(data["generators"])
     return Config(**data | restored)

@@ -124,7 +124,7 @@ def asked(
 
 def _run(command: list[str], env: Mapping[str, str], log: Path) -> str:
     """What it said. It leads a session of its own, which ends with this process, however that ends."""
-    with _heard(command[0]):
+    with _heartbeat(command[0]):
         finished = process.run(command, cwd=Path.cwd(), env=env, log=log, timeout=_TIMEOUT)
     if finished.timed_out:
         raise EnvironmentProblem(f"{command[0]} did not finish planning within {_TIMEOUT} s")
@@ -134,7 +134,7 @@ def _run(command: list[str], env: Mapping[str, str], log: Path) -> str:
 
 
 @contextlib.contextmanager
-def _heard(what: str) -> Iterator[None]:
+def _heartbeat(what: str) -> Iterator[None]:
     """Say every so often that `what` is still waited for: nobody takes a slow first import for a hang."""
     begin, over = time.monotonic(), threading.Event()
     every = min(heartbeat() or HEARTBEAT, threading.TIMEOUT_MAX)  # what is no number, the board will tell

@@ -29,7 +29,7 @@ from fitasks.server.place import Obstacle, Place, place_of
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from fitasks.delivery.wheel.installed import Module
+    from fitasks.delivery.wheel.installed import InstalledModule
     from fitasks.plan.kernel import Kernel
     from fitasks.plan.plan import Plan
     from fitasks.server.knowledge import Knowledge
@@ -239,7 +239,7 @@ def _packed_from(plan: Plan, kernel: Kernel, artefact: Path) -> Kernel:
     return next((one for one in same if targets[one.target].directory == directory), kernel)
 
 
-def _another_build(known: Knowledge, kernel: Kernel, module: Module | None) -> str:
+def _another_build(known: Knowledge, kernel: Kernel, module: InstalledModule | None) -> str:
     """What tells an installed module from the kernel that is compiled here; "" where they are the same, or none is."""
     receipt = receipts.read(kernel)
     if receipt is None or module is None or known.problem:

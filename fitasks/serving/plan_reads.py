@@ -32,14 +32,14 @@ class Reads:
 
     def start(self) -> None:
         """Listen from now on; there is no end to it."""
-        sys.addaudithook(self._heard)
+        sys.addaudithook(self._on_event)
         sys.meta_path.insert(0, self)  # it finds nothing
 
     def find_spec(self, name: str, path: Any = None, _target: Any = None) -> None:
         """Called for each module that isn't imported yet, be it by `import` or by importlib.util.find_spec."""
         self._asked[name] = None if path is None else tuple(map(str, path))
 
-    def _heard(self, event: str, args: tuple[Any, ...]) -> None:
+    def _on_event(self, event: str, args: tuple[Any, ...]) -> None:
         if event != "open" or not isinstance(args[0], (str, bytes)):
             return
         path, flags = os.path.abspath(os.fsdecode(args[0])), args[2]

@@ -106,7 +106,7 @@ class Store:
         found = [(receipt, judge.differences(kernel, receipt)) for _, receipt in self._candidates(kernel)]
         return min(found, key=lambda pair: len(pair[1]), default=None)
 
-    def told(self, kernel: Kernel, judge: Judge, judged: Judgement) -> list[str]:
+    def explain(self, kernel: Kernel, judge: Judge, judged: Judgement) -> list[str]:
         """Return, of a kernel without a receipt, whether it can be adopted, and if not, what keeps it from that."""
         if not judged.reasons or judged.reasons[0].kind not in {"new", "elsewhere", "incomplete", "failed"}:
             return []

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING
 from fitasks.base import temporary
 from fitasks.base.errors import ConfigError, EnvironmentProblem
 from fitasks.base.files import write_atomic
-from fitasks.config.model import KernelConfig, Place
+from fitasks.config.model import KernelConfig, Position
 from fitasks.plan import planner
 from fitasks.plan.offers import offers
 from fitasks.trace.document import added, difference
 from fitasks.trace.merge import merge
-from fitasks.trace.resolve import Refused, Resolved, resolve
+from fitasks.trace.resolve import Resolved, Unresolved, resolve
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from fitasks.trace.model import Requested
     from fitasks.trace.resolve import Record
 
-_NOWHERE = Place("", 0, 0)
+_NOWHERE = Position("", 0, 0)
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Proposal:
     old: str
     new: str
     resolved: tuple[Resolved, ...]  # what the new entries are for
-    refused: tuple[Refused, ...]
+    refused: tuple[Unresolved, ...]
     present: tuple[Requested, ...]  # in kernels.yaml already
     uncompiled: tuple[Requested, ...]  # CuTe-DSL and other modules that precompilation doesn't cover
     unused: tuple[Requested, ...]  # generated, but never loaded
@@ -80,7 +80,7 @@ def _fits(plan: Plan, one: Requested, target: str) -> bool:
     return one.architectures in {"", plan.targets[target].arch}
 
 
-def _resolve(plan: Plan, missing: Sequence[Requested]) -> tuple[tuple[Resolved, ...], tuple[Refused, ...]]:
+def _resolve(plan: Plan, missing: Sequence[Requested]) -> tuple[tuple[Resolved, ...], tuple[Unresolved, ...]]:
     known = offers(plan.server, plan.toolkit.home, next(iter(plan.targets)), plan.state)
     return resolve(missing, known, lambda entries: ask(plan, [kernel_of(entry) for entry in entries]))
 

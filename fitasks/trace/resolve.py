@@ -39,7 +39,7 @@ class Resolved:
 
 
 @dataclass(frozen=True)
-class Refused:
+class Unresolved:
     """A request that cannot become an entry, and why."""
 
     requested: Requested
@@ -48,7 +48,7 @@ class Refused:
 
 def resolve(
     requested: Sequence[Requested], known: Sequence[Op], ask: Ask
-) -> tuple[tuple[Resolved, ...], tuple[Refused, ...]]:
+) -> tuple[tuple[Resolved, ...], tuple[Unresolved, ...]]:
     """What can be an entry, and what cannot. Raises what `ask` raises."""
     candidates = [_candidates(one, known) for one in requested]
     asked = {_key(entry): entry for entries in candidates for entry in entries}
@@ -59,7 +59,7 @@ def resolve(
     }
     outcomes = [_judge(one, entries, records) for one, entries in zip(requested, candidates, strict=True)]
     resolved = tuple(outcome for outcome in outcomes if isinstance(outcome, Resolved))
-    return resolved, tuple(outcome for outcome in outcomes if isinstance(outcome, Refused))
+    return resolved, tuple(outcome for outcome in outcomes if isinstance(outcome, Unresolved))
 
 
 def _measured(record: Record, arch: str) -> Record:
@@ -77,11 +77,13 @@ def _key(entry: Entry) -> str:
     return json.dumps([entry.op, entry.params])
 
 
-def _judge(one: Requested, entries: Sequence[Entry], records: Mapping[str, Mapping[str, Record]]) -> Resolved | Refused:
+def _judge(
+    one: Requested, entries: Sequence[Entry], records: Mapping[str, Mapping[str, Record]]
+) -> Resolved | Unresolved:
     if reason := unsayable(one):
-        return Refused(one, reason)
+        return Unresolved(one, reason)
     if one.architectures and entries and one.architectures not in records:
-        return Refused(one, f"it was for {one.architectures}; the targets of kernels.yaml are {', '.join(records)}")
+        return Unresolved(one, f"it was for {one.architectures}; the targets of kernels.yaml are {', '.join(records)}")
     planned = [
         (entry, answers[_key(entry)])
         for arch, answers in records.items()
@@ -90,12 +92,12 @@ def _judge(one: Requested, entries: Sequence[Entry], records: Mapping[str, Mappi
     ]
     given = [(entry, record) for entry, record in planned if _gives(one, record)]
     if not given:
-        return Refused(one, _why_none(one, planned))
+        return Unresolved(one, _why_none(one, planned))
     right = [(entry, record) for entry, record in given if not record["misfit"]]
     if not right:
-        return Refused(one, given[0][1]["misfit"])
+        return Unresolved(one, given[0][1]["misfit"])
     if not one.generator and len(modules := _modules(right)) > 1:
-        return Refused(one, _guess(modules))
+        return Unresolved(one, _guess(modules))
     return Resolved(one, right[0][0])
 
 

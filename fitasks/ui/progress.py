@@ -20,7 +20,7 @@ _UNDONE = ("failed", "stopped")  # outcomes
 
 
 @dataclass
-class Work:
+class KernelProgress:
     """One kernel that is stale: its `files`, of which `done` are compiled; `begun` in Unix seconds, 0 before."""
 
     label: str
@@ -56,7 +56,7 @@ class Progress:
     slots: int = 0
     begun: float = 0.0
     foretold: float = 0.0  # seconds that the run takes, by the schedule; 0 where that isn't known
-    works: dict[str, Work] = field(default_factory=dict)
+    works: dict[str, KernelProgress] = field(default_factory=dict)
     wanted: frozenset[str] | None = None  # labels of the kernels that were asked for; None is all
     untouched: int = 0  # of them, those for which nothing was to be done
     _outcomes: dict[str, str] = field(default_factory=dict)  # also of kernels that weren't stale
@@ -68,9 +68,9 @@ class Progress:
             if event["event"] == "run":
                 self.slots, self.begun = event["slots"], event["t"]
                 self.foretold = event.get("expected", 0.0)
-                self.works = {one["label"]: Work(**one) for one in event["kernels"]}
+                self.works = {one["label"]: KernelProgress(**one) for one in event["kernels"]}
             elif event["event"] == "begin":
-                unknown = Work(event["label"], event["files"], 0.0, learnt=False)
+                unknown = KernelProgress(event["label"], event["files"], 0.0, learnt=False)
                 self.works.setdefault(event["label"], unknown).begun = event["t"]
             elif event["event"] == "narrowed":
                 self.slots = event["slots"]
@@ -86,7 +86,7 @@ class Progress:
             elif work.begun:
                 work.done = min(self.files_done(label), work.files)
 
-    def running(self) -> list[Work]:
+    def running(self) -> list[KernelProgress]:
         """Kernels that are being compiled, longest first, with the files that are done by now."""
         with self._lock:
             works = [work for work in self.works.values() if work.begun and not work.outcome]
@@ -111,7 +111,7 @@ class Progress:
         ]
         return ", ".join([*parts, *self._remaining(works)])
 
-    def _remaining(self, works: list[Work]) -> list[str]:
+    def _remaining(self, works: list[KernelProgress]) -> list[str]:
         """From what earlier builds took, and the schedule; nothing where some kernel was never built here."""
         pending = [work for work in works if not work.outcome]
         if not pending or not all(work.learnt for work in pending):
@@ -119,7 +119,7 @@ class Progress:
         even = sum(work.left for work in pending) / max(1, self.slots)
         return [f"about {duration(max(even, self.begun + self.foretold - time.time()))} left"]
 
-    def stand(self) -> str:
+    def status(self) -> str:
         """`1 of 3 kernels done, 1 stopped`: after a stop, of all that were asked for; the third had not begun."""
         with self._lock:
             outcomes = self._outcomes | {label: "stopped" for label, work in self.works.items() if not work.outcome}

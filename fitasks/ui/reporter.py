@@ -131,7 +131,7 @@ class Reporter:
         return f"{count} kernel{'s'[: count != 1]}: {', '.join(parts)}{saved}" if parts else ""
 
     def _stopped(self) -> str:
-        return f"stopped: {self.progress.stand()}" if self.progress.wanted else ""
+        return f"stopped: {self.progress.status()}" if self.progress.wanted else ""
 
     def _count(self, task: Any, outcome: str) -> None:
         if task.name.startswith("kernel:"):

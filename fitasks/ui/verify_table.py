@@ -6,16 +6,16 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from fitasks.verify.proof import Proof
-    from fitasks.verify.verify import Verdict
+    from fitasks.verify.verify import ProofResult
 
 
-def line(verdict: Verdict) -> str:
+def line(verdict: ProofResult) -> str:
     """`page  9.0  numerical  GPU 0  2 checks, …`."""
     where = f"on GPU {verdict.gpu}" if verdict.gpu else "before" if verdict.proof else ""
     return f"{verdict.label} ({verdict.capability}): {verdict.outcome} {where}{_detail(verdict)}".rstrip()
 
 
-def _detail(verdict: Verdict) -> str:
+def _detail(verdict: ProofResult) -> str:
     if verdict.proof is None:
         return f": {verdict.message}"
     parts = [_checks(verdict.proof), verdict.proof.note, verdict.message]
@@ -35,7 +35,7 @@ def _checks(proof: Proof) -> str:
     )
 
 
-def summary(verdicts: list[Verdict]) -> str:
+def summary(verdicts: list[ProofResult]) -> str:
     """Which kernels were proven numerically, which only loaded, which neither."""
     names = {"numerical": "proven numerically", "loaded": "only loaded", "no GPU": "without a GPU for them here"}
     names |= {"gpu": "undecided, for trouble with GPUs", "busy": "undecided, while somebody builds them"}

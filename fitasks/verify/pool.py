@@ -58,7 +58,7 @@ class Result:
     message: str = ""
 
 
-class Pool:
+class GpuPool:
     """`start(gpu, target)` makes a worker or raises an Exception; `timeout` is in seconds for one kernel."""
 
     def __init__(

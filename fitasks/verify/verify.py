@@ -19,7 +19,7 @@ from fitasks.server import sm90_switch
 from fitasks.server.ahead import ahead_of_time
 from fitasks.verify import proof as proofs
 from fitasks.verify.exports import expected_exports
-from fitasks.verify.pool import Job, Pool, Result
+from fitasks.verify.pool import GpuPool, Job, Result
 from fitasks.verify.proof import Check, Proof
 from fitasks.verify.worker import Worker
 
@@ -35,7 +35,7 @@ _MEMORY = 4 << 30  # bytes that must be free on a GPU; a worker takes about 1.5 
 
 
 @dataclass(frozen=True)
-class Verdict:
+class ProofResult:
     """What is known of one kernel on one architecture; `proof` is set where it was proven, now or before."""
 
     label: str
@@ -68,17 +68,17 @@ class Subject:
 
 
 def verify(
-    plan: Plan, names: Sequence[str], *, force: bool, say: Callable[[str], None], told: Callable[[Verdict], None]
-) -> list[Verdict]:
+    plan: Plan, names: Sequence[str], *, force: bool, say: Callable[[str], None], told: Callable[[ProofResult], None]
+) -> list[ProofResult]:
     """Prove the named kernels (all without names), but those whose proof holds unless `force`.
 
     `told` hears each verdict as it is found. Raises EnvironmentProblem where there is no GPU to ask.
     """
     gpus = _gpus(plan, say)
-    verdicts: list[Verdict] = []
+    verdicts: list[ProofResult] = []
     one_at_a_time = threading.Lock()
 
-    def found(verdict: Verdict) -> None:
+    def found(verdict: ProofResult) -> None:
         with one_at_a_time:
             verdicts.append(verdict)
             told(verdict)
@@ -100,18 +100,18 @@ def verify(
 
     for log in _logs(plan).glob("verify-gpu*.log"):
         log.unlink(missing_ok=True)
-    Pool(gpus, lambda gpu, target: _worker(plan, gpu, target), say=say, done=ended).run(jobs)
+    GpuPool(gpus, lambda gpu, target: _worker(plan, gpu, target), say=say, done=ended).run(jobs)
     return verdicts
 
 
-def _hopeless(kernel: Kernel, library: Path) -> Verdict | None:
+def _hopeless(kernel: Kernel, library: Path) -> ProofResult | None:
     """The verdict on a kernel that no GPU need be asked about."""
     if kernel.problem:
-        return Verdict(kernel.label, kernel.target, "unplanned", message=kernel.problem)
+        return ProofResult(kernel.label, kernel.target, "unplanned", message=kernel.problem)
     if not library.exists():
-        return Verdict(kernel.label, kernel.target, "missing", message=f"{library.name} is missing; run doit")
+        return ProofResult(kernel.label, kernel.target, "missing", message=f"{library.name} is missing; run doit")
     if problem := is_shared_object(library):
-        return Verdict(kernel.label, kernel.target, "failed", message=problem)
+        return ProofResult(kernel.label, kernel.target, "failed", message=problem)
     return None
 
 
@@ -128,7 +128,7 @@ def _gpus(plan: Plan, say: Callable[[str], None]) -> tuple[Gpu, ...]:
     return found
 
 
-def _jobs(subject: Subject, gpus: Sequence[Gpu], found: Callable[[Verdict], None], *, force: bool) -> list[Job]:
+def _jobs(subject: Subject, gpus: Sequence[Gpu], found: Callable[[ProofResult], None], *, force: bool) -> list[Job]:
     """One job for each architecture of the kernel that is here and isn't proven."""
     jobs = []
     label, target = subject.kernel.label, subject.kernel.target
@@ -137,12 +137,12 @@ def _jobs(subject: Subject, gpus: Sequence[Gpu], found: Callable[[Verdict], None
     wanted = capabilities(target, built)
     if not wanted:
         message = f"{subject.library.name} has no code for {target}; it was built for {', '.join(built)}"
-        found(Verdict(label, target, "failed", message=message))
+        found(ProofResult(label, target, "failed", message=message))
     for capability in wanted:
         if capability in known:
-            found(Verdict(label, capability, known[capability].kind, known[capability]))
+            found(ProofResult(label, capability, known[capability].kind, known[capability]))
         elif not any(gpu.capability == capability for gpu in gpus):
-            found(Verdict(label, capability, "no GPU", message=f"no GPU of {capability} here"))
+            found(ProofResult(label, capability, "no GPU", message=f"no GPU of {capability} here"))
         else:
             jobs.append(_job(subject, capability))
     return jobs
@@ -186,7 +186,7 @@ def _logs(plan: Plan) -> Path:
     return plan.state / "logs"
 
 
-def _verdict(result: Result, subject: Subject, driver: str) -> Verdict:
+def _verdict(result: Result, subject: Subject, driver: str) -> ProofResult:
     """With the proof, written before it is told; where it can't be written, it is told all the same."""
     job, gpu, outcome, message = result.job, result.gpu, result.outcome, result.message
     if outcome == "loaded" and (problem := _stranger(subject)):
@@ -195,14 +195,14 @@ def _verdict(result: Result, subject: Subject, driver: str) -> Verdict:
         if gpu and outcome != "busy":  # refuted, or trouble wherever it was tried
             with contextlib.suppress(OSError):
                 proofs.remove(subject.proofs, subject.sha256, job.capability)
-        return Verdict(job.label, job.capability, outcome, message=message, gpu=gpu.label if gpu else "")
+        return ProofResult(job.label, job.capability, outcome, message=message, gpu=gpu.label if gpu else "")
     proof = _proof(result, gpu, subject.sha256, driver)
     try:
         proofs.add(subject.proofs, proof)
     except OSError as error:
         message = f"the proof can't be kept: {subject.proofs}: {error.strerror or error}"
-        return Verdict(job.label, job.capability, outcome, proof, message, gpu.label)
-    return Verdict(job.label, job.capability, outcome, proof, gpu=gpu.label)
+        return ProofResult(job.label, job.capability, outcome, proof, message, gpu.label)
+    return ProofResult(job.label, job.capability, outcome, proof, gpu=gpu.label)
 
 
 def _stranger(subject: Subject) -> str:

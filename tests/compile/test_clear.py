@@ -141,6 +141,6 @@ def test_compilers_files_of_another_containers_doit_stay(tmp_path: Path, monkeyp
     file.touch()
     for path in (theirs, killed, file):
         os.utime(path, (old, old))
-    with scratch.alone(theirs):
+    with scratch.claimed(theirs):
         temporary.sweep()
     assert (theirs.exists(), killed.exists(), file.exists()) == (True, False, True)

@@ -95,7 +95,7 @@ def test_a_receipt_of_any_content_is_judged(shop: Workshop, judge: Judge, data: 
             data.draw(st.one_of(altered_json(whole), hostile(shop, whole), JSON.map(json.dumps), st.text())),
             errors="replace",
         )
-        judge.anew().judge(kernel)
+        judge.refreshed().judge(kernel)
         found = receipts.read(kernel)
         assert found is None or {"page.so", LOG, DEPS} <= found.outputs.keys()
         assert outside(shop) == before
@@ -107,10 +107,10 @@ def test_a_damaged_receipt_is_never_fresh(shop: Workshop, judge: Judge, data: st
     kernel = shop.kernel()
     file = receipts.path_of(kernel)
     whole, vouched = file.read_bytes(), receipts.read(kernel)
-    assert judge.anew().judge(kernel).verdict == "fresh", "so that what follows means something"
+    assert judge.refreshed().judge(kernel).verdict == "fresh", "so that what follows means something"
     with put_back(file):
         file.write_bytes(data.draw(altered_bytes(whole)))
-        if judge.anew().judge(kernel).verdict == "fresh":
+        if judge.refreshed().judge(kernel).verdict == "fresh":
             assert receipts.read(kernel) == vouched
 
 
@@ -127,9 +127,9 @@ def test_an_entry_of_any_content_touches_nothing(shop: Workshop, judge: Judge, d
     taken.build_dir.mkdir(exist_ok=True)
     with put_back(file):
         file.write_text(data.draw(hostile(shop, whole) | altered_json(whole)), errors="replace")
-        if found := shop.store.find(kernel, judge.anew()):
+        if found := shop.store.find(kernel, judge.refreshed()):
             shop.store.take(*found, taken.build_dir)
-        shop.store.told(kernel, judge.anew(), judge.anew().judge(taken))
+        shop.store.explain(kernel, judge.refreshed(), judge.refreshed().judge(taken))
         assert outside(shop) == before
 
 
@@ -144,7 +144,7 @@ def test_damaged_files_of_an_entry_are_not_adopted(shop: Workshop, judge: Judge,
     damaged = data.draw(altered_bytes(whole))
     with put_back(file):
         file.write_bytes(damaged)
-        assert (shop.store.find(kernel, judge.anew()) is None) == (damaged != whole)
+        assert (shop.store.find(kernel, judge.refreshed()) is None) == (damaged != whole)
 
 
 def test_a_receipt_with_a_nul_in_a_path(shop: Workshop, tmp_path: Path) -> None:

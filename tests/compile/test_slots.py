@@ -103,7 +103,7 @@ def test_nobody_overtakes_one_that_needs_several() -> None:
 
 def test_alone_means_that_nothing_else_runs() -> None:
     pool = Pool(3)
-    with pool.alone() as alone, pool.slot(stopping=lambda: True) as other:
+    with pool.every_slot() as alone, pool.slot(stopping=lambda: True) as other:
         assert (alone, other, pool.free) == (True, False, 0)
     assert pool.free == 3
 
@@ -112,7 +112,7 @@ def test_two_who_want_to_be_alone_are_so_one_after_another() -> None:
     pool, gauge = Pool(3), Gauge()
 
     def work(index: int) -> None:
-        with pool.alone() if index else pool.slot(1.0):
+        with pool.every_slot() if index else pool.slot(1.0):
             gauge.stay(0.05)
 
     together(3, work)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from fitasks.config.load import load_config
-from fitasks.config.model import Config, KernelConfig, Place, Serving
+from fitasks.config.model import Config, KernelConfig, Position, Serving
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -50,8 +50,8 @@ def test_the_whole_record():
         "    head_dim: 128\n"
         "  page:\n"
     )
-    place = Place("kernels.yaml", 5, 3)
-    places = {"backend": Place("kernels.yaml", 7, 5), "head_dim": Place("kernels.yaml", 8, 5)}
+    place = Position("kernels.yaml", 5, 3)
+    places = {"backend": Position("kernels.yaml", 7, 5), "head_dim": Position("kernels.yaml", 8, 5)}
     assert config == Config(
         file="kernels.yaml",
         serving=Serving("", "none", {}),
@@ -75,7 +75,7 @@ def test_the_whole_record():
                 place,
                 places,
             ),
-            KernelConfig("page", "page", "page", {}, Place("kernels.yaml", 9, 3), {}),
+            KernelConfig("page", "page", "page", {}, Position("kernels.yaml", 9, 3), {}),
         ),
     )
 

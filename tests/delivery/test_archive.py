@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from fitasks.delivery.bundle.manifest import Entry, Manifest, Refused
+from fitasks.delivery.bundle.manifest import BundleRefused, Manifest, PackedFile
 from fitasks.delivery.bundle.reading import DASH, opened
 from fitasks.delivery.bundle.writing import write
 
@@ -25,7 +25,7 @@ def packed(directory: Path, size: int) -> Path:
     """A bundle of one file with that many bytes."""
     source, path = directory / "source", directory / "bundle"
     source.write_bytes(b"x" * size)
-    entry = Entry(hashlib.sha256(source.read_bytes()).hexdigest(), size, 1)
+    entry = PackedFile(hashlib.sha256(source.read_bytes()).hexdigest(), size, 1)
     manifest = Manifest("0.7.2", "linux-x86_64", "", "1.13", "/site", "/cuda", {"90a": "/cache/90a"}, {NAME: entry})
     write(path, manifest, {NAME: source})
     return path
@@ -53,7 +53,7 @@ def test_more_behind_the_end_is_refused(tmp_path: Path, blocks: int, more: bytes
     for index, data in enumerate((gzip.compress(gzip.decompress(path.read_bytes()) + more), gzip.compress(more))):
         other = tmp_path / f"other{index}"
         other.write_bytes(data if index == 0 else path.read_bytes() + data)
-        with pytest.raises(Refused, match="there is more behind its end"):
+        with pytest.raises(BundleRefused, match="there is more behind its end"):
             unpack(other, tmp_path / f"out{index}")
 
 
@@ -64,14 +64,16 @@ def test_rubbish_in_the_place_of_the_end_is_refused(tmp_path: Path, blocks: int,
     path = packed(tmp_path, blocks * BLOCK)
     content = gzip.decompress(path.read_bytes()).rstrip(b"\0")
     path.write_bytes(gzip.compress(content + b"y" * length))
-    with pytest.raises(Refused, match=r"it is damaged or cut short: (bad checksum|invalid header|truncated header)"):
+    with pytest.raises(
+        BundleRefused, match=r"it is damaged or cut short: (bad checksum|invalid header|truncated header)"
+    ):
         unpack(path, tmp_path / "out")
 
 
 def test_bytes_behind_gzips_own_end_are_refused(tmp_path: Path) -> None:
     path = packed(tmp_path, BLOCK)
     path.write_bytes(path.read_bytes() + b"more")
-    with pytest.raises(Refused, match="it is no bundle, or damaged: Not a gzipped file"):
+    with pytest.raises(BundleRefused, match="it is no bundle, or damaged: Not a gzipped file"):
         unpack(path, tmp_path / "out")
 
 
@@ -81,7 +83,7 @@ def test_another_checksum_is_refused_wherever_it_shows(tmp_path: Path, length: i
     path = packed(tmp_path, 4 * RECORD)
     data = gzip.compress(gzip.decompress(path.read_bytes())[:length])
     path.write_bytes(data[:-8] + bytes([data[-8] ^ 1]) + data[-7:])
-    with pytest.raises(Refused, match="it is no bundle, or damaged: CRC check failed"):
+    with pytest.raises(BundleRefused, match="it is no bundle, or damaged: CRC check failed"):
         unpack(path, tmp_path / "out")
 
 

@@ -495,7 +495,7 @@ def test_clear_incomplete_sweeps_too_but_not_under_somebodys_hands(here: Place, 
     left = beside / ".fitasks-unbundle-x"
     left.mkdir()
     (left / "file").write_text("1234")
-    with scratch.alone(beside):
+    with scratch.claimed(beside):
         assert clear_incomplete(base) == []
     assert clear_incomplete(base) == [Incomplete(left, 4)]
     assert not left.exists()

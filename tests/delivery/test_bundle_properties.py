@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from fitasks.delivery.bundle import manifest as manifests
-from fitasks.delivery.bundle.manifest import Entry, Manifest, Refused
+from fitasks.delivery.bundle.manifest import BundleRefused, Manifest, PackedFile
 from fitasks.delivery.bundle.reading import opened
 from fitasks.delivery.bundle.writing import write
 from tests.mutants import JSON, altered_bytes, altered_json
@@ -27,7 +27,7 @@ FILES = {"90a/generated/page/page.cu": b"source", "90a/cached_ops/page/page.so":
 
 
 def said() -> Manifest:
-    entries = {name: Entry(hashlib.sha256(data).hexdigest(), len(data), 1) for name, data in FILES.items()}
+    entries = {name: PackedFile(hashlib.sha256(data).hexdigest(), len(data), 1) for name, data in FILES.items()}
     return Manifest("0.7.4", "linux-x86_64", "2.34", "1.13", "/site", "/cuda", {"90a": "/cache/90a"}, entries)
 
 
@@ -48,7 +48,7 @@ def taken(directory: Path, data: bytes) -> str:
     try:
         with opened(bundle) as archive:
             archive.unpack(archive.manifest(), into, {"90a"})
-    except Refused as error:
+    except BundleRefused as error:
         return str(error)
     finally:
         found = {path for path in directory.rglob("*") if path.is_file() and into not in path.parents}
@@ -67,7 +67,7 @@ def test_a_manifest_of_any_content(data: st.DataObject) -> None:
         found = manifests.parse(
             data.draw(st.one_of(altered_json(text), JSON.map(json.dumps), st.text())).encode(errors="replace")
         )
-    except Refused:
+    except BundleRefused:
         return
     assert all(name.split("/")[1] in {"cached_ops", "generated"} and ".." not in name for name in found.files)
     manifests.to_json(found)

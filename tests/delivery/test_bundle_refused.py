@@ -22,7 +22,7 @@ from fitasks.compile.ninja.ninja import find_ninja
 from fitasks.compile.pool.pool import Pool
 from fitasks.cuda.probe import ProbeMemo
 from fitasks.delivery.bundle.bundle import bundle
-from fitasks.delivery.bundle.manifest import LIMIT, Entry, Refused
+from fitasks.delivery.bundle.manifest import LIMIT, BundleRefused, PackedFile
 from fitasks.delivery.bundle.reading import _lay
 from fitasks.delivery.bundle.unbundle import unbundle
 from tests.conftest import _environment
@@ -64,7 +64,7 @@ def bad(tmp_path: Path) -> Path:
 def refused(place: Place, path: Path) -> str:
     """The whole message, without what every message of the kind begins and ends with."""
     before = snapshot(place.workshop.root)
-    with pytest.raises(Refused) as caught:
+    with pytest.raises(BundleRefused) as caught:
         unbundle(place.machine, path)
     assert snapshot(place.workshop.root) == before
     begin, end = f"{path} is refused: ", "; nothing was changed"
@@ -226,7 +226,7 @@ def test_every_altered_byte_is_noticed(place: Place, good: Path, bad: Path) -> N
         with contextlib.suppress(OSError, EOFError, zlib.error):
             if gzip.decompress(bad.read_bytes()) == content:
                 continue
-        with pytest.raises(Refused):
+        with pytest.raises(BundleRefused):
             unbundle(place.machine, bad)
     assert snapshot(place.workshop.root) == before
 
@@ -585,8 +585,8 @@ def test_packed_again_with_tar(place: Place, good: Path, bad: Path, tmp_path: Pa
 def test_names_that_this_file_system_does_not_take(tmp_path: Path) -> None:
     """Those that the manifest's own rules let pass, where one file is in the way of another."""
     (tmp_path / "90a").write_text("")
-    with pytest.raises(Refused) as caught:
-        _lay(io.BytesIO(b""), tmp_path, "90a/x", Entry("0" * 64, 0, 1))
+    with pytest.raises(BundleRefused) as caught:
+        _lay(io.BytesIO(b""), tmp_path, "90a/x", PackedFile("0" * 64, 0, 1))
     assert str(caught.value) == "'90a/x' in it can't be a file here: File exists"
 
 

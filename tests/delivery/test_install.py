@@ -423,7 +423,7 @@ def test_one_at_a_time(workshop: Workshop, tmp_path: Path) -> None:
     made, site = shop(workshop), tmp_path / "venv"
     site.mkdir()
     plan = plan_for(made, Path(sys.executable), site)
-    with scratch.alone(site), pytest.raises(EnvironmentProblem) as caught:
+    with scratch.claimed(site), pytest.raises(EnvironmentProblem) as caught:
         uninstall(plan.server)
     assert str(caught.value) == (f"another doit install or uninstall is at work in {site}\n  remedy: wait for its end")
 

@@ -14,7 +14,7 @@ import pytest
 from fitasks.base.errors import EnvironmentProblem, KernelFailure
 from fitasks.cuda.elf import exported
 from fitasks.delivery.bundle.bundle import bundle
-from fitasks.delivery.bundle.manifest import Refused
+from fitasks.delivery.bundle.manifest import BundleRefused
 from fitasks.delivery.collect import collect
 from fitasks.delivery.wheel.from_bundle import Repacked, repack
 from fitasks.delivery.wheel.wheel import build_wheel
@@ -139,7 +139,7 @@ def test_another_flashinfer_gets_none(here: Coded, unplanned: Session, tmp_path:
     bundle(here.machine, tmp_path / "other")
     find_server(configuration(unplanned.root), unplanned.probe)  # its answer is remembered
     before = snapshot(tmp_path)
-    with pytest.raises(Refused) as caught:
+    with pytest.raises(BundleRefused) as caught:
         repacked(unplanned, tmp_path / "other", tmp_path / "dist")
     assert f"it is for FlashInfer 0.7.1, the server here has {VERSION}; nothing was changed" in str(caught.value)
     assert snapshot(tmp_path) == before

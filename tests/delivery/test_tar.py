@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from fitasks.delivery.bundle.manifest import Refused
+from fitasks.delivery.bundle.manifest import BundleRefused
 from fitasks.delivery.bundle.tar import BLOCK, REPACKED, Tar
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ def read(data: bytes) -> dict[str, bytes]:
 
 
 def problem(data: bytes) -> str:
-    with pytest.raises(Refused) as caught:
+    with pytest.raises(BundleRefused) as caught:
         read(data)
     return f"{caught.value.message} | {caught.value.remedy}".removesuffix(" | ")
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from fitasks.cuda.loader import Answer, Needs
-from fitasks.delivery.bundle.manifest import Entry, Manifest, Refused, parse, to_json
+from fitasks.delivery.bundle.manifest import BundleRefused, Manifest, PackedFile, parse, to_json
 from fitasks.delivery.bundle.usable import refuse_foreign
 from fitasks.delivery.tvmffi import headers_abi, same_abi
 from fitasks.delivery.wheel.installed import built_with
@@ -30,7 +30,7 @@ HEADER = """\
 #define TVM_FFI_VERSION_MINOR 1
 #define TVM_FFI_VERSION_PATCH 16
 """
-FILES = {"90a/cached_ops/page/page.so": Entry("0" * 64, 1, 1)}
+FILES = {"90a/cached_ops/page/page.so": PackedFile("0" * 64, 1, 1)}
 MANIFEST = Manifest("0.7.4", "linux-x86_64", "", "1.13", "/s", "/c", {"90a": "/w"}, FILES)
 
 
@@ -75,13 +75,13 @@ def test_a_bundle_says_it_and_an_older_one_is_read(tmp_path: Path) -> None:
 @pytest.mark.parametrize("odd", ["0.1", "x.y.z", "0.1.\x1b[31m", 3, None, "1" * 20 + ".0.0"])
 def test_a_bundle_that_says_nonsense_is_refused(odd: object) -> None:
     said = json.loads(to_json(MANIFEST)) | {"tvm_ffi_abi": odd}
-    with pytest.raises(Refused, match="its manifest says nothing usable of tvm_ffi_abi"):
+    with pytest.raises(BundleRefused, match="its manifest says nothing usable of tvm_ffi_abi"):
         parse(json.dumps(said).encode())
 
 
 def test_a_bundle_for_another_abi_is_refused() -> None:
     foreign = replace(MANIFEST, tvm_ffi_abi="0.2.0")
-    with pytest.raises(Refused) as caught:
+    with pytest.raises(BundleRefused) as caught:
         refuse_foreign(foreign, "0.7.4", "linux-x86_64", "0.1.16")
     assert caught.value.message == "it is compiled against tvm-ffi 0.2.0, whose ABI isn't that of 0.1.16 here"
     refuse_foreign(foreign, "0.7.4", "linux-x86_64", "0.2.9")

@@ -360,7 +360,7 @@ def test_what_a_killed_run_left_goes(workshop: Workshop, tmp_path: Path, monkeyp
     aim = tmp / "aim"
     (aim / "sm90a").mkdir(parents=True)
     (tmp / "fitasks-wheel-1234link-locked").symlink_to(aged(aim))
-    with scratch.alone(tmp / "fitasks-wheel-1234used-locked"), (dist / ".fitasks-bundle-used.tmp").open() as stream:
+    with scratch.claimed(tmp / "fitasks-wheel-1234used-locked"), (dist / ".fitasks-bundle-used.tmp").open() as stream:
         assert temporary.lock(stream.fileno())
         wheel = made.wheel(dist)
     assert {path.name for path in tmp.iterdir()} == {
@@ -385,7 +385,7 @@ def test_nobody_sweeps_a_wheel_while_it_is_made(
     def adding(archive: zipfile.ZipFile, file: zipped.File, add: Any = zipped._add) -> str:
         (writing,), (copies,) = dist.iterdir(), (tmp_path / "tmp").iterdir()
         aged(writing), aged(copies)
-        scratch.sweep(dist)
+        scratch.remove_leftovers(dist)
         temporary.sweep()
         assert writing.exists()
         assert copies.exists()

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from fitasks.base.errors import BadInput
-from fitasks.config.model import ModelRequest, Place
+from fitasks.config.model import ModelRequest, Position
 from fitasks.models.derive import Answer, derive
 from fitasks.models.facts import Facts, read_facts
 from tests.doit_project import Project
@@ -24,7 +24,7 @@ MODELS = [*DENSE, "qwen3-30b-a3b", "gpt-oss-20b", "deepseek-v3"]
 
 
 def request(name: str, engine: Any = "sglang", **more: Any) -> ModelRequest:
-    return ModelRequest(name, str(CONFIGS / f"{name}.json"), engine, Place("kernels.yaml", 3, 3), **more)
+    return ModelRequest(name, str(CONFIGS / f"{name}.json"), engine, Position("kernels.yaml", 3, 3), **more)
 
 
 def answer(name: str, architecture: str, engine: Any = "sglang", **more: Any) -> Answer:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from fitasks.base.errors import BadInput, ConfigError
 from fitasks.config.load import load_config
-from fitasks.config.model import ModelRequest, Place
+from fitasks.config.model import ModelRequest, Position
 from fitasks.config.schema import ModelModel
 from fitasks.models.derive import derive
 from fitasks.models.facts import Facts, read_facts
@@ -44,7 +44,7 @@ once = settings(
 
 
 def request(file: Path, **more: Any) -> ModelRequest:
-    return replace(ModelRequest("l", str(file), "sglang", Place("kernels.yaml", 3, 3)), **more)
+    return replace(ModelRequest("l", str(file), "sglang", Position("kernels.yaml", 3, 3)), **more)
 
 
 def read(file: Path) -> Facts | None:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from fitasks.base import answers
 from fitasks.base.errors import BadInput, EnvironmentProblem
-from fitasks.config.model import Config, KernelConfig, Place, Serving
+from fitasks.config.model import Config, KernelConfig, Position, Serving
 from fitasks.cuda import cudart, loader
 from fitasks.cuda.probe import ProbeMemo
 from fitasks.plan import planner
@@ -154,7 +154,7 @@ CONFIG = Config(
     ("9.0a",),
     True,
     "ignore",
-    tuple(KernelConfig(name, "page", name, {}, Place("kernels.yaml", 1, 1), {}) for name in ("a", "b")),
+    tuple(KernelConfig(name, "page", name, {}, Position("kernels.yaml", 1, 1), {}) for name in ("a", "b")),
 )
 
 

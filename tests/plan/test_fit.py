@@ -8,7 +8,7 @@ from zipfile import ZipFile
 
 import pytest
 
-from fitasks.config.model import Config, KernelConfig, Place, Serving
+from fitasks.config.model import Config, KernelConfig, Position, Serving
 from fitasks.plan.expand import kernels_of
 from tests.cuda.test_architecture import ninja
 from tests.doit_project import Project
@@ -38,7 +38,9 @@ def planned(arch: str, *codes: str) -> dict[str, Any]:
 
 
 def plan(answers: dict[str, dict[str, Any]]) -> dict[str, Kernel]:
-    entries = tuple(KernelConfig(name, name, name, {}, Place("kernels.yaml", 3, 3), {}) for name in ("page", "special"))
+    entries = tuple(
+        KernelConfig(name, name, name, {}, Position("kernels.yaml", 3, 3), {}) for name in ("page", "special")
+    )
     config = Config("kernels.yaml", Serving(), tuple(answers), sm90=True, cudart="patch", kernels=entries)
     return {kernel.label: kernel for kernel in kernels_of(config, answers)}
 

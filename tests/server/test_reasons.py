@@ -222,7 +222,7 @@ def test_one_reason(
         verdict = predict(session, shelf.kernel, place)
     assert verdict.state == state, verdict
     assert reason in verdict.reason
-    told = session.store.told(shelf.kernel, session.judges[TARGET], session.judge(shelf.kernel))
+    told = session.store.explain(shelf.kernel, session.judges[TARGET], session.judge(shelf.kernel))
     assert next(why_lines("page", session.judge(shelf.kernel), told)) == f"kernel:page: {reason}"
     monkeypatch.setattr(sys, "argv", ["doit", "list", "--all", "--status"])
     assert tasks._kernel(session, shelf.kernel)["doc"] == f"page for {TARGET}: {reason}"

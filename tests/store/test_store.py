@@ -204,7 +204,7 @@ def test_a_damaged_entry_is_replaced_and_promised_to_nobody(workshop: Workshop, 
         case "a file":
             shutil.rmtree(place)
             place.write_text("")
-    told = store.told(kernel, workshop.judge(), workshop.verdict(kernel))
+    told = store.explain(kernel, workshop.judge(), workshop.verdict(kernel))
     assert told == (
         ["not adopted from FlashInfer : its files in the store are damaged"]
         if damage in {"altered", "cut", "lost"}
@@ -212,7 +212,7 @@ def test_a_damaged_entry_is_replaced_and_promised_to_nobody(workshop: Workshop, 
     )
     assert workshop.build(kernel).outcome == "compiled"
     shutil.rmtree(kernel.build_dir)
-    (promised,) = store.told(kernel, workshop.judge(), workshop.verdict(kernel))
+    (promised,) = store.explain(kernel, workshop.judge(), workshop.verdict(kernel))
     assert promised.startswith("will be adopted")
     assert workshop.build(kernel).outcome == "adopted"
     assert [entry.name for entry in place.parent.iterdir()] == [place.name], "and nothing is left over"
@@ -310,10 +310,10 @@ def test_one_that_is_shared_on_purpose_is_used(workshop: Workshop, store: Store,
 def test_of_a_refused_store_it_is_said_what_was_not_adopted(workshop: Workshop, store: Store, spread: Path) -> None:
     spread.chmod(0o777)
     kernel = workshop.kernel()
-    told = store.told(kernel, workshop.judge(), workshop.verdict(kernel))
+    told = store.explain(kernel, workshop.judge(), workshop.verdict(kernel))
     assert told == [f"not adopted from {spread}: everybody may write to {spread}"]
     rope = workshop.kernel("rope")
-    assert store.told(rope, workshop.judge(), workshop.verdict(rope)) == []
+    assert store.explain(rope, workshop.judge(), workshop.verdict(rope)) == []
 
 
 def test_a_lax_umask_has_no_store_refused(workshop: Workshop, store: Store) -> None:

@@ -82,13 +82,13 @@ def test_only_what_is_right_is_done(outcome: str, summary: str) -> None:
 
 def test_where_a_stopped_run_stands() -> None:
     progress = running()
-    assert progress.stand() == "1 of 3 kernels done, 1 stopped"
+    assert progress.status() == "1 of 3 kernels done, 1 stopped"
     progress.observe({"event": "end", "t": time.time(), "label": "rope", "outcome": "stopped"})  # while it waited
-    assert progress.stand() == "1 of 3 kernels done, 1 stopped"
+    assert progress.status() == "1 of 3 kernels done, 1 stopped"
     progress.untouched = 2
     progress.observe({"event": "end", "t": time.time(), "label": "fa3", "outcome": "failed"})
     progress.observe({"event": "end", "t": time.time(), "label": "healed", "outcome": "healed"})
-    assert progress.stand() == "4 of 6 kernels done, 1 failed"
+    assert progress.status() == "4 of 6 kernels done, 1 failed"
 
 
 def test_no_guess_where_a_kernel_was_never_built() -> None:

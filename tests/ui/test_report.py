@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from fitasks.base.errors import FitasksError
 from fitasks.compile.journal import Journal
-from fitasks.ui.report import FileSpan, KernelInfo, Run, last_run, write_report
+from fitasks.ui.report import FileSpan, KernelInfo, RecordedRun, last_run, write_report
 from fitasks.ui.report.chrome_trace import chrome_trace
 from fitasks.ui.report.figures import Sized, family_sizes, kernel_sizes, short_names, utilisation
 from fitasks.ui.report.html import clock
@@ -72,7 +72,7 @@ INFOS = (
 )
 
 
-def read(directory: Path, *events: dict[str, Any] | str) -> Run:
+def read(directory: Path, *events: dict[str, Any] | str) -> RecordedRun:
     journal = directory / "journal.jsonl"
     lines = (event if isinstance(event, str) else json.dumps(event) for event in events)
     journal.write_text("\n".join(lines) + "\n", encoding="utf-8", errors="surrogatepass")
@@ -80,7 +80,7 @@ def read(directory: Path, *events: dict[str, Any] | str) -> Run:
 
 
 @pytest.fixture
-def run(tmp_path: Path) -> Run:
+def run(tmp_path: Path) -> RecordedRun:
     return read(tmp_path, *RUN)
 
 
@@ -113,7 +113,7 @@ class Elements(HTMLParser):
         assert self.open.pop() == tag
 
 
-def test_what_a_run_was(run: Run) -> None:
+def test_what_a_run_was(run: RecordedRun) -> None:
     outcomes = {kernel.label: (kernel.outcome, kernel.wall) for kernel in run.kernels}
     assert outcomes == {
         "page": ("compiled", 20.0),
@@ -174,13 +174,13 @@ FOREIGN = [
 
 
 @pytest.mark.parametrize("line", FOREIGN)
-def test_torn_and_foreign_lines_are_skipped(tmp_path: Path, line: str, run: Run) -> None:
+def test_torn_and_foreign_lines_are_skipped(tmp_path: Path, line: str, run: RecordedRun) -> None:
     for place in (1, 6, len(RUN)):
         events = [*RUN[:place], line, *RUN[place:]]
         assert read(tmp_path, *events) == run
 
 
-def test_a_torn_end_leaves_the_rest(tmp_path: Path, run: Run) -> None:
+def test_a_torn_end_leaves_the_rest(tmp_path: Path, run: RecordedRun) -> None:
     torn = tmp_path / "torn.jsonl"
     torn.write_bytes((tmp_path / "journal.jsonl").read_bytes()[:-30])
     assert [kernel for kernel in last_run(torn).kernels if kernel.label != "norm"] == [
@@ -273,7 +273,7 @@ def test_a_kernel_keeps_its_lane() -> None:
     assert [(span.label, span.lane) for span in assign_lanes(found, 2)] == [("a", 0), ("b", 1), ("a", 0), ("b", 1)]
 
 
-def test_figures(run: Run) -> None:
+def test_figures(run: RecordedRun) -> None:
     used = utilisation(run)
     assert used
     assert (used.wall, used.busy, used.cpu_seconds, used.even, used.bound, used.most) == (
@@ -362,11 +362,11 @@ def test_what_failed_is_marked_in_the_trace(tmp_path: Path) -> None:
     "odd",
     [{"slots": 0}, {"slots": 10**9}, {"threads": -1}, {"status": "2"}, {"status": 10**400}, {"cpu_seconds": None}],
 )
-def test_absurd_facts_of_a_file_make_its_line_foreign(tmp_path: Path, run: Run, odd: dict[str, Any]) -> None:
+def test_absurd_facts_of_a_file_make_its_line_foreign(tmp_path: Path, run: RecordedRun, odd: dict[str, Any]) -> None:
     assert read(tmp_path, *RUN, file("page", "x.o", 1.0, 2.0) | odd) == run
 
 
-def test_the_page_says_it_all(run: Run) -> None:
+def test_the_page_says_it_all(run: RecordedRun) -> None:
     document = page(run, INFOS, "report.trace.json")
     Elements(document)
     said = words(document)
@@ -388,7 +388,7 @@ def test_the_page_says_it_all(run: Run) -> None:
         assert part in said
 
 
-def test_every_process_has_a_tooltip(run: Run) -> None:
+def test_every_process_has_a_tooltip(run: RecordedRun) -> None:
     titles = re.findall(r"(?s)<title>(.*?)</title>", page(run, (), "t"))[1:]
     assert sorted(title.split("\n")[1] for title in titles) == sorted(span.output for span in run.spans)
     assert "rope\ncsrc_rope.cuda.o\n0:01 to 0:31, 30 s\nutils.cuh changed (aa → bb)" in titles
@@ -452,14 +452,14 @@ def test_nasty_names_are_only_text(tmp_path: Path, nasty: str) -> None:
     written(tmp_path, last_run(tmp_path / "journal.jsonl"))
 
 
-def written(directory: Path, run: Run) -> tuple[str, dict[str, Any]]:
+def written(directory: Path, run: RecordedRun) -> tuple[str, dict[str, Any]]:
     html_path, trace_path = directory / "out" / "report.html", directory / "out" / "report.trace.json"
     write_report(run, INFOS, html_path, trace_path)
     assert sorted(path.name for path in html_path.parent.iterdir()) == ["report.html", "report.trace.json"]
     return html_path.read_text(encoding="utf-8"), json.loads(trace_path.read_text(encoding="utf-8"))
 
 
-def test_the_page_needs_nothing_else(tmp_path: Path, run: Run) -> None:
+def test_the_page_needs_nothing_else(tmp_path: Path, run: RecordedRun) -> None:
     document, _ = written(tmp_path, run)
     assert not re.findall(r"https?://|url\(|@import|<script|<link|<img|<iframe", document)
     assert all(not set(attrs) & {"src", "href", "xlink:href"} for _, attrs in Elements(document).found)
@@ -467,7 +467,7 @@ def test_the_page_needs_nothing_else(tmp_path: Path, run: Run) -> None:
     assert "prefers-color-scheme: dark" in document
 
 
-def test_the_trace_has_every_process_where_it_was(tmp_path: Path, run: Run) -> None:
+def test_the_trace_has_every_process_where_it_was(tmp_path: Path, run: RecordedRun) -> None:
     _, trace = written(tmp_path, run)
     complete = [event for event in trace["traceEvents"] if event["ph"] == "X"]
     assert [(event["name"], event["tid"], event["ts"], event["dur"]) for event in complete] == [

@@ -15,17 +15,17 @@ from fitasks.ui.report.figures import utilisation
 from fitasks.ui.report.page import page
 
 if TYPE_CHECKING:
-    from fitasks.ui.report import Run
+    from fitasks.ui.report import RecordedRun
 
 JOURNAL = Path(__file__).with_name("journal_16_slots.jsonl")
 
 
 @pytest.fixture(scope="module")
-def run() -> Run:
+def run() -> RecordedRun:
     return last_run(JOURNAL)
 
 
-def test_what_it_came_to(run: Run) -> None:
+def test_what_it_came_to(run: RecordedRun) -> None:
     used = utilisation(run)
     assert used
     assert (run.slots, len(run.kernels), len(run.spans), used.most) == (16, 8, 42, 15)
@@ -34,7 +34,7 @@ def test_what_it_came_to(run: Run) -> None:
     assert used.longest.output.endswith("ragged_sm90_kernel_mask_0.cuda.o")
 
 
-def test_where_its_time_went(run: Run) -> None:
+def test_where_its_time_went(run: RecordedRun) -> None:
     body = page(run, [], "t").partition("Where the time went")[2].replace("<wbr>", "")
     cells = re.findall(r"(?s)<td[^>]*>(.*?)</td>", body)[7:14]
     assert [re.sub(r"<[^>]*>", "", cell) for cell in cells] == [
@@ -48,7 +48,7 @@ def test_where_its_time_went(run: Run) -> None:
     ]
 
 
-def test_each_bar_is_where_its_process_was(run: Run) -> None:
+def test_each_bar_is_where_its_process_was(run: RecordedRun) -> None:
     bars = re.findall(r'<g><rect x="([\d.]+)%" y="(\d+)" width="([\d.]+)%"', page(run, [], "t"))
     length = max(span.end for span in run.spans)
     assert len(bars) == len(run.spans)
@@ -58,7 +58,7 @@ def test_each_bar_is_where_its_process_was(run: Run) -> None:
         assert int(y) // 26 == span.lane
 
 
-def test_the_trace_has_the_seconds_of_the_journal(run: Run) -> None:
+def test_the_trace_has_the_seconds_of_the_journal(run: RecordedRun) -> None:
     lines = [json.loads(line) for line in JOURNAL.read_text().splitlines()]
     files = {(one["label"], one["output"]): one["end"] - one["begin"] for one in lines if one["event"] == "file"}
     told = [event for event in chrome_trace(run)["traceEvents"] if event["ph"] == "X"]
@@ -76,7 +76,7 @@ def test_torn_at_any_byte_it_tells_what_was_written(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("at", [10.0**12, 10.0**17, 10.0**300])
-def test_a_time_that_no_calendar_has_begins_no_run(tmp_path: Path, run: Run, at: float) -> None:
+def test_a_time_that_no_calendar_has_begins_no_run(tmp_path: Path, run: RecordedRun, at: float) -> None:
     path = tmp_path / "journal.jsonl"
     odd = {"event": "run", "t": at, "version": 1, "slots": 2, "reason": "", "bound": 1.0, "kernels": []}
     path.write_text(JOURNAL.read_text() + json.dumps(odd) + "\n")

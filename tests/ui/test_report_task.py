@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from fitasks.ui.report import Run, write_report
+from fitasks.ui.report import RecordedRun, write_report
 from tests.doit_project import Planned, Project
 
 
@@ -22,7 +22,7 @@ def project(planned: Planned) -> Project:
 def test_both_files_or_none(tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A directory in the way, then a full disk, at the first file that comes to it and at the other."""
     page, trace = tmp_path / "report.html", tmp_path / "report.trace.json"
-    run = Run(1e9, 2, "2 cores", 0.0, 0.0, 1.0, ())
+    run = RecordedRun(1e9, 2, "2 cores", 0.0, 0.0, 1.0, ())
     (tmp_path / name).mkdir()
     with pytest.raises(IsADirectoryError) as caught:
         write_report(run, (), page, trace)

@@ -15,7 +15,7 @@ import pytest
 
 from fitasks.cuda.gpus import Gpu, usable, visible
 from fitasks.verify import worker as workers
-from fitasks.verify.pool import Job, Pool, Result
+from fitasks.verify.pool import GpuPool, Job, Result
 from fitasks.verify.worker import Worker, WorkerError
 
 GB = 10**9
@@ -74,7 +74,7 @@ class Host:
 
     def run(self, *jobs: Job) -> dict[str, Result]:
         results: list[Result] = []
-        Pool(self.gpus, self.start, say=self.said.append, done=results.append).run(jobs)
+        GpuPool(self.gpus, self.start, say=self.said.append, done=results.append).run(jobs)
         assert sorted(result.job.label for result in results) == sorted(job.label for job in jobs), "each once"
         return {result.job.label: result for result in results}
 
@@ -167,7 +167,7 @@ def test_what_is_meant_for_a_gpu_that_does_not_start_is_tried_again_where_it_was
             troubled.set()
 
     results: list[Result] = []
-    Pool(host.gpus, start, say=say, done=results.append).run([job("a", 2), job("b", 1)])
+    GpuPool(host.gpus, start, say=say, done=results.append).run([job("a", 2), job("b", 1)])
     assert {result.job.label: result.outcome for result in results} == {"a": "numerical", "b": "numerical"}
 
 
@@ -183,7 +183,7 @@ def test_an_error_of_whoever_listens_ends_the_run_and_is_raised(count: int) -> N
 
         listeners: dict[str, Any] = {"say": host.said.append, "done": lambda _result: None} | {name: full}
         with pytest.raises(OSError, match="No space left"):
-            Pool(host.gpus, host.start, **listeners).run([job(label) for label in "abcdef"])
+            GpuPool(host.gpus, host.start, **listeners).run([job(label) for label in "abcdef"])
         assert host.closed == len(host.started), "every process is ended"
 
 
@@ -301,7 +301,7 @@ def test_a_worker_killed_in_the_middle_loses_nothing(script: Path, tmp_path: Pat
     script.write_text(SCRIPT.replace('if request["id"] == "sleep"', 'if not os.path.exists(sys.argv[0] + ".once")'))
     script.write_text(script.read_text().replace("time.sleep(60)", 'open(sys.argv[0] + ".once", "w"); time.sleep(60)'))
     threading.Thread(target=kill).start()
-    Pool([gpu(0)], start, say=said.append, done=results.append).run([job("a"), job("b")])
+    GpuPool([gpu(0)], start, say=said.append, done=results.append).run([job("a"), job("b")])
     assert sorted((result.job.label, result.outcome) for result in results) == [("a", "numerical"), ("b", "numerical")]
     assert said == ["a: GPU 0: it ended (killed by signal 9); once more, in a fresh process"]
 
@@ -338,7 +338,7 @@ def test_an_answer_that_lacks_something_costs_a_retry(answer: Any) -> None:
 
     results: list[Result] = []
     host = Host(gpu(0))
-    Pool(host.gpus, lambda on, target: Mute(host, on, target), say=host.said.append, done=results.append).run(
+    GpuPool(host.gpus, lambda on, target: Mute(host, on, target), say=host.said.append, done=results.append).run(
         [job("a")]
     )
     assert [result.outcome for result in results] == ["gpu"]

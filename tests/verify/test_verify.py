@@ -17,7 +17,7 @@ from fitasks.verify import proof as proofs
 from fitasks.verify import verify as module
 from fitasks.verify.exports import expected_exports
 from fitasks.verify.proof import Check, Proof
-from fitasks.verify.verify import Verdict, op_of
+from fitasks.verify.verify import ProofResult, op_of
 from tests.doit_project import PAGE, Planned
 
 PROOF = Proof(
@@ -91,11 +91,11 @@ def test_exports_are_expected_by_the_sources(tmp_path: Path) -> None:
 
 def test_what_is_said() -> None:
     verdicts = [
-        Verdict("page", "9.0", "numerical", PROOF, gpu="0"),
-        Verdict(
+        ProofResult("page", "9.0", "numerical", PROOF, gpu="0"),
+        ProofResult(
             "moe", "9.0", "loaded", Proof(**vars(PROOF) | {"kind": "loaded", "checks": (), "note": "no reference"})
         ),
-        Verdict("rope", "9.0", "failed", message="halves: error 1, tolerance 0.002"),
+        ProofResult("rope", "9.0", "failed", message="halves: error 1, tolerance 0.002"),
     ]
     assert [line(verdict) for verdict in verdicts] == [
         "page (9.0): numerical on GPU 0: 2 checks, 0.030 ms each, worst error 0.0019 of 0.002 allowed (ragged)",
@@ -156,7 +156,7 @@ def session(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Session:
 
 
 def run(session: Any, *, force: bool = False) -> dict[tuple[str, str], str]:
-    told: list[Verdict] = []
+    told: list[ProofResult] = []
     verdicts = module.verify(session, [], force=force, say=lambda text: None, told=told.append)
     assert told == verdicts
     return {(verdict.label, verdict.capability): verdict.outcome for verdict in verdicts}

@@ -41,7 +41,7 @@ class Contents:
     file: Path
     _seen: dict[str, State | None] = field(default_factory=dict)
     _memo: dict[str, list[int | str]] = field(default_factory=dict)
-    _learnt: list[str] = field(default_factory=list)  # shared with `anew()`, like the memo
+    _learnt: list[str] = field(default_factory=list)  # shared with `refreshed()`, like the memo
 
     @classmethod
     def load(cls, file: Path) -> Contents:
@@ -82,7 +82,7 @@ class Contents:
             return None
         return stat.st_size, stat.st_mtime_ns
 
-    def anew(self) -> Contents:
+    def refreshed(self) -> Contents:
         """The same memo, and no file looked at yet."""
         return Contents(self.file, _memo=self._memo, _learnt=self._learnt)
 

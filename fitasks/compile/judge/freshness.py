@@ -73,9 +73,9 @@ class Judge:
         """In what a build would now be made from other things than this receipt's; nothing is said of its outputs."""
         return self._commands_and_tools(kernel, receipt) + self._inputs(receipt.inputs.split("\n"))[0]
 
-    def anew(self) -> Judge:
+    def refreshed(self) -> Judge:
         """One that looks at every file again: something was built or generated since."""
-        return Judge(self.roots, self.contents.anew(), self.toolchain, self.ninja, self.stamp, self.bases)
+        return Judge(self.roots, self.contents.refreshed(), self.toolchain, self.ninja, self.stamp, self.bases)
 
     def commands(self, kernel: Kernel) -> str:
         """The kernel's build.ninja with roots named."""

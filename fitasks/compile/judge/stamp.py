@@ -10,7 +10,7 @@ import json
 from typing import TYPE_CHECKING
 
 from fitasks.base.errors import NoCompiler
-from fitasks.base.files import forgotten, write_if_changed
+from fitasks.base.files import ephemeral_directory, write_if_changed
 from fitasks.cuda.survey import host_compiler
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ def write_stamp(plan: Plan, ninja: Ninja, tools: dict[str, str], runtime: Runtim
     try:
         write_if_changed(path, text)
     except OSError:
-        path = forgotten() / NAME
+        path = ephemeral_directory() / NAME
         write_if_changed(path, text)
     return path, text
 

@@ -45,7 +45,7 @@ class Pool:
             yield held
 
     @contextlib.contextmanager
-    def alone(self, stopping: Callable[[], bool] = lambda: False) -> Iterator[bool]:
+    def every_slot(self, stopping: Callable[[], bool] = lambda: False) -> Iterator[bool]:
         """Hold every slot: nothing else of ours compiles meanwhile. Of make's tokens only one, the rest isn't ours."""
         with self._held(float("inf"), sys.maxsize, 1, stopping) as held:
             yield held

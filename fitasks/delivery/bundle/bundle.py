@@ -23,7 +23,7 @@ from fitasks.base.errors import EnvironmentProblem, FitasksError
 from fitasks.base.files import sha256_file
 from fitasks.compile import receipt as receipts
 from fitasks.compile.lock import module_lock
-from fitasks.delivery.bundle.manifest import Entry, Manifest, Origin
+from fitasks.delivery.bundle.manifest import Manifest, Origin, PackedFile
 from fitasks.delivery.bundle.reading import DASH, GZIP
 from fitasks.delivery.bundle.timestamps import put_right
 from fitasks.delivery.bundle.writing import write
@@ -86,7 +86,7 @@ def bundle(here: Here, path: Path, names: Sequence[str] = ()) -> Bundled:
     return Bundled(path, labels, tuple(left_out), len(files), manifest.bytes, size)
 
 
-def manifest_of(here: Here, files: dict[str, Entry]) -> Manifest:
+def manifest_of(here: Here, files: dict[str, PackedFile]) -> Manifest:
     """The manifest of these files, or with none: what a bundle made here would say of the place."""
     plan = here.plan
     first = plan.first
@@ -191,12 +191,12 @@ def _origins(plan: Plan, chosen: list[tuple[Kernel, Receipt]]) -> dict[str, Orig
     }
 
 
-def _entry(path: Path) -> Entry:
+def _entry(path: Path) -> PackedFile:
     digest, stat = sha256_file(path), path.stat()
-    return Entry(digest, stat.st_size, stat.st_mtime_ns)
+    return PackedFile(digest, stat.st_size, stat.st_mtime_ns)
 
 
-def _compare(plan: Plan, chosen: list[tuple[Kernel, Receipt]], files: dict[str, Entry]) -> None:
+def _compare(plan: Plan, chosen: list[tuple[Kernel, Receipt]], files: dict[str, PackedFile]) -> None:
     """Freshness reads objects only where their times differ; what travels is read whole."""
     for kernel, receipt in chosen:
         arch = plan.targets[kernel.target].arch

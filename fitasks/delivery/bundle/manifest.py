@@ -35,12 +35,12 @@ _DEEPEST = 50  # lists in lists, of parameters
 _LARGEST = 1 << 62  # of sizes and of times in nanoseconds: os.utime takes no more than 63 bits
 
 
-class Refused(FitasksError):
+class BundleRefused(FitasksError):
     """A bundle that is not taken, with the reason; nothing at the destination has changed."""
 
 
 @dataclass(frozen=True)
-class Entry:
+class PackedFile:
     """One file: SHA-256 in hex, bytes, and the mtime (ns) under which ninja accepts it."""
 
     sha256: str
@@ -67,7 +67,7 @@ class Manifest:
     site_packages: str
     cuda_home: str
     workspaces: dict[str, str]  # architecture set, as in FlashInfer's paths ("90a") → its cache directory
-    files: dict[str, Entry]
+    files: dict[str, PackedFile]
     kernels: dict[str, Origin] = field(default_factory=dict)  # "90a/page"; older bundles have none
     tvm_ffi: str = ""  # version of the package that the kernels have headers of; "" in older bundles
     tvm_ffi_abi: str = ""  # what those headers say, "0.1.16"
@@ -84,7 +84,7 @@ class Manifest:
         kernels = {name: origin for name, origin in self.kernels.items() if name.partition("/")[0] in workspaces}
         return replace(self, workspaces=workspaces, files=files, kernels=kernels)
 
-    def below(self, directory: str) -> dict[str, Entry]:
+    def below(self, directory: str) -> dict[str, PackedFile]:
         """The files below a directory, by their path in it."""
         prefix = f"{directory}/"
         return {path.removeprefix(prefix): entry for path, entry in self.files.items() if path.startswith(prefix)}
@@ -101,44 +101,44 @@ def to_json(manifest: Manifest) -> bytes:
 
 
 def parse(data: bytes) -> Manifest:
-    """The manifest in a member's bytes. Raises Refused where it is none, or names a place that no file may go to."""
+    """The manifest in a member's bytes. Raises BundleRefused where it is none, or names a wrong place."""
     try:
         said = json.loads(data)
     except (ValueError, RecursionError):
-        raise Refused("its manifest is damaged") from None
+        raise BundleRefused("its manifest is damaged") from None
     if not isinstance(said, dict) or said.get("format") != FORMAT:
-        raise Refused("its manifest is not one of a fitasks bundle")
+        raise BundleRefused("its manifest is not one of a fitasks bundle")
     if said.get("version") != VERSION:
-        raise Refused(
+        raise BundleRefused(
             f"its manifest has format version {said.get('version')!r:.40}; this fitasks reads {VERSION}",
             remedy="make the bundle and take it with the same fitasks",
         )
     texts = {name: _text(said.get(name), name) for name in _TEXTS}
     if not _GLIBC.fullmatch(texts["glibc"]):
-        raise Refused("its manifest says nothing usable of glibc")
+        raise BundleRefused("its manifest says nothing usable of glibc")
     workspaces = _workspaces(said.get("workspaces"))
     files = said.get("files")
     if not isinstance(files, dict):
-        raise Refused("its manifest says nothing usable of files")
+        raise BundleRefused("its manifest says nothing usable of files")
     entries = {path: _entry(path, files[path], workspaces) for path in files}
     if clash := next((path for path in entries if any(above in entries for above in _above(path))), ""):
-        raise Refused(f"its manifest names {clash!r}, which is below a file")
+        raise BundleRefused(f"its manifest names {clash!r}, which is below a file")
     texts |= {name: _text(said.get(name, ""), name) for name in _LATER_TEXTS}
     if texts["tvm_ffi_abi"] and not is_version(texts["tvm_ffi_abi"]):
-        raise Refused("its manifest says nothing usable of tvm_ffi_abi")
+        raise BundleRefused("its manifest says nothing usable of tvm_ffi_abi")
     return Manifest(**texts, workspaces=workspaces, files=entries, kernels=_origins(said.get("kernels", {})))
 
 
 def _text(said: object, name: str) -> str:
     """A text that may be shown: on one line, and without what a terminal would obey."""
     if not isinstance(said, str) or not said.isprintable() or len(said) > _LONGEST_TEXT:
-        raise Refused(f"its manifest says nothing usable of {name}")
+        raise BundleRefused(f"its manifest says nothing usable of {name}")
     return said
 
 
 def _workspaces(said: object) -> dict[str, str]:
     if not isinstance(said, dict) or not said or not all(map(_ARCHITECTURE.fullmatch, said)):
-        raise Refused("its manifest says nothing usable of workspaces")
+        raise BundleRefused("its manifest says nothing usable of workspaces")
     return {name: _text(path, "workspaces") for name, path in said.items()}
 
 
@@ -149,7 +149,7 @@ def _origins(said: object) -> dict[str, Origin]:
             case {"op": str(op), "params": dict(params)} if _shallow(params):
                 found[name] = Origin(_text(op, "kernels"), params)
             case _:
-                raise Refused("its manifest says nothing usable of kernels")
+                raise BundleRefused("its manifest says nothing usable of kernels")
     return found
 
 
@@ -164,14 +164,14 @@ def _above(path: str) -> list[str]:
     return [path[: match.start()] for match in re.finditer("/", path)]
 
 
-def _entry(path: str, said: object, workspaces: dict[str, str]) -> Entry:
+def _entry(path: str, said: object, workspaces: dict[str, str]) -> PackedFile:
     if problem := _misplaced(path, workspaces):
-        raise Refused(f"its manifest names {path!r:.300}, {problem}")
+        raise BundleRefused(f"its manifest names {path!r:.300}, {problem}")
     match said:
         case {"sha256": str(digest), "size": int(size), "mtime_ns": int(mtime_ns), **rest} if not rest:
             if _DIGEST.fullmatch(digest) and 0 <= size < _LARGEST and 0 <= mtime_ns < _LARGEST:
-                return Entry(digest, size, mtime_ns)
-    raise Refused(f"its manifest says nothing usable of {path!r}")
+                return PackedFile(digest, size, mtime_ns)
+    raise BundleRefused(f"its manifest says nothing usable of {path!r}")
 
 
 def _misplaced(path: str, workspaces: dict[str, str]) -> str:

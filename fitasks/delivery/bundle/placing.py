@@ -26,7 +26,7 @@ from fitasks.processes import sessions
 if TYPE_CHECKING:
     from fitasks.compile.receipt import Output
     from fitasks.delivery.bundle.here import Here
-    from fitasks.delivery.bundle.usable import Module
+    from fitasks.delivery.bundle.usable import PackedModule
     from fitasks.plan.kernel import Kernel
 
 Went = Literal["cache", "store", "kept"]
@@ -58,28 +58,28 @@ class Arriving:
     moved: bool
     lock_timeout: float
 
-    def arrive(self, module: Module) -> Arrival:
+    def arrive(self, module: PackedModule) -> Arrival:
         """Under FlashInfer's lock. A kill between the two renames leaves a module that was never built."""
         with self._locked(module):
             if kept := self._kept(module):
                 return kept
             return self._into_store(module) if self.moved else self._into_cache(module)
 
-    def _locked(self, module: Module) -> AbstractContextManager[None]:
+    def _locked(self, module: PackedModule) -> AbstractContextManager[None]:
         target = self._target(module)
         if self.moved and not target.exists():
             return nullcontext()
         lock = target.parent / "tmp" / f"{module.name}.lock"
         return module_lock(lock, timeout=self.lock_timeout, stopping=sessions.stopping)
 
-    def _into_cache(self, module: Module) -> Arrival:
+    def _into_cache(self, module: PackedModule) -> Arrival:
         for name in generated_of(module.receipt):
             self._lay_generated(module.architecture, name)
         target = self._target(module)
         self._swap(module, target)
         return self._settled(Arrival(module.name, module.architecture, "cache", target))
 
-    def _into_store(self, module: Module) -> Arrival:
+    def _into_store(self, module: PackedModule) -> Arrival:
         """As if it had been compiled here; a damaged entry of the same fingerprint is replaced."""
         store, receipt = self.here.store, module.receipt
         place = store.root / module.name / receipt.fingerprint
@@ -93,10 +93,10 @@ class Arriving:
         why = self._unlike(planned, module) if planned else _UNNAMED
         return Arrival(module.name, module.architecture, "store", place, why, usable=not (planned and why))
 
-    def _target(self, module: Module) -> Path:
+    def _target(self, module: PackedModule) -> Path:
         return Path(self.workspaces[module.architecture]) / CACHED_OPS / module.name
 
-    def _kept(self, module: Module) -> Arrival | None:
+    def _kept(self, module: PackedModule) -> Arrival | None:
         """What is there, where it is the same, or fresh while the bundle's would not be."""
         target = self._target(module)
         there = Arrival(module.name, module.architecture, "kept", target)
@@ -117,7 +117,7 @@ class Arriving:
             (root / name).parent.mkdir(parents=True, exist_ok=True)
             _replace(source, root / name, root)
 
-    def _swap(self, module: Module, target: Path) -> None:
+    def _swap(self, module: PackedModule, target: Path) -> None:
         """As `_exchange` does, of a copy where cached_ops is on another file system than what was unpacked."""
         try:
             _exchange(module.staged, target, self.unpacked / ".old" / module.architecture / module.name)
@@ -137,9 +137,9 @@ class Arriving:
     def _put_right(self, kernel: Kernel) -> str:
         return put_right(kernel, self.here.judges[kernel.target], self.here.ninja)
 
-    def _unlike(self, kernel: Kernel, module: Module) -> str:
+    def _unlike(self, kernel: Kernel, module: PackedModule) -> str:
         """Why it isn't what a build would make here, "" if it is."""
-        judge = self.here.judges[kernel.target].anew()
+        judge = self.here.judges[kernel.target].refreshed()
         return "; ".join(map(str, judge.differences(kernel, module.receipt)))
 
     def _planned(self, architecture: str, name: str) -> Kernel | None:
@@ -189,7 +189,7 @@ def _exchange_near(new: Path, target: Path) -> None:
         new.rename(target)
 
 
-def _same(module: Module, target: Path) -> bool:
+def _same(module: PackedModule, target: Path) -> bool:
     """Is it there, made from the same things, whole and with its timestamps?"""
     there = receipts.read_file(target / receipts.NAME, module.name)
     if not there or there.fingerprint != module.receipt.fingerprint:

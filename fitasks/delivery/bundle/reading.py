@@ -16,14 +16,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fitasks.delivery.bundle import manifest as manifests
-from fitasks.delivery.bundle.manifest import Refused
+from fitasks.delivery.bundle.manifest import BundleRefused
 from fitasks.delivery.bundle.tar import BLOCK, REPACKED, Tar
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator
     from io import BufferedReader
 
-    from fitasks.delivery.bundle.manifest import Entry, Manifest
+    from fitasks.delivery.bundle.manifest import Manifest, PackedFile
 
 DASH = Path("-")  # standard input, by convention
 GZIP = b"\x1f\x8b"  # how a bundle begins
@@ -45,31 +45,31 @@ class Archive:
         self._tar = tar
 
     def manifest(self) -> Manifest:
-        """Read the first member. Raises Refused."""
+        """Read the first member. Raises BundleRefused."""
         member = self._tar.next()
         if member is None or member.name != manifests.NAME:
-            raise Refused(f"its first member is not {manifests.NAME}", remedy=REPACKED)
+            raise BundleRefused(f"its first member is not {manifests.NAME}", remedy=REPACKED)
         if not 0 <= member.size <= manifests.LIMIT:
-            raise Refused(f"its manifest has {member.size} bytes, more than {manifests.LIMIT}")
+            raise BundleRefused(f"its manifest has {member.size} bytes, more than {manifests.LIMIT}")
         return manifests.parse(b"".join(self._tar.chunks()))
 
     def unpack(self, manifest: Manifest, into: Path, architectures: Collection[str]) -> None:
         """Lay the files for `architectures` below the empty directory `into`, with their times.
 
-        Of the others only name and size are compared. Raises Refused, OSError.
+        Of the others only name and size are compared. Raises BundleRefused, OSError.
         """
         missing = dict(manifest.files)
         while (member := self._tar.next()) is not None:
             entry = missing.pop(member.name, None)
             if entry is None:
                 known = member.name in manifest.files
-                raise Refused(f"{member.name!r} is in it {'twice' if known else 'but not in its manifest'}")
+                raise BundleRefused(f"{member.name!r} is in it {'twice' if known else 'but not in its manifest'}")
             if member.size != entry.size:
-                raise Refused(f"{member.name!r} in it has {member.size} bytes, {entry.size} by its manifest")
+                raise BundleRefused(f"{member.name!r} in it has {member.size} bytes, {entry.size} by its manifest")
             if member.name.partition("/")[0] in architectures:
                 _lay(self._tar.chunks(), into, member.name, entry)
         if missing:
-            raise Refused(f"{len(missing)} files of its manifest are not in it, the first is {min(missing)!r}")
+            raise BundleRefused(f"{len(missing)} files of its manifest are not in it, the first is {min(missing)!r}")
         self._tar.finish()
 
 
@@ -77,15 +77,15 @@ class Archive:
 def opened(path: Path) -> Iterator[Archive]:
     """The archive in a file, or a pipe: it is opened and read once. `-` is standard input.
 
-    Raises Refused for one that is damaged or cut short, whenever that shows.
+    Raises BundleRefused for one that is damaged or cut short, whenever that shows.
     """
     try:
         with _stream(path) as stream, gzip.GzipFile(fileobj=_of_no_other_kind(stream, path)) as raw:
             yield Archive(Tar(raw))
     except gzip.BadGzipFile as error:
-        raise Refused(f"it is no bundle, or damaged: {error}") from None
+        raise BundleRefused(f"it is no bundle, or damaged: {error}") from None
     except (EOFError, zlib.error) as error:
-        raise Refused(f"it is damaged or cut short: {error}") from None
+        raise BundleRefused(f"it is damaged or cut short: {error}") from None
 
 
 def _stream(path: Path) -> BufferedReader:
@@ -93,27 +93,27 @@ def _stream(path: Path) -> BufferedReader:
 
 
 def _of_no_other_kind(stream: BufferedReader, path: Path) -> BufferedReader:
-    """The stream, of which nothing has been read. Raises Refused where it begins as another kind of archive does."""
+    """The stream, nothing of it read. Raises BundleRefused where it begins as another kind of archive does."""
     start = stream.peek(BLOCK)
     for offset, magic, kind, remedy in _MAGIC:
         if start[offset:].startswith(magic):
-            raise Refused(f"it is {kind}; a bundle is tar in gzip", remedy=remedy.format(path))
+            raise BundleRefused(f"it is {kind}; a bundle is tar in gzip", remedy=remedy.format(path))
     return stream
 
 
-def _lay(content: Iterable[bytes], into: Path, name: str, entry: Entry) -> None:
-    """One file. Raises Refused where the file system has no place for such a name, OSError about where it unpacks."""
+def _lay(content: Iterable[bytes], into: Path, name: str, entry: PackedFile) -> None:
+    """One file. Raises BundleRefused where the file system can't have such a name, OSError about where it unpacks."""
     try:
         _write(content, into / name, entry)
     except gzip.BadGzipFile:
         raise
     except OSError as error:
         if error.errno in _ODD_NAMES:
-            raise Refused(f"{name!r} in it can't be a file here: {error.strerror}") from None
+            raise BundleRefused(f"{name!r} in it can't be a file here: {error.strerror}") from None
         raise OSError(error.errno, error.strerror, str(into.parent)) from None
 
 
-def _write(content: Iterable[bytes], path: Path, entry: Entry) -> None:
+def _write(content: Iterable[bytes], path: Path, entry: PackedFile) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     digest = hashlib.sha256()
     with path.open("xb") as stream:
@@ -121,7 +121,7 @@ def _write(content: Iterable[bytes], path: Path, entry: Entry) -> None:
             digest.update(chunk)
             stream.write(chunk)
     if digest.hexdigest() != entry.sha256:
-        raise Refused(
+        raise BundleRefused(
             f"{path.name!r} in it is altered: "
             f"its hash is {digest.hexdigest()[:12]}, {entry.sha256[:12]} by its manifest"
         )

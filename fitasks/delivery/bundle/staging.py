@@ -23,9 +23,9 @@ def staging(beside: Path) -> Iterator[Path]:
     """
     made = [place for place in (beside, *beside.parents) if not place.exists()]
     beside.mkdir(parents=True, exist_ok=True)
-    scratch.sweep(beside)
+    scratch.remove_leftovers(beside)
     try:
-        with scratch.alone(beside) as ours:
+        with scratch.claimed(beside) as ours:
             if not ours:
                 raise _busy(beside)
             place = Path(tempfile.mkdtemp(prefix=scratch.UNPACKED, dir=beside))

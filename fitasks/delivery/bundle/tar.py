@@ -10,7 +10,7 @@ import re
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from fitasks.delivery.bundle.manifest import Refused
+from fitasks.delivery.bundle.manifest import BundleRefused
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -53,34 +53,34 @@ class Tar:
         self._left = 0  # bytes of the present file that nobody has read
 
     def next(self) -> Member | None:
-        """Return the next file, None behind the last. Raises Refused for anything else, and damage."""
+        """Return the next file, None behind the last. Raises BundleRefused for anything else, and damage."""
         member = self._member()
         if member is None or member.kind != _LONG_NAME:
             return member
         name = _text(b"".join(self.chunks()))
         named = self._member()
         if named is None or named.kind == _LONG_NAME:
-            raise Refused("it is damaged or cut short: a long name without a file")
+            raise BundleRefused("it is damaged or cut short: a long name without a file")
         return replace(named, name=name)
 
     def chunks(self) -> Iterator[bytes]:
-        """Read the present file, or the rest of it. Raises Refused where the archive ends before."""
+        """Read the present file, or the rest of it. Raises BundleRefused where the archive ends before."""
         while self._left > 0:
             chunk = self._read(min(_CHUNK, self._left))
             if not chunk:
-                raise Refused("it is damaged or cut short: unexpected end of data")
+                raise BundleRefused("it is damaged or cut short: unexpected end of data")
             self._left -= len(chunk)
             yield chunk
 
     def finish(self) -> None:
-        """Read to the end, so that gzip compares its checksum. Raises Refused where more follows than tar writes.
+        """Read to the end, so that gzip compares its checksum. Raises BundleRefused where more follows than tar writes.
 
         `next` stops at the first of two closing blocks. The second one follows, and zeros that fill its record.
         """
         filling = BLOCK + -(self._position + BLOCK) % RECORD
         rest = self._read(filling + 1)
         if len(rest) > filling or rest.strip(b"\0"):
-            raise Refused("there is more behind its end")
+            raise BundleRefused("there is more behind its end")
 
     def _member(self) -> Member | None:
         """The next header, whose file is now the present one."""
@@ -101,15 +101,15 @@ class Tar:
 
 
 def _parse(block: bytes, *, at_start: bool) -> Member:
-    """A header's block. Raises Refused unless it is a plain file's or a long name's, and undamaged."""
+    """A header's block. Raises BundleRefused unless it is a plain file's or a long name's, and undamaged."""
     if problem := _damage(block, at_start=at_start):
-        raise Refused(f"it is damaged or cut short: {problem}")
+        raise BundleRefused(f"it is damaged or cut short: {problem}")
     member = Member(_name(block), _number(block[124:136]) or 0, block[156:157])
     long_name = member.kind == _LONG_NAME and 0 < member.size <= _LONGEST_NAME
     if member.kind not in _PLAIN and not long_name:
         kind = _KINDS.get(member.kind, f"a member of type {member.kind.decode('latin-1')!r}")
         name = member.name.rstrip("/") if member.kind == _DIRECTORY else member.name
-        raise Refused(f"{name!r} in it is {kind}", remedy=REPACKED if member.kind in _OF_TAR else "")
+        raise BundleRefused(f"{name!r} in it is {kind}", remedy=REPACKED if member.kind in _OF_TAR else "")
     return member
 
 

@@ -19,7 +19,7 @@ def put_right(kernel: Kernel, judge: Judge, ninja: Ninja) -> str:
 
     Called under the module's lock; looks at every file anew.
     """
-    judge = judge.anew()
+    judge = judge.refreshed()
     judged, receipt = judge.judge(kernel), receipts.read(kernel)
     if judged.verdict == "stale" or receipt is None:
         return str(judged)

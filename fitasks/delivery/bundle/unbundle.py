@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 from fitasks.base.errors import EnvironmentProblem
 from fitasks.compile import scratch
 from fitasks.delivery.bundle.bundle import LOCK_TIMEOUT, manifest_of
-from fitasks.delivery.bundle.manifest import Refused
+from fitasks.delivery.bundle.manifest import BundleRefused
 from fitasks.delivery.bundle.placing import Arrival, Arriving
 from fitasks.delivery.bundle.reading import DASH, opened
 from fitasks.delivery.bundle.staging import staging
@@ -51,7 +51,7 @@ class Unbundled:
 
 
 def unbundle(here: Here, path: Path, *, lock_timeout: float = LOCK_TIMEOUT) -> Unbundled:
-    """Take a bundle. Raises Refused, and changes nothing, unless every byte of it is right and of use here.
+    """Take a bundle. Raises BundleRefused, and changes nothing, unless every byte of it is right and of use here.
 
     KernelFailure where somebody keeps a module's lock for longer than `lock_timeout` seconds; what came before stays.
     """
@@ -64,10 +64,10 @@ def refusals(path: Path) -> Iterator[None]:
     """What is said where a bundle is not taken: its file, the reason, and that nothing was changed."""
     try:
         yield
-    except Refused as error:
+    except BundleRefused as error:
         remedy = error.remedy or "copy it again, or make it again"
         name = "standard input" if path == DASH else path
-        raise Refused(f"{name} is refused: {error.message}; nothing was changed", remedy=remedy) from None
+        raise BundleRefused(f"{name} is refused: {error.message}; nothing was changed", remedy=remedy) from None
     except OSError as error:
         raise EnvironmentProblem(f"{error.filename or path}: {error.strerror or error}") from None
 
@@ -75,7 +75,7 @@ def refusals(path: Path) -> Iterator[None]:
 def _unbundle(here: Here, path: Path, lock_timeout: float) -> Unbundled:
     ours = manifest_of(here, {})
     for place in {here.store.root.parent, *scratch.places(map(Path, ours.workspaces.values()))}:
-        scratch.sweep(place)
+        scratch.remove_leftovers(place)
     with ExitStack() as stack:
         with opened(path) as archive:
             whole = archive.manifest()

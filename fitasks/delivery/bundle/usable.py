@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from fitasks.compile import receipt as receipts
 from fitasks.delivery.bundle.bundle import NINJA_FILE, generated_of, version_key
-from fitasks.delivery.bundle.manifest import Refused
+from fitasks.delivery.bundle.manifest import BundleRefused
 from fitasks.delivery.tvmffi import same_abi
 from fitasks.plan.caches import CACHED_OPS, GENERATED
 
@@ -18,14 +18,14 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from fitasks.compile.receipt import Receipt
-    from fitasks.delivery.bundle.manifest import Entry, Manifest
+    from fitasks.delivery.bundle.manifest import Manifest, PackedFile
 
 # The names of build/roots.py; paths are normalised when a receipt is made.
 _INPUT = re.compile(r"[0-9a-f]{64} (\{(CACHE|FLASHINFER|CUDA|SITE|PYTHON)\})?(/(?!\.{0,2}(/|$))[^/]+)+")
 
 
 @dataclass(frozen=True)
-class Module:
+class PackedModule:
     """One kernel that was unpacked and proven: `staged` is what is to become its directory in cached_ops."""
 
     architecture: str
@@ -37,11 +37,11 @@ class Module:
 def of_use(manifest: Manifest, here: Manifest) -> Manifest:
     """The part of a bundle that is for the architecture sets that are planned here.
 
-    Raises Refused where there is none, and for a bundle of another FlashInfer or machine.
+    Raises BundleRefused where there is none, and for a bundle of another FlashInfer or machine.
     """
     refuse_foreign(manifest, here.flashinfer, here.platform, here.tvm_ffi_abi)
     if not (shared := manifest.workspaces.keys() & here.workspaces.keys()):
-        raise Refused(
+        raise BundleRefused(
             f"it is for the architecture set {', '.join(sorted(manifest.workspaces))}, kernels.yaml's targets here are "
             f"{', '.join(sorted(here.workspaces))}",
             remedy="give both places the same `targets`: FlashInfer looks at one set only, and all of it",
@@ -50,38 +50,38 @@ def of_use(manifest: Manifest, here: Manifest) -> Manifest:
 
 
 def refuse_foreign(manifest: Manifest, flashinfer: str, platform: str, tvm_ffi: str) -> None:
-    """Raise Refused for a bundle of another FlashInfer, machine or ABI of tvm-ffi, or of a newer glibc than here.
+    """Raise BundleRefused for a bundle of another FlashInfer, machine or ABI of tvm-ffi, or of a newer glibc than here.
 
     Of that ABI, older bundles and an environment without tvm-ffi's headers say "".
     """
     if manifest.flashinfer != flashinfer:
-        raise Refused(
+        raise BundleRefused(
             f"it is for FlashInfer {manifest.flashinfer}, the server here has {flashinfer}",
             remedy=f"make it where FlashInfer {flashinfer} is, or install {manifest.flashinfer} here",
         )
     if tvm_ffi and manifest.tvm_ffi_abi and not same_abi(manifest.tvm_ffi_abi, tvm_ffi):
-        raise Refused(
+        raise BundleRefused(
             f"it is compiled against tvm-ffi {manifest.tvm_ffi_abi}, whose ABI isn't that of {tvm_ffi} here",
             remedy="make it where the same apache-tvm-ffi is as here",
         )
     if manifest.platform != platform:
-        raise Refused(
+        raise BundleRefused(
             f"it is for {manifest.platform}, this machine is {platform}",
             remedy=f"make it on {platform}",
         )
     glibc = (os.confstr("CS_GNU_LIBC_VERSION") or "").rpartition(" ")[2]
     if version_key(manifest.glibc) > version_key(glibc):
-        raise Refused(
+        raise BundleRefused(
             f"its libraries need glibc {manifest.glibc}, here is {glibc or 'none'}",
             remedy="make it on a system that is as old as this one",
         )
 
 
 def refuse_too_large(manifest: Manifest, directory: Path) -> None:
-    """Raise Refused where `directory` has no room for all files."""
+    """Raise BundleRefused where `directory` has no room for all files."""
     free = shutil.disk_usage(directory).free
     if manifest.bytes > free:
-        raise Refused(
+        raise BundleRefused(
             f"it unpacks to {manifest.bytes} bytes, {directory.parent} has {free} free",
             remedy="make room there",
         )
@@ -95,31 +95,31 @@ def roots_that_differ(manifest: Manifest, here: Manifest) -> tuple[str, ...]:
     return tuple(f"{name}: {there} there, {ours} here" for name, (there, ours) in pairs.items() if there != ours)
 
 
-def proven(manifest: Manifest, unpacked: Path) -> list[Module]:
-    """The kernels of an unpacked bundle. Raises Refused for one whose receipt doesn't hold or doesn't fit its files."""
+def proven(manifest: Manifest, unpacked: Path) -> list[PackedModule]:
+    """The kernels of an unpacked bundle. Raises BundleRefused for a receipt that doesn't hold, or fit its files."""
     modules = []
     for architecture, name in manifest.modules():
         inside = f"{architecture}/{CACHED_OPS}/{name}"
         receipt = receipts.said(unpacked / inside / receipts.NAME, name)
         if receipt is None:
-            raise Refused(f"{inside} has no receipt that this fitasks can read")
+            raise BundleRefused(f"{inside} has no receipt that this fitasks can read")
         if f"{inside}/{NINJA_FILE}" not in manifest.files:
-            raise Refused(f"{inside} has no {NINJA_FILE}")
+            raise BundleRefused(f"{inside} has no {NINJA_FILE}")
         if problem := _unsound(receipt) or _unfit(receipt, manifest, architecture):
-            raise Refused(f"the receipt of {inside} {problem}")
-        modules.append(Module(architecture, name, unpacked / inside, receipt))
+            raise BundleRefused(f"the receipt of {inside} {problem}")
+        modules.append(PackedModule(architecture, name, unpacked / inside, receipt))
     _refuse_unknown(manifest, modules)
     if not modules:
-        raise Refused("it holds no kernel")
+        raise BundleRefused("it holds no kernel")
     return modules
 
 
-def _refuse_unknown(manifest: Manifest, modules: list[Module]) -> None:
-    """Raise Refused for a generated file that no kernel was made from."""
+def _refuse_unknown(manifest: Manifest, modules: list[PackedModule]) -> None:
+    """Raise BundleRefused for a generated file that no kernel was made from."""
     known = {f"{one.architecture}/{GENERATED}/{name}" for one in modules for name in generated_of(one.receipt)}
     held = (path for path in manifest.files if path.split("/")[1] == GENERATED)
     if unknown := min(set(held) - known, default=""):
-        raise Refused(f"no receipt in it knows of the file {unknown!r}")
+        raise BundleRefused(f"no receipt in it knows of the file {unknown!r}")
 
 
 def _unsound(receipt: Receipt) -> str:
@@ -150,7 +150,7 @@ def _unfit(receipt: Receipt, manifest: Manifest, architecture: str) -> str:
     return _unfit_sources(receipt, manifest.below(f"{architecture}/generated"))
 
 
-def _unfit_sources(receipt: Receipt, files: dict[str, Entry]) -> str:
+def _unfit_sources(receipt: Receipt, files: dict[str, PackedFile]) -> str:
     for name, digest in generated_of(receipt).items():
         if name in files and files[name].sha256 != digest:
             return f"is not about the source {name!r} that the bundle holds"

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from fitasks.delivery.bundle.manifest import Entry, Manifest
+    from fitasks.delivery.bundle.manifest import Manifest, PackedFile
 
 
 def write(path: Path, manifest: Manifest, sources: dict[str, Path]) -> int:
@@ -40,7 +40,7 @@ def _compressed(stream: IO[bytes]) -> Iterator[tarfile.TarFile]:
         yield tar
 
 
-def _add(tar: tarfile.TarFile, name: str, source: Path, entry: Entry) -> None:
+def _add(tar: tarfile.TarFile, name: str, source: Path, entry: PackedFile) -> None:
     with source.open("rb") as stream:
         reader = _Hashing(stream)
         tar.addfile(_member(name, entry.size, entry.mtime_ns // 10**9), reader)

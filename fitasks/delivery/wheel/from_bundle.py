@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from fitasks.base.errors import EnvironmentProblem
 from fitasks.cuda.elf import is_shared_object
 from fitasks.delivery.bundle.bundle import NINJA_FILE
-from fitasks.delivery.bundle.manifest import Origin, Refused
+from fitasks.delivery.bundle.manifest import BundleRefused, Origin
 from fitasks.delivery.bundle.reading import opened
 from fitasks.delivery.bundle.staging import staging
 from fitasks.delivery.bundle.unbundle import refusals
@@ -28,7 +28,7 @@ from fitasks.plan.target import Target
 
 if TYPE_CHECKING:
     from fitasks.delivery.bundle.manifest import Manifest
-    from fitasks.delivery.bundle.usable import Module
+    from fitasks.delivery.bundle.usable import PackedModule
     from fitasks.plan.server import Server
 
 
@@ -44,8 +44,8 @@ class Repacked:
 def repack(server: Server, path: Path, directory: Path, state: Path) -> Repacked:
     """Write the wheel into `directory`; the bundle is unpacked in `state`.
 
-    Raises Refused as `unbundle` does, KernelFailure as `complete` does. A bundle for architectures that kernels.yaml
-    doesn't name is taken: FlashInfer chooses among those of a package.
+    Raises BundleRefused as `unbundle` does, KernelFailure as `complete` does. A bundle for architectures that
+    kernels.yaml doesn't name is taken: FlashInfer chooses among those of a package.
     """
     with refusals(path), staging(state) as unpacked:
         with opened(path) as archive:
@@ -84,11 +84,11 @@ def _target(architecture: str, manifest: Manifest, server: Server) -> Target:
     return Target(architecture, workspace, root, home, manifest.flashinfer, "", manifest.tvm_ffi, tvm_ffi_abi=abi)
 
 
-def _kernel(module: Module, manifest: Manifest) -> Kernel:
-    """Raises Refused for a library that is none."""
+def _kernel(module: PackedModule, manifest: Manifest) -> Kernel:
+    """Raises BundleRefused for a library that is none."""
     library = module.staged / f"{module.name}.so"
     if is_shared_object(library):
-        raise Refused(f"{library.name!r} in it can't be loaded on this machine")
+        raise BundleRefused(f"{library.name!r} in it can't be loaded on this machine")
     origin = manifest.kernels.get(f"{module.architecture}/{module.name}") or _guessed(module)
     return Kernel(
         label=f"{module.name}@{module.architecture}",
@@ -107,6 +107,6 @@ def _kernel(module: Module, manifest: Manifest) -> Kernel:
     )
 
 
-def _guessed(module: Module) -> Origin:
+def _guessed(module: PackedModule) -> Origin:
     """For a bundle of an older fitasks."""
     return Origin(module.receipt.generator.rpartition(":gen_")[2].removesuffix("_module") or module.name, {})

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from fitasks.base import temporary
 from fitasks.base.errors import EnvironmentProblem
 from fitasks.delivery.wheel.installed import DISTRIBUTION, PACKAGE, damage, installed
-from fitasks.delivery.wheel.leftovers import alone, clear, sound
+from fitasks.delivery.wheel.leftovers import clear, only_installer, sound
 from fitasks.plan.server import find_package
 from fitasks.processes import process
 
@@ -44,7 +44,7 @@ def install(plan: Plan, wheel: Path) -> None:
         raise EnvironmentProblem(f"{DISTRIBUTION} is not installed: {reason}", remedy=remedy)
     options = ["--no-deps", "--no-index", str(wheel.resolve())]
     pip, uv = ["install", "--force-reinstall", *options], ["install", "--reinstall", "--offline", *options]
-    with alone(server.site_directories):
+    with only_installer(server.site_directories):
         _clear(server)
         said = _run(server, pip, uv)
         _clear(server)
@@ -57,7 +57,7 @@ def uninstall(server: Server) -> str:
     Raises EnvironmentProblem where it can't be taken out.
     """
     found = find_package(DISTRIBUTION, server.site_packages)
-    with alone(server.site_directories):
+    with only_installer(server.site_directories):
         cleared = _clear(server)
         if find_package(DISTRIBUTION, server.site_packages):
             said = _run(server, ["uninstall", "--yes", DISTRIBUTION], ["uninstall", DISTRIBUTION])

@@ -54,7 +54,7 @@ class _Manifest(TypedDict):
 
 
 @dataclass(frozen=True)
-class Module:
+class InstalledModule:
     """One module as the package was made: SHA-256 and bytes of its file, and its receipt's fingerprint."""
 
     sha256: str
@@ -67,7 +67,7 @@ def is_ours(library: Path) -> bool:
     return len(library.parts) > 3 and library.parents[2].name == PACKAGE
 
 
-def packaged(library: Path) -> Module | None:
+def packaged(library: Path) -> InstalledModule | None:
     """What our package says of one of its libraries; None where it says nothing usable."""
     root, key = library.parents[2], (library.parent.parent.name, library.parent.name)
     try:
@@ -75,7 +75,7 @@ def packaged(library: Path) -> Module | None:
     except (OSError, ValueError, KeyError):
         return None
     usable = fits(_only(said, _Packed), _Packed) and fits(_only(receipt, _Compiled), _Compiled)
-    return Module(said["sha256"], said["size"], receipt["fingerprint"]) if usable else None
+    return InstalledModule(said["sha256"], said["size"], receipt["fingerprint"]) if usable else None
 
 
 def built_with(library: Path) -> str:
@@ -139,7 +139,7 @@ def _refuse_damage(root: Path, version: str) -> None:
             raise ValueError(f"{root / MANIFEST} offers more than it has: provider {name!r:.100}")
 
 
-def altered(library: Path, module: Module | None) -> str:
+def altered(library: Path, module: InstalledModule | None) -> str:
     """How the file differs from what was packaged, in a sentence; "" if it doesn't. Without a module nobody knows."""
     if module is None:
         return f"{library} has no usable entry in its package's manifest.json and receipts.json"

@@ -25,13 +25,13 @@ _ASIDE = re.compile(r"~([-~.=%0-9]*)(\w+?)(-.*\.dist-info)?")  # pip's AdjacentT
 
 
 @contextlib.contextmanager
-def alone(directories: Iterable[Path]) -> Iterator[None]:
+def only_installer(directories: Iterable[Path]) -> Iterator[None]:
     """Nobody else of ours installs or uninstalls there meanwhile. Raises EnvironmentProblem where somebody does."""
     with contextlib.ExitStack() as stack:
         for directory in sorted({directory.resolve() for directory in directories}):
             ours = True
             with contextlib.suppress(OSError):  # not there, or a file system without locks
-                ours = stack.enter_context(scratch.alone(directory))
+                ours = stack.enter_context(scratch.claimed(directory))
             if not ours:
                 raise EnvironmentProblem(
                     f"another doit install or uninstall is at work in {directory}", remedy="wait for its end"

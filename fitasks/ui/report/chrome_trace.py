@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from fitasks.ui.report.lanes import FileSpan
-    from fitasks.ui.report.model import KernelRun, Run
+    from fitasks.ui.report.model import KernelRun, RecordedRun
 
 _PROCESS = 1
 
 
-def chrome_trace(run: Run) -> dict[str, Any]:
+def chrome_trace(run: RecordedRun) -> dict[str, Any]:
     """One thread per slot, one event per compiler process and slot that it takes; JSON-serialisable."""
     lanes = sorted({lane for span in run.spans for lane in span.lanes})
     events = [_metadata("process_name", 0, name="fitasks")]

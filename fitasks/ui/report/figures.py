@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
     from fitasks.ui.report.kernels import KernelInfo
     from fitasks.ui.report.lanes import FileSpan
-    from fitasks.ui.report.model import KernelRun, Run
+    from fitasks.ui.report.model import KernelRun, RecordedRun
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Utilisation:
         return max(self.even, self.longest.seconds)
 
 
-def utilisation(run: Run) -> Utilisation | None:
+def utilisation(run: RecordedRun) -> Utilisation | None:
     """None where nothing was compiled."""
     if not (spans := run.spans):
         return None
@@ -63,14 +63,14 @@ class Sized:
     kernels: int = 1
 
 
-def kernel_sizes(run: Run, infos: Iterable[KernelInfo]) -> list[Sized]:
+def kernel_sizes(run: RecordedRun, infos: Iterable[KernelInfo]) -> list[Sized]:
     """Largest first: as they lie on disk, and as the run left those that the plan no longer knows."""
     sizes = {kernel.label: kernel.bytes for kernel in run.kernels} | {info.label: info.bytes for info in infos}
     found = [Sized(label, size) for label, size in sizes.items() if size]
     return sorted(found, key=lambda one: (-one.bytes, one.name))
 
 
-def family_sizes(run: Run, infos: Iterable[KernelInfo]) -> list[Sized]:
+def family_sizes(run: RecordedRun, infos: Iterable[KernelInfo]) -> list[Sized]:
     """The same by op, largest first; a kernel whose op nobody knows stands for itself."""
     infos = tuple(infos)
     ops = {kernel.label: kernel.op for kernel in run.kernels if kernel.op} | {info.label: info.op for info in infos}

@@ -63,7 +63,7 @@ class KernelRun:
 
 
 @dataclass(frozen=True)
-class Run:
+class RecordedRun:
     """One run of the builder. `begun` is in Unix seconds, `seconds` its length up to the last that is known of it."""
 
     begun: float
@@ -80,7 +80,7 @@ class Run:
         return tuple(span for kernel in self.kernels for span in kernel.spans)
 
 
-def last_run(journal: Path) -> Run:
+def last_run(journal: Path) -> RecordedRun:
     """The last run of a journal; torn lines, and lines that aren't ours, are skipped.
 
     Raises FitasksError where there is none.
@@ -131,7 +131,7 @@ class _Draft:
             return False
         return reader is not None
 
-    def run(self) -> Run:
+    def run(self) -> RecordedRun:
         """The whole."""
         placed: dict[str, list[FileSpan]] = {label: [] for label in self.kernels}
         for span in assign_lanes(self.spans, self.head["slots"]):
@@ -139,7 +139,7 @@ class _Draft:
         runs = [_kernel_run(label, self.kernels.get(label, {}), tuple(own)) for label, own in placed.items()]
         runs.sort(key=lambda run: math.inf if run.begin is None else run.begin)
         seconds = max([self.last, *(span.end for span in self.spans)])
-        return Run(begun=self.begun, seconds=seconds, kernels=tuple(runs), **self.head)
+        return RecordedRun(begun=self.begun, seconds=seconds, kernels=tuple(runs), **self.head)
 
     def _run(self, event: dict[str, Any]) -> None:
         planned = {_text(one["label"]): {"files": _count(one, "files")} for one in event["kernels"]}

@@ -16,13 +16,13 @@ if TYPE_CHECKING:
 
     from fitasks.ui.report.figures import Utilisation
     from fitasks.ui.report.kernels import KernelInfo
-    from fitasks.ui.report.model import Run
+    from fitasks.ui.report.model import RecordedRun
 
 # A page that was tricked into naming a resource would still load nothing.
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'"
 
 
-def page(run: Run, infos: Sequence[KernelInfo], trace: str) -> str:
+def page(run: RecordedRun, infos: Sequence[KernelInfo], trace: str) -> str:
     """The whole page; `trace` is the name of the trace that lies beside it."""
     when = datetime.fromtimestamp(run.begun, UTC).strftime("%Y-%m-%d %H:%M UTC")
     style = Path(__file__).with_name("page.css").read_text(encoding="utf-8")
@@ -49,7 +49,7 @@ def page(run: Run, infos: Sequence[KernelInfo], trace: str) -> str:
 """
 
 
-def _body(run: Run, infos: Sequence[KernelInfo]) -> str:
+def _body(run: RecordedRun, infos: Sequence[KernelInfo]) -> str:
     used = utilisation(run)
     worked = sorted((kernel for kernel in run.kernels if kernel.spans), key=lambda kernel: kernel.wall, reverse=True)
     colours = hues([kernel.label for kernel in worked])
@@ -61,7 +61,7 @@ def _body(run: Run, infos: Sequence[KernelInfo]) -> str:
     return "\n".join(part for part in parts if part)
 
 
-def _caption(run: Run, used: Utilisation) -> str:
+def _caption(run: RecordedRun, used: Utilisation) -> str:
     most = f"At most {used.most} of {used.slots} slots were in use at once"
     words = "Each bar is one compiler or linker process; hold the pointer over it for the file and why it was compiled."
     failed = " Those with a red edge failed or were ended." if any(span.status for span in run.spans) else ""

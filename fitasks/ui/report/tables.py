@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from fitasks.ui.report.html import Cell
     from fitasks.ui.report.kernels import KernelInfo
     from fitasks.ui.report.lanes import FileSpan
-    from fitasks.ui.report.model import KernelRun, Run
+    from fitasks.ui.report.model import KernelRun, RecordedRun
 
 _UNKNOWN = "&ndash;"
 _MEANING = {
@@ -33,7 +33,7 @@ _MEANING = {
 }
 
 
-def outcomes(run: Run, infos: Sequence[KernelInfo]) -> dict[str, str]:
+def outcomes(run: RecordedRun, infos: Sequence[KernelInfo]) -> dict[str, str]:
     """Label → outcome, of the run's kernels and of those that it had no need to touch."""
     untouched = {info.label: "fresh" if info.fresh else "stale" for info in infos}
     return {kernel.label: kernel.outcome for kernel in run.kernels} | {
@@ -41,7 +41,7 @@ def outcomes(run: Run, infos: Sequence[KernelInfo]) -> dict[str, str]:
     }
 
 
-def summary(run: Run, infos: Sequence[KernelInfo]) -> str:
+def summary(run: RecordedRun, infos: Sequence[KernelInfo]) -> str:
     """`7 kernels: 5 compiled, 1 failed, 1 fresh`."""
     found = outcomes(run, infos)
     counts = Counter(found.values())
@@ -50,7 +50,7 @@ def summary(run: Run, infos: Sequence[KernelInfo]) -> str:
     return f"{len(found)} kernel{'s'[: len(found) != 1]}: {said}" if found else "No kernels"
 
 
-def failures(run: Run) -> str:
+def failures(run: RecordedRun) -> str:
     """What went wrong, first of all; "" where nothing did."""
     failed = [kernel for kernel in run.kernels if kernel.outcome == "failed"]
     parts = [
@@ -64,7 +64,7 @@ def _message(kernel: KernelRun) -> str:
     return kernel.error.removeprefix(f"{kernel.label}: ") or "no message"
 
 
-def figures(run: Run, infos: Sequence[KernelInfo], used: Utilisation | None) -> str:
+def figures(run: RecordedRun, infos: Sequence[KernelInfo], used: Utilisation | None) -> str:
     """The few numbers that most readers came for."""
     peak = max((kernel.peak_rss for kernel in run.kernels if kernel.worked), default=0)
     sizes = kernel_sizes(run, infos)
@@ -82,7 +82,7 @@ def figures(run: Run, infos: Sequence[KernelInfo], used: Utilisation | None) -> 
     return f'<dl class="figures">{items}</dl>'
 
 
-def time_table(run: Run, infos: Sequence[KernelInfo], colours: Mapping[str, str]) -> str:
+def time_table(run: RecordedRun, infos: Sequence[KernelInfo], colours: Mapping[str, str]) -> str:
     """Where the time went: a row for each kernel that compilers worked on, longest first."""
     worked = sorted((kernel for kernel in run.kernels if kernel.worked), key=lambda one: one.wall, reverse=True)
     if not worked:
@@ -136,7 +136,7 @@ def _reasons(why: tuple[str, ...]) -> str:
     return first + (f"<details><summary>and {len(why) - 3} more</summary>{rest}</details>" if rest else "")
 
 
-def utilisation_table(used: Utilisation, run: Run) -> str:
+def utilisation_table(used: Utilisation, run: RecordedRun) -> str:
     """The time that compiling took beside the two bounds that no order of work beats."""
     most = max(used.wall, used.bound) or 1.0
     kernel = next(kernel for kernel in run.kernels if kernel.label == used.longest.label)
@@ -156,7 +156,7 @@ def utilisation_table(used: Utilisation, run: Run) -> str:
     return section("Utilisation", said, table(heads, rows))
 
 
-def sizes(run: Run, infos: Sequence[KernelInfo], colours: Mapping[str, str]) -> str:
+def sizes(run: RecordedRun, infos: Sequence[KernelInfo], colours: Mapping[str, str]) -> str:
     """By kernel and by family; "" where nothing is on disk."""
     kernels = kernel_sizes(run, infos)
     if not kernels:
@@ -177,7 +177,7 @@ def _size_table(title: str, found: Sequence[Sized], colours: Mapping[str, str], 
     return table(heads, rows)
 
 
-def others(run: Run, infos: Sequence[KernelInfo]) -> str:
+def others(run: RecordedRun, infos: Sequence[KernelInfo]) -> str:
     """What became of the kernels on which no compiler worked; "" where there are none."""
     known = {kernel.label: kernel for kernel in run.kernels}
     found = {label: outcome for label, outcome in outcomes(run, infos).items() if not _shown(known.get(label))}

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from fitasks.ui.report.lanes import FileSpan
-    from fitasks.ui.report.model import KernelRun, Run
+    from fitasks.ui.report.model import KernelRun, RecordedRun
 
 _AXIS = 22  # pixels under the lanes
 _LETTER = 7  # pixels, on average, of a wide font
@@ -29,7 +29,7 @@ _ROOMS = {
 _STEPS = (1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 14400, 36000, 86400)
 
 
-def timeline(run: Run, colours: Mapping[str, str]) -> str:
+def timeline(run: RecordedRun, colours: Mapping[str, str]) -> str:
     """Every compiler process by slot. `colours` are the style attributes of kernels; run has at least one span."""
     lanes = max(max(span.lanes) for span in run.spans) + 1
     row = 26 if lanes <= 20 else 14 if lanes <= 64 else 7
@@ -84,7 +84,7 @@ def _bar(kernel: KernelRun, span: FileSpan, row: int, length: float) -> str:
     return f"<g{kind}>{rects}<title>{text(_tooltip(kernel, span))}</title></g>"
 
 
-def _labels(run: Run, colours: Mapping[str, str], row: int, length: float) -> str:
+def _labels(run: RecordedRun, colours: Mapping[str, str], row: int, length: float) -> str:
     """A kernel's name once over its neighbouring bars."""
     texts = []
     for first, last in _neighbours(run, gap=length / 100):
@@ -94,7 +94,7 @@ def _labels(run: Run, colours: Mapping[str, str], row: int, length: float) -> st
     return f'<g class="labels">{"".join(texts)}</g>'
 
 
-def _neighbours(run: Run, gap: float) -> list[tuple[FileSpan, FileSpan]]:
+def _neighbours(run: RecordedRun, gap: float) -> list[tuple[FileSpan, FileSpan]]:
     """First and last of each row of bars that are one kernel's, in one lane, with less than `gap` seconds between."""
     rows: list[tuple[FileSpan, FileSpan]] = []
     for span in sorted(run.spans, key=lambda span: (span.lane, span.begin)):

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from fitasks.ui.report.kernels import KernelInfo
-    from fitasks.ui.report.model import Run
+    from fitasks.ui.report.model import RecordedRun
 
 
 def report_last_run(
@@ -38,7 +38,7 @@ def report_last_run(
     return html_path, trace_path
 
 
-def write_report(run: Run, kernels_info: Iterable[KernelInfo], html_path: Path, trace_path: Path) -> None:
+def write_report(run: RecordedRun, kernels_info: Iterable[KernelInfo], html_path: Path, trace_path: Path) -> None:
     """Write the page and the trace: both, or neither where one can't be. Raises OSError, which names that file."""
     trace = json.dumps(chrome_trace(run)) + "\n"
     with contextlib.ExitStack() as both:  # they replace what was there at its end, after all that may fail
