@@ -25,9 +25,13 @@ if TYPE_CHECKING:
 
 
 @pytest.fixture
+def workshop(shop: Workshop) -> Workshop:
+    return shop
+
+
+@pytest.fixture
 def page(workshop: Workshop) -> Kernel:
-    kernel = workshop.kernel()
-    assert workshop.build(kernel).outcome == "compiled"
+    kernel = workshop.built()
     assert workshop.verdict(kernel).verdict == "fresh"
     return kernel
 

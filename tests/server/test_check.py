@@ -35,10 +35,13 @@ if TYPE_CHECKING:
 
 
 @pytest.fixture
+def workshop(shop: Workshop) -> Workshop:
+    return shop
+
+
+@pytest.fixture
 def page(workshop: Workshop) -> Kernel:
-    kernel = workshop.kernel()
-    workshop.build(kernel)
-    return kernel
+    return workshop.built()
 
 
 def session(workshop: Workshop, arch: str = "90a", **env: str) -> Any:

@@ -24,8 +24,13 @@ if TYPE_CHECKING:
 
 
 @pytest.fixture
-def store(workshop: Workshop, tmp_path: Path) -> Store:
-    workshop.store = Store(tmp_path / "store")
+def workshop(shop: Workshop) -> Workshop:
+    return shop
+
+
+@pytest.fixture
+def store(workshop: Workshop) -> Store:
+    workshop.store = Store(workshop.root / "store")
     return workshop.store
 
 
@@ -40,8 +45,7 @@ def upgrade(workshop: Workshop) -> None:
 
 
 def test_after_an_upgrade_an_unchanged_kernel_is_adopted_and_ninja_accepts_it(workshop: Workshop, store: Store) -> None:
-    first = workshop.kernel()
-    assert workshop.build(first).outcome == "compiled"
+    first = workshop.built()
     upgrade(workshop)
     second = workshop.kernel()
     assert second.library != first.library
@@ -55,8 +59,7 @@ def test_after_an_upgrade_an_unchanged_kernel_is_adopted_and_ninja_accepts_it(wo
 
 
 def test_of_a_run_that_is_killed_while_it_puts_a_kernel_in_nothing_stays(workshop: Workshop, store: Store) -> None:
-    kernel = workshop.kernel()
-    workshop.build(kernel)
+    kernel = workshop.built()
     receipt = receipts.read(kernel)
     assert receipt
     shutil.rmtree(store.root)
@@ -79,14 +82,14 @@ def test_of_a_run_that_is_killed_while_it_puts_a_kernel_in_nothing_stays(worksho
 
 
 def test_a_changed_header_forbids_it(workshop: Workshop, store: Store) -> None:
-    workshop.build(workshop.kernel())
+    workshop.built()
     upgrade(workshop)
     (workshop.include / "page_1.h").write_text("inline int own_1() { return 11; }\n")
     assert workshop.build(workshop.kernel()).outcome == "compiled"
 
 
 def test_why_nothing_was_adopted_is_said_where_it_is_compiled(workshop: Workshop, store: Store) -> None:
-    workshop.build(workshop.kernel())
+    workshop.built()
     upgrade(workshop)
     for name in ("page_0.h", "page_1.h"):
         (workshop.include / name).write_text("inline int own_0() { return 11; }\ninline int own_1() { return 11; }\n")
@@ -115,8 +118,7 @@ def test_the_header_changed_back_is_adopted_again(workshop: Workshop, store: Sto
 
 
 def test_other_commands_and_other_sources_forbid_it(workshop: Workshop, store: Store) -> None:
-    kernel = workshop.kernel()
-    workshop.build(kernel)
+    kernel = workshop.built()
     assert workshop.build(workshop.with_flag(kernel, "-DX=1")).outcome == "compiled"
     kernel.sources[0].write_text(kernel.sources[0].read_text() + "int more;\n")
     assert workshop.build(kernel).outcome == "compiled"
@@ -124,8 +126,7 @@ def test_other_commands_and_other_sources_forbid_it(workshop: Workshop, store: S
 
 def test_healing_one_cache_does_not_disturb_the_other(workshop: Workshop, store: Store) -> None:
     """They must not share inodes whose times ninja compares."""
-    first = workshop.kernel()
-    workshop.build(first)
+    first = workshop.built()
     upgrade(workshop)
     second = workshop.kernel()
     workshop.build(second)
@@ -166,8 +167,7 @@ def test_caches_that_share_a_file_part_when_one_is_healed(workshop: Workshop, st
 
 @pytest.mark.parametrize("suffix", [".so", ".o"])
 def test_a_damaged_stored_file_is_not_adopted(workshop: Workshop, store: Store, suffix: str) -> None:
-    kernel = workshop.kernel()
-    workshop.build(kernel)
+    kernel = workshop.built()
     (place,) = (stored.path for stored in store.contents())
     victim = next(path for path in place.iterdir() if path.suffix == suffix)
     data = victim.read_bytes()
@@ -179,8 +179,7 @@ def test_a_damaged_stored_file_is_not_adopted(workshop: Workshop, store: Store, 
 
 def stored(workshop: Workshop, store: Store) -> Path:
     """The one entry, of a kernel that is gone from the cache."""
-    kernel = workshop.kernel()
-    workshop.build(kernel)
+    kernel = workshop.built()
     (entry,) = store.contents()
     shutil.rmtree(kernel.build_dir)
     return entry.path
@@ -219,8 +218,7 @@ def test_a_damaged_entry_is_replaced_and_promised_to_nobody(workshop: Workshop, 
 
 
 def test_what_befalls_a_cache_does_not_befall_the_store(workshop: Workshop, store: Store) -> None:
-    kernel = workshop.kernel()
-    workshop.build(kernel)
+    kernel = workshop.built()
     for name in ("page.so", "page_0.o"):
         with (kernel.build_dir / name).open("r+b") as stream:  # in place, as a bad disk or a careless tool would
             stream.write(b"damaged")
