@@ -390,15 +390,16 @@ def test_one_answer_is_remembered_of_one_interpreter_in_one_environment(answerin
         (first, here | {"PYTHONPATH": "/checkout"}, 2),
         (first, here | {"PYTHONPATH": ""}, 3),
         (first, here, 3),
-        (second, here, 4),
-        (link, here, 5),
+        (link, here, 4),
+        (second, here, 5),
+        (link, here, 6),
     ):
         answering.server(str(python), environ)
         assert len(answering.questions) == times, (python, environ)
     link.unlink()
     link.symlink_to(second)
     answering.server(str(link), here)
-    assert [python for python, _ in answering.questions] == [first, first, first, second, link, link]
+    assert [python for python, _ in answering.questions] == [first, first, first, link, second, link, link]
 
 
 @pytest.mark.parametrize(
@@ -453,10 +454,10 @@ def test_which_variables_decide_what_a_module_is(answering: Answering) -> None:
 def test_a_toolkit_may_lie_with_the_servers_packages_or_with_ours(
     answering: Answering, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    answering.answer["path"] = ["/server/site-packages", "/ours/dist-packages"]
-    monkeypatch.setattr(sys, "path", ["", "/ours/lib/python3.11", "/ours/site-packages", "/ours/dist-packages"])
+    answering.answer["path"] = ["/server/site-packages", "/both/site-packages"]
+    monkeypatch.setattr(sys, "path", ["", "/ours/lib", "/both/site-packages", "/ours/dist-packages"])
     assert answering.server().toolkit_places() == tuple(
-        map(Path, ("/server/site-packages", "/ours/dist-packages", "/ours/site-packages"))
+        map(Path, ("/server/site-packages", "/both/site-packages", "/ours/dist-packages"))
     )
 
 
