@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -17,11 +18,30 @@ from tests.cuda.fake_toolkit import Maker, build_library, build_talker
 from tests.doit_project import Planned
 from tests.workshop import Workshop
 
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
 
 @pytest.fixture
 def workshop(tmp_path: Path) -> Workshop:
     probe = ProbeMemo(tmp_path / "probe.json")
     return Workshop(tmp_path, find_ninja(_environment(), probe), Pool(2))
+
+
+@pytest.fixture(scope="session")
+def one_place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory that is the same for all tests, for workshops whose tests begin with a kernel that is built."""
+    return tmp_path_factory.mktemp("workshop")
+
+
+@pytest.fixture
+def shop(one_place: Path) -> Iterator[Workshop]:
+    """An empty workshop, in which `built` compiles only once."""
+    root = one_place / "root"
+    root.mkdir()
+    probe = ProbeMemo(one_place / "probe.json")
+    yield Workshop(root, find_ninja(_environment(), probe), Pool(2), kept=one_place)
+    shutil.rmtree(root)
 
 
 @pytest.fixture(scope="session")

@@ -12,8 +12,17 @@ _TEXT = st.text(st.characters(), max_size=12) | st.sampled_from(
     ["\0", "..", "../../x", "/etc/passwd", "\x1b[2J", "\ud800", "x" * 300, "", "a\nb"]
 )
 _NUMBER = st.integers() | st.floats() | st.sampled_from([2**63, -(2**63), 10**30, 1e400])
-_PLAIN = st.none() | st.booleans() | _NUMBER | _TEXT
-JSON = st.recursive(_PLAIN, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(_TEXT, inner, max_size=3))
+PLAIN = st.none() | st.booleans() | _NUMBER | _TEXT
+
+
+def json_of(plain: st.SearchStrategy[Any], keys: st.SearchStrategy[str] = _TEXT) -> st.SearchStrategy[Any]:
+    """JSON whose innermost values are `plain`, and its keys `keys`."""
+    return st.recursive(
+        plain, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(keys, inner, max_size=3), max_leaves=10
+    )
+
+
+JSON = json_of(PLAIN)
 
 
 def _key_of(value: Any) -> st.SearchStrategy[Any]:

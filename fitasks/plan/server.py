@@ -231,7 +231,7 @@ def _sglang(server: Server) -> dict[str, str]:
 
 
 def _providers(site_packages: tuple[Path, ...]) -> list[str]:
-    return sorted({info.name.rpartition("-")[0] for site in site_packages for info in site.glob(_PROVIDERS)})
+    return sorted({info.name.partition("-")[0] for site in site_packages for info in site.glob(_PROVIDERS)})
 
 
 def find_package(name: str, site_packages: tuple[Path, ...]) -> Package | None:

@@ -6,11 +6,14 @@ import json
 import os
 import shutil
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
 
+from fitasks.base.files import sha256_file
 from fitasks.compile import receipt as receipts
+from fitasks.compile.failure import failed
 from fitasks.compile.judge.freshness import _difference
 from fitasks.compile.judge.reasons import Reason
 from fitasks.compile.ninja.ninja import DEPS, LOG
@@ -20,14 +23,19 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from fitasks.compile.ninja.ninja import Ninja
+    from fitasks.compile.receipt import Receipt
     from fitasks.plan.kernel import Kernel
     from tests.workshop import Workshop
 
 
 @pytest.fixture
+def workshop(shop: Workshop) -> Workshop:
+    return shop
+
+
+@pytest.fixture
 def page(workshop: Workshop) -> Kernel:
-    kernel = workshop.kernel()
-    assert workshop.build(kernel).outcome == "compiled"
+    kernel = workshop.built()
     assert workshop.verdict(kernel).verdict == "fresh"
     return kernel
 
@@ -450,3 +458,255 @@ def test_the_same_package_in_another_place_is_healed(workshop: Workshop, page: K
     assert workshop.build(moved).outcome == "healed"
     assert workshop.ninja_would_run(moved) == ""
     assert workshop.verdict(moved).verdict == "fresh"
+
+
+# ---- what exactly is said
+
+
+def receipt_of(kernel: Kernel) -> Receipt:
+    receipt = receipts.read(kernel)
+    assert receipt
+    return receipt
+
+
+def the_reason(workshop: Workshop, kernel: Kernel, verdict: str) -> Reason:
+    judged = workshop.verdict(kernel)
+    assert judged.verdict == verdict
+    (reason,) = judged.reasons
+    return reason
+
+
+def short(path: Path) -> str:
+    return sha256_file(path)[:12]
+
+
+@pytest.mark.parametrize(
+    ("touched", "more"), [(["common.h"], ""), (["page_0.h", "page_1.h", "common.h"], " and 2 more")]
+)
+def test_inputs_newer_than_the_build_are_told_with_both_times(
+    workshop: Workshop, page: Kernel, touched: list[str], more: str
+) -> None:
+    sealed = receipt_of(page).sealed_ns
+    for name in touched:
+        os.utime(workshop.include / name, ns=(1, sealed + 5))
+    os.utime(workshop.include / "page_0.h", ns=(1, sealed + 7 if "page_0.h" in touched else sealed))
+    newest = str(sealed + (7 if more else 5))
+    told = f"{{FLASHINFER}}/include/common.h{more}"
+    assert the_reason(workshop, page, "heal") == Reason("timestamps", told, str(sealed), newest)
+
+
+def test_inputs_as_old_as_the_seal_are_what_was_built_from(workshop: Workshop, page: Kernel) -> None:
+    os.utime(workshop.include / "common.h", ns=(1, receipt_of(page).sealed_ns))
+    assert workshop.verdict(page).verdict == "fresh"
+
+
+def test_an_object_under_another_time_is_told_with_both(workshop: Workshop, page: Kernel) -> None:
+    made = receipt_of(page).outputs["page_0.o"].mtime_ns
+    os.utime(page.build_dir / "page_0.o", ns=(1, made + 3))
+    assert the_reason(workshop, page, "heal") == Reason("timestamps", "page_0.o", str(made), str(made + 3))
+
+
+def test_an_object_of_another_size_under_its_old_time_is_read(workshop: Workshop, page: Kernel) -> None:
+    made = page.build_dir / "page_0.o"
+    before = short(made)
+    rewrite(made, "no object")
+    assert the_reason(workshop, page, "stale") == Reason("corrupt", "page_0.o", before, short(made))
+
+
+def test_a_lost_object_is_missing(workshop: Workshop, page: Kernel) -> None:
+    (page.build_dir / "page_1.o").unlink()
+    assert the_reason(workshop, page, "stale") == Reason("missing", "page_1.o")
+    assert workshop.verdict(page).damaged == ("page_1.o",)
+
+
+def test_a_library_of_another_size_is_told_by_its_size(workshop: Workshop, page: Kernel) -> None:
+    size = page.library.stat().st_size
+    truncate(page.library)
+    assert the_reason(workshop, page, "stale") == Reason("corrupt", "page.so", f"{size} bytes", "100 bytes")
+
+
+def test_a_library_of_the_same_size_is_told_by_its_hash(workshop: Workshop, page: Kernel) -> None:
+    before = short(page.library)
+    garbage_of_the_same_size_and_time(page.library)
+    assert the_reason(workshop, page, "stale") == Reason("corrupt", "page.so", before, short(page.library))
+
+
+def test_a_lost_library_is_missing(workshop: Workshop, page: Kernel) -> None:
+    page.library.unlink()
+    assert the_reason(workshop, page, "stale") == Reason("missing", "page.so")
+
+
+@pytest.mark.parametrize("name", [LOG, DEPS])
+def test_a_log_that_another_ninja_run_changed_is_told_by_its_hash(workshop: Workshop, page: Kernel, name: str) -> None:
+    log = page.build_dir / name
+    before = short(log)
+    with log.open("ab") as stream:
+        stream.write(b"more\n")
+    assert the_reason(workshop, page, "heal") == Reason("log", f"{name} changed", before, short(log))
+    log.unlink()
+    assert the_reason(workshop, page, "heal") == Reason("log", f"{name} is lost")
+
+
+def test_the_time_of_a_log_says_nothing(workshop: Workshop, page: Kernel) -> None:
+    touch(page.build_dir / LOG)
+    assert workshop.verdict(page).verdict == "fresh"
+
+
+def test_a_generated_source_that_is_gone_is_named_and_no_change(workshop: Workshop, page: Kernel) -> None:
+    page.sources[1].unlink()
+    assert the_reason(workshop, page, "heal") == Reason("generated", "{CACHE}/generated/page/page_1.cpp")
+
+
+def test_all_reasons_are_told_the_gravest_first(workshop: Workshop, page: Kernel) -> None:
+    page.library.unlink()
+    (workshop.include / "page_0.h").unlink()
+    (workshop.include / "common.h").write_text("inline int common() { return 2; }\n")
+    judge = workshop.judge()
+    judge.toolchain = {"nvcc": "V13.1.1", "c++": "g++ 12", "ptxas": "13.1"}
+    judged = judge.judge(workshop.with_flag(page, "-DX=1"))
+    assert [reason.kind for reason in judged.reasons] == [
+        *("missing", "command", "toolchain", "toolchain", "changed", "vanished")
+    ]
+    assert judged.reasons[3] == Reason("toolchain", "ptxas", "none", "13.1")
+    assert judged.damaged == (), "what it is made from is no more what it was"
+
+
+def test_how_many_inputs_were_compared_is_known_of_every_verdict_with_a_receipt(
+    workshop: Workshop, page: Kernel
+) -> None:
+    workshop.stamp = "stamp-2"
+    assert (workshop.verdict(page).verdict, workshop.verdict(page).inputs) == ("look", 6)
+    workshop.stamp = "stamp-1"
+    (page.build_dir / "fitasks-begun.json").touch()
+    assert (workshop.verdict(page).verdict, workshop.verdict(page).inputs) == ("look", 6)
+    touch(page.library)
+    assert (workshop.verdict(page).verdict, workshop.verdict(page).inputs) == ("heal", 6)
+    page.library.unlink()
+    assert (workshop.verdict(page).verdict, workshop.verdict(page).inputs) == ("stale", 6)
+    receipts.path_of(page).unlink()
+    assert workshop.verdict(page).inputs == 0
+
+
+@pytest.mark.parametrize("line", ["", "/usr/include/stdio.h", "0" * 64 + "\t/usr/include/stdio.h", "0" * 64])
+def test_an_input_that_is_none_is_never_equal(workshop: Workshop, page: Kernel, line: str) -> None:
+    spoil(page, "inputs", f"{receipt_of(page).inputs}\n{line}")
+    judged = workshop.verdict(page)
+    assert judged.verdict == ("stale" if line else "fresh")
+    assert [reason.subject for reason in judged.reasons] == (
+        [f"a file that its receipt can't name ({line!r:.100})"] if line else []
+    )
+
+
+@pytest.mark.parametrize("place", ["{CACHE}/more.h", "{FLASHINFER}/generated/more.h"])
+def test_only_what_the_planner_generates_may_be_gone(workshop: Workshop, page: Kernel, place: str) -> None:
+    spoil(page, "inputs", f"{receipt_of(page).inputs}\n{'0' * 64} {place}")
+    assert the_reason(workshop, page, "stale") == Reason("vanished", place)
+
+
+def test_what_held_for_one_kernel_is_not_looked_at_again_for_another(workshop: Workshop, page: Kernel) -> None:
+    rope = workshop.kernel("rope")
+    workshop.build(rope)
+    judge = workshop.judge()
+    sealed = receipt_of(rope).sealed_ns
+    os.utime(workshop.include / "common.h", ns=(1, sealed + 9))
+    judge.judge(page)
+    looked: list[str] = []
+    state = judge.contents.state
+    judge.contents.state = lambda path: (looked.append(path), state(path))[1]  # type: ignore[method-assign]
+    for _ in range(2):
+        (reason,) = judge.judge(rope).reasons
+        assert reason == Reason("timestamps", "{FLASHINFER}/include/common.h", str(sealed), str(sealed + 9))
+        assert str(workshop.include / "common.h") not in looked
+    assert looked.count(str(workshop.include / "rope_0.h")) == 1
+
+
+def test_a_change_is_told_of_every_kernel_that_includes_the_header(workshop: Workshop, page: Kernel) -> None:
+    rope = workshop.kernel("rope")
+    workshop.build(rope)
+    (workshop.include / "common.h").write_text("inline int common() { return 2; }\n")
+    judge = workshop.judge()
+    for kernel in (page, rope, page):
+        (reason,) = judge.judge(kernel).reasons
+        assert (reason.kind, reason.subject) == ("changed", "{FLASHINFER}/include/common.h")
+
+
+def test_a_judge_that_looks_anew_sees_what_changed_since_and_knows_the_same(workshop: Workshop, page: Kernel) -> None:
+    judge = replace(workshop.judge(), bases=(workshop.root / "home",))
+    assert judge.judge(page).verdict == "fresh"
+    (workshop.include / "common.h").write_text("inline int common() { return 2; }\n")
+    assert judge.judge(page).verdict == "fresh", "one run has one look"
+    anew = judge.anew()
+    assert anew.judge(page).verdict == "stale"
+    assert (anew.roots, anew.toolchain, anew.ninja, anew.stamp, anew.bases) == (
+        *(judge.roots, judge.toolchain, judge.ninja, judge.stamp, judge.bases),
+    )
+
+
+def test_differences_are_those_of_inputs_commands_and_tools_alone(workshop: Workshop, page: Kernel) -> None:
+    receipt = receipt_of(page)
+    page.library.unlink()
+    touch(page.build_dir / "page_0.o")
+    assert workshop.judge().differences(page, receipt) == []
+    (workshop.include / "common.h").write_text("inline int common() { return 2; }\n")
+    judge = workshop.judge()
+    judge.toolchain = judge.toolchain | {"nvcc": "V13.1.1"}
+    kinds = [reason.kind for reason in judge.differences(workshop.with_flag(page, "-DX=1"), receipt)]
+    assert kinds == ["toolchain", "command", "changed"]
+
+
+def test_a_receipt_that_is_older_than_a_root_has_the_same_commands(workshop: Workshop, page: Kernel) -> None:
+    """What it spells out has a name since, e.g. a toolkit in a place that was none then."""
+    spelt = receipt_of(page).commands.replace("{FLASHINFER}", str(workshop.root / workshop.site / "flashinfer"))
+    assert spelt != receipt_of(page).commands
+    spoil(page, "commands", spelt)
+    assert workshop.verdict(page).verdict == "fresh"
+
+
+def test_of_a_kernel_without_a_receipt_the_best_known_cause_is_told(workshop: Workshop, page: Kernel) -> None:
+    """What says more comes first; each is taken away to see the next."""
+    base = workshop.root / "home"
+    shutil.copytree(page.build_dir, base / "0.7.2.post1" / "90a" / "cached_ops" / "page")
+    judge = replace(workshop.judge(), bases=(base,))
+    failed.remember(page, judge, "page_0.cpp:1: error: no such thing")
+    receipts.path_of(page).write_text("{")
+    told = []
+    for gone in (receipts.path_of(page), page.library, page.build_dir / failed.NAME, page.build_dir, base, None):
+        told.append(str(judge.anew().judge(page)))
+        if gone:
+            shutil.rmtree(gone) if gone.is_dir() else gone.unlink()
+    assert told == [
+        "incomplete: its receipt is torn, or of another version of fitasks",
+        "incomplete: page.so has no receipt",
+        "compiling it failed, and nothing has changed since: page_0.cpp:1: error: no such thing",
+        "incomplete: page was begun and not finished",
+        f"compiled in {base}/0.7.2.post1/90a, where this server never looks (its cache is {workshop.root / 'cache'})",
+        "new: never built",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "told"),
+    [
+        ("nvcc = {CUDA}/bin/nvcc\n", "", "nvcc in build.ninja ({CUDA}/bin/nvcc → nothing)"),
+        ("\nrule link", "cxx = c++\n\nrule link", "cxx in build.ninja (nothing → c++)"),
+        ("default page/page.so", "default page/all", "default in build.ninja (page/page.so → page/all)"),
+        ("\nrule link", "  deps = gcc\n\nrule link", "cuda_compile: deps in build.ninja (nothing → gcc)"),
+        ("-O3", "-O3 " + " ".join("ABCDEFGH"), "cuda_cflags in build.ninja (nothing → A B C D E F G H)"),
+        (" $\n  --compress-mode=size", "  --compress-mode=size", "build.ninja"),
+        ("build page/page.cuda.o", "build elsewhere/page.cuda.o", "build.ninja"),
+    ],
+)
+def test_a_statement_that_came_or_went_is_named(old: str, new: str, told: str) -> None:
+    assert old in BEFORE
+    reason = Reason("command", *_difference(BEFORE, BEFORE.replace(old, new)))
+    assert str(reason) == f"command changed: {told}"
+
+
+def test_the_variables_of_two_rules_are_told_apart() -> None:
+    """`command` of one rule, `command` of another, and a variable of that name outside of both."""
+    text = "rule a\n  command = x\nrule b\n  command = y\ncommand = z\n"
+    changed = text.replace("= y", "= y2").replace("= z", "= z2")
+    assert _difference(text, changed) == ("b: command in build.ninja, and 1 more", "y", "y2")
+    assert _difference(text, text.replace("= z", "= z2")) == ("command in build.ninja", "z", "z2")
+    bound = "rule a\n  command = x\nbuild d/o.o: a s.cu\n  flags = 1\n"
+    assert _difference(bound, bound.replace("= 1", "= 2")) == ("flags in build.ninja", "1", "2")

@@ -12,6 +12,7 @@ from fitasks.base.errors import ConfigError
 from fitasks.config.generators import may_be_called
 from fitasks.config.load import load_config
 from fitasks.config.model import Config
+from tests.mutants import PLAIN, json_of
 
 SHIPPED = (Path(__file__).parents[2] / "kernels.yaml").read_bytes()
 WORDS = st.sampled_from(
@@ -35,11 +36,7 @@ KEYS = st.sampled_from(
         "",
     ]
 )
-VALUES = st.recursive(
-    WORDS | st.text(max_size=8) | st.integers() | st.floats() | st.booleans() | st.none(),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(KEYS | WORDS, inner, max_size=4),
-    max_leaves=10,
-)
+VALUES = json_of(WORDS | PLAIN, KEYS | WORDS)
 few = settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 

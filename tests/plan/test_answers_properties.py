@@ -23,6 +23,7 @@ from fitasks.plan.reads import Reads
 from fitasks.plan.server import Server, find_server
 from fitasks.plan.target import targets_in
 from fitasks.verify.worker import Worker, WorkerError
+from tests.mutants import JSON
 
 READS = {"files": ["/x/a.py"], "looked": [[["/x"], ["a", "b"]]]}
 KERNEL = {
@@ -89,18 +90,13 @@ SAMPLES: dict[str, Any] = {
         "checks": [{"what": "x", "error": float("inf"), "tolerance": 0.1, "milliseconds": None}],
     },
 }
-VALUES = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.just(float("inf")),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
-    max_leaves=5,
-)
 
 
 @st.composite
 def mutants(draw: st.DrawFn, sample: Any) -> Any:
     """The sample with one thing in it replaced, left out or added."""
     if draw(st.integers(0, 3)) == 0 or not isinstance(sample, dict | list) or not sample:
-        return draw(VALUES)
+        return draw(JSON)
     copy = json.loads(json.dumps(sample))
     key = draw(st.sampled_from(sorted(copy) if isinstance(copy, dict) else range(len(copy))))
     if draw(st.integers(0, 9)) == 0:

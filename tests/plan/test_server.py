@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import subprocess
 import sys
 import sysconfig
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -16,12 +17,11 @@ from fitasks.base.errors import EnvironmentProblem
 from fitasks.config.model import Config, Serving
 from fitasks.cuda.probe import ProbeMemo
 from fitasks.doctor.packages import examine
-from fitasks.plan.server import UNKNOWN, find_server
+from fitasks.plan.server import UNKNOWN, Package, Server, as_imported, find_package, find_server
+from fitasks.plan.target import Target
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-    from fitasks.plan.server import Server
 
 VERSION_PY = """\
 try:
@@ -277,3 +277,295 @@ def test_a_script_that_starts_the_interpreter_is_looked_at(bench: Bench, tmp_pat
     assert server().version("flashinfer-python") == ""
     says(f'#!/bin/sh\nPYTHONPATH={package.parent} exec {real} "$@"\n')(script)
     assert server().version("flashinfer-python") == "0.0.0+unknown"
+
+
+# ---- what is made of an answer, and of what the configuration says; no interpreter is started
+
+
+@dataclass
+class Answering:
+    """In place of the interpreter: `answer` is what it says; each question is kept, with its environment."""
+
+    directory: Path
+    answer: dict[str, Any]
+    questions: list[tuple[Path, dict[str, str]]]
+
+    def server(self, python: str = "", environ: dict[str, str] | None = None, **serving: Any) -> Server:
+        config = Config("kernels.yaml", Serving(python=python, **serving), ("9.0a",), True, "patch", ())
+        probe = ProbeMemo(self.directory / "probe.json")
+        return find_server(config, probe, {"HOME": "/home/me", "PATH": "/usr/bin"} if environ is None else environ)
+
+    def executable(self, name: str) -> Path:
+        path = self.directory / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("")
+        path.chmod(0o755)
+        return path
+
+
+@pytest.fixture
+def answering(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Answering:
+    empty = {"prefix": "/venv", "path": [], "site": [], "packages": {}}
+    made = Answering(tmp_path, empty, [])
+
+    def asked(one: Any, words: list[Path], env: dict[str, str], *rest: str, shape: str) -> dict[str, Any]:
+        assert (words[0].name, shape) == ("describe.py", "Described")
+        assert words[1].parent.is_dir()
+        made.questions.append((one.python, dict(env)))
+        return made.answer | {"reads": {"files": [], "looked": []}}
+
+    monkeypatch.setattr("fitasks.plan.planner.asked", asked)
+    return made
+
+
+def test_what_an_interpreter_says_is_the_server(answering: Answering) -> None:
+    python = answering.executable("bin/python")
+    answering.answer = {
+        "prefix": "/opt/venv",
+        "path": ["/opt/more", "/opt/site"],
+        "site": ["/opt/site"],
+        "packages": {"torch": {"root": "/opt/site/torch", "version": "2.13.0"}},
+    }
+    server = answering.server(str(python), engine="vllm")
+    torch = Package("torch", "2.13.0", "", "/opt/site/torch")
+    assert server == Server(
+        python,
+        "vllm",
+        Path("/opt/venv"),
+        (Path("/opt/more"), Path("/opt/site")),
+        {"HOME": "/home/me", "PATH": f"{python.parent}:/usr/bin"},
+        (torch,),
+        (Path("/opt/site"),),
+    )
+    assert (server.version("torch"), server.imported_from("torch")) == ("2.13.0", "/opt/site/torch")
+    assert (server.version("vllm"), server.imported_from("vllm")) == ("", "")
+
+
+@pytest.mark.parametrize("name", ["nothing", "a directory", "a text"])
+def test_what_cannot_be_started_is_no_interpreter(answering: Answering, name: str) -> None:
+    path = answering.directory / name
+    if name == "a directory":
+        path.mkdir()
+    elif name == "a text":
+        path.write_text("")
+    with pytest.raises(EnvironmentProblem) as caught:
+        answering.server(str(path))
+    assert caught.value.message == f"kernels.yaml: serving.python: {path} is not an executable file"
+    assert caught.value.remedy == (
+        "name the server's interpreter, e.g. /opt/venv/bin/python, or leave the line out for this one"
+    )
+
+
+def test_a_name_without_a_directory_is_looked_up_on_path(answering: Answering, monkeypatch: pytest.MonkeyPatch) -> None:
+    python = answering.executable("bin/python3.11")
+    monkeypatch.setenv("PATH", str(python.parent))
+    monkeypatch.chdir(python.parent)
+    assert answering.server("python3.11").python == python
+    with pytest.raises(EnvironmentProblem, match="python2 is not an executable file"):
+        answering.server("python2")
+    assert answering.server("./python3.11").python == Path("python3.11"), "a path is taken as it is written"
+
+
+def test_without_a_name_it_is_the_one_that_runs_doit(answering: Answering, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`python` also where that is called `python3`, but not where it is another one."""
+    python3 = answering.executable("bin/python3")
+    monkeypatch.setattr(sys, "executable", str(python3))
+    assert answering.server().python == python3, "there is no python"
+    plain = python3.with_name("python")
+    plain.symlink_to(python3)
+    assert answering.server().python == plain
+    plain.unlink()
+    answering.executable("bin/python")
+    assert answering.server().python == python3
+
+
+def test_one_answer_is_remembered_of_one_interpreter_in_one_environment(answering: Answering) -> None:
+    first, second = answering.executable("a/python"), answering.executable("b/python")
+    link = answering.directory / "python"
+    link.symlink_to(first)
+    here: dict[str, str] = {"PATH": "/usr/bin"}
+    for python, environ, times in (
+        (first, here, 1),
+        (first, here | {"FLASHINFER_LOGLEVEL": "3"}, 1),
+        (first, here | {"PYTHONPATH": "/checkout"}, 2),
+        (first, here | {"PYTHONPATH": ""}, 3),
+        (first, here, 3),
+        (link, here, 4),
+        (second, here, 5),
+        (link, here, 6),
+    ):
+        answering.server(str(python), environ)
+        assert len(answering.questions) == times, (python, environ)
+    link.unlink()
+    link.symlink_to(second)
+    answering.server(str(link), here)
+    assert [python for python, _ in answering.questions] == [first, first, first, link, second, link, link]
+
+
+@pytest.mark.parametrize(
+    ("environ", "serving", "env"),
+    [
+        ({"PATH": "/usr/bin:/bin"}, {}, {"PATH": "{bin}:/usr/bin:/bin"}),
+        ({"PATH": "/usr/bin:{bin}"}, {}, {"PATH": "/usr/bin:{bin}"}),
+        ({"PATH": "/usr/bin:{bin}more"}, {}, {"PATH": "{bin}:/usr/bin:{bin}more"}),
+        ({}, {}, {"PATH": f"{{bin}}:{os.defpath}"}),
+        ({"PATH": ""}, {"PATH": "/mine"}, {"PATH": "/mine"}),
+        ({"PATH": "{bin}", "A": "1", "B": "2"}, {"A": "3"}, {"PATH": "{bin}", "A": "3", "B": "2"}),
+        ({"PATH": "{bin}", "MAKEFLAGS": "-j", "MFLAGS": "-j", "MAKELEVEL": "1"}, {}, {"PATH": "{bin}"}),
+    ],
+)
+def test_the_environment_is_that_of_an_activated_one_without_makes(
+    answering: Answering, environ: dict[str, str], serving: dict[str, str], env: dict[str, str]
+) -> None:
+    python = answering.executable("bin/python")
+
+    def filled(texts: dict[str, str]) -> dict[str, str]:
+        return {name: text.replace("{bin}", str(python.parent)) for name, text in texts.items()}
+
+    server = answering.server(str(python), filled(environ), env=serving)
+    assert server.env == filled(env)
+    assert answering.questions == [(python, filled(env))], "in which it is asked, too"
+
+
+@pytest.mark.parametrize("version", ["0.5.18", "0.6", "", "unknown"])
+@pytest.mark.parametrize("engine", ["none", "vllm", "sglang"])
+def test_only_a_server_of_sglang_has_its_directory(answering: Answering, engine: str, version: str) -> None:
+    answering.answer["packages"] = {"sglang": {"root": "/x/sglang", "version": version}}
+    env = answering.server(engine=engine).env
+    assert env.get("FLASHINFER_WORKSPACE_BASE") == ("/home/me/.cache/sglang" if engine == "sglang" else None)
+
+
+def test_which_variables_decide_what_a_module_is(answering: Answering) -> None:
+    names = (
+        *("CC", "CXX", "SGLANG_CACHE_DIR", "HOME", "PYTHONHOME", "PYTHONNOUSERSITE", "PYTHONOPTIMIZE", "PYTHONPATH"),
+        *("PYTHONUSERBASE", "FLASHINFER_WORKSPACE_BASE", "FLASHINFER_EXTRA_LDFLAGS"),
+    )
+    quiet = (
+        *("PATH", "CUDA_HOME", "MY_FLASHINFER_", "FLASHINFER", "FLASHINFER_CUDA_ARCH_LIST", "FLASHINFER_LOGGING_LEVEL"),
+        *("FLASHINFER_LOGLEVEL", "FLASHINFER_LOGDEST", "FLASHINFER_DISABLE_JIT", "FLASHINFER_DISABLE_SM90"),
+        "FLASHINFER_DISABLE_EAGLE_VERIFY_FP8KV_SM90",
+    )
+    deciding = {name: f"/{name}" for name in names}
+    found = answering.server(environ=deciding | dict.fromkeys(quiet, "1")).relevant_environment()
+    assert found == deciding
+    assert list(found) == sorted(deciding), "in one order, as it is part of a plan's key"
+
+
+def test_a_toolkit_may_lie_with_the_servers_packages_or_with_ours(
+    answering: Answering, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answering.answer["path"] = ["/server/site-packages", "/both/site-packages"]
+    monkeypatch.setattr(sys, "path", ["", "/ours/lib", "/both/site-packages", "/ours/dist-packages"])
+    assert answering.server().toolkit_places() == tuple(
+        map(Path, ("/server/site-packages", "/both/site-packages", "/ours/dist-packages"))
+    )
+
+
+def test_planning_tells_the_versions_that_were_really_imported(answering: Answering) -> None:
+    names = {"flashinfer": "0.7.4", "torch": "2.13.0", "tvm_ffi": "0.1.16", "vllm": "0.19"}
+    answering.answer["packages"] = {name: {"root": f"/x/{name}", "version": said} for name, said in names.items()}
+    server = answering.server()
+    target = Target("90a", Path("/w"), Path("/x/flashinfer"), Path("/cuda"), "0.7.5", "2.14.0", "0.1.17")
+    after = as_imported(server, {"9.0a": target, "8.0": replace(target, flashinfer="9")})
+    assert {one.name: (one.version, one.root) for one in after.packages} == {
+        "flashinfer-python": ("0.7.5", "/x/flashinfer"),
+        "torch": ("2.14.0", "/x/torch"),
+        "apache-tvm-ffi": ("0.1.17", "/x/tvm_ffi"),
+        "vllm": ("0.19", "/x/vllm"),
+    }
+    assert replace(after, packages=server.packages) == server
+    assert as_imported(server, {}) == server
+
+
+def test_a_module_without_a_version_has_that_of_the_metadata_beside_it(answering: Answering) -> None:
+    (answering.directory / "site" / "vllm-0.19.dist-info").mkdir(parents=True)
+    root = answering.directory / "site" / "vllm"
+    answering.answer["packages"] = {
+        "vllm": {"root": str(root), "version": ""},
+        "sglang": {"root": str(root.with_name("sglang")), "version": ""},
+        "numpy": {"root": "/x/numpy", "version": "2"},
+    }
+    assert [(one.name, one.version, one.digest) for one in answering.server().packages] == [
+        ("sglang", UNKNOWN, ""),
+        ("vllm", "0.19", ""),
+    ]
+
+
+# ---- distributions on a path
+
+
+def installed(site: Path, name: str, **files: str) -> Path:
+    info = site / f"{name}.dist-info"
+    info.mkdir(parents=True)
+    for file, text in files.items():
+        (info / file).write_text(text)
+    return info
+
+
+def test_kernels_that_are_installed_count_as_packages(answering: Answering) -> None:
+    first, second = answering.directory / "first", answering.directory / "second"
+    for site, name in (
+        (first, "flashinfer_jit_cache_sm90a-0.7.4+cu130"),
+        (second, "flashinfer_jit_cache_sm80-0.7.4"),
+        (second, "flashinfer_jit_cache_sm90a-0.7.3"),
+        (second, "flashinfer_jit_cache-0.7.4"),
+        (first, "fitasks_kernels-1.2"),
+        (first, "flashinfer_cubin-0.7.4"),
+    ):
+        installed(site, name, RECORD=name)
+    answering.answer["path"] = [str(first), str(second)]
+    assert [(one.name, one.version) for one in answering.server().packages] == [
+        ("flashinfer-jit-cache", "0.7.4"),
+        ("fitasks-kernels", "1.2"),
+        ("flashinfer_jit_cache_sm80", "0.7.4"),
+        ("flashinfer_jit_cache_sm90a", "0.7.4+cu130"),
+    ]
+
+
+def test_a_package_is_told_by_its_record(tmp_path: Path) -> None:
+    assert find_package("some-package", (tmp_path, tmp_path / "nowhere")) is None
+    info = installed(tmp_path, "some_package-1.0", RECORD="a,sha256=1,1\n", METADATA="Name: some-package\n")
+    record = hashlib.sha256(b"a,sha256=1,1\n").hexdigest()[:16]
+    assert find_package("some-package", (tmp_path / "nowhere", tmp_path)) == Package("some-package", "1.0", record)
+    (info / "RECORD").unlink()
+    metadata = hashlib.sha256(b"Name: some-package\n").hexdigest()[:16]
+    assert find_package("some-package", (tmp_path,)) == Package("some-package", "1.0", metadata)
+    (info / "METADATA").unlink()
+    assert find_package("some-package", (tmp_path,)) == Package("some-package", "1.0", "")
+
+
+@pytest.mark.parametrize(
+    "file",
+    [
+        "fitasks-kernels.pth",
+        "fitasks_kernels/__init__.py",
+        "fitasks_kernels/manifest.json",
+        "fitasks_kernels/receipts.json",
+        "fitasks_kernels/shim/flashinfer_jit_cache/__init__.py",
+        "fitasks_kernels-1.0.dist-info/entry_points.txt",
+    ],
+)
+def test_our_kernels_are_also_told_by_the_files_that_flashinfer_finds_them_by(tmp_path: Path, file: str) -> None:
+    installed(tmp_path, "fitasks_kernels-1.0", RECORD="r")
+    installed(tmp_path, "other-1.0", RECORD="r")
+    path = tmp_path / file
+    path.parent.mkdir(parents=True, exist_ok=True)
+    digests, others = [], set()
+    for change in (
+        lambda: None,
+        lambda: path.write_text("one"),
+        lambda: os.utime(path, ns=(5, 5)),
+        lambda: os.utime(path, ns=(6, 6)),
+        lambda: (path.write_text("three"), os.utime(path, ns=(6, 6))),
+        path.unlink,
+    ):
+        change()
+        found, other = find_package("fitasks-kernels", (tmp_path,)), find_package("other", (tmp_path,))
+        assert found
+        assert other
+        digests.append(found.digest)
+        others.add(other.digest)
+    assert len(set(digests)) == 5, "each change tells"
+    assert digests[0] == digests[-1]
+    assert {len(digest) for digest in digests} == {32}
+    assert others == {hashlib.sha256(b"r").hexdigest()[:16]}

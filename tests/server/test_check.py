@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -11,19 +12,22 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from fitasks.base.errors import Unbuildable
+from fitasks.base.errors import EnvironmentProblem, Unbuildable
 from fitasks.base.files import sha256_file
-from fitasks.compile.receipt import read
+from fitasks.compile.failure import failed
+from fitasks.compile.receipt import read, write
+from fitasks.cuda.elf import is_shared_object, segments
 from fitasks.cuda.loader import Loader
 from fitasks.cuda.probe import ProbeMemo
 from fitasks.plan.caches import bases
 from fitasks.plan.kernel import Artefact
-from fitasks.server.check import Verdict
+from fitasks.server.check import Verdict, check
 from fitasks.server.check import predict as predict_at
 from fitasks.server.conditions import conditions
 from fitasks.server.exports import exports
-from fitasks.server.place import place_of
+from fitasks.server.place import Place, place_of
 from fitasks.server.sm90_switch import install
+from fitasks.server.user import User
 from tests.cuda.fake_toolkit import Maker
 from tests.delivery.wheelwright import module
 from tests.workshop import Workshop
@@ -35,10 +39,13 @@ if TYPE_CHECKING:
 
 
 @pytest.fixture
+def workshop(shop: Workshop) -> Workshop:
+    return shop
+
+
+@pytest.fixture
 def page(workshop: Workshop) -> Kernel:
-    kernel = workshop.kernel()
-    workshop.build(kernel)
-    return kernel
+    return workshop.built()
 
 
 def session(workshop: Workshop, arch: str = "90a", **env: str) -> Any:
@@ -84,7 +91,6 @@ def test_jit_forbidden_refuses_a_complete_cache(workshop: Workshop, page: Kernel
 
 
 def test_a_touched_header_would_compile(workshop: Workshop, page: Kernel) -> None:
-    import os
     import time
 
     header = workshop.include / "common.h"
@@ -95,8 +101,6 @@ def test_a_touched_header_would_compile(workshop: Workshop, page: Kernel) -> Non
 
 
 def test_a_header_under_its_old_time_is_outdated(workshop: Workshop, page: Kernel) -> None:
-    import os
-
     header = workshop.include / "common.h"
     stat = header.stat()
     header.write_text("inline int common() { return 5; }\n")
@@ -114,8 +118,6 @@ def test_a_lost_generated_source_would_compile(workshop: Workshop, page: Kernel)
 
 
 def test_a_truncated_library_would_fail(workshop: Workshop, page: Kernel) -> None:
-    import os
-
     stat = page.library.stat()
     page.library.write_bytes(page.library.read_bytes()[:2000])
     os.utime(page.library, ns=(stat.st_atime_ns, stat.st_mtime_ns))
@@ -448,8 +450,6 @@ def test_what_a_server_compiled_since_is_no_older_than_its_inputs(
 
 
 def test_a_receipt_of_a_library_that_was_damaged_is_no_server_work(workshop: Workshop, page: Kernel) -> None:
-    import os
-
     stat, text = page.library.stat(), page.library.read_bytes()
     page.library.write_bytes(text[:-1] + bytes([text[-1] ^ 1]))
     os.utime(page.library, ns=(stat.st_atime_ns, stat.st_mtime_ns + 1000))
@@ -469,3 +469,249 @@ def test_where_flashinfer_cannot_build_what_is_ahead_of_time_is_loaded(
     ahead.parent.mkdir(parents=True)
     shutil.copy2(page.library, ahead)
     assert predict(made, page).state == "ahead-of-time"
+
+
+# ---- the place, step by step, and what is said of each
+
+
+def asked_of(made: Any, kernel: Kernel, place: Place) -> tuple[str, str]:
+    verdict = predict_at(made, kernel, place)
+    return verdict.state, verdict.reason
+
+
+def forbidding(kernel: Kernel, step: str, answer: bool | None) -> Place:
+    """A place where one file may not be used; None where nobody knows whether it may."""
+    path = {
+        "import": kernel.workspace.parent,
+        "source": kernel.sources[0],
+        "lock": kernel.lock,
+        "log": kernel.build_dir / ".ninja_log",
+        "library": kernel.library,
+        "module": kernel.build_dir,
+    }[step]
+    return Place(None, lambda asked, mode: answer if asked == path else True)
+
+
+@pytest.mark.parametrize("answer", [False, None])
+@pytest.mark.parametrize(
+    ("step", "verb"),
+    [("import", "make files in"), ("source", "read"), ("lock", "write"), ("log", "read"), ("library", "read")],
+)
+def test_each_step_that_is_barred_ends_the_prediction(
+    workshop: Workshop, page: Kernel, step: str, verb: str, answer: bool | None
+) -> None:
+    if step == "import":
+        shutil.move(page.workspace, workshop.root / "kept")
+        page.workspace.parent.mkdir(exist_ok=True)
+    made, place = session(workshop), forbidding(page, step, answer)
+    verdict = predict_at(made, page, place)
+    assert verdict.state == ("would fail" if answer is False else "unknown")
+    assert verdict.reason.startswith("this user " if answer is False else "whether this user ")
+    assert f" {verb} " in verdict.reason
+    assert verdict.architectures == ("sm90a",)
+    assert verdict.library == (str(page.library) if step == "library" else "")
+    assert verdict.bytes == 0
+
+
+def test_where_the_module_may_not_be_written_only_work_is_barred(workshop: Workshop, page: Kernel) -> None:
+    made = session(workshop)
+    for answer, state in ((False, "would fail"), (None, "unknown")):
+        assert asked_of(made, page, forbidding(page, "module", answer)) == ("cached", "")
+        page.library.unlink(missing_ok=True)
+        found, reason = asked_of(session(workshop), page, forbidding(page, "module", answer))
+        assert found == state
+        assert reason.startswith("page.so is missing; ")
+        assert f"{page.build_dir}" in reason
+        workshop.build(page)
+        made = session(workshop)
+
+
+def test_a_module_ahead_of_time_needs_import_and_sources_but_no_lock(workshop: Workshop, page: Kernel) -> None:
+    planned, made = installed(workshop, page), session(workshop)
+    assert asked_of(made, planned, forbidding(page, "lock", False)) == ("ahead-of-time", "")
+    assert asked_of(made, planned, forbidding(page, "source", False))[0] == "would fail"
+    library = planned.aot[0].path
+    place = Place(None, lambda asked, mode: asked != library)
+    state, reason = asked_of(made, planned, place)
+    chmod = f"chmod a+r {library}, and a+x each directory above it"
+    assert (state, reason) == ("would fail", f"this user (uid {os.geteuid()}) may not read {library}; {chmod}")
+
+
+def test_another_user_must_be_able_to_start_the_interpreter_and_read_the_package(
+    workshop: Workshop, page: Kernel
+) -> None:
+    made, user = session(workshop), User("serve", 77, 77, frozenset({77}))
+    package = workshop.root / workshop.site / "flashinfer" / "__init__.py"
+    package.touch()
+    assert asked_of(made, page, Place(user, lambda asked, mode: True)) == ("cached", "")
+    for path in (made.plan.server.python, package):
+        state, reason = asked_of(made, page, Place(user, lambda asked, mode, path=path: asked != path))
+        assert state == "would fail"
+        assert str(path) in reason
+
+
+# ---- each verdict in full
+
+
+def test_all_kernels_are_told_in_the_plans_order_or_those_that_are_named(workshop: Workshop, page: Kernel) -> None:
+    made = session(workshop)
+    others = [workshop.kernel(name) for name in ("rope", "norm")]
+    made.plan = replace(made.plan, kernels=(others[0], page, others[1]))
+    assert [verdict.label for verdict in check(made)] == ["rope", "page", "norm"]
+    assert [verdict.state for verdict in check(made)] == ["would compile", "cached", "would compile"]
+    assert [verdict.label for verdict in check(made, ["page", "rope"])] == ["page", "rope"]
+
+
+def test_a_cached_kernel_in_full(workshop: Workshop, page: Kernel) -> None:
+    size = page.library.stat().st_size
+    expected = Verdict("page", "page", "9.0a", "cached", "", str(page.library), size, ("sm90a",))
+    assert predict(session(workshop), page) == expected
+    assert expected.good
+
+
+@pytest.mark.parametrize(("name", "state"), [("", "unplanned"), ("page", "would fail")])
+def test_what_could_not_be_planned_is_told_as_the_plan_tells_it(workshop: Workshop, name: str, state: str) -> None:
+    """Without a name nothing is known of it; with one it runs on none of the target's GPUs."""
+    kernel = replace(workshop.kernel(), name=name, problem="no such dtype")
+    expected = Verdict("page", name, "9.0a", state, "no such dtype")  # type: ignore[arg-type]
+    assert predict(session(workshop), kernel) == expected
+    assert not expected.good
+
+
+def test_an_empty_variable_forbids_nothing(workshop: Workshop, page: Kernel) -> None:
+    assert said(workshop, page, FLASHINFER_DISABLE_JIT="") == "cached: "
+
+
+def test_where_there_is_no_toolchain_nothing_in_the_cache_is_accepted(workshop: Workshop, page: Kernel) -> None:
+    """FlashInfer asks for nvcc before it looks."""
+    made = session(workshop)
+    made.problem = EnvironmentProblem("no CUDA toolkit", remedy="pip install one")
+    verdict = predict(made, page)
+    assert (verdict.state, verdict.reason) == ("would fail", "nothing to compile it with: no CUDA toolkit")
+    assert verdict.library == ""
+
+
+def test_without_a_host_compiler_work_would_fail(workshop: Workshop, page: Kernel) -> None:
+    assert said(workshop, page, CXX="/no/such/g++") == "cached: "
+    page.library.unlink()
+    assert said(workshop, page, CXX="/no/such/g++") == "would fail: no host compiler: /no/such/g++ is not on PATH"
+
+
+def test_a_compile_that_failed_before_would_fail_again(workshop: Workshop) -> None:
+    kernel = workshop.kernel()
+    made = session(workshop)
+    kernel.build_dir.mkdir(parents=True)
+    failed.remember(kernel, workshop.judge(), "page_0.cpp:1: error: nonsense")
+    verdict = predict(made, kernel)
+    assert (verdict.state, verdict.reason) == (
+        "would fail",
+        "compiling it failed, and nothing has changed since: page_0.cpp:1: error: nonsense",
+    )
+
+
+def test_a_kernel_that_was_adopted_says_from_where(workshop: Workshop, page: Kernel) -> None:
+    receipt = read(page)
+    assert receipt
+    write(page, replace(receipt, notes={"adopted_from": "0.7.1"}))
+    assert said(workshop, page) == "cached: adopted from FlashInfer 0.7.1, all inputs equal"
+
+
+@pytest.mark.parametrize("kind", ["toolchain", "command"])
+def test_what_ninja_does_not_look_for_is_outdated(workshop: Workshop, page: Kernel, kind: str) -> None:
+    made = session(workshop)
+    judge = workshop.judge()
+    receipt = read(page)
+    assert receipt
+    if kind == "toolchain":
+        judge.toolchain = judge.toolchain | {"nvcc": "V13.1.1"}
+    else:
+        write(page, replace(receipt, commands=receipt.commands.replace("-O0", "-O1")))
+    made.judge = judge.judge
+    verdict = predict(made, page)
+    assert verdict.state == "outdated"
+    assert verdict.reason == f"ninja sees nothing to do, but {judge.judge(page).first}"
+    assert not verdict.good
+    assert verdict.library == str(page.library)
+
+
+def test_a_log_that_is_older_than_the_receipts_library_is_no_servers(workshop: Workshop, page: Kernel) -> None:
+    """Another log alone is none: a server's link is later than ours."""
+    receipt = read(page)
+    assert receipt
+    log = page.build_dir / ".ninja_log"
+    made = receipt.outputs["page.so"].mtime_ns
+    for later, state in ((0, "cached: "), (1, "cached: compiled by a server since: fitasks has no receipt of it")):
+        lines = [line.split("\t") for line in log.read_text().splitlines()[1:]]
+        for fields in lines:
+            fields[2] = str(made + later)
+        log.write_text("\n".join([log.read_text().splitlines()[0], *map("\t".join, lines), ""]))
+        assert said(workshop, page) == state
+
+
+def test_damage_that_still_loads_is_not_known(workshop: Workshop, page: Kernel) -> None:
+    """The table of sections is at the end of a file; a loader doesn't need it."""
+    data = page.library.read_bytes()
+    stat = page.library.stat()
+    page.library.write_bytes(data[: int.from_bytes(data[40:48], "little")])
+    os.utime(page.library, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    assert segments(page.library) == "whole"
+    verdict = predict(session(workshop), page)
+    assert verdict.state == "unknown"
+    problem, reason = verdict.reason.split("; ", 1)
+    assert problem == is_shared_object(page.library)
+    assert reason.startswith("ninja sees nothing to do, but page.so is not what was built (")
+    assert verdict.bytes == 0
+
+
+def test_two_modules_of_a_mixed_host_are_one_verdict(workshop: Workshop, page: Kernel) -> None:
+    planned = installed(workshop, with_code(workshop, page, "sm_80", "sm_90a"), "sm80", "sm80")
+    planned = installed(workshop, planned, "sm90a", "sm90a")
+    first, second = (artefact.path for artefact in planned.aot)
+    verdict = predict(session(workshop, "80_90a"), planned)
+    assert (verdict.library, verdict.bytes) == (str(first), first.stat().st_size + second.stat().st_size)
+    assert verdict.architectures == ("sm80", "sm90a")
+    second.write_bytes(b"damaged")
+    verdict = predict(session(workshop, "80_90a"), planned)
+    assert (verdict.state, verdict.library, verdict.bytes) == ("would fail", str(second), 0)
+
+
+def test_a_module_that_is_passed_over_is_told_before_what_comes_of_the_cache(workshop: Workshop, page: Kernel) -> None:
+    planned = installed(workshop, page)
+    library = planned.aot[0].path
+    library.write_bytes(b"damaged")
+    made = session(workshop)
+    made.plan.targets["9.0a"] = replace(made.plan.first, passes_over=True)
+    page.library.unlink()
+    verdict = predict(made, planned)
+    assert verdict.state == "would compile"
+    assert verdict.reason == (
+        f"{is_shared_object(library)}; FlashInfer passes over what it can't load; page.so is missing"
+    )
+
+
+def test_what_is_installed_says_nothing_of_a_kernel_that_is_not_built_here(workshop: Workshop, page: Kernel) -> None:
+    planned = installed(workshop, page)
+    (workshop.include / "common.h").write_text("inline int common() { return 5; }\n")
+    made = session(workshop)
+    assert predict(made, planned).reason.endswith(": doit install makes it anew")
+    made.problem = EnvironmentProblem("no CUDA toolkit", remedy="")
+    assert predict(made, planned).reason == "", "nothing could make it anew"
+    shutil.rmtree(page.build_dir)
+    assert said(workshop, planned) == "ahead-of-time: "
+
+
+def test_what_only_timestamps_changed_is_no_other_build(workshop: Workshop, page: Kernel) -> None:
+    planned = installed(workshop, page)
+    header = workshop.include / "common.h"
+    os.utime(header, ns=(header.stat().st_mtime_ns + 10**9,) * 2)
+    assert said(workshop, planned) == "ahead-of-time: "
+
+
+def test_a_library_elsewhere_than_in_our_package_is_compared_with_nothing(workshop: Workshop, page: Kernel) -> None:
+    """FlashInfer's own provider's: who made it vouches for it."""
+    planned = installed(workshop, page)
+    place = workshop.root / "venv" / "flashinfer_jit_cache" / "sm90a" / "page" / "page.so"
+    place.parent.mkdir(parents=True)
+    planned.aot[0].path.rename(place)
+    (workshop.include / "common.h").write_text("inline int common() { return 5; }\n")
+    assert said(workshop, replace(planned, aot=(Artefact(place, ("sm90a",)),))) == "ahead-of-time: "

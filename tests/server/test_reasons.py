@@ -28,6 +28,11 @@ if TYPE_CHECKING:
     from tests.workshop import Workshop
 
 
+@pytest.fixture
+def workshop(shop: Workshop) -> Workshop:
+    return shop
+
+
 @dataclass
 class Shelf:
     """A workshop, and the one kernel of its plan."""
@@ -207,8 +212,7 @@ def test_one_reason(
     situation: Callable[[Shelf], None],
 ) -> None:
     monkeypatch.setenv("SGLANG_CACHE_DIR", str(workshop.root / "sglang"))
-    shelf = Shelf(workshop, workshop.kernel())
-    workshop.build(shelf.kernel)
+    shelf = Shelf(workshop, workshop.built())
     situation(shelf)
     state, compiles, expected = SITUATIONS[situation]
     places = {"HOME": workshop.root / "home", "CACHE": workshop.root / "cache", "ROOT": workshop.root}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import pickle
@@ -17,15 +18,23 @@ import pytest
 
 from fitasks.base import temporary
 from fitasks.compile import receipt as receipts
-from fitasks.store.local import Store
+from fitasks.compile.judge.reasons import Judgement, Kind, Reason
+from fitasks.compile.ninja.ninja import LOG
+from fitasks.store.local import Store, Stored
 
 if TYPE_CHECKING:
+    from fitasks.compile.receipt import Receipt
     from tests.workshop import Workshop
 
 
 @pytest.fixture
-def store(workshop: Workshop, tmp_path: Path) -> Store:
-    workshop.store = Store(tmp_path / "store")
+def workshop(shop: Workshop) -> Workshop:
+    return shop
+
+
+@pytest.fixture
+def store(workshop: Workshop) -> Store:
+    workshop.store = Store(workshop.root / "store")
     return workshop.store
 
 
@@ -40,8 +49,7 @@ def upgrade(workshop: Workshop) -> None:
 
 
 def test_after_an_upgrade_an_unchanged_kernel_is_adopted_and_ninja_accepts_it(workshop: Workshop, store: Store) -> None:
-    first = workshop.kernel()
-    assert workshop.build(first).outcome == "compiled"
+    first = workshop.built()
     upgrade(workshop)
     second = workshop.kernel()
     assert second.library != first.library
@@ -55,8 +63,7 @@ def test_after_an_upgrade_an_unchanged_kernel_is_adopted_and_ninja_accepts_it(wo
 
 
 def test_of_a_run_that_is_killed_while_it_puts_a_kernel_in_nothing_stays(workshop: Workshop, store: Store) -> None:
-    kernel = workshop.kernel()
-    workshop.build(kernel)
+    kernel = workshop.built()
     receipt = receipts.read(kernel)
     assert receipt
     shutil.rmtree(store.root)
@@ -79,14 +86,14 @@ def test_of_a_run_that_is_killed_while_it_puts_a_kernel_in_nothing_stays(worksho
 
 
 def test_a_changed_header_forbids_it(workshop: Workshop, store: Store) -> None:
-    workshop.build(workshop.kernel())
+    workshop.built()
     upgrade(workshop)
     (workshop.include / "page_1.h").write_text("inline int own_1() { return 11; }\n")
     assert workshop.build(workshop.kernel()).outcome == "compiled"
 
 
 def test_why_nothing_was_adopted_is_said_where_it_is_compiled(workshop: Workshop, store: Store) -> None:
-    workshop.build(workshop.kernel())
+    workshop.built()
     upgrade(workshop)
     for name in ("page_0.h", "page_1.h"):
         (workshop.include / name).write_text("inline int own_0() { return 11; }\ninline int own_1() { return 11; }\n")
@@ -115,8 +122,7 @@ def test_the_header_changed_back_is_adopted_again(workshop: Workshop, store: Sto
 
 
 def test_other_commands_and_other_sources_forbid_it(workshop: Workshop, store: Store) -> None:
-    kernel = workshop.kernel()
-    workshop.build(kernel)
+    kernel = workshop.built()
     assert workshop.build(workshop.with_flag(kernel, "-DX=1")).outcome == "compiled"
     kernel.sources[0].write_text(kernel.sources[0].read_text() + "int more;\n")
     assert workshop.build(kernel).outcome == "compiled"
@@ -124,8 +130,7 @@ def test_other_commands_and_other_sources_forbid_it(workshop: Workshop, store: S
 
 def test_healing_one_cache_does_not_disturb_the_other(workshop: Workshop, store: Store) -> None:
     """They must not share inodes whose times ninja compares."""
-    first = workshop.kernel()
-    workshop.build(first)
+    first = workshop.built()
     upgrade(workshop)
     second = workshop.kernel()
     workshop.build(second)
@@ -166,8 +171,7 @@ def test_caches_that_share_a_file_part_when_one_is_healed(workshop: Workshop, st
 
 @pytest.mark.parametrize("suffix", [".so", ".o"])
 def test_a_damaged_stored_file_is_not_adopted(workshop: Workshop, store: Store, suffix: str) -> None:
-    kernel = workshop.kernel()
-    workshop.build(kernel)
+    kernel = workshop.built()
     (place,) = (stored.path for stored in store.contents())
     victim = next(path for path in place.iterdir() if path.suffix == suffix)
     data = victim.read_bytes()
@@ -179,8 +183,7 @@ def test_a_damaged_stored_file_is_not_adopted(workshop: Workshop, store: Store, 
 
 def stored(workshop: Workshop, store: Store) -> Path:
     """The one entry, of a kernel that is gone from the cache."""
-    kernel = workshop.kernel()
-    workshop.build(kernel)
+    kernel = workshop.built()
     (entry,) = store.contents()
     shutil.rmtree(kernel.build_dir)
     return entry.path
@@ -219,8 +222,7 @@ def test_a_damaged_entry_is_replaced_and_promised_to_nobody(workshop: Workshop, 
 
 
 def test_what_befalls_a_cache_does_not_befall_the_store(workshop: Workshop, store: Store) -> None:
-    kernel = workshop.kernel()
-    workshop.build(kernel)
+    kernel = workshop.built()
     for name in ("page.so", "page_0.o"):
         with (kernel.build_dir / name).open("r+b") as stream:  # in place, as a bad disk or a careless tool would
             stream.write(b"damaged")
@@ -342,3 +344,249 @@ def test_a_store_that_cannot_be_written_is_no_obstacle(workshop: Workshop, tmp_p
     workshop.store = Store(tmp_path / "file" / "store")
     assert workshop.build(workshop.kernel()).outcome == "compiled"
     assert workshop.store.contents() == []
+
+
+# ---- what lies there, and what is said of it
+
+
+def alter(place: Path, **fields: object) -> Receipt:
+    """The entry's receipt with other fields, which fit it."""
+    said = json.loads((place / receipts.NAME).read_text()) | fields
+    said.pop("seal", None)
+    (place / receipts.NAME).write_text(json.dumps(said))
+    receipt = receipts.read_file(place / receipts.NAME, "page")
+    assert receipt
+    return receipt
+
+
+def another(place: Path, **fields: object) -> Path:
+    """A second entry of the same files, made from other things."""
+    twin = shutil.copytree(place, place.parent / "twin")
+    receipt = alter(twin, **fields)
+    name = receipts.fingerprint(receipt.commands, receipt.toolchain, receipt.inputs)
+    alter(twin, fingerprint=name)
+    return twin.rename(place.parent / name)
+
+
+def told(workshop: Workshop, store: Store) -> list[str]:
+    kernel = workshop.kernel()
+    return store.told(kernel, workshop.judge(), workshop.verdict(kernel))
+
+
+def mode(path: Path) -> int:
+    return path.stat().st_mode & 0o777
+
+
+def test_an_entry_is_all_that_was_built_but_ninjas_logs(workshop: Workshop, store: Store) -> None:
+    kernel = workshop.built()
+    receipt = receipts.read(kernel)
+    assert receipt
+    (entry,) = store.contents()
+    assert entry.path == store.root / "page" / receipt.fingerprint
+    assert sorted(path.name for path in entry.path.iterdir()) == [receipts.NAME, "page.so", "page_0.o", "page_1.o"]
+    assert receipts.read_file(entry.path / receipts.NAME, "page") == receipt
+    assert entry.bytes == sum(path.stat().st_size for path in entry.path.iterdir())
+    assert (entry.path / "page.so").read_bytes() == kernel.library.read_bytes()
+    assert [path.name for path in store.root.iterdir()] == ["page"], "nothing of the way there is left"
+
+
+@pytest.mark.parametrize(("shared", "umask", "modes"), [(False, 0, 0o755), (False, 0o077, 0o700), (True, 0, 0o777)])
+def test_whether_others_may_write_into_new_directories(
+    workshop: Workshop, tmp_path: Path, shared: bool, umask: int, modes: int
+) -> None:
+    kernel = workshop.built()
+    receipt = receipts.read(kernel)
+    assert receipt
+    store = Store(tmp_path / "deeper" / "store", shared=shared)
+    before = os.umask(umask)
+    try:
+        store.put("page", kernel.build_dir, receipt)
+    finally:
+        os.umask(before)
+    (entry,) = store.contents()
+    assert {mode(path) for path in (store.root.parent, store.root, entry.path.parent, entry.path)} == {modes}
+
+
+def test_a_whole_entry_is_left_alone(workshop: Workshop, store: Store) -> None:
+    kernel = workshop.built()
+    receipt = receipts.read(kernel)
+    assert receipt
+    before = {path: path.stat().st_ino for path in store.root.rglob("*")}
+    store.put("page", kernel.build_dir, receipt)
+    assert {path: path.stat().st_ino for path in store.root.rglob("*")} == before
+
+
+def test_where_a_file_is_missing_nothing_is_kept(workshop: Workshop, tmp_path: Path) -> None:
+    kernel = workshop.built()
+    receipt = receipts.read(kernel)
+    assert receipt
+    (kernel.build_dir / "page_1.o").unlink()
+    store = Store(tmp_path / "store")
+    store.put("page", kernel.build_dir, receipt)
+    assert store.contents() == []
+    assert [path.name for path in store.root.rglob("*")] == ["page"]
+
+
+def test_nothing_is_put_into_a_refused_store(workshop: Workshop, tmp_path: Path) -> None:
+    kernel = workshop.built()
+    receipt = receipts.read(kernel)
+    assert receipt
+    store = Store(tmp_path / "store")
+    store.root.mkdir()
+    store.root.chmod(0o777)
+    store.put("page", kernel.build_dir, receipt)
+    assert list(store.root.iterdir()) == []
+    assert store.remedy == (
+        "make it yours alone (chown, chmod go-w), or set FITASKS_STORE=shared to load what others put there"
+    )
+    shared = Store(store.root, shared=True)
+    assert shared.refusal == ""
+    shared.put("page", kernel.build_dir, receipt)
+    assert len(shared.contents()) == 1
+
+
+def test_an_entry_that_others_may_write_is_taken_from_a_shared_store_alone(workshop: Workshop, store: Store) -> None:
+    place, kernel = stored(workshop, store), workshop.kernel()
+    place.chmod(0o777)
+    assert store.find(kernel, workshop.judge()) is None
+    found = Store(store.root, shared=True).find(kernel, workshop.judge())
+    assert found
+    assert found[0] == place
+
+
+def test_of_several_entries_the_one_that_fits_is_found(workshop: Workshop, store: Store) -> None:
+    place, kernel = stored(workshop, store), workshop.kernel()
+    for number in range(5):  # some before it and some after it, by name
+        other = another(place, toolchain={"nvcc": f"V12.{number}", "c++": "g++ 12"})
+        assert other != place
+    (place.parent / "README").write_text("no entry")
+    found = store.find(kernel, workshop.judge())
+    assert found
+    assert found[0] == place
+    assert found[1] == receipts.read_file(place / receipts.NAME, "page")
+    shutil.rmtree(place)
+    assert store.find(kernel, workshop.judge()) is None
+
+
+@pytest.mark.parametrize("field", ["commands", "inputs", "fingerprint"])
+def test_an_entry_is_found_by_what_it_was_made_from(workshop: Workshop, store: Store, field: str) -> None:
+    """A receipt whose fingerprint isn't that of what it names, or isn't its directory's name, is none."""
+    place = stored(workshop, store)
+    before = json.loads((place / receipts.NAME).read_text())[field]
+    alter(place, **{field: before + ("\n" if field != "fingerprint" else "0")})
+    assert store.find(workshop.kernel(), workshop.judge()) is None
+    assert told(workshop, store) == []
+    alter(place, **{field: before})
+    place.rename(place.parent / "moved")
+    assert store.find(workshop.kernel(), workshop.judge()) is None
+
+
+def test_what_will_be_adopted_is_told_with_its_version(workshop: Workshop, store: Store) -> None:
+    alter(stored(workshop, store), flashinfer="0.7.1")
+    assert told(workshop, store) == ["will be adopted: compiled for FlashInfer 0.7.1, all inputs equal"]
+
+
+def test_why_not_is_told_of_the_entry_that_differs_least(workshop: Workshop, store: Store) -> None:
+    place = stored(workshop, store)
+    alter(place, flashinfer="0.7.1")
+    another(place, flashinfer="0.7.0", toolchain={"nvcc": "V12", "c++": "g++ 11"})
+    workshop.dep = "-MMD"  # another command
+    kernel = workshop.kernel()
+    (line,) = store.told(kernel, workshop.judge(), workshop.verdict(kernel))
+    assert line.startswith("not adopted from FlashInfer 0.7.1: command changed: compile: command in build.ninja (-MD →")
+    assert line.endswith("-MMD)")
+    shutil.rmtree(place)
+    assert told(workshop, store) == ["not adopted from FlashInfer 0.7.0: nvcc changed (V12 → V13.0.88) and 2 more"]
+
+
+def test_of_a_damaged_entry_that_is_told(workshop: Workshop, store: Store) -> None:
+    place = stored(workshop, store)
+    alter(place, flashinfer="0.7.1")
+    (place / "page.so").write_bytes(b"")
+    assert told(workshop, store) == ["not adopted from FlashInfer 0.7.1: its files in the store are damaged"]
+
+
+@pytest.mark.parametrize("kind", ["new", "elsewhere", "incomplete", "failed"])
+def test_only_of_kernels_without_a_receipt_the_store_is_told(workshop: Workshop, store: Store, kind: Kind) -> None:
+    alter(stored(workshop, store), flashinfer="0.7.1")
+    kernel, judge = workshop.kernel(), workshop.judge()
+    more = Reason("changed", "x")
+    assert store.told(kernel, judge, Judgement("stale", (Reason(kind, ""), more))) != []
+    assert store.told(kernel, judge, Judgement("stale", (more, Reason(kind, "")))) == []
+    assert store.told(kernel, judge, Judgement("fresh")) == []
+
+
+def test_what_is_taken_replaces_what_is_there_and_counts_as_used(workshop: Workshop, store: Store) -> None:
+    place, kernel = stored(workshop, store), workshop.kernel()
+    found = store.find(kernel, workshop.judge())
+    assert found
+    os.utime(place, ns=(1, 1))
+    target = workshop.root / "taken"
+    target.mkdir()
+    for name in ("page.so", LOG):
+        (target / name).write_text("of another build")
+    store.take(*found, target)
+    assert sorted(path.name for path in target.iterdir()) == [LOG, "page.so", "page_0.o", "page_1.o"]
+    for name in ("page.so", "page_0.o", "page_1.o"):
+        assert (target / name).read_bytes() == (place / name).read_bytes()
+    assert (target / LOG).read_text() == "of another build", "logs are of one place"
+    assert store.contents()[0].used_ns > 1
+
+
+def test_what_is_damaged_on_the_way_is_an_error_that_names_the_file(workshop: Workshop, store: Store) -> None:
+    place = stored(workshop, store)
+    found = store.find(workshop.kernel(), workshop.judge())
+    assert found
+    (place / "page.so").write_bytes(b"other bytes")
+    target = workshop.root / "taken"
+    target.mkdir()
+    with pytest.raises(OSError, match="damaged on the way out of the store") as caught:
+        store.take(*found, target)
+    assert (caught.value.errno, caught.value.filename) == (errno.EIO, str(target / "page.so"))
+
+
+def entries(store: Store, *ages: int) -> list[Path]:
+    """Entries of 100 bytes each, as old as is said: `ages` in nanoseconds."""
+    made = []
+    for age in ages:
+        place = store.root / ("page" if age % 2 else "rope") / f"{age}"
+        place.mkdir(parents=True)
+        (place / receipts.NAME).write_text("x" * 60)
+        (place / "page.so").write_text("x" * 40)
+        os.utime(place, ns=(age, age))
+        made.append(place)
+    return made
+
+
+def test_what_is_stored_is_told_least_recently_used_first(tmp_path: Path) -> None:
+    store = Store(tmp_path / "store")
+    assert store.contents() == []
+    old, new, middle = entries(store, 5, 9, 6)
+    (store.root / ".fitasks-put-x" / "new").mkdir(parents=True)
+    (store.root / ".fitasks-put-x" / "new" / receipts.NAME).touch()
+    (store.root / "page" / "no receipt").mkdir()
+    (store.root / "page" / "file").touch()
+    (store.root / "file").touch()
+    assert store.contents() == [Stored(old, 100, 5), Stored(middle, 100, 6), Stored(new, 100, 9)]
+
+
+@pytest.mark.parametrize(
+    ("limit", "left"), [(301, 3), (300, 3), (299, 2), (200, 2), (101, 1), (100, 1), (99, 0), (0, 0)]
+)
+def test_no_more_is_removed_than_has_to_be(tmp_path: Path, limit: int, left: int) -> None:
+    store = Store(tmp_path / "store")
+    entries(store, 1, 2, 3)
+    whole = store.contents()
+    assert store.gc(limit) == whole[: 3 - left]
+    assert store.contents() == whole[3 - left :]
+    assert (store.root / "page").exists() == (left > 0)
+    assert (store.root / "rope").exists() == (left > 1)
+
+
+def test_without_a_limit_twenty_gigabytes_stay(tmp_path: Path) -> None:
+    store = Store(tmp_path / "store")
+    (place,) = entries(store, 1)
+    os.truncate(place / "page.so", 20 * 10**9 - 60)  # a hole
+    assert store.gc() == []
+    os.truncate(place / "page.so", 20 * 10**9 - 59)
+    assert [entry.path for entry in store.gc()] == [place]

@@ -13,16 +13,14 @@ from fitasks.trace.entries import unsayable
 from fitasks.trace.model import Requested
 from fitasks.trace.resolve import resolve
 from fitasks.trace.sources import read_sources
+from tests.mutants import PLAIN, json_of
 
 PAGE = "flashinfer.jit.page:gen_page_module"
 LINE = {"version": 1, "name": "page", "generator": PAGE, "arguments": {}, "kind": "nvcc", "how": "compiled", "pid": 1}
 NAMES = st.sampled_from(
     [PAGE, "subprocess:getoutput", "os:system", "flashinfer:os", "flashinfer.x:gen_a.b", "", "a:b:c"]
 )
-PLAIN = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8) | NAMES
-JSON = st.recursive(
-    PLAIN, lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.text(max_size=4), inner), max_leaves=6
-)
+JSON = json_of(PLAIN | NAMES)
 LINES = st.fixed_dictionaries(
     {"version": st.just(1), "name": st.text(max_size=6), "generator": NAMES | JSON, "kind": st.just("nvcc") | JSON},
     optional={"arguments": st.dictionaries(st.text(max_size=5), JSON, max_size=2), "how": JSON, "unsaid": JSON,

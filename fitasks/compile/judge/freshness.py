@@ -185,7 +185,7 @@ class Judge:
             for relative, digest in receipts.parse_inputs(receipt.inputs)
             if self._equal[f"{digest} {relative}"] > receipt.sealed_ns
         ]
-        others = f" and {len(newer) - 1} more inputs" if len(newer) > 1 else ""
+        others = f" and {len(newer) - 1} more" if len(newer) > 1 else ""
         return Reason("timestamps", newer[0] + others, str(receipt.sealed_ns), str(newest))
 
 
@@ -219,13 +219,13 @@ def _statements(text: str) -> dict[str, tuple[str, ...]]:
     rule = ""
     for line in text.replace("$\n", " ").splitlines():
         head, _, value = line.strip().partition(" = ")
-        if line.startswith(("build ", "default ")):
-            outputs, _, value = line.partition(" ")[2].partition(": ")
-            head, rule = outputs.rpartition("/")[2] if value else "default", ""
-        elif line.startswith("rule "):
-            rule = f"{line[5:].strip()}: "
-        elif not line.startswith(" "):
-            rule = ""
+        if not line.startswith(" "):
+            rule = f"{line[5:].strip()}: " if line.startswith("rule ") else ""
+        if line.startswith("build "):
+            outputs, _, value = line[6:].partition(": ")
+            head = outputs.rpartition("/")[2]
+        elif line.startswith("default "):
+            head, _, value = line.partition(" ")
         if head:
             found[rule + head if line.startswith(" ") else head] = tuple(value.split())
     return found
