@@ -7,7 +7,6 @@ the commands call, in this process, and prints what they print.
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import hashlib
 import io
 import json
@@ -16,10 +15,11 @@ import shutil
 import sys
 import tarfile
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from random import Random
 from typing import Any
+from unittest.mock import patch
 
 from bench.mutants_mutate import VICTIM, mutate, of_json, unsealed
 
@@ -171,12 +171,10 @@ def _log(world: Path, name: str, text: bytes) -> Border:
         from fitasks.server.jitlog import read_logs
         from fitasks.ui.jitlog_table import lines
 
-        for show in (
-            lambda: print(*lines(read_logs([path], place.kernels), [path])),
-            lambda: covers(place.session, path),
-        ):
-            with fitasks_errors():
-                show()
+        with fitasks_errors():
+            print(*lines(read_logs([path], place.kernels), [path]))
+        with fitasks_errors():
+            covers(place.session, path)
 
     return Border([text], world / name, use, others=NAMED)
 
@@ -213,10 +211,10 @@ def trace(world: Path) -> Border:
         return {target: {"arch": "90a", "kernels": planner(kernels, sm90=sm90)} for target in targets}
 
     def use(path: Path) -> None:
-        asking.ask, importing.offers = ask, lambda *_: ()  # type: ignore[assignment]
-        with fitasks_errors():
-            import_files(place.session, [path], to_write=True)
-        covers(place.session, path)
+        with patch.object(asking, "ask", ask), patch.object(importing, "offers", lambda *_: ()):
+            with fitasks_errors():
+                import_files(place.session, [path], to_write=True)
+            covers(place.session, path)
 
     before = (world / "kernels.yaml").read_bytes()
 
@@ -294,12 +292,10 @@ def real_planner(world: Path) -> Callable[..., list[dict[str, Any]]]:
         request = {"version": plan.VERSION, "sm90": sm90}
         kernels = [{"id": number, **kernel} for number, kernel in enumerate(kernels)]
         checked = plan._checked(request | {"recorded": True, "kernels": kernels})  # noqa: SLF001
-        if hasattr(plan, "Allowed"):
-            allowed = plan.Allowed(checked["sm90"], checked["generators"], checked["recorded"])
-            answers = [plan.plan(kernel, allowed) for kernel in checked["kernels"]]
-        else:
-            answers = [plan.plan(kernel, sm90=sm90) for kernel in checked["kernels"]]
-        return json.loads(json.dumps(answers))  # type: ignore[no-any-return]
+        allowed = plan.Allowed(checked["sm90"], checked["generators"], checked["recorded"])
+        answers = [plan.plan(kernel, allowed) for kernel in checked["kernels"]]
+        said: list[dict[str, Any]] = json.loads(json.dumps(answers))
+        return said
 
     return planner
 
@@ -510,6 +506,7 @@ def wheel(world: Path) -> Border:
     """manifest.json and receipts.json of an installed package, as `check`, `list` and `doctor` read them."""
     from fitasks.delivery.wheel import install
     from fitasks.delivery.wheel import installed as package
+    from fitasks.plan.server import Package
     from fitasks.trace.coverage import packaged_names
     from tests.delivery.wheelwright import Shop, module, unpacked
 
@@ -522,10 +519,11 @@ def wheel(world: Path) -> Border:
     official.parent.mkdir()
     official.write_text('{"cuda_architectures": ["sm90a"], "modules": ["page", "sampling"], "version": "0.7.4"}')
     plan = made.stocked(site, Path(world / "flashinfer")).plan
-    server = dataclasses.replace(plan.server, site_packages=(site,))
+    has = tuple(Package(name, "0.7.4", "") for name in ("flashinfer-jit-cache", "flashinfer-python"))
+    server = replace(plan.server, site_packages=(site,), packages=has)
     (world / "flashinfer" / "jit").mkdir(parents=True)
     (world / "flashinfer" / "jit" / "env.py").write_text("get_jit_cache_providers\n")
-    plan = dataclasses.replace(plan, server=server)
+    plan = replace(plan, server=server)
 
     def use(_: Path) -> None:
         # Their memos go by path and mtime, which a file system may give twice within its clock's tick.
@@ -533,7 +531,7 @@ def wheel(world: Path) -> Border:
             getattr(cached, "cache_clear", lambda: None)()
         said = package.packaged(library)
         print(package.altered(library, said), package.built_with(library), install.notice(plan))
-        print(packaged_names(_WithOfficial(server)))
+        print(packaged_names(server))
 
     files = [root / "manifest.json", root / "receipts.json", official]
     before = [file.read_bytes() for file in files]
@@ -544,16 +542,6 @@ def wheel(world: Path) -> Border:
             file.write_bytes(data)
 
     return Border(before, files[0], use, renew=renew, files=files, programs=_programs(place))
-
-
-class _WithOfficial:
-    """A server that has FlashInfer's own package of modules, whatever else is installed."""
-
-    def __init__(self, server: Any) -> None:
-        self.site_packages = server.site_packages
-
-    def version(self, _: str) -> str:
-        return "0.7.4"
 
 
 # the plan, and other memos

@@ -13,7 +13,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from predictions_harness import ROOT, Situation, Stage, Untried, first_line, toolkit_libraries
+from bench.predictions_harness import Situation, Stage, Untried, first_line, toolkit_libraries
 
 SITUATIONS: dict[str, tuple[str, Situation]] = {}
 NOBODY = 65534
@@ -26,10 +26,18 @@ def situation(title: str, *, then_doit: bool = False) -> Callable[[Situation], S
         name = change.__name__.replace("_", "-")
         SITUATIONS[name] = (title, change)
         if then_doit:
-            SITUATIONS[f"{name}-doit"] = (f"{title}; then `doit`", lambda stage: (change(stage), stage.doit())[0])
+            SITUATIONS[f"{name}-doit"] = (f"{title}; then `doit`", _then_doit(change))
         return change
 
     return add
+
+
+def _then_doit(change: Situation) -> Situation:
+    def both(stage: Stage) -> None:
+        change(stage)
+        stage.doit()
+
+    return both
 
 
 @situation("as compiled")
@@ -299,7 +307,11 @@ def of_the_builder(name: str, value: str) -> Situation:
 
 def of_the_build_alone(name: str, value: str) -> Situation:
     """doit in a shell that has it, check, env and the server in clean ones."""
-    return lambda stage: stage.doit(**{name: value}) and None
+
+    def change(stage: Stage) -> None:
+        stage.doit(**{name: value})
+
+    return change
 
 
 for _name, _value in VARIABLES.items():
@@ -446,9 +458,7 @@ def no_libcudart(stage: Stage) -> None:
 
 @situation("a libcudart that lacks a symbol")
 def libcudart_lacks_a_symbol(stage: Stage) -> None:
-    sys.path.insert(0, str(ROOT / "bench"))
-    from audit import stand_in
-
+    from bench.audit import stand_in
     from fitasks.cuda.cudart import describe
 
     real = describe(toolkit_libraries() / "libcudart.so.13")

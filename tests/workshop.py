@@ -107,7 +107,7 @@ class Workshop:
         )
 
     def judge(self) -> Judge:
-        roots = {
+        roots: dict[str, tuple[str, ...]] = {
             "CACHE": (str(self.workspace),),
             "FLASHINFER": (str(self.root / self.site / "flashinfer"),),
             "CUDA": (str(self.root / "cuda"),),
