@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from bench import mutants
-from bench.mutants_borders import BORDERS, Border
+from bench.mutants_borders import BORDERS
 from bench.mutants_mutate import mutate, of_json
+from bench.mutants_worlds import Border
 
 if TYPE_CHECKING:
     from collections.abc import Callable
