@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sysconfig
 from pathlib import Path
 
 import pytest
@@ -80,12 +79,21 @@ def test_missing_compilers(tmp_path: Path) -> None:
     assert list(missing_compilers(env)) == [("CXX", "/nowhere/g++")]
 
 
-def test_nvcc_takes_two_words_for_a_compiler_and_a_source() -> None:
+def test_nvcc_takes_two_words_for_a_compiler_and_a_source(pip_toolkit: Path) -> None:
     """The surprising fact that all this rests on."""
-    nvcc = Path(sysconfig.get_path("purelib"), "nvidia", "cu13", "bin", "nvcc")
-    if not nvcc.exists():
-        pytest.skip("no pip toolkit in this environment")
-    command = [str(nvcc), "--dryrun", "-ccbin", "ccache", "gcc", "-c", "-x", "cu", os.devnull, "-o", os.devnull]
+    command = [
+        str(pip_toolkit / "bin" / "nvcc"),
+        "--dryrun",
+        "-ccbin",
+        "ccache",
+        "gcc",
+        "-c",
+        "-x",
+        "cu",
+        os.devnull,
+        "-o",
+        os.devnull,
+    ]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode
     assert "A single input file is required" in done.stderr

@@ -301,8 +301,8 @@ kernels:
 """
 
 
+@pytest.mark.usefixtures("flashinfer")
 def test_a_hundred_kernels_leave_no_process_and_no_token_behind(tmp_path: Path) -> None:
-    pytest.importorskip("flashinfer", exc_type=Exception)
     project = Project.make(tmp_path, MANY)
     out = project.doit("list", "--all").splitlines()
     count = sum(line.startswith("kernel:") for line in out)

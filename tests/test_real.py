@@ -33,8 +33,7 @@ print("BUILT" if pathlib.Path(spec.jit_library_path).stat().st_mtime_ns != befor
 
 
 @pytest.fixture(scope="module")
-def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
-    pytest.importorskip("flashinfer", exc_type=Exception)
+def project(tmp_path_factory: pytest.TempPathFactory, flashinfer: Path) -> Project:
     made = Project.make(tmp_path_factory.mktemp("real"), 'targets: ["9.0a"]\nkernels:\n  page:\n')
     del made.env["FLASHINFER_NVCC"]
     made.env |= cudart_in_reach()

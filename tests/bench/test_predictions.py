@@ -114,9 +114,8 @@ def test_a_ninja_without_work_compiles_nothing(tmp_path: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def stage(tmp_path_factory: pytest.TempPathFactory) -> tuple[Stage, Snapshot]:
+def stage(tmp_path_factory: pytest.TempPathFactory, flashinfer: Path) -> tuple[Stage, Snapshot]:
     """A project whose nvcc is the stand-in, served by the real FlashInfer."""
-    pytest.importorskip("flashinfer", exc_type=Exception)
     root = tmp_path_factory.mktemp("predictions")
     project = Project.make(root, "")
     made = Stage(root)

@@ -3,7 +3,6 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-import sysconfig
 import time
 from pathlib import Path
 
@@ -229,11 +228,8 @@ def test_a_warm_choice_starts_nothing_and_is_quick(world: World, maker: Maker, m
 
 @pytest.mark.real
 def test_pips_real_toolkit_is_complete_for_what_flashinfer_needs(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, pip_toolkit: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    site = Path(sysconfig.get_paths()["purelib"])
-    if not (site / "nvidia/cu13/bin/nvcc").exists():
-        pytest.skip("no pip toolkit in this environment")
     monkeypatch.setattr(toolkit_module, "DEFAULT_HOME", tmp_path / "default")
     needs = (
         "cublasLt.h",
@@ -246,8 +242,8 @@ def test_pips_real_toolkit_is_complete_for_what_flashinfer_needs(
     )
     environment = {"PATH": "/usr/bin:/bin"}
     probe = ProbeMemo(tmp_path / "memo.json")
-    chosen = choose_toolkit(environment, [site], needs, probe, tmp_path / "cache")
+    chosen = choose_toolkit(environment, [pip_toolkit.parents[1]], needs, probe, tmp_path / "cache")
     assert chosen.notes == ()
-    assert (chosen.toolkit.origin, chosen.toolkit.root) == ("pip", site / "nvidia/cu13")
+    assert (chosen.toolkit.origin, chosen.toolkit.root) == ("pip", pip_toolkit)
     assert chosen.toolkit.home.name == f"cuda-{chosen.toolkit.build.split()[0][1:]}"
-    assert chosen.toolkit.cudart == site / "nvidia/cu13/lib/libcudart.so.13"
+    assert chosen.toolkit.cudart == pip_toolkit / "lib" / "libcudart.so.13"

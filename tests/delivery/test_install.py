@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import importlib.util
 import json
 import os
 import shutil
@@ -30,7 +29,7 @@ if TYPE_CHECKING:
 
     from tests.workshop import Workshop
 
-pytestmark = pytest.mark.skipif(importlib.util.find_spec("flashinfer") is None, reason="needs FlashInfer's sources")
+pytestmark = pytest.mark.usefixtures("flashinfer")
 
 # Where FlashInfer's lookup finds the package, in an interpreter that has FlashInfer's version and nothing else of it.
 _FOUND = """

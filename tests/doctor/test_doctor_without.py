@@ -59,6 +59,7 @@ def problems(machine: Path) -> dict[str, str]:
     return {one.subject: f"{one.value} → {one.remedy}" for one in table(machine) if one.state == "problem"}
 
 
+@pytest.mark.usefixtures("flashinfer")
 def test_nothing_is_missing_but_a_toolkit(machine: Path) -> None:
     assert set(problems(machine)) <= {"used", "not made", "libcudart"}
 

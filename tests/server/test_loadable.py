@@ -24,7 +24,7 @@ from fitasks.plan.server import Server
 from fitasks.server.check import State, Verdict
 from fitasks.server.loadable import loadable, provisos
 
-pytest.importorskip("tvm_ffi")
+pytestmark = pytest.mark.usefixtures("tvm_ffi")
 
 # What a server does, with every symbol bound at once: {library: what the loader says, "" if it takes it}.
 _JUDGE = """

@@ -26,7 +26,10 @@ from tests.server.test_place import mounted
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount, and become another user")
+pytestmark = [
+    pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount, and become another user"),
+    pytest.mark.usefixtures("flashinfer"),
+]
 
 NOBODY = User("nobody", 65534, 65534, frozenset([65534]))
 SERVER = """
@@ -81,7 +84,6 @@ def _furnished(made: Path) -> Path:
 
 def serve(root: Path, *names: str) -> dict[str, Any]:
     """What becomes of each module in a server of the user nobody; it starts as root, for the interpreter's sake."""
-    pytest.importorskip("flashinfer", exc_type=Exception)
     env = {name: value for name, value in os.environ.items() if not name.startswith(("FLASHINFER", "CUDA"))}
     env |= {
         "CUDA_HOME": str(root / "cuda"),

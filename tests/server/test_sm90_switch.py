@@ -47,9 +47,8 @@ print(gdn.is_sm90a_supported(0), utils.is_sm90a_supported(0))
 
 
 @pytest.fixture(scope="module")
-def environment(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+def environment(tmp_path_factory: pytest.TempPathFactory, flashinfer: Path) -> tuple[Path, Path]:
     """A virtual environment that sees this one's packages: its prefix and site-packages."""
-    pytest.importorskip("flashinfer", exc_type=Exception)
     prefix, site = bare(tmp_path_factory.mktemp("venv") / "v")
     ours = [path for path in sys.path if path.endswith("site-packages")]
     (site / "ours.pth").write_text("\n".join(ours) + "\n")

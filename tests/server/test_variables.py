@@ -114,17 +114,16 @@ def test_what_nobody_reads(server: Server, tmp_path: Path) -> None:
     assert read_by_nobody(replace(given, site_packages=())) == [], "where nothing can be read, nothing is claimed"
 
 
-def test_the_installed_flashinfer_is_understood() -> None:
+def test_the_installed_flashinfer_is_understood(flashinfer: Path) -> None:
     """Would notice a FlashInfer that reads its variables in a way that isn't seen here."""
-    import sysconfig
-
-    root = Path(sysconfig.get_path("purelib"), "flashinfer")
     expected = {"CC", "CXX", "FLASHINFER_NVCC", "FLASHINFER_NVCC_THREADS", "FLASHINFER_WORKSPACE_BASE"}
     expected |= {f"FLASHINFER_EXTRA_{name}" for name in ("CFLAGS", "CUDAFLAGS", "LDFLAGS")}
     expected |= {f"FLASHINFER_{name}_LAUNCHER" for name in ("CXX", "NVCC")}
     expected |= {f"FLASHINFER_JIT_{name}" for name in ("DEBUG", "VERBOSE", "LINEINFO")}
-    assert expected <= variables_of_commands(root)
-    assert not {"FLASHINFER_JIT_DIR", "FLASHINFER_CACHE_DIR", "FLASHINFER_JIT_THREADS"} & variables_of_commands(root)
+    assert expected <= variables_of_commands(flashinfer)
+    assert not {"FLASHINFER_JIT_DIR", "FLASHINFER_CACHE_DIR", "FLASHINFER_JIT_THREADS"} & variables_of_commands(
+        flashinfer
+    )
 
 
 def session(workshop: Workshop, server: Server, **changes: Any) -> Any:

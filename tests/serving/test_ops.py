@@ -1,6 +1,5 @@
 """What ops.py says of real FlashInfer versions: the ops, their parameters, and values read from FlashInfer's code."""
 
-import importlib.util
 import inspect
 import re
 import sys
@@ -18,11 +17,13 @@ OPS = PLAN.with_name("ops.py")
 NEWEST = "0.7.4"
 VERSIONS = ["0.6.7.post3", NEWEST]
 
-needs_torch = pytest.mark.skipif(importlib.util.find_spec("torch") is None, reason="FlashInfer needs torch")
+needs_torch = pytest.mark.usefixtures("torch")  # FlashInfer does
 
 
 @pytest.fixture(scope="module", params=VERSIONS)
-def ops(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
+def ops(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, torch: Path
+) -> dict[str, dict[str, Any]]:
     base = tmp_path_factory.mktemp("ops")
     _, answer = run_alone(base, environment(base, request.param))
     assert answer["flashinfer"] == request.param

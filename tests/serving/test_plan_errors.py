@@ -200,7 +200,7 @@ PLANNED = [
     ("pcie_ipc_comm_debug", {"stall_ns": 1, "stall_island": 1}),
 ]
 
-needs_torch = pytest.mark.skipif(importlib.util.find_spec("torch") is None, reason="planning needs torch")
+needs_torch = pytest.mark.usefixtures("torch")  # planning does
 
 
 def mistakes(kernel):
@@ -210,7 +210,7 @@ def mistakes(kernel):
 
 
 @pytest.fixture(scope="module")
-def answered(tmp_path_factory):
+def answered(tmp_path_factory, torch):
     """Every mistake and some good entries in one request: one process."""
     base = tmp_path_factory.mktemp("errors")
     (base / "shadow.py").write_text("open('ran', 'w')\n\ndef gen_thing():\n    pass\n")  # where the planner is run

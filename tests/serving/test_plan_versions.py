@@ -16,7 +16,7 @@ sys.path.append(str(BENCH))
 from planner_runs import PLAN, environment, request_of, run  # noqa: E402
 from wrapper_calls import configurations  # noqa: E402
 
-pytestmark = pytest.mark.skipif(importlib.util.find_spec("torch") is None, reason="planning needs torch")
+pytestmark = pytest.mark.usefixtures("torch")  # planning needs it
 
 VERSIONS = ["0.6.7.post3", "0.6.18.post1", "0.7.0.post1", "0.7.2.post1", "0.7.4"]
 NEWEST = VERSIONS[-1]

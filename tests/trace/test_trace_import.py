@@ -1,6 +1,5 @@
 """A trace into a project's kernels.yaml, planned by the real FlashInfer."""
 
-import importlib.util
 import json
 import subprocess
 import sys
@@ -10,7 +9,7 @@ import pytest
 
 from tests.doit_project import Project
 
-pytestmark = pytest.mark.skipif(importlib.util.find_spec("torch") is None, reason="planning needs torch")
+pytestmark = pytest.mark.usefixtures("torch")  # planning needs it
 
 MODULES = "flashinfer.jit.attention.modules"
 ACT = "batch_prefill_with_kv_cache_dtype_q_bf16_dtype_kv_bf16_dtype_o_bf16_dtype_idx_i32"
