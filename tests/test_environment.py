@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from fitasks.base import environment
 from fitasks.base.environment import home, missing_compilers, problems, refuse_unusable
 from fitasks.base.errors import EnvironmentProblem
 
@@ -67,7 +66,7 @@ def test_a_user_without_a_home(monkeypatch: pytest.MonkeyPatch) -> None:
     assert home({"HOME": "/h"}) == Path("/h")
     assert home({"HOME": ""}) == Path("/"), "as Path.home() has it"
     assert home({}).is_absolute(), "of the password database"
-    monkeypatch.setattr(environment.os, "getuid", lambda: 54321)
+    monkeypatch.setattr(os, "getuid", lambda: 54321)
     with pytest.raises(EnvironmentProblem, match="user 54321 has no entry in the password database"):
         home({})
 

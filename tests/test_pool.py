@@ -38,7 +38,7 @@ def stale(project: Project) -> None:
     ("words", "env", "most"), [(["-n", "1"], {}, 1), ([], {"MAX_JOBS": "3"}, 3), ([], {"MAX_JOBS": "2"}, 2)]
 )
 def test_never_more_compilers_than_slots(project: Project, words: list[str], env: dict[str, str], most: int) -> None:
-    project.doit(*words, STAND_IN_SECONDS="0.3", **env)
+    project.doit(*words, STAND_IN_SECONDS="0.3", given=env)
     assert project.most_at_once() == most
     assert project.calls() == project.files()
 

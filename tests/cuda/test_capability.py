@@ -8,8 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import pytest
-from fake_toolkit import SAYS, Maker, put
-from toolkit_world import NEEDS, World
 
 from fitasks.config.model import Config, Serving
 from fitasks.cuda.capability import nvcc_flags, nvcc_of, of_targets, refusal
@@ -17,6 +15,8 @@ from fitasks.cuda.probe import ProbeMemo
 from fitasks.plan import plan as plan_module
 from fitasks.plan.kernel import as_record
 from fitasks.plan.server import Package, Server
+from tests.cuda.fake_toolkit import SAYS, Maker, put
+from tests.cuda.toolkit_world import NEEDS, World
 from tests.workshop import Workshop
 
 if TYPE_CHECKING:

@@ -76,7 +76,7 @@ def test_installed_found_replaced_and_taken_out(venv: Path, workshop: Workshop, 
     plan = plan_for(made, venv, site)
     install(plan, made.wheel(tmp_path / "dist").path)
     assert subprocess.run([venv, "-m", "pip", "check"], capture_output=True, check=False).returncode == 0
-    ask = [venv, "-c", _FOUND]
+    ask = [str(venv), "-c", _FOUND]
     assert subprocess.run(ask, capture_output=True, text=True, check=True).stdout == "[['page']]\n"
 
     first = find_package("fitasks-kernels", (site,))
@@ -181,7 +181,7 @@ def test_refused_beside_an_official_package_that_would_hide_it(
     if theirs:
         official.shim(site, theirs)
     plan = plan_for(made, tmp_path / "bin" / "python", site, version)
-    assert obstacle(plan) == reason
+    assert obstacle(plan.server, plan.first) == reason
     if reason:
         with pytest.raises(EnvironmentProblem) as caught:
             install(plan, tmp_path / "never.whl")

@@ -217,7 +217,12 @@ def test_a_library_that_was_replaced_is_asked_for_again(world: World, monkeypatc
     world.session.loader.answer(Needs(("libm.so.6",)), list)
     world.session.loader.save()
     asked: list[str] = []
-    monkeypatch.setattr("fitasks.cuda.loader._ask", lambda *_: asked.append("again") or {"problem": "asked"})
+
+    def ask(*_: object) -> dict[str, str]:
+        asked.append("again")
+        return {"problem": "asked"}
+
+    monkeypatch.setattr("fitasks.cuda.loader._ask", ask)
     memo = world.root / "loader.json"
     text = memo.read_text()
     found = world.session.loader.answer(Needs(("libm.so.6",)), list).libraries["libm.so.6"].path

@@ -74,7 +74,7 @@ def _furnished(made: Path) -> Path:
     libraries = made / "cuda" / "lib64"
     libraries.mkdir()
     for name, soname in (("cudart", "libcudart.so.13"), ("cuda", "libcuda.so.1")):
-        words = ["-shared", "-o", libraries / soname, f"-Wl,-soname,{soname}", "-x", "c", os.devnull]
+        words = ["-shared", "-o", str(libraries / soname), f"-Wl,-soname,{soname}", "-x", "c", os.devnull]
         subprocess.run(["cc", *words], check=True)
         (libraries / f"lib{name}.so").symlink_to(soname)
     (made / "base").mkdir()

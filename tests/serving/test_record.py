@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from planner_runs import environment
 
 from fitasks.record import HOOK, variables
 from fitasks.trace.model import read_trace
 from tests.doit_project import Project
+from tests.serving.planner_runs import environment
 
 ROOT = Path(__file__).parents[2]
 VERSIONS = ["0.6.7.post3", "0.6.18.post1", "0.7.0.post1", "0.7.1", "0.7.2.post1", "0.7.4"]
