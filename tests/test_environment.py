@@ -80,19 +80,8 @@ def test_missing_compilers(tmp_path: Path) -> None:
 
 def test_nvcc_takes_two_words_for_a_compiler_and_a_source(pip_toolkit: Path) -> None:
     """The surprising fact that all this rests on."""
-    command = [
-        str(pip_toolkit / "bin" / "nvcc"),
-        "--dryrun",
-        "-ccbin",
-        "ccache",
-        "gcc",
-        "-c",
-        "-x",
-        "cu",
-        os.devnull,
-        "-o",
-        os.devnull,
-    ]
+    nvcc = str(pip_toolkit / "bin" / "nvcc")
+    command = [nvcc, "--dryrun", "-ccbin", "ccache", "gcc", "-c", "-x", "cu", os.devnull, "-o", os.devnull]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode
     assert "A single input file is required" in done.stderr

@@ -20,6 +20,7 @@ from fitasks.base.errors import EnvironmentProblem
 from fitasks.compile import scratch
 from fitasks.delivery.wheel.install import damaged, install, notice, obstacle, uninstall
 from fitasks.plan.kernel import Artefact
+from fitasks.plan.plan import Plan
 from fitasks.plan.server import find_package
 from tests.delivery import official
 from tests.delivery.wheelwright import Shop, flashinfer, module, unpacked
@@ -52,7 +53,7 @@ def site_of(python: Path) -> Path:
     return found
 
 
-def plan_for(made: Shop, python: Path, site: Path, version: str = "0.7.2.post1") -> Any:
+def plan_for(made: Shop, python: Path, site: Path, version: str = "0.7.2.post1") -> Plan:
     plan = made.stocked(site, flashinfer(version)).plan
     targets = {name: replace(target, flashinfer=version) for name, target in plan.targets.items()}
     env = {"PATH": os.environ["PATH"], "HOME": str(site.parent)}  # not in it: pip asks rustc, which writes there
@@ -229,7 +230,7 @@ def test_a_wheel_where_python_reads_no_pth_file_is_spoken_of(workshop: Workshop,
     assert notice(replace(plan, kernels=())) == ""
 
 
-def uv_for(python: Path, plan: Any, script: str) -> Any:
+def uv_for(python: Path, plan: Plan, script: str) -> Any:
     """The plan with a uv on PATH, and no pip."""
     uv = python.parent / "uv"
     uv.write_text(f"#!/bin/sh\n{script}\n")
@@ -312,7 +313,7 @@ sys.exit(main(sys.argv[1:]))
 """
 
 
-def kill_pip(plan: Any, point: str, *words: str) -> None:
+def kill_pip(plan: Plan, point: str, *words: str) -> None:
     """Run pip in the plan's environment; it is killed at `point`."""
     command = [str(plan.server.python), "-c", _KILLED, point, *words]
     done = subprocess.run(command, env=plan.server.env, capture_output=True, text=True, check=False)
