@@ -12,8 +12,6 @@ PYTHON3 := python3
 PYTHONS := /usr/bin/python3
 EXTRAS := flashinfer,cuda13,dev
 VENV := .venv
-# The serving interpreter's scripts, which import each other as they lie. FlashInfer needs Python 3.10.
-SERVING := fitasks/serving fitasks/serving/record
 ifdef PYTHON
   READY :=
 else
@@ -62,9 +60,10 @@ test-pythons:
 test-newest: $(READY)
 	@$(PYTHON) bench/newest.py $(if $(V),--version $(V))
 
+# Serving scripts by themselves: they run in somebody else's Python, and FlashInfer needs 3.10.
 lint: $(READY)
 	@$(PYTHON) -m ruff check . && $(PYTHON) -m ruff format --check . && $(PYTHON) -m mypy
-	@MYPYPATH=$(subst $(eval) ,:,$(SERVING)) $(PYTHON) -m mypy --explicit-package-bases --python-version 3.10 $(addsuffix /*.py,$(SERVING))
+	@$(PYTHON) -m mypy --python-version 3.10 $(shell find fitasks/serving -name '*.py')
 	@$(PYTHON) -m bandit --quiet --configfile pyproject.toml --recursive fitasks bench dodo.py
 
 # What fitasks itself made here; the compiled kernels stay (make reset removes those).

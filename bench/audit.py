@@ -21,6 +21,7 @@ import re
 import subprocess
 import sys
 import tempfile
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -114,8 +115,8 @@ def in_the_process(session: Session, kernels: list[tuple[Kernel, Receipt]]) -> i
             found = inspect_library(kernel.library)
             names = [*found.needed, *sorted({symbol.name for symbol in found.required})]
             copies = [kernel.library, *renamed(kernel.library, Path(directory), names)]
-            for need in map(session.loader.needs, copies):
-                session.loader.answer(need, lambda copies=copies: copies)
+            for copy in copies:
+                session.loader.answer(session.loader.needs(copy), partial(list, copies))
             refused = {str(copy): refused_by(session, copy) for copy in copies}
             said = process_says(session, copies)
         differ = [Path(path).stem for path in said if bool(said[path]) != bool(refused[path])]

@@ -79,7 +79,7 @@ class _Group:
         return self
 
     def __exit__(self, *_: object) -> None:
-        for _ in range(50):  # what ends is gone a moment later
+        for _attempt in range(50):  # what ends is gone a moment later
             with contextlib.suppress(OSError):
                 self.path.rmdir()
                 return

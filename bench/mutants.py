@@ -32,9 +32,10 @@ from typing import TYPE_CHECKING, Any
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
-from bench.mutants_borders import BORDERS, Border  # noqa: E402
+from bench.mutants_borders import BORDERS  # noqa: E402
 from bench.mutants_mutate import VICTIM  # noqa: E402
 from bench.mutants_watch import Asked, Stopped, Watch  # noqa: E402
+from bench.mutants_worlds import Border  # noqa: E402
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

@@ -20,10 +20,10 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parent.parent
-sys.path[:0] = [str(Path(__file__).parent), str(ROOT / "tests" / "serving")]
+sys.path.insert(0, str(ROOT))
 
-from flashinfer_wheels import directory_of  # noqa: E402
-from wrapper_calls import Configuration, configurations  # noqa: E402
+from bench.wrapper_calls import Configuration, configurations  # noqa: E402
+from tests.serving.flashinfer_wheels import directory_of  # noqa: E402
 
 VERSIONS = ("0.6.7.post3", "0.6.15.post1", "0.6.18.post1", "0.7.2.post1", "0.7.4")
 PLAN = ROOT / "fitasks" / "serving" / "plan.py"

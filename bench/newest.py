@@ -28,11 +28,11 @@ from packaging.requirements import Requirement
 from packaging.version import Version
 
 ROOT = Path(__file__).parent.parent
-sys.path.insert(0, str(Path(__file__).parent))
+sys.path.insert(0, str(ROOT))
 
-from names import compared  # noqa: E402
-from upgrade import environment  # noqa: E402
-from wrapper_calls import configurations  # noqa: E402
+from bench.names import compared  # noqa: E402
+from bench.upgrade import environment  # noqa: E402
+from bench.wrapper_calls import configurations  # noqa: E402
 
 if TYPE_CHECKING:
     from collections.abc import Callable

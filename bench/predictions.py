@@ -25,8 +25,10 @@ from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 
-from predictions_harness import ROOT, Said, Served, Snapshot, Stage, describe, make
-from predictions_situations import SITUATIONS
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+from bench.predictions_harness import ROOT, Said, Served, Snapshot, Stage, describe, make
+from bench.predictions_situations import SITUATIONS
 
 _HEAD = """\
 # Predictions and what came true

@@ -23,10 +23,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-ROOT = Path(__file__).parent.parent
-sys.path.insert(0, str(ROOT))
+from bench.environment import exports
 
-from bench.environment import exports  # noqa: E402
+ROOT = Path(__file__).parent.parent
 
 _COPIED = ("flashinfer", "tvm_ffi")
 
@@ -335,9 +334,10 @@ class Snapshot:
         """The one that an earlier run took, None if there is none."""
         try:
             written = (saved / "snapshot").read_bytes()
-            return pickle.loads(written)  # noqa: S301 - our own # nosec B301
         except OSError:
             return None
+        taken: Snapshot = pickle.loads(written)  # noqa: S301 - our own # nosec B301
+        return taken
 
     def keep(self) -> None:
         (self.saved / "snapshot").write_bytes(pickle.dumps(self))

@@ -12,9 +12,10 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 
-def need(kernel: str) -> dict:
+def need(kernel: str) -> dict[str, Any]:
     """What FlashInfer does when a server needs a kernel whose generator has no parameters."""
     try:
         generators = importlib.import_module(f"flashinfer.jit.{kernel}")
@@ -26,7 +27,7 @@ def need(kernel: str) -> dict:
     return answer | {"seconds": time.perf_counter() - begin}
 
 
-def load(generate: Callable, refusal: type) -> dict:
+def load(generate: Callable[[], Any], refusal: type[Exception] | tuple[()]) -> dict[str, Any]:
     """FlashInfer's own way; `refusal` is what it raises under FLASHINFER_DISABLE_JIT."""
     try:
         generate().build_and_load()
@@ -44,7 +45,7 @@ def last_line(error: BaseException) -> str:
     return f"{type(error).__name__}: {said[-1] if said else ''}"
 
 
-def mapped(name: str) -> list:
+def mapped(name: str) -> list[str]:
     """The files named like this that this process has mapped."""
     with Path("/proc/self/maps").open() as maps:
         return sorted({line.split(None, 5)[5].strip() for line in maps if line.rstrip().endswith(name)})

@@ -11,14 +11,17 @@ from __future__ import annotations
 
 import argparse
 import shutil
+import sys
 import tempfile
 import time
 from dataclasses import replace
 from pathlib import Path
 
-from predictions import Snapshot, build
-from predictions_harness import Served, Stage
-from predictions_situations import SITUATIONS
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+from bench.predictions import build
+from bench.predictions_harness import Served, Snapshot, Stage
+from bench.predictions_situations import SITUATIONS
 
 _NAMES = (
     "header-touched",

@@ -26,6 +26,8 @@ HEADS, KV_HEADS, PAGE = 32, 8, 16
 # New tokens of a request: from 0.7.4 on, "auto" prefers fa2 on Hopper where no request has more than 64 (prefill.py,
 # _determine_auto_backend), so that a server with "auto" loads both.
 TOKENS = 128
+_Decode = tuple[str, str, int, dict[str, Any]]  # types of query and cache, head dimension, options
+_Prefill = tuple[str, str, tuple[int, int], dict[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -171,12 +173,12 @@ def _said(q: str, kv: str, **more: Any) -> dict[str, Any]:
 
 
 def _decodes() -> Iterator[Configuration]:
-    plain = [
+    plain: list[_Decode] = [
         (q, kv, dim, {})
         for q, kv in (("f16",) * 2, ("bf16",) * 2, ("f16", "e4m3"), ("bf16", "e5m2"))
         for dim in (64, 128, 256)
     ]
-    odd = [
+    odd: list[_Decode] = [
         ("f16", "f16", 128, {"window_left": 127}),
         ("bf16", "bf16", 128, {"logits_soft_cap": 30.0}),
         ("bf16", "bf16", 128, {"pos_encoding_mode": "ROPE_LLAMA"}),
@@ -199,8 +201,9 @@ def _decode(q: str, kv: str, dim: int, tensor_cores: bool, given: dict[str, Any]
 
 def _prefills() -> Iterator[Configuration]:
     dims = ((64, 64), (128, 128), (256, 256), (192, 128))
-    plain = [("bf16", "bf16", pair, {}) for pair in dims] + [("f16", "e4m3", (128, 128), {})]
-    odd = [
+    plain: list[_Prefill] = [("bf16", "bf16", pair, {}) for pair in dims]
+    odd: list[_Prefill] = [
+        ("f16", "e4m3", (128, 128), {}),
         ("f16", "f16", (128, 128), {"window_left": 127}),
         ("bf16", "bf16", (128, 128), {"logits_soft_cap": 30.0}),
         ("f16", "f16", (128, 128), {"use_fp16_qk_reduction": True}),
@@ -471,7 +474,7 @@ def _flags(given: dict[str, Any]) -> dict[str, Any]:
     """What a wrapper's options are as an entry's parameters."""
     names = {"window_left": "use_sliding_window", "logits_soft_cap": "use_logits_soft_cap"}
     flags = {names[name]: True for name in given if name in names}
-    said = {name: given[name] for name in ("pos_encoding_mode", "use_fp16_qk_reduction") if name in given}
+    said = {name: value for name, value in given.items() if name in {"pos_encoding_mode", "use_fp16_qk_reduction"}}
     return {**flags, **said, **({"dtype_o": _TYPES[given["o_data_type"]]} if "o_data_type" in given else {})}
 
 

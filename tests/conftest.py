@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import shutil
 import subprocess
 import sys
+import sysconfig
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -50,10 +52,44 @@ def maker(tmp_path_factory: pytest.TempPathFactory) -> Maker:
     return Maker(build_talker(directory), build_library(directory))
 
 
+# What isn't installed everywhere: a test asks for the fixture of its name, and is skipped without it. A module that
+# imports torch itself has pytest.importorskip.
+
+
 @pytest.fixture(scope="session")
-def planned(tmp_path_factory: pytest.TempPathFactory) -> Planned:
-    """Skips what asks for it where FlashInfer isn't installed."""
-    pytest.importorskip("flashinfer", exc_type=Exception)
+def torch() -> Path:
+    return _installed("torch")
+
+
+@pytest.fixture(scope="session")
+def tvm_ffi() -> Path:
+    return _installed("tvm_ffi")
+
+
+@pytest.fixture(scope="session")
+def flashinfer(torch: Path) -> Path:
+    """The installed package's directory. Without torch it can't be imported."""
+    return _installed("flashinfer")
+
+
+@pytest.fixture(scope="session")
+def pip_toolkit() -> Path:
+    """CUDA_HOME in pip's packages."""
+    home = Path(sysconfig.get_path("purelib"), "nvidia", "cu13")
+    if not (home / "bin" / "nvcc").exists():
+        pytest.skip("pip's CUDA toolkit isn't installed")
+    return home
+
+
+def _installed(name: str) -> Path:
+    spec = importlib.util.find_spec(name)
+    if spec is None or spec.origin is None:
+        pytest.skip(f"{name} isn't installed")
+    return Path(spec.origin).parent
+
+
+@pytest.fixture(scope="session")
+def planned(tmp_path_factory: pytest.TempPathFactory, flashinfer: Path) -> Planned:
     return Planned(tmp_path_factory.mktemp("planned"))
 
 

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import sysconfig
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -119,20 +120,20 @@ class Project:
     def library(self, name: str) -> Path:
         return self.cached_ops / name / f"{name}.so"
 
-    def start(self, *words: str, **env: str) -> subprocess.Popen[str]:
+    def start(self, *words: str, given: Mapping[str, str] | None = None, **env: str) -> subprocess.Popen[str]:
         return subprocess.Popen(
             [sys.executable, "-m", "doit", *words],
             cwd=self.root,
-            env=self.env | env,
+            env={**self.env, **(given or {}), **env},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
         )
 
-    def doit(self, *words: str, status: int = 0, **env: str) -> str:
-        """Run doit; its standard output. The exit status must be `status`."""
-        process = self.start(*words, **env)
+    def doit(self, *words: str, status: int = 0, given: Mapping[str, str] | None = None, **env: str) -> str:
+        """Run doit; its standard output. The exit status must be `status`. `given` are variables, as `env` are."""
+        process = self.start(*words, given=given, **env)
         out, err = process.communicate(timeout=120)
         assert process.returncode == status, f"{process.returncode}\n{out}\n{err}"
         self.stderr = err

@@ -96,14 +96,14 @@ def test_a_changed_header_compiles_every_kernel_that_read_it(project: Project) -
 def test_a_changed_stamp_makes_every_kernel_look_and_compiles_nothing(project: Project) -> None:
     stamp = project.root / ".fitasks" / "cudart.stamp"
     text = stamp.read_text()
-    out = project.doit(**cudart_in_reach())  # what a server would load is no part of any fingerprint
+    out = project.doit(given=cudart_in_reach())  # what a server would load is no part of any fingerprint
     assert stamp.read_text() != text
     assert sorted(out.splitlines()) == [
         "3 kernels: 3 audited",
         *(f"{name}: looked at again, nothing to do" for name in sorted(ALL)),
     ]
     assert project.calls() == 0
-    assert project.doit(**cudart_in_reach()) == "3 kernels: 3 fresh\n"
+    assert project.doit(given=cudart_in_reach()) == "3 kernels: 3 fresh\n"
 
 
 def test_wildcards_choose_kernels(project: Project) -> None:
@@ -244,26 +244,26 @@ def no_compiler(project: Project, tmp_path: Path) -> dict[str, str]:
 
 
 def test_what_is_compiled_needs_no_host_compiler(project: Project, no_compiler: dict[str, str]) -> None:
-    assert "Found 3 compiled kernel(s) of 3" in project.doit("check", **no_compiler)
-    assert project.doit("env", **no_compiler).startswith("export CUDA_HOME=")
-    assert project.doit(**no_compiler).endswith("3 kernels: 3 audited\n")  # the stamp names the compiler
+    assert "Found 3 compiled kernel(s) of 3" in project.doit("check", given=no_compiler)
+    assert project.doit("env", given=no_compiler).startswith("export CUDA_HOME=")
+    assert project.doit(given=no_compiler).endswith("3 kernels: 3 audited\n")  # the stamp names the compiler
     assert project.calls() == 0
 
 
 def test_what_is_to_be_compiled_does(project: Project, no_compiler: dict[str, str]) -> None:
     project.library("page").unlink()
     shutil.rmtree(project.root.parent / "xdg" / "fitasks" / "store")  # adopting needs none
-    said = " ".join(project.doit("check", status=1, **no_compiler).split())
+    said = " ".join(project.doit("check", status=1, given=no_compiler).split())
     assert "Found 2 compiled kernel(s) of 3" in said
     assert "page would fail page.so is missing" not in said
     assert "page would fail no host compiler: c++ is not on PATH" in said
-    assert "no host compiler: c++ is not on PATH" in project.doit("kernel:page", status=1, **no_compiler)
+    assert "no host compiler: c++ is not on PATH" in project.doit("kernel:page", status=1, given=no_compiler)
     assert project.calls() == 0
 
 
 def test_a_plan_that_names_another_toolkit_needs_one(project: Project, no_compiler: dict[str, str]) -> None:
     """Only a linker can tell what else it would find."""
-    out = project.doit("check", status=2, **no_compiler, CUDA_HOME=str(project.tools))
+    out = project.doit("check", status=2, given=no_compiler, CUDA_HOME=str(project.tools))
     assert "no host compiler: c++ is not on PATH" in out
 
 

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sysconfig
 from pathlib import Path
 
 import pytest
 
-from fitasks.base import environment
 from fitasks.base.environment import home, missing_compilers, problems, refuse_unusable
 from fitasks.base.errors import EnvironmentProblem
 
@@ -68,7 +66,7 @@ def test_a_user_without_a_home(monkeypatch: pytest.MonkeyPatch) -> None:
     assert home({"HOME": "/h"}) == Path("/h")
     assert home({"HOME": ""}) == Path("/"), "as Path.home() has it"
     assert home({}).is_absolute(), "of the password database"
-    monkeypatch.setattr(environment.os, "getuid", lambda: 54321)
+    monkeypatch.setattr(os, "getuid", lambda: 54321)
     with pytest.raises(EnvironmentProblem, match="user 54321 has no entry in the password database"):
         home({})
 
@@ -80,12 +78,10 @@ def test_missing_compilers(tmp_path: Path) -> None:
     assert list(missing_compilers(env)) == [("CXX", "/nowhere/g++")]
 
 
-def test_nvcc_takes_two_words_for_a_compiler_and_a_source() -> None:
+def test_nvcc_takes_two_words_for_a_compiler_and_a_source(pip_toolkit: Path) -> None:
     """The surprising fact that all this rests on."""
-    nvcc = Path(sysconfig.get_path("purelib"), "nvidia", "cu13", "bin", "nvcc")
-    if not nvcc.exists():
-        pytest.skip("no pip toolkit in this environment")
-    command = [str(nvcc), "--dryrun", "-ccbin", "ccache", "gcc", "-c", "-x", "cu", os.devnull, "-o", os.devnull]
+    nvcc = str(pip_toolkit / "bin" / "nvcc")
+    command = [nvcc, "--dryrun", "-ccbin", "ccache", "gcc", "-c", "-x", "cu", os.devnull, "-o", os.devnull]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode
     assert "A single input file is required" in done.stderr

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import tomllib
 from functools import cache
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 ROOT = Path(__file__).parents[1]
-SERVING = ("fitasks/serving", "fitasks/serving/record")
+SERVING = ROOT / "fitasks" / "serving"
 # Below each room the others that it may import, types only included. A missing room is a new one: give it its line.
 MAY = {
     "base": "",
@@ -34,6 +35,8 @@ MAY = {
     "graph": "base compile config cuda delivery doctor models plan processes server store trace ui verify",
     "record": "",
 }
+# The same for the folders of serving/, whose scripts import each other by bare names; "." is serving/ itself.
+SCRIPTS_MAY = {".": "", "record": ""}
 # Rooms with circles by types alone, which no run meets: fewer are welcome, more aren't.
 KNOWN = ("plan", "compile", "server")
 
@@ -58,6 +61,7 @@ def imported(tree: ast.AST, *, types: bool) -> Iterator[str]:
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
+            assert not node.level, "imports are absolute"
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
         elif types or not (isinstance(node, ast.If) and ast.unparse(node.test).endswith("TYPE_CHECKING")):
             yield from imported(node, types=types)
@@ -86,7 +90,11 @@ def ours() -> dict[str, Path]:
 
 
 def scripts() -> dict[str, Path]:
-    return {path.stem: path for folder in SERVING for path in (ROOT / folder).glob("*.py")}
+    return {path.stem: path for path in SERVING.rglob("*.py")}
+
+
+def folder(script: Path) -> str:
+    return script.parent.relative_to(SERVING).as_posix()
 
 
 def room(module: str) -> str:
@@ -126,6 +134,29 @@ def test_each_room_imports_what_it_may() -> None:
     assert wrong == []
 
 
+def test_each_folder_of_scripts_imports_what_it_may() -> None:
+    found = graph(scripts(), types=True)
+    wrong = [
+        f"{module} imports {other}"
+        for module, others in found.items()
+        for other in others
+        if folder(scripts()[other]) not in {own := folder(scripts()[module]), *SCRIPTS_MAY[own].split()}
+    ]
+    assert wrong == []
+    assert circle({name: set(may.split()) for name, may in SCRIPTS_MAY.items()}) == []
+
+
+def test_every_folder_of_scripts_is_known_where_folders_are_listed() -> None:
+    """Each name is one script's, since whoever imports it says no folder; mypy and the wheel must have them all."""
+    assert len(scripts()) == len(list(SERVING.rglob("*.py")))
+    folders = {SERVING / name for name in SCRIPTS_MAY}
+    assert folders == {path.parent for path in scripts().values()}
+    tool = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]
+    assert {ROOT / place for place in tool["mypy"]["mypy_path"]} == folders
+    packed = {path.as_posix() for place in folders for path in [(place / "*.py").relative_to(ROOT / "fitasks")]}
+    assert packed <= set(tool["setuptools"]["package-data"]["fitasks"])
+
+
 @pytest.mark.parametrize("sources", [ours(), scripts()], ids=["fitasks", "serving"])
 def test_no_module_is_in_a_circle(sources: dict[str, Path]) -> None:
     assert circle(graph(sources, types=False)) == []
@@ -141,8 +172,8 @@ def test_circles_of_types_are_in_known_rooms_only() -> None:
         assert not circle(graph(within, types=True)) or name in KNOWN, name
 
 
-@pytest.mark.parametrize(("sources", "barred"), [(scripts(), "fitasks."), (ours(), "fitasks.serving")])
+@pytest.mark.parametrize(("sources", "barred"), [(scripts(), "fitasks."), (ours(), "fitasks.serving.")])
 def test_scripts_import_nothing_of_fitasks_and_are_imported_by_nobody(sources: dict[str, Path], barred: str) -> None:
     for module, path in sources.items():
         names = imported(parsed(path), types=True)
-        assert not [name for name in names if name.startswith(barred)], module
+        assert not [name for name in names if f"{name}.".startswith(barred)], module

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 
-from fitasks.base import limits
 from fitasks.base.limits import in_force, met
 
 ROOT = Path(__file__).parents[1]
@@ -21,7 +20,7 @@ KERNELS = "targets: ['9.0a']\nserving: {python: /nowhere/python}\nkernels: {page
 def limited(monkeypatch: pytest.MonkeyPatch) -> dict[int, int]:
     """Limits in force: none but those that the test writes down."""
     soft: dict[int, int] = {}
-    monkeypatch.setattr(limits.resource, "getrlimit", lambda which: (soft.get(which, resource.RLIM_INFINITY), -1))
+    monkeypatch.setattr(resource, "getrlimit", lambda which: (soft.get(which, resource.RLIM_INFINITY), -1))
     return soft
 
 

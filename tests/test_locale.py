@@ -12,12 +12,11 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
+@pytest.mark.usefixtures("flashinfer")
 def test_a_path_that_the_locale_cannot_write_fails_each_kernel_with_what_to_do(tmp_path: Path) -> None:
-    pytest.importorskip("flashinfer", exc_type=Exception)
     project = Project.make(tmp_path, 'targets: ["9.0a"]\nkernels:\n  page:\n')
     project.env["FLASHINFER_WORKSPACE_BASE"] = str(tmp_path / "größe")
-    ascii_only = {"PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "LC_ALL": "C"}
-    out = project.doit(status=2, **ascii_only)
+    out = project.doit(status=2, PYTHONUTF8="0", PYTHONCOERCECLOCALE="0", LC_ALL="C")
     assert "with letters that this locale can't write in one it can't build there" in out
     assert "remedy: set LC_ALL=C.UTF-8" in out
     assert "Traceback" not in out + project.stderr

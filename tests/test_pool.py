@@ -38,7 +38,7 @@ def stale(project: Project) -> None:
     ("words", "env", "most"), [(["-n", "1"], {}, 1), ([], {"MAX_JOBS": "3"}, 3), ([], {"MAX_JOBS": "2"}, 2)]
 )
 def test_never_more_compilers_than_slots(project: Project, words: list[str], env: dict[str, str], most: int) -> None:
-    project.doit(*words, STAND_IN_SECONDS="0.3", **env)
+    project.doit(*words, STAND_IN_SECONDS="0.3", given=env)
     assert project.most_at_once() == most
     assert project.calls() == project.files()
 
@@ -301,8 +301,8 @@ kernels:
 """
 
 
+@pytest.mark.usefixtures("flashinfer")
 def test_a_hundred_kernels_leave_no_process_and_no_token_behind(tmp_path: Path) -> None:
-    pytest.importorskip("flashinfer", exc_type=Exception)
     project = Project.make(tmp_path, MANY)
     out = project.doit("list", "--all").splitlines()
     count = sum(line.startswith("kernel:") for line in out)

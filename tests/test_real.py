@@ -33,8 +33,7 @@ print("BUILT" if pathlib.Path(spec.jit_library_path).stat().st_mtime_ns != befor
 
 
 @pytest.fixture(scope="module")
-def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
-    pytest.importorskip("flashinfer", exc_type=Exception)
+def project(tmp_path_factory: pytest.TempPathFactory, flashinfer: Path) -> Project:
     made = Project.make(tmp_path_factory.mktemp("real"), 'targets: ["9.0a"]\nkernels:\n  page:\n')
     del made.env["FLASHINFER_NVCC"]
     made.env |= cudart_in_reach()
@@ -123,9 +122,9 @@ def renamed(library: Path, old: bytes, new: bytes) -> Iterator[None]:
     receipt = library.with_name("fitasks-receipt.json")
     content, stat, said = library.read_bytes(), library.stat(), receipt.read_text()
     changed = content.replace(old, new)
-    digests = [hashlib.sha256(one).hexdigest() for one in (content, changed)]
+    was, now = (hashlib.sha256(one).hexdigest() for one in (content, changed))
     library.write_bytes(changed)
-    receipt.write_text(said.replace(*digests))
+    receipt.write_text(said.replace(was, now))
     os.utime(library, ns=(stat.st_atime_ns, stat.st_mtime_ns))
     try:
         yield

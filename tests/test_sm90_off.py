@@ -25,8 +25,7 @@ EXPORT = "export FLASHINFER_DISABLE_SM90=1\n"
 
 
 @pytest.fixture(scope="module")
-def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
-    pytest.importorskip("flashinfer", exc_type=Exception)
+def project(tmp_path_factory: pytest.TempPathFactory, flashinfer: Path) -> Project:
     return Project.make(tmp_path_factory.mktemp("sm90"), KERNELS)
 
 

@@ -100,7 +100,8 @@ def test_what_others_made_stays(place: Path) -> None:
 
 
 def test_a_name_that_was_swept_before_it_was_locked_is_made_again(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    lock, stolen = temporary.kept, []
+    lock = temporary.kept
+    stolen: list[Path] = []
 
     def stealing(descriptor: int) -> bool:
         if not stolen:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,13 +18,11 @@ from fitasks.compile.pool.costs import Costs
 from fitasks.compile.pool.pool import Pool
 from fitasks.compile.pool.schedule import Schedule
 from fitasks.compile.runner import Runner
-from fitasks.config.model import Config, Serving
-from fitasks.cuda.toolkit import Toolkit
 from fitasks.plan.kernel import Kernel
 from fitasks.plan.plan import Plan
-from fitasks.plan.server import Server
 from fitasks.plan.target import Target
 from fitasks.store.local import Store
+from tests.sessions import plan_at
 
 if TYPE_CHECKING:
     from fitasks.compile.judge.reasons import Judgement
@@ -109,7 +106,7 @@ class Workshop:
         )
 
     def judge(self) -> Judge:
-        roots = {
+        roots: dict[str, tuple[str, ...]] = {
             "CACHE": (str(self.workspace),),
             "FLASHINFER": (str(self.root / self.site / "flashinfer"),),
             "CUDA": (str(self.root / "cuda"),),
@@ -146,11 +143,7 @@ class Workshop:
         return self.judge().judge(kernel)
 
     def plan(self) -> Plan:
-        config = Config("kernels.yaml", Serving(), (TARGET,), sm90=True, cudart="patch", kernels=())
-        server = Server(Path(sys.executable), "none", Path(sys.prefix), (), dict(os.environ), ())
-        home = self.root / "cuda"
-        toolkit = Toolkit(home, "CUDA_HOME", home, "13.0", "V13.0.88", home / "libcudart.so")
-        return Plan(config, server, toolkit, (), (), {TARGET: self.target()}, self.root / ".fitasks")
+        return plan_at(self.root, {TARGET: self.target()})
 
     def target(self, arch: str = "90a") -> Target:
         """What FlashInfer would have said of it while planning."""

@@ -100,7 +100,7 @@ class Debian:
 
     def size(self, below: str = "") -> int:
         """MB on the disk."""
-        command = ["du", "-smx", self.tree / below]
+        command = ["du", "-smx", str(self.tree / below)]
         return int(subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[0])
 
     def _mountpoint(self, place: Path) -> None:

@@ -15,12 +15,13 @@ from typing import Any
 import pytest
 
 from bench import kills
+from bench.kills_world import KERNELS, MARKER, World, compile_the_header
 from tests.doit_project import NVCC, Project
 
 MARK = "test-of-kills"
 
 
-class Judged(kills.World):
+class Judged(World):
     """A world whose doit says what the test wants."""
 
     said: set[str] = set()  # noqa: RUF012 - set by each test
@@ -37,8 +38,8 @@ class Judged(kills.World):
 def world(tmp_path: Path) -> Judged:
     for name in ("project", "tmp", "tools"):
         (tmp_path / name).mkdir()
-    made = Judged(Project(tmp_path / "project", {kills.MARKER: MARK}), tmp_path / "site")
-    made.libraries = [dict.fromkeys(kills.KERNELS, "right"), dict.fromkeys(kills.KERNELS, "other")]
+    made = Judged(Project(tmp_path / "project", {MARKER: MARK}), tmp_path / "site")
+    made.libraries = [dict.fromkeys(KERNELS, "right"), dict.fromkeys(KERNELS, "other")]
     return made
 
 
@@ -57,9 +58,9 @@ def test_what_is_stale_may_be_anything(world: Judged) -> None:
 
 
 def test_a_stray_is_seen_and_ended(world: Judged) -> None:
-    stray = subprocess.Popen(["sleep", "30"], env={kills.MARKER: MARK}, start_new_session=True)
+    stray = subprocess.Popen(["sleep", "30"], env={MARKER: MARK}, start_new_session=True)
     deadline = time.monotonic() + 10
-    while not kills._marked(f"{kills.MARKER}={MARK}".encode()) and time.monotonic() < deadline:
+    while not kills._marked(f"{MARKER}={MARK}".encode()) and time.monotonic() < deadline:
         time.sleep(0.01)  # it shows its environment only after exec
     assert kills._strays(world, 0.0) == ["sleep 30 "]
     assert stray.wait(10) == -9
@@ -109,7 +110,7 @@ def test_an_interrupted_import_is_nobodys_fault(said: str, counts: bool) -> None
 def test_the_stand_in_compiles_the_header(tmp_path: Path) -> None:
     nvcc = tmp_path / "nvcc"
     nvcc.write_text(NVCC.format(python=sys.executable))
-    kills._compile_the_header(nvcc)
+    compile_the_header(nvcc)
     compile(nvcc.read_text(), "nvcc", "exec")
     assert "made_of_" in nvcc.read_text()
 

@@ -13,8 +13,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from bench import mutants
-from bench.mutants_borders import BORDERS, Border
+from bench.mutants_borders import BORDERS
 from bench.mutants_mutate import mutate, of_json
+from bench.mutants_worlds import Border
+from fitasks.base import memo
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -35,7 +37,6 @@ def test_the_same_seed_makes_the_same_mutant() -> None:
 
 
 def test_a_sealed_memo_gets_a_seal_that_fits(tmp_path: Path) -> None:
-    memo = pytest.importorskip("fitasks.base.memo")
     sample = memo.sealed({"version": 1, "files": {"a": [1, 2]}}).encode()
     taken = 0
     for seed in range(60):

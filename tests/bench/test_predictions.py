@@ -10,13 +10,11 @@ from pathlib import Path
 
 import pytest
 
+from bench.predictions import Row, play
+from bench.predictions_harness import Said, Served, Snapshot, Stage, make_venv, outcome, watch
+from tests.doit_project import Project
+
 ROOT = Path(__file__).parent.parent.parent
-sys.path.insert(0, str(ROOT / "bench"))
-
-from predictions import Row, play  # noqa: E402
-from predictions_harness import Said, Served, Snapshot, Stage, make_venv, outcome, watch  # noqa: E402
-
-from tests.doit_project import Project  # noqa: E402
 
 
 def row(state: str, kind: str, *conditions: str, foreign: bool = False, met: bool = True) -> str:
@@ -80,7 +78,9 @@ def test_everything_is_put_back_with_its_times(tmp_path: Path) -> None:
     os.utime(place / "kept/alike", ns=(alike.st_atime_ns, alike.st_mtime_ns))
     (place / "new" / "directory").mkdir(parents=True)
     (place / "link").unlink()
-    Snapshot.kept(tmp_path / "saved").restore()
+    kept = Snapshot.kept(tmp_path / "saved")
+    assert kept
+    kept.restore()
 
     assert {path: path.lstat().st_mtime_ns for path in place.rglob("*")} == before
     assert {path.name: path.read_text() for path in place.rglob("*") if path.is_file()} == {
@@ -114,9 +114,8 @@ def test_a_ninja_without_work_compiles_nothing(tmp_path: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def stage(tmp_path_factory: pytest.TempPathFactory) -> tuple[Stage, Snapshot]:
+def stage(tmp_path_factory: pytest.TempPathFactory, flashinfer: Path) -> tuple[Stage, Snapshot]:
     """A project whose nvcc is the stand-in, served by the real FlashInfer."""
-    pytest.importorskip("flashinfer", exc_type=Exception)
     root = tmp_path_factory.mktemp("predictions")
     project = Project.make(root, "")
     made = Stage(root)

@@ -6,7 +6,6 @@ import os
 import tempfile
 import time
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,8 +16,10 @@ from fitasks.compile import scratch
 from fitasks.compile.clear import Incomplete, clear_incomplete, left_by_reset, reset, reset_targets
 from fitasks.compile.receipt import NAME as RECEIPT
 from fitasks.plan.modules import toolchain_of
+from fitasks.plan.plan import Plan
 from fitasks.plan.target import Target
 from fitasks.store.local import Store
+from tests.sessions import plan_at
 
 
 def module(ops: Path, name: str, *files: str) -> Path:
@@ -87,8 +88,8 @@ def test_an_empty_directory_goes_and_a_link_stays(tmp_path: Path) -> None:
     assert (ops / "linked" / "build.ninja").exists()
 
 
-def plan(workspace: Path) -> Any:
-    return SimpleNamespace(targets={"9.0a": Target("90a", workspace, Path(), Path(), "0.7.4", "", "")})
+def plan(workspace: Path) -> Plan:
+    return plan_at(workspace, {"9.0a": Target("90a", workspace, Path(), Path(), "0.7.4", "", "")})
 
 
 @pytest.mark.parametrize("strange", STRANGE)

@@ -17,7 +17,7 @@ def project(planned: Planned) -> Project:
 
 def told(project: Project, **env: str) -> tuple[set[str], object]:
     """The flags of every call of nvcc, and the threads of which the receipt tells."""
-    project.doit(MAX_JOBS="3", **env)
+    project.doit(MAX_JOBS="3", given=env)
     lines = (project.tools / "calls").read_text().splitlines()
     receipt = json.loads((project.library("page").parent / "fitasks-receipt.json").read_text())
     return {" ".join(line.split()[4:]) for line in lines if " start " in line}, receipt["notes"].get("split_compile")

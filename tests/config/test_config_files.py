@@ -45,7 +45,7 @@ def complaint(path: Path) -> str:
     return str(caught.value)
 
 
-def test_missing_and_the_remedy_works():
+def test_missing_and_the_remedy_works() -> None:
     said = complaint(Path("my kernels.yaml"))
     assert said == (
         "my kernels.yaml: no such file; make one, for example with: "
@@ -55,24 +55,24 @@ def test_missing_and_the_remedy_works():
     assert [kernel.label for kernel in load_config(Path("my kernels.yaml")).kernels] == ["sampling"]
 
 
-def test_a_directory(tmp_path: Path):
+def test_a_directory(tmp_path: Path) -> None:
     (tmp_path / "d").mkdir()
     assert complaint(Path("d")) == "d: a directory; name the file in it"
     assert complaint(tmp_path / "d") == "d: a directory; name the file in it"
 
 
-def test_below_a_file():
+def test_below_a_file() -> None:
     Path("f").write_bytes(b"")
     assert complaint(Path("f/kernels.yaml")) == "f/kernels.yaml: cannot be read: Not a directory"
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
-def test_no_permission():
+def test_no_permission() -> None:
     Path("k.yaml").touch(mode=0)
     assert complaint(Path("k.yaml")) == "k.yaml: no permission to read it; try: chmod u+r k.yaml"
 
 
-def test_no_permission_as_anybody(monkeypatch: pytest.MonkeyPatch):
+def test_no_permission_as_anybody(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object) -> None:
         raise PermissionError(13, "Permission denied")
 
@@ -80,11 +80,11 @@ def test_no_permission_as_anybody(monkeypatch: pytest.MonkeyPatch):
     assert complaint(Path("k.yaml")) == "k.yaml: no permission to read it; try: chmod u+r k.yaml"
 
 
-def test_endless():
+def test_endless() -> None:
     assert complaint(Path("/dev/zero")) == "/dev/zero is a device; name a regular file"
 
 
-def test_names_that_cannot_be_printed():
+def test_names_that_cannot_be_printed() -> None:
     assert complaint(Path("a\0b")) == "a\\x00b: cannot be read: embedded null byte"
     assert complaint(Path("a\udcffb")).startswith("a\\udcffb: no such file; ")
 
@@ -104,13 +104,13 @@ def neither_more_nor_less(data: bytes) -> None:
 @given(st.binary(max_size=200) | st.text(max_size=200).map(lambda text: text.encode("utf-8", "surrogatepass")))
 @example(b"\xef\xbb\xbf\xbf")
 @example(b"kernels: {page: {'a\\ufeff': 1}}")
-def test_any_bytes(data: bytes):
+def test_any_bytes(data: bytes) -> None:
     neither_more_nor_less(data)
 
 
 @FUZZ
 @given(st.lists(st.sampled_from([*PIECES, b"kernels", b"page", b"x", b"1"]), max_size=25).map(b"".join))
-def test_any_yaml(data: bytes):
+def test_any_yaml(data: bytes) -> None:
     neither_more_nor_less(data)
 
 
@@ -121,7 +121,7 @@ def test_any_yaml(data: bytes):
         max_size=4,
     )
 )
-def test_the_shipped_file_with_edits(edits: list[tuple[int, int, bytes]]):
+def test_the_shipped_file_with_edits(edits: list[tuple[int, int, bytes]]) -> None:
     data = SHIPPED
     for at, length, piece in edits:
         data = data[:at] + piece + data[at + length :]

@@ -29,7 +29,7 @@ def labels(text: str) -> list[str]:
     return [kernel.label for kernel in load(text).kernels]
 
 
-def test_generators_of_other_packages():
+def test_generators_of_other_packages() -> None:
     assert load("kernels: {page: }").generators == ()
     config = load(
         "generators: my_fork\nkernels: {a: {op: 'my_fork.jit:gen_a'}, b: {op: 'flashinfer.jit.page:gen_page_module'}}"
@@ -38,7 +38,7 @@ def test_generators_of_other_packages():
     assert [kernel.op for kernel in config.kernels] == ["my_fork.jit:gen_a", "flashinfer.jit.page:gen_page_module"]
 
 
-def test_the_whole_record():
+def test_the_whole_record() -> None:
     config = load(
         "targets: 8.0 9.0a\n"
         "sm90: false\n"
@@ -80,7 +80,7 @@ def test_the_whole_record():
     )
 
 
-def test_defaults():
+def test_defaults() -> None:
     config = load("serving:\nkernels: {sampling: {}}\n")
     assert (config.serving, config.targets, config.sm90, config.cudart) == (
         Serving(),
@@ -90,12 +90,12 @@ def test_defaults():
     )
 
 
-def test_bom_and_windows_line_ends_are_fine():
+def test_bom_and_windows_line_ends_are_fine() -> None:
     config = load(b"\xef\xbb\xbfkernels:\r\n  page:\r\n")
     assert [(kernel.label, str(kernel.place)) for kernel in config.kernels] == [("page", "kernels.yaml:2:3")]
 
 
-def test_serving(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+def test_serving(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("HOME", "/home/ada")
     kernels = "kernels: {page: {}}\n"
     pythons = {
@@ -108,7 +108,7 @@ def test_serving(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
         assert config.serving == Serving(meant, "vllm", {"A": "1", "B": "x"})
 
 
-def test_a_relative_interpreter_is_beside_the_file_not_beside_us(tmp_path: Path):
+def test_a_relative_interpreter_is_beside_the_file_not_beside_us(tmp_path: Path) -> None:
     (tmp_path / "sub").mkdir()
     path = tmp_path / "sub" / "kernels.yaml"
     path.write_text("serving: {python: ./bin/python}\nkernels: {page: {}}\n")
@@ -117,13 +117,13 @@ def test_a_relative_interpreter_is_beside_the_file_not_beside_us(tmp_path: Path)
     assert config.file == "sub/kernels.yaml"  # absolute, but below the working directory
 
 
-def test_module_and_function_as_op():
+def test_module_and_function_as_op() -> None:
     assert load("kernels: {x-1: {op: 'flashinfer.jit.page:gen_page_module'}}").kernels[0].op == (
         "flashinfer.jit.page:gen_page_module"
     )
 
 
-def test_scalars_keep_their_type():
+def test_scalars_keep_their_type() -> None:
     params = load("kernels: {a: {b: true, i: 1, f: 1.5, s: x, n: null, q: '1'}}").kernels[0].params
     expected = {"b": True, "i": 1, "f": 1.5, "s": "x", "n": None, "q": "1"}
     assert {key: (type(value), value) for key, value in params.items()} == {
@@ -131,7 +131,7 @@ def test_scalars_keep_their_type():
     }
 
 
-def test_merges_and_aliases():
+def test_merges_and_aliases() -> None:
     config = load(
         "kernels:\n"
         "  decode: &d {op: batch_decode, dtype_q: &t bfloat16, head_dim: 128}\n"
@@ -168,11 +168,11 @@ def test_merges_and_aliases():
         ("name: 'a=b: *c/'", "x-a-b-c"),
     ],
 )
-def test_label(params: str, label: str):
+def test_label(params: str, label: str) -> None:
     assert labels(f"kernels: {{x: {{{params}}}}}") == [label]
 
 
-def test_another_value_renames_nothing():
+def test_another_value_renames_nothing() -> None:
     few = labels("kernels: {x: {dtype_q: bfloat16, dtype_kv: bfloat16, use_profiler: false}}")
     many = labels(
         "kernels: {x: {dtype_q: [bfloat16, float16], dtype_kv: [bfloat16, float8_e5m2], use_profiler: [false, true]}}"
@@ -184,7 +184,7 @@ def test_another_value_renames_nothing():
     ]
 
 
-def test_the_shipped_file(monkeypatch: pytest.MonkeyPatch):
+def test_the_shipped_file(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(REPOSITORY)
     config = load_config(Path("kernels.yaml"))
     assert config.targets == ("9.0a",)
@@ -196,7 +196,7 @@ def test_the_shipped_file(monkeypatch: pytest.MonkeyPatch):
     ]
 
 
-def test_the_shipped_file_with_its_examples_uncommented():
+def test_the_shipped_file_with_its_examples_uncommented() -> None:
     """What the comments teach is true: each commented line of YAML, taken in, is accepted."""
     lines = (REPOSITORY / "kernels.yaml").read_text().splitlines()
     start = lines.index("kernels:")
@@ -210,7 +210,7 @@ def test_the_shipped_file_with_its_examples_uncommented():
     ]
 
 
-def test_the_records_stay_light():
+def test_the_records_stay_light() -> None:
     code = "import sys, fitasks.config.model; print({'yaml', 'pydantic'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=True)
     assert done.stdout == "set()\n"

@@ -198,7 +198,7 @@ CASES = {
 
 
 @pytest.mark.parametrize(("text", "message"), CASES.values(), ids=CASES.keys())
-def test_one_mistake(text: str | bytes, message: str):
+def test_one_mistake(text: str | bytes, message: str) -> None:
     assert mistakes(text) == [message]
 
 
@@ -217,13 +217,13 @@ def test_one_mistake(text: str | bytes, message: str):
         "fp32": "float32",
     }.items(),
 )
-def test_dtype_aliases(written: str, meant: str):
+def test_dtype_aliases(written: str, meant: str) -> None:
     assert mistakes(f"kernels: {{a: {{dtype_kv: {written}}}}}") == [
         f"1:25: kernels.a.dtype_kv: unknown data type '{written}'; known are {KNOWN} (did you mean {meant}?)"
     ]
 
 
-def test_all_at_once_in_file_order():
+def test_all_at_once_in_file_order() -> None:
     text = (
         "kernels:\n"
         "  a: {dtype_q: [fp16, bfloat16], x: [], op: 1}\n"
@@ -247,19 +247,19 @@ def test_all_at_once_in_file_order():
     ]
 
 
-def test_a_merged_mistake_is_told_once():
+def test_a_merged_mistake_is_told_once() -> None:
     assert mistakes("kernels:\n  a: &a {x: []}\n  b: {<<: *a, op: page}\n") == [
         "2:13: kernels.a.x: an empty list; write one value or more, or leave the key out"
     ]
 
 
-def test_an_alias_is_where_it_is_used():
+def test_an_alias_is_where_it_is_used() -> None:
     assert mistakes("kernels:\n  a: {x: &x 1}\n  b: {dtype_q: *x}\n") == [
         "3:7: kernels.b.dtype_q: found the number 1; expected a data type such as bfloat16"
     ]
 
 
-def test_a_value_that_replaces_a_merged_list_has_its_own_place():
+def test_a_value_that_replaces_a_merged_list_has_its_own_place() -> None:
     assert mistakes("kernels:\n  a: &a {dtype_q: [float16, int8]}\n  b: {<<: *a, op: page, dtype_q: 16}\n") == [
         "3:34: kernels.b.dtype_q: found the number 16; expected a data type such as bfloat16"
     ]
@@ -274,7 +274,7 @@ def test_mistakes_cost_what_they_are_many() -> None:
     names = [f"a{number}" for number in range(20_000)]
     begin = time.process_time()
     assert _sound_part({"kernels": dict.fromkeys(names, 3)}, [("kernels", name) for name in names]) == {"kernels": {}}
-    parameters = [("kernels", "a", name) for name in names]
+    parameters: list[tuple[str | int, ...]] = [("kernels", "a", name) for name in names]
     assert _sound_part({"kernels": {"a": dict.fromkeys(names, 3)}}, parameters) == {"kernels": {"a": {}}}
     assert time.process_time() - begin < 2
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from toolkit_world import World
 
 from fitasks.cuda import toolkit as toolkit_module
 from fitasks.cuda.survey import Linker
+from tests.cuda.toolkit_world import World
 
 
 @pytest.fixture

@@ -6,15 +6,17 @@ import multiprocessing
 import os
 import shutil
 import subprocess
-import sysconfig
 from pathlib import Path
+from typing import Any
 
 import pytest
+from elftools.elf.dynamic import DynamicSection
 from elftools.elf.elffile import ELFFile
-from fake_toolkit import Maker, put
+from elftools.elf.sections import SymbolTableSection
 
 from fitasks.base.errors import EnvironmentProblem
 from fitasks.cuda.assemble import MARKER, assemble, assembled_root, is_whole
+from tests.cuda.fake_toolkit import Maker, put
 
 
 @pytest.fixture
@@ -64,9 +66,11 @@ def dynamic(library: Path) -> tuple[str, set[str], list[str]]:
     """(soname, exported names, needed libraries)."""
     with library.open("rb") as stream:
         elf = ELFFile(stream)
-        tags = list(elf.get_section_by_name(".dynamic").iter_tags())
-        symbols = elf.get_section_by_name(".dynsym").iter_symbols()
-        exported = {symbol.name for symbol in symbols if symbol["st_shndx"] != "SHN_UNDEF"}
+        dynamic, symbols = elf.get_section_by_name(".dynamic"), elf.get_section_by_name(".dynsym")
+        assert isinstance(dynamic, DynamicSection)
+        assert isinstance(symbols, SymbolTableSection)
+        tags: list[Any] = list(dynamic.iter_tags())
+        exported = {symbol.name for symbol in symbols.iter_symbols() if symbol["st_shndx"] != "SHN_UNDEF"}
         soname = next((tag.soname for tag in tags if tag.entry.d_tag == "DT_SONAME"), "")
         return soname, exported, [tag.needed for tag in tags if tag.entry.d_tag == "DT_NEEDED"]
 
@@ -210,12 +214,9 @@ def test_a_marker_of_garbage_is_not_ours(tmp_path: Path) -> None:
 
 
 @pytest.mark.real
-def test_pips_nvcc_compiles_and_links_through_the_links(tmp_path: Path) -> None:
-    root = Path(sysconfig.get_paths()["purelib"], "nvidia", "cu13")
-    if not (root / "bin" / "nvcc").exists():
-        pytest.skip("no pip toolkit in this environment")
+def test_pips_nvcc_compiles_and_links_through_the_links(tmp_path: Path, pip_toolkit: Path) -> None:
     home = tmp_path / "cuda"
-    assemble(root, home)
+    assemble(pip_toolkit, home)
     put(
         tmp_path / "a.cu",
         "#include <curand_kernel.h>\n#include <cuda.h>\n#include <cub/version.cuh>\n"

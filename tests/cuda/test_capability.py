@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import subprocess
-import sysconfig
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import pytest
-from fake_toolkit import SAYS, Maker, put
-from toolkit_world import NEEDS, World
 
 from fitasks.config.model import Config, Serving
 from fitasks.cuda.capability import nvcc_flags, nvcc_of, of_targets, refusal
@@ -18,12 +15,13 @@ from fitasks.cuda.probe import ProbeMemo
 from fitasks.plan import plan as plan_module
 from fitasks.plan.kernel import as_record
 from fitasks.plan.server import Package, Server
+from tests.cuda.fake_toolkit import SAYS, Maker, put
+from tests.cuda.toolkit_world import NEEDS, World
 from tests.workshop import Workshop
 
 if TYPE_CHECKING:
     from fitasks.cuda.toolkit import Toolkit
 
-REAL = Path(sysconfig.get_path("purelib"), "nvidia", "cu13", "bin", "nvcc")
 NINJA = """\
 nvcc = $cuda_home/bin/nvcc
 common_cflags = -DPy_LIMITED_API=0x03090000 $
@@ -94,13 +92,13 @@ def test_of_targets_as_written() -> None:
     assert archs == ["sm_120f", "sm_80", "sm_90a"]
 
 
-@pytest.mark.skipif(not REAL.exists(), reason="no pip toolkit in this environment")
-def test_what_the_real_nvcc_says(tmp_path: Path) -> None:
+def test_what_the_real_nvcc_says(tmp_path: Path, pip_toolkit: Path) -> None:
+    nvcc = pip_toolkit / "bin" / "nvcc"
     probe = ProbeMemo(tmp_path / "memo")
-    assert refusal(REAL, "b", FLAGS, probe) == ""
-    assert refusal(REAL, "b", [["--compress-more=size"]], probe) == "Unknown option '--compress-more=size'"
+    assert refusal(nvcc, "b", FLAGS, probe) == ""
+    assert refusal(nvcc, "b", [["--compress-more=size"]], probe) == "Unknown option '--compress-more=size'"
     newer = [["-gencode=arch=compute_990f,code=sm_990f"]]
-    assert refusal(REAL, "b", newer, probe) == "Unsupported gpu architecture 'compute_990f'"
+    assert refusal(nvcc, "b", newer, probe) == "Unsupported gpu architecture 'compute_990f'"
     assert refusal(tmp_path / "none", "b", newer, probe) == "", "not known"
 
 
@@ -161,11 +159,9 @@ def test_flashinfer_nvcc_is_the_one_that_is_asked(world: World, maker: Maker) ->
     assert "can't do" in world.choose(FLASHINFER_NVCC=nvcc, commands={"": ONLY_90A}).notes[0]
 
 
-def test_the_real_nvcc_answers_before_it_compiles(tmp_path: Path) -> None:
-    if not REAL.exists():
-        pytest.skip("no pip toolkit in this environment")
+def test_the_real_nvcc_answers_before_it_compiles(tmp_path: Path, pip_toolkit: Path) -> None:
     done = subprocess.run(
-        [str(REAL), "--dryrun", "-c", "-x", "cu", "/dev/null", "-o", str(tmp_path / "x.o")],
+        [str(pip_toolkit / "bin" / "nvcc"), "--dryrun", "-c", "-x", "cu", "/dev/null", "-o", str(tmp_path / "x.o")],
         capture_output=True,
         check=True,
     )

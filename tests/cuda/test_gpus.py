@@ -119,8 +119,8 @@ def test_a_beginning_that_is_another_name_is_that_name(host: Any) -> None:
     assert visible(gpus, {"CUDA_VISIBLE_DEVICES": "MIG-1"}) == (gpus[0],)
 
 
+@pytest.mark.usefixtures("flashinfer")
 def test_with_targets_auto_one_lost_gpu_costs_nothing(tmp_path: Path) -> None:
-    pytest.importorskip("flashinfer", exc_type=Exception)
     project = Project.make(tmp_path, "kernels:\n  page:\n")
     project.env["PYTHONPATH"] += f"{os.pathsep}{FAKE}"
     listed = project.doit("list", "--all", FAKE_GPUS=json.dumps([{"fails": "handle"}, {}]))

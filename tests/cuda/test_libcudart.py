@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import textwrap
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -107,7 +108,11 @@ def test_a_running_process_keeps_its_mapping(serving: Serving) -> None:
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as server:
         assert server.stdin
         assert server.stdout
-        steps = [lambda: patches.patch(decision(serving)), lambda: patches.restore(serving.library), str]
+        steps: list[Callable[[], object]] = [
+            lambda: patches.patch(decision(serving)),
+            lambda: patches.restore(serving.library),
+            str,
+        ]
         seen = []
         for step in steps:
             seen.append(server.stdout.readline().strip())

@@ -3,10 +3,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from fake_toolkit import put
 
 from fitasks.cuda.components import component_of, debian_packages, pip_command
 from fitasks.cuda.needs import IncludeMemo, include_dirs, needed_headers
+from tests.cuda.fake_toolkit import put
 
 NINJA = """ninja_required_version = 1.3
 name = page

@@ -5,11 +5,11 @@ import time
 from typing import TYPE_CHECKING
 
 import pytest
-from fake_toolkit import build_talker, calls, install_program, put
 
 from fitasks.base.errors import EnvironmentProblem
 from fitasks.cuda import probe as probe_module
 from fitasks.cuda.probe import ProbeMemo, exec_chain
+from tests.cuda.fake_toolkit import build_talker, calls, install_program, put
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
-from fake_toolkit import put
-from toolkit_world import World
 
 from fitasks.base.errors import EnvironmentProblem
 from fitasks.cuda.components import install_command, pip_command
 from fitasks.cuda.release import pip_release
+from tests.cuda.fake_toolkit import put
+from tests.cuda.toolkit_world import World
 
 if TYPE_CHECKING:
     from pathlib import Path

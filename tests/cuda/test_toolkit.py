@@ -3,18 +3,18 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-import sysconfig
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
-from fake_toolkit import Maker, calls, put
-from toolkit_world import NEEDS, World
 
 from fitasks.cuda import toolkit as toolkit_module
 from fitasks.cuda.probe import ProbeMemo
 from fitasks.cuda.survey import Linker, find_library, host_compiler
 from fitasks.cuda.toolkit import choose_toolkit
+from tests.cuda.fake_toolkit import Maker, calls, put
+from tests.cuda.toolkit_world import NEEDS, World
 
 PIP = "pip install 'cuda-toolkit[nvcc,nvvm,crt,cudart,cccl,cublas,curand,nvrtc]==13.0.*'"
 
@@ -91,7 +91,7 @@ def test_nothing_at_all(world: World) -> None:
         ({"crt": "13.5.70"}, "crt 13.0 (it has 13.5.70, its nvcc is 13.0.88) (crt)"),
     ],
 )
-def test_pips_mixtures_are_refused_by_name(versions: dict[str, str], told: str, world: World, maker: Maker) -> None:
+def test_pips_mixtures_are_refused_by_name(versions: dict[str, Any], told: str, world: World, maker: Maker) -> None:
     maker.pip(world.site, **versions)
     assert world.problem() == (
         f"no complete CUDA toolkit:\n  …/site/nvidia/cu13 (from pip) lacks {told}\n  remedy: {PIP}"
@@ -132,12 +132,12 @@ def test_a_driver_in_the_linkers_path_counts_an_empty_file_does_not(world: World
     home = maker.installed(world.base / "cuda", headers=NEEDS)
     (home / "lib64/stubs/libcuda.so").unlink()
     driver = put(world.base / "lib/libcuda.so", "")
-    environment = {"CUDA_HOME": home, "LIBRARY_PATH": driver.parent}
-    assert "lacks lib64/stubs/libcuda.so (driver stub)" in world.problem(**environment)
+    told = "lacks lib64/stubs/libcuda.so (driver stub)"
+    assert told in world.problem(CUDA_HOME=home, LIBRARY_PATH=driver.parent)
     put(driver)
-    assert world.choose(**environment).toolkit.home == home
-    extra = {"CUDA_HOME": home, "FLASHINFER_EXTRA_LDFLAGS": f"-lx -L{driver.parent}"}
-    assert world.choose(**extra).toolkit.home == home
+    assert world.choose(CUDA_HOME=home, LIBRARY_PATH=driver.parent).toolkit.home == home
+    flags = f"-lx -L{driver.parent}"
+    assert world.choose(CUDA_HOME=home, FLASHINFER_EXTRA_LDFLAGS=flags).toolkit.home == home
 
 
 def test_the_linkers_default_directories_are_asked_for(tmp_path: Path) -> None:
@@ -229,11 +229,8 @@ def test_a_warm_choice_starts_nothing_and_is_quick(world: World, maker: Maker, m
 
 @pytest.mark.real
 def test_pips_real_toolkit_is_complete_for_what_flashinfer_needs(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, pip_toolkit: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    site = Path(sysconfig.get_paths()["purelib"])
-    if not (site / "nvidia/cu13/bin/nvcc").exists():
-        pytest.skip("no pip toolkit in this environment")
     monkeypatch.setattr(toolkit_module, "DEFAULT_HOME", tmp_path / "default")
     needs = (
         "cublasLt.h",
@@ -246,8 +243,8 @@ def test_pips_real_toolkit_is_complete_for_what_flashinfer_needs(
     )
     environment = {"PATH": "/usr/bin:/bin"}
     probe = ProbeMemo(tmp_path / "memo.json")
-    chosen = choose_toolkit(environment, [site], needs, probe, tmp_path / "cache")
+    chosen = choose_toolkit(environment, [pip_toolkit.parents[1]], needs, probe, tmp_path / "cache")
     assert chosen.notes == ()
-    assert (chosen.toolkit.origin, chosen.toolkit.root) == ("pip", site / "nvidia/cu13")
+    assert (chosen.toolkit.origin, chosen.toolkit.root) == ("pip", pip_toolkit)
     assert chosen.toolkit.home.name == f"cuda-{chosen.toolkit.build.split()[0][1:]}"
-    assert chosen.toolkit.cudart == site / "nvidia/cu13/lib/libcudart.so.13"
+    assert chosen.toolkit.cudart == pip_toolkit / "lib" / "libcudart.so.13"

@@ -41,7 +41,7 @@ class World:
 
     def problem(self, needs: tuple[str, ...] = NEEDS, **env: object) -> str:
         with pytest.raises(EnvironmentProblem) as caught:
-            self.choose(needs, **env)
+            self.choose(needs, commands=None, **env)
         return str(caught.value).replace(str(self.base), "…")
 
     def expect_installed(self, home: Path, origin: str) -> Choice:

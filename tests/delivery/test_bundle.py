@@ -480,8 +480,8 @@ def test_plain_tar_gives_a_cache_that_ninja_accepts(here: Place, tmp_path: Path)
 def test_what_a_killed_unbundle_left_is_swept(here: Place, packed: Path) -> None:
     """Also where this one doesn't unpack: beside the store."""
     machine = here.machine
-    places = (here.workshop.workspace.parent, machine.store.root.parent)
-    places += tuple(here.workshop.workspace / place for place in ("cached_ops/tmp", "generated"))
+    places = [here.workshop.workspace.parent, machine.store.root.parent]
+    places += (here.workshop.workspace / place for place in ("cached_ops/tmp", "generated"))
     left = [place / ".fitasks-unbundle-x" / "90a" for place in places]
     for path in left:
         path.mkdir(parents=True)

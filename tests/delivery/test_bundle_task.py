@@ -58,17 +58,17 @@ def test_kernels_of_no_use_are_counted_and_a_package_is_offered(project: Project
         "that needs neither compiler nor these paths"
     )
     same = {"FLASHINFER_NVCC": project.env["FLASHINFER_NVCC"]}
-    said = there.doit("unbundle", str(packed), **same).splitlines()
+    said = there.doit("unbundle", str(packed), given=same).splitlines()
     assert said[-1] == "3 kernels into the store, for the next doit to adopt"
-    assert there.doit(**same).splitlines()[-1].startswith("3 kernels: 3 adopted")
+    assert there.doit(given=same).splitlines()[-1].startswith("3 kernels: 3 adopted")
 
 
 def test_where_nothing_can_be_planned_the_package_can_be_made(project: Project, packed: Path, tmp_path: Path) -> None:
     there = Project.make(tmp_path, "targets: [auto]\nkernels:\n  page:\n")
     env = {"CUDA_VISIBLE_DEVICES": ""}
-    said = there.doit("unbundle", str(packed), status=2, **env)
+    said = there.doit("unbundle", str(packed), status=2, given=env)
     assert f"or doit unbundle --wheel {packed}, which asks for no toolkit and no GPU" in said
-    lines = there.doit("unbundle", "--wheel", str(packed), **env).splitlines()
+    lines = there.doit("unbundle", "--wheel", str(packed), given=env).splitlines()
     (wheel,) = (there.root / "dist").iterdir()
     assert lines[-1].endswith(f" -m pip install dist/{wheel.name}")
     project.doit("wheel")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import importlib.util
 import json
 import os
 import shutil
@@ -21,6 +20,7 @@ from fitasks.base.errors import EnvironmentProblem
 from fitasks.compile import scratch
 from fitasks.delivery.wheel.install import damaged, install, notice, obstacle, uninstall
 from fitasks.plan.kernel import Artefact
+from fitasks.plan.plan import Plan
 from fitasks.plan.server import find_package
 from tests.delivery import official
 from tests.delivery.wheelwright import Shop, flashinfer, module, unpacked
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from tests.workshop import Workshop
 
-pytestmark = pytest.mark.skipif(importlib.util.find_spec("flashinfer") is None, reason="needs FlashInfer's sources")
+pytestmark = pytest.mark.usefixtures("flashinfer")
 
 # Where FlashInfer's lookup finds the package, in an interpreter that has FlashInfer's version and nothing else of it.
 _FOUND = """
@@ -53,7 +53,7 @@ def site_of(python: Path) -> Path:
     return found
 
 
-def plan_for(made: Shop, python: Path, site: Path, version: str = "0.7.2.post1") -> Any:
+def plan_for(made: Shop, python: Path, site: Path, version: str = "0.7.2.post1") -> Plan:
     plan = made.stocked(site, flashinfer(version)).plan
     targets = {name: replace(target, flashinfer=version) for name, target in plan.targets.items()}
     env = {"PATH": os.environ["PATH"], "HOME": str(site.parent)}  # not in it: pip asks rustc, which writes there
@@ -77,7 +77,7 @@ def test_installed_found_replaced_and_taken_out(venv: Path, workshop: Workshop, 
     plan = plan_for(made, venv, site)
     install(plan, made.wheel(tmp_path / "dist").path)
     assert subprocess.run([venv, "-m", "pip", "check"], capture_output=True, check=False).returncode == 0
-    ask = [venv, "-c", _FOUND]
+    ask = [str(venv), "-c", _FOUND]
     assert subprocess.run(ask, capture_output=True, text=True, check=True).stdout == "[['page']]\n"
 
     first = find_package("fitasks-kernels", (site,))
@@ -182,7 +182,7 @@ def test_refused_beside_an_official_package_that_would_hide_it(
     if theirs:
         official.shim(site, theirs)
     plan = plan_for(made, tmp_path / "bin" / "python", site, version)
-    assert obstacle(plan) == reason
+    assert obstacle(plan.server, plan.first) == reason
     if reason:
         with pytest.raises(EnvironmentProblem) as caught:
             install(plan, tmp_path / "never.whl")
@@ -230,7 +230,7 @@ def test_a_wheel_where_python_reads_no_pth_file_is_spoken_of(workshop: Workshop,
     assert notice(replace(plan, kernels=())) == ""
 
 
-def uv_for(python: Path, plan: Any, script: str) -> Any:
+def uv_for(python: Path, plan: Plan, script: str) -> Any:
     """The plan with a uv on PATH, and no pip."""
     uv = python.parent / "uv"
     uv.write_text(f"#!/bin/sh\n{script}\n")
@@ -313,7 +313,7 @@ sys.exit(main(sys.argv[1:]))
 """
 
 
-def kill_pip(plan: Any, point: str, *words: str) -> None:
+def kill_pip(plan: Plan, point: str, *words: str) -> None:
     """Run pip in the plan's environment; it is killed at `point`."""
     command = [str(plan.server.python), "-c", _KILLED, point, *words]
     done = subprocess.run(command, env=plan.server.env, capture_output=True, text=True, check=False)

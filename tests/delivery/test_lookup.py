@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from fitasks.delivery.wheel.wheel import Wheel
 
-pytestmark = pytest.mark.skipif(importlib.util.find_spec("flashinfer") is None, reason="looks up with FlashInfer")
+pytestmark = pytest.mark.usefixtures("flashinfer")
 
 OLD = ["0.6.7.post3", "0.6.18.post1"]
 NEW = ["0.7.0.post1", "0.7.2.post1", "0.7.4"]

@@ -6,7 +6,6 @@ import json
 import os
 import shutil
 from contextlib import nullcontext
-from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -19,6 +18,7 @@ from fitasks.cuda.probe import ProbeMemo
 from fitasks.delivery.wheel import installed as package
 from tests.delivery.wheelwright import Shop, module, unpacked
 from tests.mutants import JSON, altered_json
+from tests.sessions import plan_at, session_of
 from tests.workshop import Workshop
 
 if TYPE_CHECKING:
@@ -137,7 +137,9 @@ def test_what_befell_it_is_said(site: Path, damage: Any, said: str) -> None:
 
 
 @pytest.mark.parametrize("damage", ["", "fitasks-kernels is damaged: …"])
-def test_check_says_so_where_all_kernels_are_cached(damage: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_check_says_so_where_all_kernels_are_cached(
+    damage: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from fitasks.base.errors import Silent
     from fitasks.delivery.wheel import install
     from fitasks.graph import actions
@@ -145,8 +147,7 @@ def test_check_says_so_where_all_kernels_are_cached(damage: str, monkeypatch: py
     from fitasks.ui import check_table
 
     said: list[str] = []
-    session = SimpleNamespace(plan=SimpleNamespace(server=None))
-    monkeypatch.setattr(actions, "current", lambda: SimpleNamespace(asking=session))
+    monkeypatch.setattr(actions, "current", lambda: session_of(plan_at(tmp_path, {})))
     monkeypatch.setattr(actions, "_print", said.append)
     monkeypatch.setattr(check, "check", lambda session, names: [check.Verdict("page", "page", "9.0a", "cached")])
     monkeypatch.setattr(conditions, "conditions", lambda session, verdicts: [])

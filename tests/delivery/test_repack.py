@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.metadata
-import importlib.util
 import json
 import zipfile
 from dataclasses import replace
@@ -32,12 +31,14 @@ if TYPE_CHECKING:
     from fitasks.plan.kernel import Kernel
     from tests.workshop import Workshop
 
-HERE = importlib.util.find_spec("flashinfer") is not None
-VERSION = importlib.metadata.version("flashinfer-python") if HERE else ""
-pytestmark = pytest.mark.skipif(not HERE, reason="needs the version of an installed FlashInfer, and its licences")
+pytestmark = pytest.mark.usefixtures("flashinfer")  # its version and its licences
 
 # In an order of its own; what a variant of attention is declared with has several lines.
 PARAMS: dict[str, object] = {"use_x": True, "dtype_q": "bfloat16", "dims": [64, None], "decl": "struct X {\n};"}
+
+
+def version() -> str:
+    return importlib.metadata.version("flashinfer-python")
 
 
 class Coded(Place):
@@ -53,7 +54,7 @@ class Coded(Place):
 
 @pytest.fixture
 def here(workshop: Workshop) -> Coded:
-    workshop.version = VERSION
+    workshop.version = version()
     place = Coded(workshop)
     assert place.build() == ["compiled", "compiled"]
     return place
@@ -86,7 +87,7 @@ def test_flashinfer_finds_the_modules_of_a_repacked_bundle(
     for kernel in here.kernels:
         inside = site / "fitasks_kernels" / "sm90a" / kernel.name / kernel.library.name
         assert exported(inside) == exported(kernel.library), "stripped of nothing that a loader reads"
-    assert looked_up(VERSION, [site], ["page", "norm"], tmp_path / "base") == {
+    assert looked_up(version(), [site], ["page", "norm"], tmp_path / "base") == {
         "page": "site/fitasks_kernels/sm90a/page/page.so",
         "norm": "",
     }
@@ -107,7 +108,7 @@ def test_its_receipts_are_those_of_the_bundle(here: Coded, packed: Path, unplann
         ("ropes", ["sm90a"]),
     ]
     assert [one["params"] for one in said["kernels"]] == [PARAMS, PARAMS]
-    assert made.wheel.version.startswith(f"{VERSION}+k")
+    assert made.wheel.version.startswith(f"{version()}+k")
 
 
 def test_it_has_the_bytes_of_the_wheel_of_the_machine_that_built_them(
@@ -141,7 +142,7 @@ def test_another_flashinfer_gets_none(here: Coded, unplanned: Session, tmp_path:
     before = snapshot(tmp_path)
     with pytest.raises(BundleRefused) as caught:
         repacked(unplanned, tmp_path / "other", tmp_path / "dist")
-    assert f"it is for FlashInfer 0.7.1, the server here has {VERSION}; nothing was changed" in str(caught.value)
+    assert f"it is for FlashInfer 0.7.1, the server here has {version()}; nothing was changed" in str(caught.value)
     assert snapshot(tmp_path) == before
 
 
@@ -155,7 +156,7 @@ def test_a_serving_environment_without_flashinfer_is_said(
     assert str(caught.value) == (
         f"the serving environment of {python} has no flashinfer-python, for which the package would be; "
         "nothing was changed\n"
-        f"  remedy: install flashinfer-python {VERSION} there, or name the server's interpreter in kernels.yaml: "
+        f"  remedy: install flashinfer-python {version()} there, or name the server's interpreter in kernels.yaml: "
         "serving.python"
     )
     assert not (tmp_path / "dist").exists()

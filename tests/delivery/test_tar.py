@@ -6,7 +6,7 @@ import io
 import shutil
 import subprocess
 import tarfile
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import pytest
 
@@ -20,7 +20,9 @@ DAMAGED = "it is damaged or cut short: "
 LONG = "90a/cached_ops/" + "é" * 130
 
 
-def header(name: str = "x", kind: bytes = tarfile.REGTYPE, size: int = 0, form: int = tarfile.GNU_FORMAT) -> bytes:
+def header(
+    name: str = "x", kind: bytes = tarfile.REGTYPE, size: int = 0, form: Literal[0, 1, 2] = tarfile.GNU_FORMAT
+) -> bytes:
     member = tarfile.TarInfo(name)
     member.type, member.size = kind, size
     return member.tobuf(form)
@@ -80,7 +82,7 @@ def test_what_gnu_tar_writes(tmp_path: Path, form: str) -> None:
     names = ["a.cu", "b.so", *([LONG.rpartition("/")[2][:120]] if form == "gnu" else [])]
     for name in names:
         (tmp_path / name).write_text(name * 300)
-    command = ["tar", "-C", tmp_path, f"--format={form}", "-cf", "-", *names]
+    command = ["tar", "-C", str(tmp_path), f"--format={form}", "-cf", "-", *names]
     done = subprocess.run(command, capture_output=True, check=True)
     assert read(done.stdout) == {name: (name * 300).encode() for name in names}
 
@@ -94,8 +96,8 @@ def test_what_nobody_reads_is_passed_over() -> None:
             archive.addfile(member, io.BytesIO(data))
     tar = Tar(io.BytesIO(stream.getvalue()))
     names = []
-    while (member := tar.next()) is not None:
-        names.append(member.name)
+    while (found := tar.next()) is not None:
+        names.append(found.name)
         next(tar.chunks(), b"")
     assert names == list(FILES)
     tar.finish()

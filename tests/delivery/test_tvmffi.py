@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import json
-import sys
 import zipfile
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 
-from fitasks.cuda.loader import Answer, Needs
+from fitasks.cuda.loader import Answer, Loader, Needs
 from fitasks.delivery.bundle.manifest import BundleRefused, Manifest, PackedFile, parse, to_json
 from fitasks.delivery.bundle.usable import refuse_foreign
 from fitasks.delivery.tvmffi import headers_abi, same_abi
@@ -20,6 +19,7 @@ from fitasks.delivery.wheel.installed import built_with
 from fitasks.server.check import Verdict
 from fitasks.server.loadable import loadable
 from tests.delivery.wheelwright import Shop, module, unpacked
+from tests.sessions import NO_CUDART, plan_at, session_of
 
 if TYPE_CHECKING:
     from tests.workshop import Workshop
@@ -118,11 +118,22 @@ def test_a_package_that_does_not_say_it(tmp_path: Path, said: str) -> None:
     assert built_with(library) == ""
 
 
+class Running(Loader):
+    """Of a process with this version of libtvm_ffi, in which nothing else is missing."""
+
+    version = ""
+
+    def needs(self, library: Path) -> Needs:
+        return Needs()
+
+    def answer(self, needs: Needs, others: Callable[[], Iterable[Path]]) -> Answer:
+        return Answer(tvm_ffi=self.version, libraries={})
+
+
 def predicted(library: Path, running: str) -> Verdict:
     """The verdict in an environment whose libtvm_ffi is of this version."""
-    loader = SimpleNamespace(
-        needs=lambda _: Needs(), answer=lambda *_: Answer(tvm_ffi=running, libraries={}), without_driver=False
-    )
-    plan: Any = SimpleNamespace(server=SimpleNamespace(python=Path(sys.executable)), toolkit=None)
-    session: Any = SimpleNamespace(plan=plan, loader=loader, runtime=SimpleNamespace(reached=False))
+    plan = plan_at(library.parent, {})
+    loader = Running(plan.server.python, {}, library.parent / "loader.json")
+    loader.version = running
+    session = session_of(plan, runtime=replace(NO_CUDART, reached=False), loader=loader)
     return loadable(session, Verdict("page", "page", "9.0a", "ahead-of-time", library=str(library)))

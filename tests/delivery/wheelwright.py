@@ -101,8 +101,11 @@ class Shop:
         return self
 
     def stocked(self, site: Path | None = None, root: Path | None = None) -> Stocked:
-        found = {"flashinfer": self.version, "root": root or flashinfer("0.7.4")}
-        targets = {target: replace(workshop.target(arch), **found) for workshop, target, arch in self.parts}
+        root = root or flashinfer("0.7.4")
+        targets = {
+            target: replace(workshop.target(arch), flashinfer=self.version, root=root)
+            for workshop, target, arch in self.parts
+        }
         plan = self.parts[0][0].plan()
         server = replace(plan.server, site_packages=(site,) if site else ())
         plan = replace(plan, kernels=tuple(self.kernels), targets=targets, server=server)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 
-from fitasks.base import environment
 from fitasks.base.errors import EnvironmentProblem
+from fitasks.config.model import Serving
 from fitasks.cuda import toolkit as toolkit_module
 from fitasks.doctor import trial
 from fitasks.doctor.examine import examine
@@ -43,7 +43,7 @@ def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def _without_our_interpreter(serving: Any, _python: Path, environ: dict[str, str]) -> dict[str, str]:
+def _without_our_interpreter(serving: Serving, _python: Path, environ: dict[str, str]) -> dict[str, str]:
     """This interpreter's directory has a ninja, and is put on PATH as if it were activated: not here."""
     return dict(environ) | serving.env
 
@@ -59,6 +59,7 @@ def problems(machine: Path) -> dict[str, str]:
     return {one.subject: f"{one.value} → {one.remedy}" for one in table(machine) if one.state == "problem"}
 
 
+@pytest.mark.usefixtures("flashinfer")
 def test_nothing_is_missing_but_a_toolkit(machine: Path) -> None:
     assert set(problems(machine)) <= {"used", "not made", "libcudart"}
 
@@ -100,7 +101,7 @@ def test_no_home(machine: Path, monkeypatch: pytest.MonkeyPatch, engine: str, ca
     """Neither HOME nor an entry in the password database, as of a container's arbitrary user."""
     put(machine / "kernels.yaml", f'serving: {{engine: {engine}}}\ntargets: ["9.0a"]\nkernels: {{page: }}\n')
     monkeypatch.delenv("HOME")
-    monkeypatch.setattr(environment.os, "getuid", lambda: 54321)
+    monkeypatch.setattr(os, "getuid", lambda: 54321)
     if cache:
         monkeypatch.setenv("XDG_CACHE_HOME", str(machine / "cache"))
     told = problems(machine)["environment"]

@@ -275,8 +275,8 @@ def project(tmp_path: Path) -> Project:
     return made
 
 
+@pytest.mark.usefixtures("flashinfer")
 def test_planned_under_the_names_that_flashinfer_gives(project: Project) -> None:
-    pytest.importorskip("flashinfer", exc_type=Exception)
     listed = project.doit("list", "--all")
     for label in ("llama.sampling@80", "llama.sampling@90a", "gemma.paged-fa2-bf16-kv_e4m3-d256@80"):
         assert f"kernel:{label} " in listed
@@ -294,6 +294,7 @@ def test_planned_under_the_names_that_flashinfer_gives(project: Project) -> None
     assert planned == expected
 
 
+@pytest.mark.usefixtures("flashinfer")
 def test_a_changed_config_json_is_planned_anew(project: Project) -> None:
     project.doit("list")
     assert "planning" not in project.doit("list") + project.stderr
@@ -303,6 +304,7 @@ def test_a_changed_config_json_is_planned_anew(project: Project) -> None:
     assert "planning" in project.stderr
 
 
+@pytest.mark.usefixtures("flashinfer")
 def test_explained(project: Project) -> None:
     out = project.doit("explain_models")
     assert "llama on sglang, 8.0 (targets: 8.0)\n  attention: flashinfer; otherwise FlashInfer [sglang/srt/" in out

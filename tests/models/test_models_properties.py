@@ -82,7 +82,7 @@ def test_any_bytes_anywhere(tmp_path: Path, data: bytes, at: int) -> None:
     read(file)
 
 
-BAD = {
+BAD: dict[str, tuple[str | bytes, str]] = {
     "text": ('{"head_dim": "abc"}', "head_dim is 'abc', not a whole number of at least 1"),
     "a list": ('{"head_dim": [1]}', "head_dim is [1], not a whole number"),
     "Infinity": ('{"head_dim": Infinity}', "head_dim is inf, not a whole number"),

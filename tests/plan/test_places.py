@@ -14,10 +14,9 @@ def test_a_cache_that_is_reached_through_a_link_now_is_planned_for_anew(tmp_path
     cache.mkdir()
     target = Target("90a", cache, tmp_path / "flashinfer", tmp_path / "cuda", "0.7.4", "2.13.0", "0.1.16")
     targets = {"9.0a": target.as_record()}
-    reads = {"files": {}, "directories": {}, "names": []}
     memo = {"key": {}, "kernels": [], "overruled": {}, "targets": targets, "resolved": resolved(targets)}
-    memo["reads"] = reads
-    assert memo["resolved"][str(target.generated)] == str(cache / "generated")
+    memo |= {"reads": {"files": {}, "directories": {}, "names": []}}
+    assert resolved(targets)[str(target.generated)] == str(cache / "generated")
     assert _reads(memo, {}) is not None
     cache.rename(tmp_path / "elsewhere")
     cache.symlink_to(tmp_path / "elsewhere")

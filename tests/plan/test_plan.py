@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import shutil
 import subprocess
@@ -16,10 +15,6 @@ from fitasks.plan.overruled import overruled
 from fitasks.plan.plan import _reads
 from tests.doit_project import Project
 
-flashinfer = importlib.util.find_spec("flashinfer")
-if flashinfer is None:
-    pytest.skip("needs FlashInfer", allow_module_level=True)
-
 KERNELS = """\
 targets: ["9.0a"]
 kernels:
@@ -28,9 +23,8 @@ kernels:
 """
 
 
-def copy_of_flashinfer(site: Path) -> Path:
-    """Its Python and templates as files of our own, the rest as links."""
-    (installed,) = map(Path, flashinfer.submodule_search_locations)
+def copied(installed: Path, site: Path) -> Path:
+    """FlashInfer, its Python and templates as files of our own, the rest as links."""
 
     def ours(source: str, target: str) -> None:
         if source.endswith((".py", ".jinja")):
@@ -51,11 +45,11 @@ def copy_of_flashinfer(site: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
+def project(tmp_path_factory: pytest.TempPathFactory, flashinfer: Path) -> Project:
     """Planned once, with the copy in front of the installed package."""
     root = tmp_path_factory.mktemp("planned")
     project = Project.make(root, KERNELS)
-    package = copy_of_flashinfer(root / "checkout")
+    package = copied(flashinfer, root / "checkout")
     (package / "_build_meta.py").unlink()  # as in a checkout
     project.env["PYTHONPATH"] += f":{package.parent}"
     project.doit("list")

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from fitasks.base.errors import EnvironmentProblem
-from fitasks.config.model import Config, Serving
+from fitasks.config.model import Config, Engine, Serving
 from fitasks.cuda.probe import ProbeMemo
 from fitasks.doctor.packages import examine
 from fitasks.plan.server import UNKNOWN, Package, Server, as_imported, find_package, find_server
@@ -41,7 +41,7 @@ class Bench:
     base_site: Path
     state: Path
 
-    def server(self, engine: str = "none", **env: str) -> Server:
+    def server(self, engine: Engine = "none", **env: str) -> Server:
         serving = Serving(python=str(self.root / "venv" / "bin" / "python"), engine=engine)
         config = Config("kernels.yaml", serving, ("9.0a",), sm90=True, cudart="patch", kernels=())
         clean = {"PATH": os.environ["PATH"], "HOME": str(self.root / "home")}
@@ -49,7 +49,7 @@ class Bench:
 
     def found(self, **env: str) -> tuple[str, str]:
         """Version of the FlashInfer that would be imported, and its directory."""
-        server = self.server(**env)
+        server = self.server("none", **env)
         return server.version("flashinfer-python"), server.imported_from("flashinfer-python")
 
 
@@ -87,7 +87,8 @@ def bench(environment: Path, tmp_path: Path) -> Bench:
     for site in sites:
         shutil.rmtree(site, ignore_errors=True)
         site.mkdir(parents=True)
-    return Bench(environment, *sites, tmp_path)
+    site, base_site = sites
+    return Bench(environment, site, base_site, tmp_path)
 
 
 def install(site: Path, version: str, *, info: bool = True) -> Path:
@@ -234,7 +235,7 @@ def test_sglangs_directory_goes_by_what_is_imported(bench: Bench, tmp_path: Path
     ],
 )
 def test_sglang_alone_moves_the_directory_and_only_where_it_is_not_set(
-    bench: Bench, engine: str, env: dict[str, str], base: str | None
+    bench: Bench, engine: Engine, env: dict[str, str], base: str | None
 ) -> None:
     assert bench.server(engine, **env).env.get("FLASHINFER_WORKSPACE_BASE") == base
 

@@ -28,12 +28,10 @@ NOT_IN_COMMANDS = ["&", "'", "("]
 FINE = ["-", "+", "%", "~", "@", "é"]
 
 
-def planned(
-    workshop: Workshop, workspace: str = "/cache", flashinfer: str = "/site/flashinfer", **toolkit: object
-) -> Plan:
+def planned(workshop: Workshop, workspace: str = "/cache", flashinfer: str = "/site/flashinfer") -> Plan:
     plan = workshop.plan()
     server = replace(plan.server, packages=(Package("flashinfer-python", "0.7.4", "", flashinfer),))
-    chosen = replace(plan.toolkit, home=Path("/cuda"), **toolkit)
+    chosen = replace(plan.toolkit, home=Path("/cuda"))
     return replace(
         plan, server=server, toolkit=chosen, targets={TARGET: replace(plan.first, workspace=Path(workspace))}
     )

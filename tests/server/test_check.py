@@ -7,7 +7,6 @@ import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -17,8 +16,7 @@ from fitasks.base.files import sha256_file
 from fitasks.compile.failure import failed
 from fitasks.compile.receipt import read, write
 from fitasks.cuda.elf import is_shared_object, segments
-from fitasks.cuda.loader import Loader
-from fitasks.cuda.probe import ProbeMemo
+from fitasks.graph.session import Session
 from fitasks.plan.caches import bases
 from fitasks.plan.kernel import Artefact
 from fitasks.server.check import Verdict, check
@@ -30,7 +28,8 @@ from fitasks.server.sm90_switch import install
 from fitasks.server.user import User
 from tests.cuda.fake_toolkit import Maker
 from tests.delivery.wheelwright import module
-from tests.workshop import Workshop
+from tests.sessions import session_of
+from tests.workshop import TARGET, Workshop
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -48,20 +47,12 @@ def page(workshop: Workshop) -> Kernel:
     return workshop.built()
 
 
-def session(workshop: Workshop, arch: str = "90a", **env: str) -> Any:
-    """As much of a Session as predictions ask."""
+def session(workshop: Workshop, arch: str = "90a", **env: str) -> Session:
     plan = workshop.plan()
     server = replace(plan.server, env=plan.server.env | {"HOME": str(workshop.root / "home")} | env)
     plan = replace(plan, server=server, targets={"9.0a": workshop.target(arch)})
-    return SimpleNamespace(
-        plan=plan,
-        problem=None,
-        ninja=workshop.ninja,
-        runtime=SimpleNamespace(loaded=None, reached=True),
-        loader=Loader(server.python, server.env, plan.state / "loader.json"),
-        judge=replace(workshop.judge(), bases=bases(plan)).judge,
-        probe=ProbeMemo(workshop.root / "probe.json"),
-    )
+    judge = replace(workshop.judge(), bases=bases(plan))
+    return session_of(plan, ninja=workshop.ninja, judges={TARGET: judge})
 
 
 @pytest.fixture
@@ -70,7 +61,7 @@ def own_ninja(workshop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(workshop.ninja.executable.parent))
 
 
-def predict(made: Any, kernel: Kernel) -> Verdict:
+def predict(made: Session, kernel: Kernel) -> Verdict:
     with place_of(made.plan.config) as place:
         return predict_at(made, kernel, place)
 
@@ -202,13 +193,13 @@ def test_what_nvcc_cannot_do_would_fail(workshop: Workshop, page: Kernel) -> Non
     assert said(workshop, asks).startswith("would compile: ")
 
 
-def without_sm90(workshop: Workshop, target: str = "9.0a", **env: str) -> Any:
+def without_sm90(workshop: Workshop, target: str = "9.0a", **env: str) -> Session:
     made = session(workshop, CUDA_HOME=str(workshop.root / "cuda"), **env)
     site = workshop.root / "site-packages"
     site.mkdir(exist_ok=True)
     config = replace(made.plan.config, sm90=False)
     server = replace(made.plan.server, prefix=workshop.root, site_directories=(site,))
-    made.plan = replace(made.plan, config=config, server=server, targets={target: made.plan.first})
+    made._plan = replace(made.plan, config=config, server=server, targets={target: made.plan.first})
     return made
 
 
@@ -409,10 +400,11 @@ def test_a_module_that_serves_another_target_too(workshop: Workshop, page: Kerne
     both = replace(both, label="page@80_90a", target="8.0 9.0a", aot=served)
     made = session(workshop)
     targets = {"8.0": workshop.target("80"), "8.0 9.0a": workshop.target("80_90a")}
-    made.plan = replace(made.plan, kernels=(alone, both), targets=targets)
+    made._plan = replace(made.plan, kernels=(alone, both), targets=targets)
+    made.judges = dict.fromkeys(targets, made.judges[TARGET])
     verdict = predict(made, alone)
     assert (verdict.state, verdict.reason) == ("ahead-of-time", "")
-    made.plan = replace(made.plan, kernels=(alone,))
+    made._plan = replace(made.plan, kernels=(alone,))
     assert predict(made, alone).reason == "installed from another build than the kernel here: doit install"
 
 

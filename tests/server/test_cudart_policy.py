@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import shutil
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 
 from fitasks.base.errors import KernelFailure
 from fitasks.base.files import sha256_file
 from fitasks.compile import receipt as receipts
+from fitasks.config.model import CudartPolicy
 from fitasks.cuda.cudart import Runtime, describe
 from fitasks.server.cudart_policy import apply, failures, foretold, restore
 from tests.cuda.cudart_wheels import library_of, site_of
@@ -43,7 +44,7 @@ def page(workshop: Workshop) -> Kernel:
     return kernel
 
 
-def world(workshop: Workshop, kernel: Kernel, library: Path, policy: Any) -> tuple[Plan, Runtime]:
+def world(workshop: Workshop, kernel: Kernel, library: Path, policy: CudartPolicy) -> tuple[Plan, Runtime]:
     plan = workshop.plan()
     server = replace(plan.server, prefix=library.parents[3], site_packages=(library.parents[3],))
     plan = replace(plan, server=server, config=replace(plan.config, cudart=policy), kernels=(kernel,))
@@ -71,7 +72,9 @@ def test_patch_mends_it_and_restore_undoes_it(workshop: Workshop, page: Kernel, 
     ("policy", "then"),
     [("patch", "would replace"), ("check", "doit patch_cudart"), ("ignore", "")],
 )
-def test_a_look_changes_nothing(workshop: Workshop, page: Kernel, library: Path, policy: str, then: str) -> None:
+def test_a_look_changes_nothing(
+    workshop: Workshop, page: Kernel, library: Path, policy: CudartPolicy, then: str
+) -> None:
     before = sha256_file(library)
     failed, told = foretold(*world(workshop, page, library, policy))
     assert len(failed) == 1

@@ -12,19 +12,20 @@ import subprocess
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import pytest
 
 from fitasks.cuda.audit import refusal
 from fitasks.cuda.loader import Answer, Found, Loader, Needs
 from fitasks.cuda.toolkit import Toolkit
+from fitasks.graph.session import Session
+from fitasks.plan.kernel import Kernel
 from fitasks.plan.server import Server
 from fitasks.server.check import State, Verdict
 from fitasks.server.loadable import loadable, provisos
+from tests.sessions import NO_CUDART, plan_at, session_of
 
-pytest.importorskip("tvm_ffi")
+pytestmark = pytest.mark.usefixtures("tvm_ffi")
 
 # What a server does, with every symbol bound at once: {library: what the loader says, "" if it takes it}.
 _JUDGE = """
@@ -59,20 +60,23 @@ class World:
     root: Path
     kernels: dict[str, Path]
     said: dict[str, str]
-    session: Any
+    session: Session
 
     def predicted(self, name: str, state: State = "cached", reason: str = "") -> Verdict:
         return loadable(self.session, Verdict(name, name, "9.0a", state, reason, str(self.kernels[name])))
 
 
-def session(root: Path, kernels: list[Path], **variables: str) -> Any:
+def session(root: Path, kernels: list[Path], **variables: str) -> Session:
     python, site = Path(sys.executable), root / "site"
     server = Server(python, "none", Path(sys.prefix), (site,), env(**variables), ())
     toolkit = Toolkit(root, "none", root, "13.0", "V13.0.88", root / "toolkit" / "libcudart.so")
-    planned = tuple(SimpleNamespace(library=path, aot=()) for path in kernels)
-    plan = SimpleNamespace(server=server, toolkit=toolkit, buildable=lambda: planned)
-    runtime = SimpleNamespace(loaded=None, reached=False)
-    return SimpleNamespace(plan=plan, runtime=runtime, loader=Loader(python, server.env, root / "loader.json"))
+    plan = replace(plan_at(root, {}), server=server, toolkit=toolkit, kernels=tuple(map(planned, kernels)))
+    loader = Loader(python, server.env, root / "loader.json")
+    return session_of(plan, runtime=replace(NO_CUDART, reached=False), loader=loader)
+
+
+def planned(library: Path) -> Kernel:
+    return Kernel(library.stem, library.stem, "op", "9.0a", "kernels.yaml:1:1", {}, library=library)
 
 
 @pytest.fixture(scope="module")
@@ -217,7 +221,12 @@ def test_a_library_that_was_replaced_is_asked_for_again(world: World, monkeypatc
     world.session.loader.answer(Needs(("libm.so.6",)), list)
     world.session.loader.save()
     asked: list[str] = []
-    monkeypatch.setattr("fitasks.cuda.loader._ask", lambda *_: asked.append("again") or {"problem": "asked"})
+
+    def ask(*_: object) -> dict[str, str]:
+        asked.append("again")
+        return {"problem": "asked"}
+
+    monkeypatch.setattr("fitasks.cuda.loader._ask", ask)
     memo = world.root / "loader.json"
     text = memo.read_text()
     found = world.session.loader.answer(Needs(("libm.so.6",)), list).libraries["libm.so.6"].path

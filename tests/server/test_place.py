@@ -246,7 +246,7 @@ def test_bits_say_what_the_system_says(
 
 
 def test_an_access_control_list_may_say_something_else(public: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(users.os, "listxattr", lambda path: ["system.posix_acl_access"] if path == public else [])
+    monkeypatch.setattr(os, "listxattr", lambda path: ["system.posix_acl_access"] if path == public else [])
     somebody = User("nobody", 65534, 65534, frozenset([65534]))
     place = Place(somebody, lambda path, mode: users._by_bits(somebody, path, mode))
     found = place.importing(public)

@@ -26,7 +26,10 @@ from tests.server.test_place import mounted
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount, and become another user")
+pytestmark = [
+    pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount, and become another user"),
+    pytest.mark.usefixtures("flashinfer"),
+]
 
 NOBODY = User("nobody", 65534, 65534, frozenset([65534]))
 SERVER = """
@@ -71,7 +74,7 @@ def _furnished(made: Path) -> Path:
     libraries = made / "cuda" / "lib64"
     libraries.mkdir()
     for name, soname in (("cudart", "libcudart.so.13"), ("cuda", "libcuda.so.1")):
-        words = ["-shared", "-o", libraries / soname, f"-Wl,-soname,{soname}", "-x", "c", os.devnull]
+        words = ["-shared", "-o", str(libraries / soname), f"-Wl,-soname,{soname}", "-x", "c", os.devnull]
         subprocess.run(["cc", *words], check=True)
         (libraries / f"lib{name}.so").symlink_to(soname)
     (made / "base").mkdir()
@@ -81,7 +84,6 @@ def _furnished(made: Path) -> Path:
 
 def serve(root: Path, *names: str) -> dict[str, Any]:
     """What becomes of each module in a server of the user nobody; it starts as root, for the interpreter's sake."""
-    pytest.importorskip("flashinfer", exc_type=Exception)
     env = {name: value for name, value in os.environ.items() if not name.startswith(("FLASHINFER", "CUDA"))}
     env |= {
         "CUDA_HOME": str(root / "cuda"),

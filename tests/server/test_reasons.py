@@ -216,8 +216,8 @@ def test_one_reason(
     situation(shelf)
     state, compiles, expected = SITUATIONS[situation]
     places = {"HOME": workshop.root / "home", "CACHE": workshop.root / "cache", "ROOT": workshop.root}
-    for name, place in places.items():
-        expected = expected.replace(f"{{{name}}}", str(place))
+    for name, directory in places.items():
+        expected = expected.replace(f"{{{name}}}", str(directory))
     reason = str(shelf.session().judge(shelf.kernel).first)
     assert reason.startswith(expected.replace("{GENERATED}", "{CACHE}/generated/page/page_0.cpp"))
 

@@ -17,6 +17,7 @@ from fitasks.plan.server import find_server
 from fitasks.server import sm90_switch
 from fitasks.server.sm90_switch import install, is_installed, is_on, uninstall
 from tests.doit_project import Project
+from tests.serving.flashinfer_wheels import directory_of
 
 HOOK = Path(__file__).parents[2] / "fitasks" / "serving" / "sm90_switch.py"
 
@@ -47,9 +48,8 @@ print(gdn.is_sm90a_supported(0), utils.is_sm90a_supported(0))
 
 
 @pytest.fixture(scope="module")
-def environment(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+def environment(tmp_path_factory: pytest.TempPathFactory, flashinfer: Path) -> tuple[Path, Path]:
     """A virtual environment that sees this one's packages: its prefix and site-packages."""
-    pytest.importorskip("flashinfer", exc_type=Exception)
     prefix, site = bare(tmp_path_factory.mktemp("venv") / "v")
     ours = [path for path in sys.path if path.endswith("site-packages")]
     (site / "ours.pth").write_text("\n".join(ours) + "\n")
@@ -105,11 +105,6 @@ def test_what_has_kernels_for_hopper_alone_keeps_them(environment: tuple[Path, P
 
 def flashinfer_of(version: str) -> Path:
     """A directory with that version."""
-    sys.path.insert(0, str(Path(__file__).parents[1] / "serving"))
-    try:
-        from flashinfer_wheels import directory_of
-    finally:
-        sys.path.pop(0)
     return directory_of(version) or Path(sys.prefix)
 
 

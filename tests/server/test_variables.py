@@ -6,13 +6,13 @@ import os
 import subprocess
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from fitasks.base.errors import EnvironmentProblem
 from fitasks.cuda.cudart import Cudart
-from fitasks.cuda.probe import ProbeMemo
+from fitasks.graph.session import Session
 from fitasks.plan.server import Package, Server
 from fitasks.server import buildlog
 from fitasks.server.check import Verdict
@@ -20,6 +20,7 @@ from fitasks.server.conditions import conditions
 from fitasks.server.exports import export_lines, exports
 from fitasks.server.variables import in_choices, in_commands, package, read_by_nobody, variables_of_commands
 from tests.cuda.fake_toolkit import put
+from tests.sessions import NO_CUDART, session_of
 from tests.workshop import Workshop
 
 AHEAD = Verdict("page", "page", "9.0a", "ahead-of-time")
@@ -114,28 +115,23 @@ def test_what_nobody_reads(server: Server, tmp_path: Path) -> None:
     assert read_by_nobody(replace(given, site_packages=())) == [], "where nothing can be read, nothing is claimed"
 
 
-def test_the_installed_flashinfer_is_understood() -> None:
+def test_the_installed_flashinfer_is_understood(flashinfer: Path) -> None:
     """Would notice a FlashInfer that reads its variables in a way that isn't seen here."""
-    import sysconfig
-
-    root = Path(sysconfig.get_path("purelib"), "flashinfer")
     expected = {"CC", "CXX", "FLASHINFER_NVCC", "FLASHINFER_NVCC_THREADS", "FLASHINFER_WORKSPACE_BASE"}
     expected |= {f"FLASHINFER_EXTRA_{name}" for name in ("CFLAGS", "CUDAFLAGS", "LDFLAGS")}
     expected |= {f"FLASHINFER_{name}_LAUNCHER" for name in ("CXX", "NVCC")}
     expected |= {f"FLASHINFER_JIT_{name}" for name in ("DEBUG", "VERBOSE", "LINEINFO")}
-    assert expected <= variables_of_commands(root)
-    assert not {"FLASHINFER_JIT_DIR", "FLASHINFER_CACHE_DIR", "FLASHINFER_JIT_THREADS"} & variables_of_commands(root)
+    read = variables_of_commands(flashinfer)
+    assert expected <= read
+    assert not {"FLASHINFER_JIT_DIR", "FLASHINFER_CACHE_DIR", "FLASHINFER_JIT_THREADS"} & read
 
 
-def session(workshop: Workshop, server: Server, **changes: Any) -> Any:
+def session(workshop: Workshop, server: Server, **changes: Any) -> Session:
     plan = workshop.plan()
     env = {"HOME": "/h", "CUDA_HOME": str(plan.toolkit.home), "PATH": str(workshop.ninja.executable.parent)}
     target = replace(workshop.target(), root=server.site_packages[0] / "flashinfer", workspace=Path("/cache"))
     plan = replace(plan, server=with_env(server, **env), targets={"9.0a": target}, **changes)
-    probe = ProbeMemo(workshop.root / "probe.json")
-    runtime = SimpleNamespace(loaded=None)
-    loader = SimpleNamespace(without_driver=frozenset())
-    return SimpleNamespace(plan=plan, problem=None, ninja=workshop.ninja, runtime=runtime, loader=loader, probe=probe)
+    return session_of(plan, ninja=workshop.ninja)
 
 
 @pytest.fixture
@@ -172,7 +168,7 @@ def test_what_serving_env_says_is_the_servers_own(workshop: Workshop, server: Se
     made = session(workshop, with_env(server, CC="gcc"))
     config = made.plan.config
     own = replace(config, serving=replace(config.serving, env={"CC": "gcc"}))
-    made.plan = replace(made.plan, config=own)
+    made._plan = replace(made.plan, config=own)
     assert conditions(made) == []
     assert exports(made.plan, workshop.ninja.executable.parent)["CC"] == "gcc"
 
@@ -201,7 +197,7 @@ def test_a_shell_that_evaluates_the_lines_runs_nothing(
     targets = {"9.0a": replace(made.plan.first, workspace=Path("/cache", value))}
     config = made.plan.config
     config = replace(config, serving=replace(config.serving, env={"PATH": value, "OWN": value}))
-    made.plan = replace(made.plan, config=config, targets=targets)
+    made._plan = replace(made.plan, config=config, targets=targets)
     printed = "\n".join(printed_by(made))
     assert printed.count(buildlog.VARIABLE) == 1
     names = ("OWN", "PATH", "CC", "FLASHINFER_WORKSPACE_BASE")
@@ -232,9 +228,11 @@ def test_another_ninja_first_on_path(
 @pytest.mark.usefixtures("own_path")
 def test_a_libcudart_that_only_this_shell_leads_to(workshop: Workshop, server: Server) -> None:
     made = session(workshop, with_env(server, LD_LIBRARY_PATH="/opt/x:/opt/cuda/lib64"))
-    made.runtime.loaded = Cudart("/opt/cuda/lib64/libcudart.so.13", "/opt/cuda/lib64/libcudart.so.13.0.96")
+    found = Cudart("/opt/cuda/lib64/libcudart.so.13", "/opt/cuda/lib64/libcudart.so.13.0.96")
+    made.runtime = replace(NO_CUDART, loaded=found)
     assert conditions(made) == ["the server has /opt/cuda/lib64 in LD_LIBRARY_PATH, where libcudart.so.13 is found"]
-    made.runtime.loaded = Cudart("/site/nvidia/libcudart.so.13", "/site/nvidia/libcudart.so.13")
+    found = Cudart("/site/nvidia/libcudart.so.13", "/site/nvidia/libcudart.so.13")
+    made.runtime = replace(NO_CUDART, loaded=found)
     assert conditions(made) == []
 
 
@@ -282,7 +280,7 @@ def test_vllm_wants_nvcc_or_to_be_told(workshop: Workshop, server: Server) -> No
     assert f"# vLLM 0.33.0, where there is no nvcc: {line}" in printed_by(made)
     made.plan.server.env["FLASHINFER_DISABLE_JIT"] = "1"
     assert line in printed_by(made)
-    made.problem = OSError("no toolkit")
+    made.problem = EnvironmentProblem("no toolkit")
     assert conditions(made, [AHEAD]) == [WANTED], "a host that only serves"
 
 

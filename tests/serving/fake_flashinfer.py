@@ -30,7 +30,7 @@ def install(monkeypatch: Any) -> None:
     sampling, mla = types.ModuleType("flashinfer.sampling"), types.ModuleType("flashinfer.mla")
     vars(sampling).update(_SAMPLING)
     vars(mla)["BatchMLAPagedAttentionWrapper"] = BatchMLAPagedAttentionWrapper
-    package.sampling, package.mla = sampling, mla
+    vars(package).update(sampling=sampling, mla=mla)
     for module in (package, sampling, mla):
         monkeypatch.setitem(sys.modules, module.__name__, module)
     FAULTS.clear()

@@ -61,7 +61,7 @@ def gen_picky(
     kind: Literal["a", "b"],
     size: Optional[int] = 4,  # noqa: UP045
     flag: bool = True,
-    names: List[str] = (),  # noqa: UP006
+    names: List[str] = (),  # type: ignore[assignment]  # noqa: UP006 - as careless as others' code
 ):
     return gen_page_module()
 

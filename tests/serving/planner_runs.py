@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from flashinfer_wheels import directory_of
+
+from tests.serving.flashinfer_wheels import directory_of
 
 HERE = Path(__file__).resolve().parent
 PLAN = HERE.parents[1] / "fitasks" / "serving" / "plan.py"
@@ -55,6 +56,6 @@ def run(
     return process, json.loads(response.read_text())
 
 
-def request_of(*kernels: tuple[str, dict[str, Any]], sm90: bool = True, **more: Any) -> dict[str, Any]:
+def request_of(*kernels: tuple[str, dict[str, Any] | None], sm90: bool = True, **more: Any) -> dict[str, Any]:
     wanted = [{"id": index, "op": op, "params": params} for index, (op, params) in enumerate(kernels)]
     return {"version": 1, "sm90": sm90, "kernels": wanted, **more}

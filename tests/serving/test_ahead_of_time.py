@@ -336,6 +336,7 @@ def test_unusable_file(tmp_path: Path, content: str) -> None:
     assert (status, said.count("\n"), said.startswith(str(file))) == (2, 1, True), said
 
 
+@pytest.mark.usefixtures("flashinfer")
 def test_the_installed_flashinfer_itself(tmp_path: Path) -> None:
     """Its own lookup, with a provider of one module: found for its architecture, and for no other."""
     from importlib.metadata import version

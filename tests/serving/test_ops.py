@@ -1,6 +1,8 @@
 """What ops.py says of real FlashInfer versions: the ops, their parameters, and values read from FlashInfer's code."""
 
-import importlib.util
+from __future__ import annotations
+
+import importlib
 import inspect
 import re
 import sys
@@ -8,21 +10,25 @@ import sysconfig
 import textwrap
 import types
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
-from flashinfer_wheels import directory_of
-from planner_runs import PLAN, environment, run
+
+from tests.serving.flashinfer_wheels import directory_of
+from tests.serving.planner_runs import PLAN, environment, run
 
 OPS = PLAN.with_name("ops.py")
 NEWEST = "0.7.4"
 VERSIONS = ["0.6.7.post3", NEWEST]
 
-needs_torch = pytest.mark.skipif(importlib.util.find_spec("torch") is None, reason="FlashInfer needs torch")
+needs_torch = pytest.mark.usefixtures("torch")  # FlashInfer does
 
 
 @pytest.fixture(scope="module", params=VERSIONS)
-def ops(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
+def ops(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, torch: Path
+) -> dict[str, dict[str, Any]]:
     base = tmp_path_factory.mktemp("ops")
     _, answer = run_alone(base, environment(base, request.param))
     assert answer["flashinfer"] == request.param
@@ -40,7 +46,7 @@ def run_alone(directory: Path, env: dict[str, str]) -> tuple[int, dict[str, Any]
 
 
 @needs_torch
-def test_parameters_of_prefill(ops):
+def test_parameters_of_prefill(ops: dict[str, dict[str, Any]]) -> None:
     found = ops["batch_prefill"]
     assert found["generator"] == "flashinfer.jit.attention.modules:gen_batch_prefill_module"
     by_name = {one.pop("name"): one for one in found["parameters"]}
@@ -57,7 +63,7 @@ def test_parameters_of_prefill(ops):
 
 
 @needs_torch
-def test_ops_without_parameters_and_with_a_table(ops):
+def test_ops_without_parameters_and_with_a_table(ops: dict[str, dict[str, Any]]) -> None:
     assert ops["quantization"]["parameters"] == []
     assert ops["act_and_mul"]["parameters"] == [
         {
@@ -74,7 +80,7 @@ def test_ops_without_parameters_and_with_a_table(ops):
 
 
 @needs_torch
-def test_every_generator_is_offered(ops):
+def test_every_generator_is_offered(ops: dict[str, dict[str, Any]]) -> None:
     """Those of packages that FlashInfer imports when they are needed, too; and what nobody calls is said."""
     root = directory_of_flashinfer("page" in ops and "qsa_nvfp4" in ops)
     defined = {
@@ -94,7 +100,7 @@ def directory_of_flashinfer(newest: bool) -> Path:
 
 
 @needs_torch
-def test_without_architectures_it_says_why(tmp_path):
+def test_without_architectures_it_says_why(tmp_path: Path) -> None:
     status, answer = run_alone(tmp_path, environment(tmp_path, FLASHINFER_CUDA_ARCH_LIST="9.0;8.0"))
     assert status == 3
     assert answer["fatal"]["kind"] == "arch_list"
@@ -118,7 +124,7 @@ def load_other(): return gen_other_module("b").build_and_load()
 
 
 @pytest.fixture
-def sources(tmp_path, monkeypatch):
+def sources(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     """plan_sources, with a FlashInfer of a few lines as what is installed."""
     monkeypatch.syspath_prepend(str(OPS.parent))
     monkeypatch.delitem(sys.modules, "plan_sources", raising=False)
@@ -132,7 +138,7 @@ def sources(tmp_path, monkeypatch):
     return plan_sources
 
 
-def test_where_generators_are_defined(sources):
+def test_where_generators_are_defined(sources: ModuleType) -> None:
     found = sources.defining_modules()
     assert found["gen_unused_module"] == ("flashinfer.jit.a",)
     assert found["gen_twice_module"] == ("flashinfer.c", "flashinfer.d")
@@ -150,11 +156,11 @@ def test_where_generators_are_defined(sources):
         ("gen_recursive_module", True),
     ],
 )
-def test_what_nobody_calls(sources, name, unused):
+def test_what_nobody_calls(sources: ModuleType, name: str, unused: bool) -> None:
     assert sources.nobody_calls(name) is unused
 
 
-def test_an_engine_that_calls_it(sources, tmp_path, monkeypatch):
+def test_an_engine_that_calls_it(sources: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "engines" / "sglang" / "layers").mkdir(parents=True)
     (tmp_path / "engines" / "sglang" / "__init__.py").touch()
     (tmp_path / "engines" / "sglang" / "layers" / "a.py").write_text("gen_unused_module()")
@@ -207,7 +213,7 @@ def changed(x):
     ],
 )
 @needs_torch
-def test_values_told_by_code(name, values, tmp_path, monkeypatch):
+def test_values_told_by_code(name: str, values: list[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(OPS.parent))
     for module in [known for known in sys.modules if known.startswith(("ops_values", "plan_"))]:
         monkeypatch.delitem(sys.modules, module)
@@ -216,7 +222,5 @@ def test_values_told_by_code(name, values, tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(str(tmp_path))
     (tmp_path / "some_generators.py").write_text(textwrap.dedent(CODE))
     monkeypatch.delitem(sys.modules, "some_generators", raising=False)
-    import some_generators
-
-    function = getattr(some_generators, name)
+    function = getattr(importlib.import_module("some_generators"), name)
     assert ops_values.accepted_values(function, next(iter(inspect.signature(function).parameters))) == values

@@ -1,14 +1,18 @@
 """What the planner says about entries it cannot plan, and about environments in which it can plan nothing."""
 
+from __future__ import annotations
+
 import ast
 import importlib
 import importlib.util
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
-from planner_runs import PLAN, environment, request_of, run
+
+from tests.serving.planner_runs import PLAN, environment, request_of, run
 
 PREFILL_TAKES = (
     "backend, dtype_q, dtype_kv, dtype_o, dtype_idx, head_dim, head_dim_qk, head_dim_vo, pos_encoding_mode, "
@@ -50,7 +54,7 @@ NOT_NVCC = (
 DSL = f"mm_fp4 is a CuTe-DSL {NOT_NVCC}"
 SINKS = "BatchAttentionWithAttentionSinkWrapper"
 # op, params, and every mistake as (kind, parameter, message, suggestion)
-TABLE = [
+TABLE: list[tuple[str, dict[str, Any], Any]] = [
     (
         "batch_prefil",
         {},
@@ -187,7 +191,7 @@ TABLE = [
     ("batch_prefill_attention_sink", {**GOOD, "dtype_idx": "int64"}, [("bad_value", "dtype_idx", f"{SINKS}, which loads this module, takes int32 for dtype_idx and nothing else", None)]),
 ]  # fmt: skip
 ATTENTION = "flashinfer.jit.attention.modules"
-PLANNED = [
+PLANNED: list[tuple[str, dict[str, Any] | None]] = [
     ("odd_generators:gen_noisy", {}),
     ("odd_generators:gen_picky", {"layout": "HND", "kind": "a", "size": None}),
     ("flashinfer.jit:gen_batch_prefill_module", {**GOOD, "pos_encoding_mode": 2}),
@@ -200,26 +204,27 @@ PLANNED = [
     ("pcie_ipc_comm_debug", {"stall_ns": 1, "stall_island": 1}),
 ]
 
-needs_torch = pytest.mark.skipif(importlib.util.find_spec("torch") is None, reason="planning needs torch")
+needs_torch = pytest.mark.usefixtures("torch")  # planning does
+Answered = tuple[subprocess.CompletedProcess[str], dict[str, Any]]
 
 
-def mistakes(kernel):
+def mistakes(kernel: dict[str, Any]) -> list[tuple[Any, ...]]:
     return [
         (error["kind"], error["parameter"], error["message"], error["suggestion"]) for error in kernel.get("errors", [])
     ]
 
 
 @pytest.fixture(scope="module")
-def answered(tmp_path_factory):
+def answered(tmp_path_factory: pytest.TempPathFactory, torch: Path) -> Answered:
     """Every mistake and some good entries in one request: one process."""
     base = tmp_path_factory.mktemp("errors")
     (base / "shadow.py").write_text("open('ran', 'w')\n\ndef gen_thing():\n    pass\n")  # where the planner is run
-    kernels = [(op, params) for op, params, _ in TABLE] + PLANNED
+    kernels = [*((op, params) for op, params, _ in TABLE), *PLANNED]
     return run(PLAN, request_of(*kernels, generators=["odd_generators"]), base, environment(base))
 
 
 @needs_torch
-def test_every_mistake_is_said(answered):
+def test_every_mistake_is_said(answered: Answered) -> None:
     _, response = answered
     told = [(kernel["id"], mistakes(kernel)) for kernel in response["kernels"][: len(TABLE)]]
     assert told == [(index, expected) for index, (_, _, expected) in enumerate(TABLE)]
@@ -227,14 +232,14 @@ def test_every_mistake_is_said(answered):
 
 
 @needs_torch
-def test_nothing_else_was_called(answered):
+def test_nothing_else_was_called(answered: Answered) -> None:
     base = Path(answered[1]["workspace"]).parents[3]
     assert not list(base.rglob("ran"))
     assert not {"shadow", "pwned"} & {name for _, names in answered[1]["reads"]["looked"] for name in names}
 
 
 @needs_torch
-def test_accepted_names_come_along(answered):
+def test_accepted_names_come_along(answered: Answered) -> None:
     _, response = answered
     by_op = [kernel["error"]["accepted"] for kernel in response["kernels"][: len(TABLE)]]
     assert by_op[[op for op, _, _ in TABLE].index("batch_prefill")] == PREFILL_TAKES.split(", ")
@@ -242,7 +247,7 @@ def test_accepted_names_come_along(answered):
 
 
 @needs_torch
-def test_good_entries_are_planned_beside_bad_ones(answered):
+def test_good_entries_are_planned_beside_bad_ones(answered: Answered) -> None:
     process, response = answered
     noisy, picky, public, whole_name, *_ = response["kernels"][len(TABLE) :]
     assert [kernel.get("name") for kernel in (noisy, picky, whole_name)] == ["page", "page", "page"]
@@ -255,13 +260,13 @@ def test_good_entries_are_planned_beside_bad_ones(answered):
 
 
 @needs_torch
-def test_names_of_positions_of_both_halves(answered):
+def test_names_of_positions_of_both_halves(answered: Answered) -> None:
     pod = answered[1]["kernels"][len(TABLE) + 4]
     assert (pod["params"]["pos_encoding_mode_p"], pod["params"]["pos_encoding_mode_d"]) == (1, 0)
 
 
 @needs_torch
-def test_generators_that_flashinfer_imports_later(answered):
+def test_generators_that_flashinfer_imports_later(answered: Answered) -> None:
     found = [kernel["generator"] for kernel in answered[1]["kernels"][len(TABLE) + 5 :][:2]]
     assert found == [
         "flashinfer.experimental.qsa_nvfp4.jit:gen_qsa_nvfp4_module",
@@ -270,7 +275,7 @@ def test_generators_that_flashinfer_imports_later(answered):
 
 
 @needs_torch
-def test_what_a_wrapper_names_itself(answered):
+def test_what_a_wrapper_names_itself(answered: Answered) -> None:
     """The op is what the wrapper loads; the public generator's module is planned where it is named, with a note."""
     sinks, public, debug = answered[1]["kernels"][len(TABLE) + 7 :]
     assert sinks["name"] == "batch_prefill_attention_sink_bf16_bf16_128_128_posenc_0_f16qk_False_swa_False_fa2"
@@ -283,8 +288,8 @@ def test_what_a_wrapper_names_itself(answered):
 
 
 @needs_torch
-def test_without_sm90(tmp_path):
-    kernels = [
+def test_without_sm90(tmp_path: Path) -> None:
+    kernels: list[tuple[str, dict[str, Any] | None]] = [
         ("batch_prefill", {**GOOD, "backend": "fa3"}),
         ("fp8_blockscale_gemm_sm90", {}),
         ("odd_generators:gen_thing_sm90_module", {"size": 2}),
@@ -325,7 +330,7 @@ def test_without_sm90(tmp_path):
         ),
     ],
 )
-def test_unusable_environment(tmp_path, settings, kind, message):
+def test_unusable_environment(tmp_path: Path, settings: dict[str, str], kind: str, message: str) -> None:
     if kind == "toolkit" and importlib.import_module("torch.version").cuda is not None:
         pytest.skip("a CUDA torch knows its CUDA release without nvcc")
     env = environment(tmp_path, **settings)
@@ -337,22 +342,22 @@ def test_unusable_environment(tmp_path, settings, kind, message):
 
 
 @pytest.fixture(scope="module")
-def bare_python(tmp_path_factory):
+def bare_python(tmp_path_factory: pytest.TempPathFactory) -> str:
     """An interpreter with nothing installed."""
     directory = tmp_path_factory.mktemp("bare")
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", directory], check=True)
     return str(directory / "bin" / "python")
 
 
-def fake_package(directory, name, text):
+def fake_package(directory: Path, name: str, text: str) -> None:
     (directory / name).mkdir(parents=True)
     (directory / name / "__init__.py").write_text(text)
 
 
-def fatal(bare_python, tmp_path, environment=(), **packages):
+def fatal(bare_python: str, tmp_path: Path, environment: dict[str, str] | None = None, **packages: str) -> Any:
     for name, text in packages.items():
         fake_package(tmp_path / "site", name, text)
-    env = {"PYTHONPATH": str(tmp_path / "site"), "PATH": "/usr/bin:/bin", **dict(environment)}
+    env = {"PYTHONPATH": str(tmp_path / "site"), "PATH": "/usr/bin:/bin", **(environment or {})}
     process, response = run(PLAN, request_of(("page", {})), tmp_path, env, python=bare_python)
     assert (process.returncode, process.stdout) == (3, "")
     return response["fatal"]
@@ -361,7 +366,7 @@ def fatal(bare_python, tmp_path, environment=(), **packages):
 TORCH = "class version: cuda = None\nclass cuda: get_device_properties = None\n"
 
 
-def test_no_torch(bare_python, tmp_path):
+def test_no_torch(bare_python: str, tmp_path: Path) -> None:
     assert fatal(bare_python, tmp_path) == {
         "kind": "no_torch",
         "message": f"import torch fails in {bare_python}: No module named 'torch'",
@@ -369,7 +374,7 @@ def test_no_torch(bare_python, tmp_path):
     }
 
 
-def test_no_flashinfer(bare_python, tmp_path):
+def test_no_flashinfer(bare_python: str, tmp_path: Path) -> None:
     assert fatal(bare_python, tmp_path, torch=TORCH) == {
         "kind": "no_flashinfer",
         "message": f"import flashinfer fails in {bare_python}: No module named 'flashinfer'",
@@ -385,7 +390,7 @@ def test_no_flashinfer(bare_python, tmp_path):
         ("import tvm_ffi", "ModuleNotFoundError: No module named 'tvm_ffi'"),
     ],
 )
-def test_flashinfer_that_dies_on_import(bare_python, tmp_path, text, says):
+def test_flashinfer_that_dies_on_import(bare_python: str, tmp_path: Path, text: str, says: str) -> None:
     assert fatal(bare_python, tmp_path, torch=TORCH, flashinfer=text) == {
         "kind": "import",
         "message": f"import flashinfer fails in {bare_python}: {says}",
@@ -406,18 +411,20 @@ OPENS = "import os; open(os.environ.get('{name}') + '/.cache/x')"
         (READS, "OTHER_LEVEL", "nonsense"),
     ],
 )
-def test_the_variable_that_flashinfer_dies_of_is_named(bare_python, tmp_path, text, name, value):
+def test_the_variable_that_flashinfer_dies_of_is_named(
+    bare_python: str, tmp_path: Path, text: str, name: str, value: str
+) -> None:
     found = fatal(bare_python, tmp_path, {name: value}, torch=TORCH, flashinfer=text.format(name=name))
     assert found["remedy"] == f"correct {name} (it is {value!r}), or unset it"
 
 
-def test_a_user_without_a_home(bare_python, tmp_path):
+def test_a_user_without_a_home(bare_python: str, tmp_path: Path) -> None:
     text = "raise RuntimeError('Could not determine home directory.')"
     found = fatal(bare_python, tmp_path, torch=TORCH, flashinfer=text)
     assert found["remedy"] == "set HOME to a directory that this user can write to, for doit and the server alike"
 
 
-def test_cpu_only_assertion_is_turned_into_what_flashinfer_swallows(bare_python, tmp_path):
+def test_cpu_only_assertion_is_turned_into_what_flashinfer_swallows(bare_python: str, tmp_path: Path) -> None:
     """0.6.8-0.6.11 and 0.6.14-0.7.0 ask for device 0 at import and swallow RuntimeError alone."""
     torch = (
         "def ask(*_): raise AssertionError('Torch not compiled with CUDA enabled')\n"
@@ -432,7 +439,7 @@ def test_cpu_only_assertion_is_turned_into_what_flashinfer_swallows(bare_python,
     assert message.endswith("ImportError: swallowed Torch not compiled with CUDA enabled")
 
 
-def test_neighbours_do_not_hide_packages(bare_python, tmp_path):
+def test_neighbours_do_not_hide_packages(bare_python: str, tmp_path: Path) -> None:
     """The script's own directory is off sys.path before FlashInfer is imported."""
     text = f"import sys; raise ImportError({str(PLAN.parent)!r} in sys.path)"
     message = fatal(bare_python, tmp_path, torch=TORCH, flashinfer=text)["message"]
@@ -440,7 +447,7 @@ def test_neighbours_do_not_hide_packages(bare_python, tmp_path):
 
 
 @pytest.mark.parametrize("request_text", ["", "[]", '{"version": 2, "kernels": []}', '{"version": 1}'])
-def test_bad_request(bare_python, tmp_path, request_text):
+def test_bad_request(bare_python: str, tmp_path: Path, request_text: str) -> None:
     (tmp_path / "wrong.json").write_text(request_text)
     process, response = run(PLAN, str(tmp_path / "wrong.json"), tmp_path, {}, python=bare_python)
     assert process.returncode == 3
@@ -448,18 +455,18 @@ def test_bad_request(bare_python, tmp_path, request_text):
     assert response["fatal"]["message"].startswith(f"{tmp_path / 'wrong.json'} is no request for this planner: ")
 
 
-def test_usage(bare_python):
+def test_usage(bare_python: str) -> None:
     process = subprocess.run([bare_python, PLAN, "one"], capture_output=True, text=True, check=False)
     assert process.returncode == 2
     assert process.stderr == "usage: plan.py (REQUEST.json | --registry) RESPONSE.json\n"
 
 
-def test_an_old_response_does_not_survive(bare_python, tmp_path):
+def test_an_old_response_does_not_survive(bare_python: str, tmp_path: Path) -> None:
     """A planner that is killed leaves no response, so an earlier one must be gone from the start."""
     fake_package(tmp_path / "site", "torch", "import os; os._exit(9)")
     (tmp_path / "request.json").write_text('{"version": 1, "kernels": []}')
     (tmp_path / "response.json").write_text("old")
-    command = [bare_python, PLAN, tmp_path / "request.json", tmp_path / "response.json"]
+    command = [bare_python, str(PLAN), str(tmp_path / "request.json"), str(tmp_path / "response.json")]
     env = {"PYTHONPATH": str(tmp_path / "site")}
     fake_package(tmp_path / "site", "flashinfer", "")
     assert subprocess.run(command, env=env, check=False).returncode == 9
@@ -467,10 +474,11 @@ def test_an_old_response_does_not_survive(bare_python, tmp_path):
 
 
 @pytest.mark.parametrize("script", sorted(PLAN.parent.glob("*.py")), ids=lambda path: path.name)
-def test_scripts_run_alone_in_an_older_python(script):
+def test_scripts_run_alone_in_an_older_python(script: Path) -> None:
     """Syntax of Python 3.9, and imports of the standard library, torch, FlashInfer and neighbours alone."""
     tree = ast.parse(script.read_text(), feature_version=(3, 9))
-    imported = {node.module.split(".")[0] for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+    froms = [node.module or "" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
+    imported = {name.split(".")[0] for name in froms}
     imported |= {
         name.name.split(".")[0] for node in ast.walk(tree) if isinstance(node, ast.Import) for name in node.names
     }

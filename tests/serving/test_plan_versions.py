@@ -1,22 +1,24 @@
 """Planned modules against real FlashInfer versions: the exact names, and what the wrappers themselves load."""
 
+from __future__ import annotations
+
 import functools
 import importlib.util
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from bench.wrapper_calls import configurations
+from tests.serving.planner_runs import PLAN, environment, request_of, run
+
 BENCH = Path(__file__).resolve().parents[2] / "bench"
-sys.path.append(str(BENCH))
 
-from planner_runs import PLAN, environment, request_of, run  # noqa: E402
-from wrapper_calls import configurations  # noqa: E402
-
-pytestmark = pytest.mark.skipif(importlib.util.find_spec("torch") is None, reason="planning needs torch")
+pytestmark = pytest.mark.usefixtures("torch")  # planning needs it
 
 VERSIONS = ["0.6.7.post3", "0.6.18.post1", "0.7.0.post1", "0.7.2.post1", "0.7.4"]
 NEWEST = VERSIONS[-1]
@@ -142,10 +144,11 @@ SAMPLE = [
     }
 ]
 REQUEST = request_of(*((op, params) for op, params, _, _ in TABLE), *((one.op, one.params) for one in SAMPLE))
+Planned = Callable[[str], tuple[Path, dict[str, Any]]]
 
 
 @pytest.fixture(scope="module")
-def planned(tmp_path_factory):
+def planned(tmp_path_factory: pytest.TempPathFactory) -> Planned:
     """version → (workspace base, response): one planner process for each version, however many tests ask."""
 
     @functools.cache
@@ -159,7 +162,7 @@ def planned(tmp_path_factory):
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-def test_planned_names(planned, version):
+def test_planned_names(planned: Planned, version: str) -> None:
     base, response = planned(version)
     names = [kernel.get("name") or kernel["error"] for kernel in response["kernels"][: len(TABLE)]]
     assert names == [other.get(version, name) for _, _, name, other in TABLE]
@@ -172,7 +175,7 @@ def test_planned_names(planned, version):
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-def test_planning_leaves_the_cache_alone(planned, version):
+def test_planning_leaves_the_cache_alone(planned: Planned, version: str) -> None:
     """Sources are generated, but nothing that a running server might be building is touched or made."""
     base, response = planned(version)
     workspace = Path(response["workspace"])
@@ -187,15 +190,15 @@ def test_planning_leaves_the_cache_alone(planned, version):
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-def test_wrappers_load_what_is_planned(planned, version):
+def test_wrappers_load_what_is_planned(planned: Planned, version: str) -> None:
     """FlashInfer's wrappers, called on the CPU, ask for these modules, with these very build.ninja texts and locks."""
     base, response = planned(version)
     env = environment(base, version, FLASHINFER_USE_CUDA_NORM="1")
     (base / "asked").mkdir()
     command = [
         sys.executable,
-        BENCH / "wrapper_calls.py",
-        base / "asked" / "answer.json",
+        str(BENCH / "wrapper_calls.py"),
+        str(base / "asked" / "answer.json"),
         *(one.label for one in SAMPLE),
     ]
     process = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
@@ -212,7 +215,7 @@ def test_wrappers_load_what_is_planned(planned, version):
     assert {label: answer for label, answer in answers.items() if label not in missing} == planned_so
 
 
-def test_arch_without_suffix_is_the_same_target(planned):
+def test_arch_without_suffix_is_the_same_target(planned: Planned) -> None:
     """FlashInfer normalises 9.0 to 90a: the same directories, names and commands."""
     base, response = planned(NEWEST)
     env = environment(base, FLASHINFER_CUDA_ARCH_LIST="9.0")
@@ -220,7 +223,7 @@ def test_arch_without_suffix_is_the_same_target(planned):
     assert again == response
 
 
-def test_paths_of_a_kernel(planned):
+def test_paths_of_a_kernel(planned: Planned) -> None:
     _, response = planned(NEWEST)
     page = response["kernels"][10]
     jit = response["workspace"] + "/cached_ops"
@@ -240,7 +243,7 @@ def test_paths_of_a_kernel(planned):
     assert page["ninja"].startswith(f"ninja_required_version = 1.3\nname = page\ncuda_home = {response['cuda_home']}")
 
 
-def test_params_are_said_in_full(planned):
+def test_params_are_said_in_full(planned: Planned) -> None:
     _, response = planned(NEWEST)
     prefill = response["kernels"][0]
     assert prefill["generator"] == "flashinfer.jit.attention.modules:_gen_batch_prefill_primary_module"
@@ -273,7 +276,7 @@ def get_jit_cache_providers():
 
 
 @pytest.mark.parametrize("version", ["0.6.18.post1", NEWEST])
-def test_ahead_of_time_modules_are_named(tmp_path, version):
+def test_ahead_of_time_modules_are_named(tmp_path: Path, version: str) -> None:
     """A provider's page.so is what this server would load, before it looks at its cache."""
     package = tmp_path / "site" / "flashinfer_jit_cache"
     (package / "page").mkdir(parents=True)
@@ -287,7 +290,7 @@ def test_ahead_of_time_modules_are_named(tmp_path, version):
 
 
 @pytest.mark.parametrize(("version", "served"), [("0.6.18.post1", ["sm80", "sm90a"]), (NEWEST, ["sm90a"])])
-def test_for_which_gpus_an_ahead_of_time_module_is_loaded(tmp_path, version, served):
+def test_for_which_gpus_an_ahead_of_time_module_is_loaded(tmp_path: Path, version: str, served: list[str]) -> None:
     """On a mixed host: up to 0.6 without asking, from 0.7 on where its provider's architectures fit."""
     package = tmp_path / "site" / "flashinfer_jit_cache"
     (package / "page").mkdir(parents=True)
@@ -299,7 +302,7 @@ def test_for_which_gpus_an_ahead_of_time_module_is_loaded(tmp_path, version, ser
     assert response["kernels"][0]["aot"] == [{"path": str(package / "page" / "page.so"), "architectures": served}]
 
 
-def test_registry(tmp_path):
+def test_registry(tmp_path: Path) -> None:
     """FlashInfer's own default set for sm90a, planned from an installed wheel in seconds."""
     process, response = run(PLAN, "--registry", tmp_path, environment(tmp_path))
     assert (process.returncode, process.stdout) == (0, "")
@@ -313,7 +316,7 @@ def test_registry(tmp_path):
     assert all(kernel["generator"] and isinstance(kernel["params"], dict) for kernel in planned)
 
 
-def test_registry_goes_on_after_a_failure(tmp_path):
+def test_registry_goes_on_after_a_failure(tmp_path: Path) -> None:
     """0.6.7's registry wants nvidia-nvshmem, which is not installed here; without guards it ends there."""
     if importlib.util.find_spec("nvidia.nvshmem") is not None:
         pytest.skip("nvidia-nvshmem is installed")

@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from planner_runs import environment
 
 from fitasks.record import HOOK, variables
 from fitasks.trace.model import read_trace
 from tests.doit_project import Project
+from tests.serving.planner_runs import environment
 
 ROOT = Path(__file__).parents[2]
 VERSIONS = ["0.6.7.post3", "0.6.18.post1", "0.7.0.post1", "0.7.1", "0.7.2.post1", "0.7.4"]
@@ -68,12 +68,13 @@ def get_jit_cache_providers():
 """
 UNNAMED = "it was made by {}, which is no gen_… function of FlashInfer"
 
+needs_torch = pytest.mark.usefixtures("torch")  # a server of FlashInfer does
+
 
 class Server:
     """A command, its environment, and the trace that it leaves."""
 
     def __init__(self, base: Path, version: str = "0.7.4") -> None:
-        pytest.importorskip("torch")
         self.base = base
         self.trace = base / "trace.jsonl"
         (base / "bin").mkdir()
@@ -108,6 +109,7 @@ class Server:
         return [tuple(line[field] for field in fields) for line in self.lines()]
 
 
+@needs_torch
 @pytest.mark.parametrize("version", VERSIONS)
 def test_name_generator_arguments_and_what_became_of_it(tmp_path: Path, version: str) -> None:
     server = Server(tmp_path, version)
@@ -157,6 +159,7 @@ def test_name_generator_arguments_and_what_became_of_it(tmp_path: Path, version:
     assert [one.loaded for one in read_trace(server.trace.read_text().splitlines()).requested] == [True, True]
 
 
+@needs_torch
 @pytest.mark.parametrize("version", ["0.6.7.post3", "0.7.4"])
 def test_ahead_of_time_and_without_jit(tmp_path: Path, version: str) -> None:
     server = Server(tmp_path, version)
@@ -170,6 +173,7 @@ def test_ahead_of_time_and_without_jit(tmp_path: Path, version: str) -> None:
     ]
 
 
+@needs_torch
 def test_an_artefact_that_does_not_load_is_compiled(tmp_path: Path) -> None:
     server = Server(tmp_path)
     server.provide_page("0.7.4")
@@ -182,6 +186,7 @@ gen_page_module().build_and_load()
     assert server.told("name", "how") == [("page", "generated"), ("page", "compiled")]
 
 
+@needs_torch
 @pytest.mark.parametrize("version", ["0.6.18.post1", "0.7.4"])
 def test_cute_dsl_kernels_and_what_they_cost(tmp_path: Path, version: str) -> None:
     """FlashInfer's real JitSpecCuteDsl; only the kernel itself is a stand-in."""
@@ -212,6 +217,7 @@ compiled_rmsnorm()
     assert cached < 0.2
 
 
+@needs_torch
 def test_who_waits_for_another_process_compiles_nothing(tmp_path: Path) -> None:
     server = Server(tmp_path)
     body = """
@@ -226,6 +232,7 @@ for worker in workers: worker.join()
     assert min(line["seconds"] for line in server.lines() if line["how"] == "compiled") >= 1
 
 
+@needs_torch
 def test_spawned_and_forked_workers(tmp_path: Path) -> None:
     server = Server(tmp_path, "0.7.4")
     body = """
@@ -246,6 +253,7 @@ if __name__ == "__main__":
     assert loads == {(rank, name) for rank in "35" for name in ("page", NAME)}
 
 
+@needs_torch
 def test_a_failed_build_is_noted_and_still_fails(tmp_path: Path) -> None:
     server = Server(tmp_path, "0.7.4")
     (tmp_path / "fail").touch()
@@ -253,6 +261,7 @@ def test_a_failed_build_is_noted_and_still_fails(tmp_path: Path) -> None:
     assert [line["how"] for line in server.lines()] == ["generated", "failed"]
 
 
+@needs_torch
 def test_arguments_as_kernels_yaml_says_them(tmp_path: Path) -> None:
     server = Server(tmp_path)
     body = """
@@ -302,6 +311,7 @@ xqa.gen_xqa_module_mla(torch.float8_e4m3fn, torch.float8_e4m3fn, 64, 576, 128, F
     assert max(map(len, server.trace.read_text().splitlines())) <= 4000
 
 
+@needs_torch
 def test_the_rank_that_torch_distributed_says(tmp_path: Path) -> None:
     server = Server(tmp_path)
     server.run("""
@@ -314,6 +324,7 @@ gen_page_module()
     assert server.told("rank") == [("0",), ("7",)]
 
 
+@needs_torch
 @pytest.mark.parametrize("trouble", ["unwritable", "sabotaged"])
 def test_whatever_fails_here_the_server_does_not_notice(tmp_path: Path, trouble: str) -> None:
     server = Server(tmp_path)
@@ -447,6 +458,7 @@ def test_the_launchers_errors(tmp_path: Path, words: list[str], status: int, sai
     assert (done.returncode, said in done.stderr) == (status, True), done.stderr
 
 
+@needs_torch
 def test_from_a_server_to_kernels_yaml_and_back(tmp_path: Path) -> None:
     """Recorded, imported into a file without kernels, compiled (by a stand-in for nvcc): nothing asked for is missing."""
     (tmp_path / "server").mkdir()

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from flashinfer_wheels import directory_of
+
+from tests.serving.flashinfer_wheels import directory_of
 
 torch = pytest.importorskip("torch")
 
@@ -32,7 +33,7 @@ BF16 = dict.fromkeys(("dtype_q", "dtype_kv", "dtype_o"), "bfloat16")
 MLA = {"backend": "fa2", **HALF, "head_dim_ckv": 512, "head_dim_kpe": 64, "use_profiler": False}
 WINDOW, CAP = {"use_sliding_window": True}, {"use_logits_soft_cap": True}
 
-SMALLER = {
+SMALLER: dict[str, dict[str, Any]] = {
     "verify_attention": {"_DECODED": [1, 17, 130], "_QUERIES": [1, 33, 40], "_KEYS": [150, 33, 107]},
     "verify_sampling": {"_ROWS": 6000, "_SIZE": 200, "_VOCABULARY": 3000, "_BATCH": 7},
     "verify_elementwise": {"_ROWS": 9},
@@ -201,7 +202,7 @@ def test_every_call_fits_every_flashinfer(fake: Any) -> None:
 
 def read_signatures(version: str) -> dict[str, inspect.Signature]:
     """`function` or `Class.method` → its signature; of overloads the last, which is the implementation."""
-    package = Path(directory_of(version) or importlib.metadata.distribution("flashinfer-python").locate_file("."))
+    package = directory_of(version) or Path(str(importlib.metadata.distribution("flashinfer-python").locate_file(".")))
     files = [file for pattern in SOURCES for file in package.glob(f"flashinfer/{pattern}.py")]
     found: dict[str, inspect.Signature] = {}
     for node in (node for file in files for node in ast.parse(file.read_text()).body):

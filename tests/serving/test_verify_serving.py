@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.usefixtures("tvm_ffi")
 SERVING = Path(__file__).parents[2] / "fitasks" / "serving"
 
 
 def serving(script: str, cwd: Path) -> str:
     """The output of a script in a process of its own, which may import serving's modules."""
-    pytest.importorskip("tvm_ffi", exc_type=Exception)
     done = subprocess.run(
         [sys.executable, "-c", f"import sys\nsys.path.insert(0, {str(SERVING)!r})\nimport verify\n{script}"],
         cwd=cwd,
@@ -76,6 +76,7 @@ def test_whose_trouble_an_error_is(text: str, gpus: bool, tmp_path: Path) -> Non
     assert serving(f"{quiet}print(verify._is_the_gpu(RuntimeError({text!r})))", tmp_path) == str(gpus)
 
 
+@pytest.mark.usefixtures("flashinfer")
 def test_a_module_that_somebody_builds_is_busy(tmp_path: Path) -> None:
     script = """
 import filelock
@@ -84,7 +85,6 @@ verify._numerically = held
 found = verify.prove({"id": "page"})
 print(found["outcome"], found["message"])
 """
-    pytest.importorskip("flashinfer", exc_type=Exception)
     assert serving(script, tmp_path).splitlines()[-1] == "busy The file lock '/x/page.lock' could not be acquired."
 
 

@@ -144,7 +144,7 @@ def test_healing_one_cache_does_not_disturb_the_other(workshop: Workshop, store:
 
 def in_both(workshop: Workshop) -> list[str]:
     """Build the kernel in the cache of one FlashInfer and in that of another; the outcomes."""
-    outcomes = []
+    outcomes: list[str] = []
     for workshop.version in ("0.7.2.post1", "0.8.0"):
         outcomes.append(workshop.build(workshop.kernel()).outcome)
         assert workshop.ninja_would_run(workshop.kernel()) == ""

@@ -1,7 +1,12 @@
 """Any trace at all: what it asks for, or our error; and nothing is asked of the planner but FlashInfer's generators."""
 
+from __future__ import annotations
+
 import json
 import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, example, given, settings
@@ -9,7 +14,7 @@ from hypothesis import strategies as st
 
 from fitasks.base.errors import EnvironmentProblem
 from fitasks.config.generators import may_be_called
-from fitasks.trace.entries import unsayable
+from fitasks.trace.entries import Entry, unsayable
 from fitasks.trace.model import Requested
 from fitasks.trace.resolve import resolve
 from fitasks.trace.sources import read_sources
@@ -29,7 +34,7 @@ LINES = st.fixed_dictionaries(
 few = settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
-def read(path, data):
+def read(path: Path, data: bytes) -> tuple[Requested, ...]:
     path.write_bytes(data)
     try:
         return read_sources([path]).requested
@@ -39,11 +44,11 @@ def read(path, data):
     return ()
 
 
-def asked_for(requested):
+def asked_for(requested: Sequence[Requested]) -> list[Entry]:
     """Every op and all parameters that the planner would be asked about."""
-    asked = []
+    asked: list[Entry] = []
 
-    def ask(entries):
+    def ask(entries: Sequence[Entry]) -> dict[str, list[dict[str, Any]]]:
         asked.extend(entries)
         return {"90a": [{"error": {"message": "no"}} for _ in entries]}
 
@@ -54,7 +59,7 @@ def asked_for(requested):
 @few
 @given(st.lists(LINES, min_size=1, max_size=3))
 @example([LINE | {"generator": "subprocess:getoutput", "arguments": {"cmd": "touch x"}}])
-def test_only_generators_of_flashinfer_with_plain_words(tmp_path, lines):
+def test_only_generators_of_flashinfer_with_plain_words(tmp_path: Path, lines: list[dict[str, Any]]) -> None:
     requested = read(tmp_path / "trace.jsonl", "\n".join(map(json.dumps, lines)).encode(errors="surrogatepass"))
     for entry in asked_for(requested):
         assert may_be_called(entry.op)
@@ -65,7 +70,7 @@ def test_only_generators_of_flashinfer_with_plain_words(tmp_path, lines):
 
 @few
 @given(st.binary(max_size=300), st.integers(0, 200))
-def test_bytes_and_torn_lines(tmp_path, data, at):
+def test_bytes_and_torn_lines(tmp_path: Path, data: bytes, at: int) -> None:
     text = (json.dumps(LINE) + "\n").encode()
     asked_for(read(tmp_path / "trace.jsonl", text[:at] + data + text[at:]))
 
@@ -86,7 +91,7 @@ def test_bytes_and_torn_lines(tmp_path, data, at):
         ({"arguments": {"a b": 1}}, "arguments: 'a b' is no parameter's name"),
     ],
 )
-def test_a_refusal_names_the_line(tmp_path, change, reason):
+def test_a_refusal_names_the_line(tmp_path: Path, change: dict[str, Any], reason: str) -> None:
     trace = tmp_path / "trace.jsonl"
     requested = read(trace, "".join(json.dumps(one) + "\n" for one in (LINE, LINE | change)).encode())
     assert [unsayable(one) for one in requested[:1]] == [""]
@@ -94,6 +99,6 @@ def test_a_refusal_names_the_line(tmp_path, change, reason):
     assert [entry.op for entry in asked_for(requested)] == [PAGE]
 
 
-def test_what_recorded_servers_say_is_none_of_that():
+def test_what_recorded_servers_say_is_none_of_that() -> None:
     said = {"backend": "fa2", "dtype_q": "bfloat16", "arch": "sm_90a", "cta_tile_q": 128, "flag": None, "key": ""}
     assert unsayable(Requested("x", "flashinfer.jit.attention.modules:_gen_batch_prefill_primary_module", said)) == ""

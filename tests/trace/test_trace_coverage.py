@@ -15,7 +15,7 @@ DSL = Requested("rmsnorm", how=USED, kind="cute-dsl", seconds=3.25)
 UNUSED = Requested("topk", how=frozenset({"generated"}))
 
 
-def test_counts_and_names():
+def test_counts_and_names() -> None:
     found = coverage([PAGE, ROPE, DSL, UNUSED], {"90a": frozenset({"page"})}, None)
     assert found.missing == (ROPE,)
     assert list(covered(found, "kernels.yaml")) == [
@@ -28,22 +28,22 @@ def test_counts_and_names():
     ]
 
 
-def test_nothing_missing():
+def test_nothing_missing() -> None:
     found = coverage([PAGE], {"90a": frozenset({"page"})}, None)
     assert list(covered(found, "kernels.yaml")) == ["0 of 1 requested modules are not covered by kernels.yaml"]
     assert found.missing == ()
 
 
-def test_another_architecture_set_is_another_cache():
+def test_another_architecture_set_is_another_cache() -> None:
     assert coverage([PAGE], {"80_90a": frozenset({"page"})}, None).missing == (PAGE,)
 
 
-def test_the_official_package_counts_for_itself():
+def test_the_official_package_counts_for_itself() -> None:
     found = coverage([PAGE, ROPE], {"90a": frozenset({"page"})}, {"": frozenset({"rope"})})
     assert (found.not_planned, found.not_packaged, found.missing) == ((ROPE,), (PAGE,), ())
 
 
-def test_every_architecture_needs_a_provider():
+def test_every_architecture_needs_a_provider() -> None:
     both = Requested("page", how=USED, architectures="80_90a")
     one = {"90a": frozenset({"page"})}
     assert coverage([PAGE, both], {}, one).not_packaged == (both,)
@@ -55,7 +55,7 @@ def server(site: Path, package: str, flashinfer: str = "0.7.2") -> Server:
     return Server(Path("python"), "none", site, (site,), {}, packages if package else packages[:1])
 
 
-def test_packages_by_libraries_or_manifest(tmp_path):
+def test_packages_by_libraries_or_manifest(tmp_path: Path) -> None:
     library = tmp_path / "flashinfer_jit_cache" / "jit_cache" / "page" / "page.so"
     library.parent.mkdir(parents=True)
     library.touch()

@@ -15,7 +15,7 @@ LONG = Matrix("x", "batch_prefill", {f"parameter_{n}": ("a_long_value",) for n i
 ADDED = "  prefill-2: {op: batch_prefill, dtype_q: bfloat16, head_dim: [64, 128]}\n  page:\n"
 
 
-def test_the_shipped_file_keeps_every_character():
+def test_the_shipped_file_keeps_every_character() -> None:
     text = (ROOT / "kernels.yaml").read_text()
     assert added(text, [PREFILL]) == text + ADDED.removesuffix("  page:\n")
 
@@ -34,16 +34,16 @@ def test_the_shipped_file_keeps_every_character():
         ("kernels:\r\n  rope:\r\n", "kernels:\r\n  rope:\r\n" + ADDED.replace("\n", "\r\n")),
     ],
 )
-def test_comments_order_and_style_stay(text, want):
+def test_comments_order_and_style_stay(text: str, want: str) -> None:
     assert added(text, [PREFILL, PAGE]) == want
 
 
-def test_a_long_entry_gets_a_line_for_each_parameter():
+def test_a_long_entry_gets_a_line_for_each_parameter() -> None:
     lines = [f"    parameter_{n}: a_long_value\n" for n in range(4)]
     assert added("kernels:\n", [LONG]) == "kernels:\n  x:\n    op: batch_prefill\n" + "".join(lines)
 
 
-def test_none_is_written_as_null(tmp_path):
+def test_none_is_written_as_null(tmp_path: Path) -> None:
     file = tmp_path / "kernels.yaml"
     file.write_text(added("", [Matrix("x", "x", {"a": (None,), "b": (None, "bfloat16")})]))
     assert file.read_text() == "kernels:\n  x: {a: null, b: [null, bfloat16]}\n"
@@ -53,7 +53,7 @@ def test_none_is_written_as_null(tmp_path):
     ]
 
 
-def test_nothing_to_add_changes_nothing():
+def test_nothing_to_add_changes_nothing() -> None:
     assert added("kernels: {a:   {}}", []) == "kernels: {a:   {}}"
     assert difference("a\n", "a\n", "kernels.yaml") == ""
     want = "--- kernels.yaml\n+++ kernels.yaml (with the trace)\n@@ -1 +1,2 @@\n a\n+b"

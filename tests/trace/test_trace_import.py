@@ -1,16 +1,18 @@
 """A trace into a project's kernels.yaml, planned by the real FlashInfer."""
 
-import importlib.util
+from __future__ import annotations
+
 import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.doit_project import Project
 
-pytestmark = pytest.mark.skipif(importlib.util.find_spec("torch") is None, reason="planning needs torch")
+pytestmark = pytest.mark.usefixtures("torch")  # planning needs it
 
 MODULES = "flashinfer.jit.attention.modules"
 ACT = "batch_prefill_with_kv_cache_dtype_q_bf16_dtype_kv_bf16_dtype_o_bf16_dtype_idx_i32"
@@ -34,7 +36,7 @@ kernels:
 """
 
 
-def prefill(dim):
+def prefill(dim: int) -> dict[str, Any]:
     same = dict.fromkeys(("dtype_q", "dtype_kv", "dtype_o"), "bfloat16") | {"dtype_idx": "int32"}
     flags = dict.fromkeys(("use_sliding_window", "use_logits_soft_cap", "use_fp16_qk_reduction"), False)
     dims = {"head_dim_qk": dim, "head_dim_vo": dim, "pos_encoding_mode": 0}
@@ -61,7 +63,7 @@ HOSTILE = [
 
 
 @pytest.fixture
-def project(tmp_path):
+def project(tmp_path: Path) -> Project:
     project = Project.make(tmp_path, KERNELS)
     (project.root / "trace.jsonl").write_text("".join(json.dumps(HEAD | one) + "\n" for one in REQUESTS + HOSTILE))
     return project
@@ -85,7 +87,7 @@ else is called for a trace
 OUTSIDE = "not covered by precompilation: 1 modules, 7.5 s in the server\n  rmsnorm_dsl (cute-dsl), 7.5 s\n"
 
 
-def test_shown_written_and_then_nothing_more(project):
+def test_shown_written_and_then_nothing_more(project: Project) -> None:
     file: Path = project.root / "kernels.yaml"
     diff = "--- kernels.yaml\n+++ kernels.yaml (with the trace)\n@@ -2,3 +2,5 @@\n"
     context = "".join(f" {line}\n" for line in KERNELS.splitlines()[1:])

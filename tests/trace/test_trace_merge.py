@@ -1,6 +1,10 @@
 """Kernels → matrices: exactly the kernels, whatever they are."""
 
+from __future__ import annotations
+
 import itertools
+from collections.abc import Collection, Iterable
+from typing import Any
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -11,28 +15,28 @@ from fitasks.trace.merge import Matrix, merge
 BF16, F16, FP8 = "bfloat16", "float16", "float8_e4m3fn"
 
 
-def entry(**params):
+def entry(**params: Any) -> Entry:
     return Entry("batch_prefill", params)
 
 
-def matrices(*entries, taken=()):
+def matrices(*entries: Entry, taken: Collection[str] = ()) -> tuple[Matrix, ...]:
     return merge(entries, taken)
 
 
-def test_a_whole_product_is_one_entry():
+def test_a_whole_product_is_one_entry() -> None:
     points = [entry(backend=b, dtype_q=BF16, head_dim=d) for b in ("fa2", "fa3") for d in (128, 64)]
     want = Matrix("prefill", "batch_prefill", {"backend": ("fa2", "fa3"), "dtype_q": (BF16,), "head_dim": (64, 128)})
     assert matrices(*points) == (want,)
 
 
-def test_a_product_with_a_hole_is_two():
+def test_a_product_with_a_hole_is_two() -> None:
     points = [entry(dtype_q=BF16, head_dim=64), entry(dtype_q=BF16, head_dim=128), entry(dtype_q=F16, head_dim=64)]
     first, second = matrices(*points)
     assert (first.name, second.name) == ("prefill", "prefill-2")
     assert expanded((first, second)) == {frozenset(point.params.items()) for point in points}
 
 
-def test_what_follows_dtype_q_is_spelled_out_only_among_others():
+def test_what_follows_dtype_q_is_spelled_out_only_among_others() -> None:
     mixed = matrices(entry(dtype_q=BF16, head_dim=64), entry(dtype_q=BF16, dtype_kv=FP8, head_dim=64))
     assert [one.params for one in mixed] == [{"dtype_q": (BF16,), "dtype_kv": (BF16, FP8), "head_dim": (64,)}]
     plain = matrices(entry(dtype_q=BF16, head_dim=64), entry(dtype_q=F16, head_dim=64))
@@ -44,12 +48,12 @@ def test_what_follows_dtype_q_is_spelled_out_only_among_others():
     ]
 
 
-def test_true_and_one_are_two_values():
+def test_true_and_one_are_two_values() -> None:
     (one,) = merge([Entry("x", {"a": 1}), Entry("x", {"a": True}), Entry("x", {"a": 1})], ())
     assert sorted(map(repr, one.params["a"])) == ["1", "True"]
 
 
-def test_names_are_free_and_short_enough():
+def test_names_are_free_and_short_enough() -> None:
     assert [one.name for one in matrices(entry(), taken={"prefill", "prefill-2"})] == ["prefill-3"]
     (one,) = merge([Entry("flashinfer.jit.page:gen_page_module", {})], ())
     assert one.name == "page"
@@ -58,7 +62,7 @@ def test_names_are_free_and_short_enough():
     assert one.name == "ssusm90"
 
 
-def expanded(found):
+def expanded(found: Iterable[Matrix]) -> set[frozenset[tuple[str, Any]]]:
     """The parameters of every kernel, what follows dtype_q filled in as the entry leaves it."""
     return {
         frozenset(zip(matrix.params, values, strict=True))
@@ -67,7 +71,7 @@ def expanded(found):
     }
 
 
-def whole(params):
+def whole(params: dict[str, Any]) -> frozenset[tuple[str, Any]]:
     follows = {name: params["dtype_q"] for name in ("dtype_kv", "dtype_o") if "dtype_q" in params}
     return frozenset((follows | params).items())
 
@@ -84,7 +88,7 @@ POINTS = st.fixed_dictionaries(
 
 
 @given(st.lists(POINTS, max_size=24))
-def test_exactly_the_kernels_each_once(points):
+def test_exactly_the_kernels_each_once(points: list[dict[str, Any]]) -> None:
     found = merge([Entry("batch_prefill", point) for point in points], ())
     kernels = [
         whole(dict(zip(matrix.params, values, strict=True)))

@@ -1,6 +1,9 @@
 """Trace lines → requests."""
 
+from __future__ import annotations
+
 import json
+from typing import Any
 
 from fitasks.trace.model import Requested, Trace, read_trace
 
@@ -21,11 +24,11 @@ LINE = {
 }
 
 
-def lines(*changes):
+def lines(*changes: dict[str, Any]) -> list[str]:
     return [json.dumps(LINE | change) + "\n" for change in changes]
 
 
-def test_processes_are_merged():
+def test_processes_are_merged() -> None:
     trace = read_trace(lines({}, {"pid": 8, "how": "cached", "seconds": 0.1}))
     assert trace == Trace(
         (
@@ -42,7 +45,7 @@ def test_processes_are_merged():
     )
 
 
-def test_torn_and_foreign_lines_are_skipped_and_counted():
+def test_torn_and_foreign_lines_are_skipped_and_counted() -> None:
     whole = lines({})[0]
     trace = read_trace(
         [whole, whole[:40] + "\n", "\n", "[]\n", '{"version": 2}\n', "server ready\n", *lines({"pid": "x"})]
@@ -51,12 +54,12 @@ def test_torn_and_foreign_lines_are_skipped_and_counted():
     assert trace.skipped == 5
 
 
-def test_other_arguments_or_architectures_are_other_requests():
+def test_other_arguments_or_architectures_are_other_requests() -> None:
     trace = read_trace(lines({}, {"arguments": {"a": 1}}, {"arguments": {"a": True}}, {"architectures": "80"}))
     assert len(trace.requested) == 4
 
 
-def test_only_generated_is_not_loaded():
+def test_only_generated_is_not_loaded() -> None:
     (one,) = read_trace(lines({"how": "generated"})).requested
     (other,) = read_trace(lines({"how": "generated"}, {"how": "failed"})).requested
     assert (one.loaded, other.loaded) == (False, True)

@@ -1,6 +1,10 @@
 """Requests → entries, by a planner that is a table: what is accepted, what is refused and how that is said."""
 
+from __future__ import annotations
+
 import json
+from collections.abc import Sequence
+from typing import Any
 
 import pytest
 
@@ -14,7 +18,9 @@ from fitasks.trace.resolve import resolve
 PLACE = "flashinfer.jit.attention.modules"
 
 
-def parameter(name, default=None, *, required=False, kind="int", accepted=()):
+def parameter(
+    name: str, default: Any = None, *, required: bool = False, kind: str = "int", accepted: tuple[Any, ...] = ()
+) -> Parameter:
     return Parameter(name, required, default, kind, accepted)
 
 
@@ -46,7 +52,7 @@ NAME = "batch_prefill_dtype_q_bf16_dtype_kv_bf16_dtype_idx_i32_head_dim_qk_128_h
 SHORT = {"bfloat16": "bf16", "float16": "f16", "int32": "i32"}
 
 
-def planned(entry):
+def planned(entry: Entry) -> dict[str, Any]:
     """What a FlashInfer of three generators would plan."""
     op = next((op for op in KNOWN if op.name == entry.op), None)
     if op is None:
@@ -63,39 +69,39 @@ def planned(entry):
     return record | {"ninja": json.dumps(params)}
 
 
-def ask(entries):
+def ask(entries: Sequence[Entry]) -> dict[str, list[dict[str, Any]]]:
     return {"90a": [planned(entry) for entry in entries]}
 
 
-def entries(*requested):
+def entries(*requested: Requested) -> tuple[list[Entry], list[str]]:
     resolved, refused = resolve(requested, KNOWN, ask)
     return [one.entry for one in resolved], [one.reason for one in refused]
 
 
-def test_a_list_that_may_be_left_out():
+def test_a_list_that_may_be_left_out() -> None:
     """A generator may have one as its default (cake_kimi_k3_fp8_projection of 0.7.4)."""
     listed = Op("page_of", "m:gen_page_of_module", (parameter("defines", [], kind="list"),), "")
     assert [str(entry) for entry in entries_of_name("page", [listed, PAGE])] == ["page_of()", "page()"]
 
 
 @pytest.mark.parametrize("function", ["gen_batch_prefill_module", "_gen_batch_prefill_primary_module"])
-def test_generator_back_to_op_without_defaults(function):
+def test_generator_back_to_op_without_defaults(function: str) -> None:
     found = entries(Requested(NAME, f"{PLACE}:{function}", ALL, architectures="90a"))
     assert found == ([Entry("batch_prefill", {"backend": "fa2", "dtype_q": "bfloat16", "head_dim": 128})], [])
 
 
-def test_what_is_no_default_stays():
+def test_what_is_no_default_stays() -> None:
     odd = ALL | {"dtype_kv": "float8_e4m3fn", "dtype_idx": "int64", "head_dim_qk": 192, "use_sliding_window": True}
     assert brief(odd, PREFILL) == odd
     assert brief({"fast": 0}, FAST) == {"fast": 0}  # 0 is not false
 
 
-def test_a_generator_that_is_no_op_goes_by_its_place():
+def test_a_generator_that_is_no_op_goes_by_its_place() -> None:
     one = Requested("x", "some.module:make", {"a": 1})
     assert list(entries_of(one, KNOWN)) == [Entry("some.module:make", {"a": 1})]
 
 
-def test_refusals_say_why():
+def test_refusals_say_why() -> None:
     generator = f"{PLACE}:gen_batch_prefill_module"
     found = entries(
         Requested("a", "m:f", unsaid="x is a tensor"),
@@ -120,11 +126,11 @@ def test_refusals_say_why():
     )
 
 
-def test_the_entry_that_takes_a_modules_place_is_named():
+def test_the_entry_that_takes_a_modules_place_is_named() -> None:
     """From 0.7.0 on fa2 modules are called …_kv_stride_equal."""
     new = NAME + "_kv_stride_equal"
 
-    def asked(wanted):
+    def asked(wanted: Sequence[Entry]) -> dict[str, list[dict[str, Any]]]:
         records = ask(wanted)["90a"]
         return {"90a": [one | {"name": new} if one.get("name") == NAME else one for one in records]}
 
@@ -139,11 +145,11 @@ def test_the_entry_that_takes_a_modules_place_is_named():
     ("name", "op"),
     [("trtllm_comm", "trtllm_comm"), ("fp4_quantization_90", "fp4_quantization_sm90"), ("fmha_gen", "trtllm_fmha_gen")],
 )
-def test_a_generator_that_refuses_these_targets_is_no_unknown_name(name, op):
+def test_a_generator_that_refuses_these_targets_is_no_unknown_name(name: str, op: str) -> None:
     known = [Op(op, f"m:gen_{op}_module", (), ""), PAGE]
     said = f"{op} cannot be planned: RuntimeError: No supported CUDA architectures found for major versions [9, 10]."
 
-    def asked(wanted):
+    def asked(wanted: Sequence[Entry]) -> dict[str, list[dict[str, Any]]]:
         error = {"error": {"kind": "generator", "message": said}}
         return {"89": [error if entry.op == op else planned(entry) for entry in wanted]}
 
@@ -151,7 +157,7 @@ def test_a_generator_that_refuses_these_targets_is_no_unknown_name(name, op):
     assert refused.reason == f"{Entry(op, {})} may give it, but not for these targets: {said}"
 
 
-def test_names_alone():
+def test_names_alone() -> None:
     known = [
         Entry("batch_prefill", {"backend": "fa2", "dtype_q": "bfloat16", "head_dim": 128}),
         Entry("batch_prefill", {"backend": "fa3", "dtype_q": "bfloat16", "head_dim": 128}),
@@ -160,7 +166,7 @@ def test_names_alone():
     assert entries(Requested(NAME), Requested(NAME + "_sm90"), Requested("page")) == (known, [])
 
 
-def test_a_name_is_not_guessed():
+def test_a_name_is_not_guessed() -> None:
     """Two kernels have the name fused_moe, one with fast: true; the other names are nobody's."""
     found = entries(Requested("fused_moe"), Requested("pager"), Requested(NAME + "_more"))
     nobody = "not without a guess: no op of this FlashInfer, with what its name says, gives this name"
@@ -168,11 +174,11 @@ def test_a_name_is_not_guessed():
     assert found == ([], [guess, nobody, nobody])
 
 
-def test_a_hopper_module_is_not_imported_into_a_project_for_other_gpus():
+def test_a_hopper_module_is_not_imported_into_a_project_for_other_gpus() -> None:
     """A log names no architecture; the planner gives the very name, with code that these GPUs can't run."""
     code = "-gencode=arch=compute_90a,code=sm_90a"
 
-    def for_hopper(asked):
+    def for_hopper(asked: Sequence[Entry]) -> dict[str, list[dict[str, Any]]]:
         return {arch: [planned(entry) | {"ninja": code} for entry in asked] for arch in archs}
 
     archs = ["89"]

@@ -1,6 +1,9 @@
 """Traces, logs and caches as files."""
 
+from __future__ import annotations
+
 import json
+from pathlib import Path
 
 import pytest
 
@@ -17,7 +20,7 @@ flashinfer.jit.core.MissingJITCacheError: JIT compilation is disabled via FLASHI
 """
 
 
-def test_a_cache_directory(tmp_path):
+def test_a_cache_directory(tmp_path: Path) -> None:
     ops = tmp_path / "flashinfer" / "0.7.2" / "80_90a" / "cached_ops"
     for name in ("page", "rope", "tmp", "empty"):
         (ops / name).mkdir(parents=True)
@@ -32,7 +35,7 @@ def test_a_cache_directory(tmp_path):
         read_sources([ops / "empty"])
 
 
-def test_a_log(tmp_path):
+def test_a_log(tmp_path: Path) -> None:
     log = tmp_path / "server.log"
     log.write_text(LOG)
     found = read_sources([log])
@@ -41,7 +44,7 @@ def test_a_log(tmp_path):
     assert found.notes == (note,)
 
 
-def test_a_log_that_names_nothing_is_an_error_that_says_what_to_do(tmp_path):
+def test_a_log_that_names_nothing_is_an_error_that_says_what_to_do(tmp_path: Path) -> None:
     log = tmp_path / "server.log"
     log.write_text(LOG.splitlines()[-1])
     with pytest.raises(EnvironmentProblem) as error:
@@ -53,7 +56,7 @@ def test_a_log_that_names_nothing_is_an_error_that_says_what_to_do(tmp_path):
     )
 
 
-def test_a_trace_tells_more_than_a_name(tmp_path):
+def test_a_trace_tells_more_than_a_name(tmp_path: Path) -> None:
     trace, log = tmp_path / "trace.jsonl", tmp_path / "server.log"
     trace.write_text(json.dumps(LINE) + "\n" + json.dumps(LINE)[:30])
     log.write_text("Building JIT module page; wait\n")
@@ -81,7 +84,7 @@ DSL = "gdn_qk_l2norm_sm90a_cute_dsl/l2norm_bf16_128"
         (f"Unable to load TIRx KDA cache {WORKSPACE}/cached_ops/kda_tirx_00ff/kernel.so: x", "kda_tirx_00ff"),
     ],
 )
-def test_every_way_in_which_a_line_names_a_module(tmp_path, line, name):
+def test_every_way_in_which_a_line_names_a_module(tmp_path: Path, line: str, name: str) -> None:
     (log := tmp_path / "server.log").write_text(f"{line}\n")
     assert [one.name for one in read_sources([log]).requested] == [name]
 
@@ -95,13 +98,13 @@ def test_every_way_in_which_a_line_names_a_module(tmp_path, line, name):
         f"Invalidating {WORKSPACE}/cached_ops/gdn_qk_l2norm_sm90a_cute_dsl/meta.json\n",  # a family, no kernel
     ],
 )
-def test_what_names_none(tmp_path, line):
+def test_what_names_none(tmp_path: Path, line: str) -> None:
     (log := tmp_path / "server.log").write_text(line)
     with pytest.raises(EnvironmentProblem, match="names no FlashInfer module"):
         read_sources([log])
 
 
-def built(toolchain, name, seconds, pid=7):
+def built(toolchain: str, name: str, seconds: float, pid: int = 7) -> str:
     return json.dumps({"toolchain": toolchain, "name": name, "seconds": seconds, "pid": pid, "time": 1795901000.5})
 
 
@@ -115,7 +118,7 @@ BUILDS = [
 ]
 
 
-def test_a_build_log(tmp_path):
+def test_a_build_log(tmp_path: Path) -> None:
     log = tmp_path / "builds.jsonl"
     log.write_text("\n".join([*BUILDS, BUILDS[0][:40]]))
     found = read_sources([log])
@@ -131,7 +134,7 @@ def test_a_build_log(tmp_path):
     )
 
 
-def test_every_toolchains_modules_of_a_cache(tmp_path):
+def test_every_toolchains_modules_of_a_cache(tmp_path: Path) -> None:
     ops = tmp_path / "flashinfer" / "0.7.4" / "90a" / "cached_ops"
     for file in (
         "page/build.ninja",
@@ -149,7 +152,7 @@ def test_every_toolchains_modules_of_a_cache(tmp_path):
     ]
 
 
-def test_five_asked_for_are_five(tmp_path):
+def test_five_asked_for_are_five(tmp_path: Path) -> None:
     from fitasks.trace.coverage import coverage
 
     (log := tmp_path / "server.log").write_text(
@@ -158,6 +161,6 @@ def test_five_asked_for_are_five(tmp_path):
     assert coverage(read_sources([log]).requested, {}, None).total == 5
 
 
-def test_nothing_given():
+def test_nothing_given() -> None:
     with pytest.raises(EnvironmentProblem, match="nothing to import"):
         read_sources([])

@@ -21,12 +21,12 @@ DEBUG = Op("debug", "m:gen_debug_module", (), "Of no use.", "nothing calls it")
 KNOWN = (PREFILL, PAGE, SINGLE)
 
 
-def test_what_nothing_calls():
+def test_what_nothing_calls() -> None:
     assert list(listed([PAGE, DEBUG])) == ["page", "debug  (!)"]
     assert list(described([DEBUG])) == ["debug  Of no use.", "  (!) nothing calls it", "  takes no parameters"]
 
 
-def test_list():
+def test_list() -> None:
     assert list(listed(KNOWN)) == [
         "batch_prefill   backend [dtype_kv] head_dim [use_x]",
         "page",
@@ -34,7 +34,7 @@ def test_list():
     ]
 
 
-def test_details():
+def test_details() -> None:
     assert list(described(KNOWN)) == [
         "batch_prefill  Prefill in batches.",
         "  backend   fa2, fa3",
@@ -60,11 +60,11 @@ def test_details():
         ([], list(KNOWN)),
     ],
 )
-def test_words(words, found):
+def test_words(words: list[str], found: list[Op]) -> None:
     assert chosen_ops(KNOWN, words) == found
 
 
-def test_no_match_suggests():
+def test_no_match_suggests() -> None:
     with pytest.raises(EnvironmentProblem) as error:
         chosen_ops(KNOWN, ["batch_prefil1"])
     assert error.value.message == "no op of this FlashInfer matches batch_prefil1 (did you mean batch_prefill?)"

@@ -176,8 +176,7 @@ FOREIGN = [
 @pytest.mark.parametrize("line", FOREIGN)
 def test_torn_and_foreign_lines_are_skipped(tmp_path: Path, line: str, run: RecordedRun) -> None:
     for place in (1, 6, len(RUN)):
-        events = [*RUN[:place], line, *RUN[place:]]
-        assert read(tmp_path, *events) == run
+        assert read(tmp_path, *RUN[:place], line, *RUN[place:]) == run
 
 
 def test_a_torn_end_leaves_the_rest(tmp_path: Path, run: RecordedRun) -> None:
