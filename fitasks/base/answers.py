@@ -103,7 +103,7 @@ class Plans(_Environment):
 
 @dataclass(frozen=True)
 class Parameter:
-    """`default` is what it is where kernels.yaml says nothing; offers.FOLLOWS for one that follows dtype_q."""
+    """`default` is what it is where kernels.yaml says nothing; FOLLOWS (config/shorthands.py) where it is dtype_q's."""
 
     name: str
     required: bool

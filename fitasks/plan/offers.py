@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from fitasks.plan.server import Server
 
 SCRIPT = SCRIPTS / "ops.py"
-FOLLOWS = "=dtype_q"  # a default that is another parameter's value
 
 
 @dataclass(frozen=True)
