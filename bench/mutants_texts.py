@@ -98,13 +98,13 @@ def kernels_yaml(world: Path) -> Border:
 
 def models(world: Path) -> Border:
     """config.json, as planning and `doit explain_models` read it, for both engines."""
-    from fitasks.config.model import ModelRequest, Place
+    from fitasks.config.model import ModelRequest, Position
     from fitasks.models.kernels import answers, digests, kernels_of_models
     from fitasks.ui.models_table import lines
 
     def use(path: Path) -> None:
         for engine, more in (("sglang", {}), ("vllm", {"kv_cache_dtype": "fp8_e4m3", "tensor_parallel": 8})):
-            request = ModelRequest("m", str(path), engine, Place("kernels.yaml", 1, 1), **more)  # type: ignore[arg-type]
+            request = ModelRequest("m", str(path), engine, Position("kernels.yaml", 1, 1), **more)  # type: ignore[arg-type]
             digests([request])
             kernels_of_models([request], ("8.0 9.0a", "10.0"))
             for target, told in answers(request, ("9.0a",)).items():

@@ -21,7 +21,7 @@ MAY = {
     "base": "",
     "processes": "base",
     "config": "base",
-    "cuda": "base",
+    "cuda": "base processes",
     "models": "base config cuda",
     "plan": "base config cuda models processes",
     "compile": "base config cuda plan processes",

@@ -8,14 +8,11 @@ what the reader makes of it, and has no other.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NotRequired, TypedDict
+from typing import Any, NotRequired, TypedDict
 
-from fitasks.base.border import brief, read_json
-from fitasks.base.errors import BadInput, EnvironmentProblem
+from fitasks.base.border import brief
+from fitasks.base.errors import BadInput
 from fitasks.base.shape import MISSING, fits, misfit
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 MOST_BYTES = 256 << 20  # of an answer: a plan has some kB for each kernel
 
@@ -106,7 +103,7 @@ class Plans(_Environment):
 
 @dataclass(frozen=True)
 class Parameter:
-    """`default` is what it is where kernels.yaml says nothing; offers.FOLLOWS for one that follows dtype_q."""
+    """`default` is what it is where kernels.yaml says nothing; FOLLOWS (config/shorthands.py) where it is dtype_q's."""
 
     name: str
     required: bool
@@ -193,23 +190,11 @@ class Proven(TypedDict):
     checks: list[Checked]
 
 
-def read(path: Path, shape: type[Any], who: str) -> Any:
-    """Return the answer in a file. Raises BadInput, and EnvironmentProblem where the script says that it can't go on.
-
-    What Python names files by, and computes with, is in it: half characters, Infinity.
-    """
-    answer = read_json(path, MOST_BYTES, finite=False, encodable=False)
-    if isinstance(answer, dict) and "fatal" in answer:
-        fatal = checked(answer["fatal"], Fatal, who)
-        raise EnvironmentProblem(f"{who}: {fatal['message']}", remedy=fatal.get("remedy", ""))
-    return checked(answer, shape, who)
-
-
-def checked(answer: Any, shape: type[Any], who: str) -> Any:
+def checked(answer: Any, shape: type[Any]) -> Any:
     """Return the answer, if it has the shape. Raises BadInput with the place in it and what stands there."""
     if fits(answer, shape, theirs=True):
         return answer
     names, found = misfit(answer, shape)
     place = brief(".".join(names))[1:-1] or "the answer"
     stands = "missing" if found is MISSING else brief(found)
-    raise BadInput(f"{who} answered what no script of ours does: {place} is {stands}")
+    raise BadInput(f"it answered what no script of ours does: {place} is {stands}")

@@ -9,6 +9,7 @@ import re
 from typing import TYPE_CHECKING
 
 from fitasks.config.dtypes import SHORT
+from fitasks.config.shorthands import HEAD_DIM, HEAD_DIMS, goes_without_saying
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -21,7 +22,6 @@ _WORDS = {
     "use_logits_soft_cap": "cap",
     "use_fp16_qk_reduction": "f16qk",
 }
-_FOLLOWERS = ("dtype_kv", "dtype_o")  # FlashInfer's attention defaults them to dtype_q
 _UNUSABLE = re.compile(r"[^A-Za-z0-9_.+-]+")
 
 
@@ -34,7 +34,7 @@ def label(entry: str, params: Mapping[str, Scalar]) -> str:
 def _part(name: str, value: Scalar, params: Mapping[str, Scalar]) -> str:
     if "dtype" in name and isinstance(value, str) and value in SHORT:
         return _dtype(name, value, params)
-    if name.startswith("head_dim"):
+    if name.startswith(HEAD_DIM):
         return _head_dim(name, value, params)
     match value:
         case bool():
@@ -49,8 +49,7 @@ def _part(name: str, value: Scalar, params: Mapping[str, Scalar]) -> str:
 
 def _dtype(name: str, value: str, params: Mapping[str, Scalar]) -> str:
     """`bf16` for dtype_q, `kv_e4m3` for dtype_kv, `out_bf16` for out_dtype."""
-    same = name in _FOLLOWERS and value == params.get("dtype_q")
-    if same or (name, value) == ("dtype_idx", "int32"):
+    if goes_without_saying(name, value, params):
         return ""
     whose = name.removeprefix("dtype").removesuffix("dtype").strip("_")
     return f"{whose}_{SHORT[value]}" if whose not in {"", "q"} else SHORT[value]
@@ -58,10 +57,10 @@ def _dtype(name: str, value: str, params: Mapping[str, Scalar]) -> str:
 
 def _head_dim(name: str, value: Scalar, params: Mapping[str, Scalar]) -> str:
     """`d128`, `d192x128` where both are given, `ckv512` for MLA's."""
-    if {"head_dim_qk", "head_dim_vo"} <= params.keys() and name in {"head_dim_qk", "head_dim_vo"}:
-        qk, vo = params["head_dim_qk"], params["head_dim_vo"]
-        first = next(key for key in params if key in {"head_dim_qk", "head_dim_vo"})
+    if set(HEAD_DIMS) <= params.keys() and name in HEAD_DIMS:
+        qk, vo = (params[one] for one in HEAD_DIMS)
+        first = next(key for key in params if key in HEAD_DIMS)
         size = f"d{qk}" if qk == vo else f"d{qk}x{vo}"
         return _UNUSABLE.sub("-", size) if name == first else ""
-    which = name.removeprefix("head_dim").strip("_")
+    which = name.removeprefix(HEAD_DIM).strip("_")
     return _UNUSABLE.sub("-", f"{which or 'd'}{value}")

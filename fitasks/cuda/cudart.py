@@ -9,20 +9,21 @@ from __future__ import annotations
 
 import os
 import re
-import subprocess
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
 
-from fitasks.base import answers, memo, temporary
-from fitasks.base.errors import BadInput, EnvironmentProblem
+from fitasks.base import memo
+from fitasks.base.answers import Cudarts
+from fitasks.base.errors import EnvironmentProblem
 from fitasks.base.files import sha256_file
 from fitasks.cuda.elf import exported, inspect_library
+from fitasks.processes import interpreter
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-SCRIPT = Path(__file__).parent.parent / "serving" / "libcudart.py"
+SCRIPT = interpreter.SCRIPTS / "libcudart.py"
 _VERSION = 2
 _CACHED = re.compile(rb"(/[^\0]+/libcudart\.so\.[\d.]+)\0")
 
@@ -89,7 +90,8 @@ def discover(python: Path, env: Mapping[str, str], site_packages: Iterable[Path]
     key += [_quick_look(path) for path in [*candidates, toolkit, *_torch(site_packages)] if path.exists()]
     if (known := _remembered(file, key)) is not None:
         return known
-    answer = _ask(python, env, [*candidates, toolkit])
+    words = [*candidates, toolkit]
+    answer = interpreter.ask(python, SCRIPT, Cudarts, env, "which libcudart it loads", words=words)
     versions = answer["runtime_versions"]
     loaded = answer["loaded"]
     found = [describe(path, versions.get(str(path), "")) for path in candidates]
@@ -181,21 +183,6 @@ def _package(path: Path) -> str:
         if record.exists() and relative in record.read_text(encoding="utf-8", errors="replace"):
             return info.name.removesuffix(".dist-info").rpartition("-")[2]
     return ""
-
-
-def _ask(python: Path, env: Mapping[str, str], libraries: list[Path]) -> dict[str, Any]:
-    with temporary.directory("cudart") as directory:
-        response = Path(directory, "response.json")
-        command = [str(python), str(SCRIPT), str(response), *map(str, libraries)]
-        try:
-            done = subprocess.run(command, env=dict(env), capture_output=True, text=True, timeout=120, check=False)
-            answer: dict[str, Any] = answers.read(response, answers.Cudarts, "it")
-        except (OSError, ValueError, subprocess.TimeoutExpired, BadInput) as error:
-            told = done.stderr.strip().splitlines()[-1:] if isinstance(error, BadInput) else []
-            raise EnvironmentProblem(
-                f"{python} can't say which libcudart it loads: {' '.join(told) or error}"
-            ) from None
-    return answer
 
 
 class _Memo(TypedDict):

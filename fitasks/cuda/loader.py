@@ -8,25 +8,23 @@ is what it was, and the same variables are set.
 from __future__ import annotations
 
 import contextlib
-import json
 import os
-import subprocess
 import sysconfig
 import threading
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
 
-from fitasks.base import answers, memo, temporary
-from fitasks.base.errors import BadInput, EnvironmentProblem
+from fitasks.base import answers, memo
+from fitasks.base.errors import EnvironmentProblem
 from fitasks.cuda.elf import inspect_library, versions_defined
+from fitasks.processes import interpreter
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
 
-SCRIPT = Path(__file__).parent.parent / "serving" / "loader.py"
+SCRIPT = interpreter.SCRIPTS / "loader.py"
 _VERSION = 1
-_PATIENCE = 120  # seconds; importing torch takes 3, and 40 from a cold network disk
 _TRUSTED = ("/lib", "/usr/lib", "/lib64", "/usr/lib64")  # ld.so(8), and below them the multiarch directory
 _CACHES = ("/etc/ld.so.cache", "/etc/ld.so.preload")
 
@@ -171,28 +169,10 @@ def _needs(library: Path) -> Needs:
 
 def _ask(python: Path, env: Mapping[str, str], request: dict[str, list[str]]) -> dict[str, Any]:
     """The script's response, or its `problem` alone where there is none: a library may kill the process."""
-    with temporary.directory("loader") as directory:
-        asking, response = Path(directory, "request.json"), Path(directory, "response.json")
-        asking.write_text(json.dumps(request), encoding="utf-8")
-        command = [str(python), str(SCRIPT), str(asking), str(response)]
-        try:
-            done = subprocess.run(command, env=dict(env), capture_output=True, timeout=_PATIENCE, check=False)
-        except subprocess.TimeoutExpired:
-            return {"problem": f"it doesn't answer within {_PATIENCE} s"}
-        except OSError as error:
-            return {"problem": str(error)}
-        try:
-            answer: dict[str, Any] = _checked(response)
-        except BadInput as error:
-            if response.exists():
-                return {"problem": error.message}
-            told = done.stderr.decode(errors="replace").strip().splitlines()[-1:]
-            return {"problem": f"it ended with status {done.returncode}{''.join(f': {line}' for line in told)}"}
-    return answer
-
-
-def _checked(response: Path) -> dict[str, Any]:
-    return dict(answers.read(response, answers.Loaded, "it"))
+    try:
+        return interpreter.ask(python, SCRIPT, answers.Loaded, env, "what the dynamic loader has", request=request)
+    except interpreter.NoAnswer as error:
+        return {"problem": error.why}
 
 
 def _read(said: dict[str, Any], libraries: Iterable[str], symbols: Iterable[str]) -> Answer:

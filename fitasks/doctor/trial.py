@@ -9,71 +9,53 @@ from __future__ import annotations
 import functools
 import os
 import re
-import subprocess
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fitasks.base import answers, temporary
-from fitasks.base.errors import BadInput
 from fitasks.compile.failure.diagnose import diagnose
 from fitasks.doctor.finding import Finding
 from fitasks.plan import planner
 from fitasks.plan.caches import used
+from fitasks.processes import interpreter
 from fitasks.server.loadable import remedy
 from fitasks.server.mounts import existing
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable
 
     from fitasks.cuda.toolkit import Toolkit
     from fitasks.plan.server import Server
     from fitasks.server.user import User
 
-SCRIPT = planner.SCRIPT.parent / "trial.py"
+SCRIPT = interpreter.SCRIPTS / "trial.py"
 _SECTION = "trial"
 _ABSENT = re.compile(r"(\S+): cannot open shared object file")
-_TIMEOUT = 300  # seconds; takes 10 to 15 on two cores
 
 
 def examine(server: Server, toolkit: Toolkit, target: str, user: User | None = None) -> list[Finding]:
     """One finding per step; the first that fails says what the compiler or the loader said."""
-    where = existing(used(server.env))
+    where, identity = existing(used(server.env)), _identity(user)
     try:
         with temporary.directory("doctor", where) as directory:
-            return _tried(server, toolkit, target, _as(user, directory), directory)
+            if identity:
+                os.chown(directory, identity["user"], identity["group"])
+            env = planner.environment(server, toolkit.home, target) | {"FLASHINFER_WORKSPACE_BASE": str(directory)}
+            env.pop("FLASHINFER_DISABLE_JIT", None)
+            what = "whether it can compile"
+            answer = interpreter.ask(server.python, SCRIPT, answers.Trial, env, what, identity=identity)
+    except interpreter.NoAnswer as error:
+        return [Finding(_SECTION, "import", error.why, "problem", "doit env")]
     except OSError as error:
         problem = f"no file can be made in {where}: {error.strerror or error}"
         return [Finding(_SECTION, "where kernels lie", problem, "problem", "set FLASHINFER_WORKSPACE_BASE")]
+    return _findings(answer, target, functools.partial(remedy, server, toolkit))
 
 
-def _as(user: User | None, directory: Path) -> dict[str, Any]:
-    """What makes a child that user, whose the directory then is; nothing where we may not."""
+def _identity(user: User | None) -> dict[str, Any]:
+    """What makes a child that user; nothing where we may not."""
     if user is None or os.geteuid():
         return {}
-    os.chown(directory, user.uid, user.gid)
     return {"user": user.uid, "group": user.gid, "extra_groups": sorted(user.groups)}
-
-
-def _tried(
-    server: Server, toolkit: Toolkit, target: str, identity: Mapping[str, Any], directory: Path
-) -> list[Finding]:
-    response = Path(directory, "response.json")
-    env = planner.environment(server, toolkit.home, target) | {"FLASHINFER_WORKSPACE_BASE": str(directory)}
-    env.pop("FLASHINFER_DISABLE_JIT", None)
-    command = [str(server.python), str(SCRIPT), str(response)]
-    how: dict[str, Any] = {"capture_output": True, "text": True, "errors": "replace", "timeout": _TIMEOUT}
-    told = ""
-    try:
-        done = subprocess.run(command, env=env, check=False, **how, **identity)
-        told = done.stderr[-500:]
-        answer: dict[str, Any] = answers.read(response, answers.Trial, command[0])
-    except subprocess.TimeoutExpired:
-        return [Finding(_SECTION, "compile", f"not done within {_TIMEOUT} s", "problem")]
-    except BadInput as error:
-        return [Finding(_SECTION, "import", told or error.message, "problem", "doit env")]
-    except OSError as error:
-        return [Finding(_SECTION, "import", told or str(error), "problem", "doit env")]
-    return _findings(answer, target, functools.partial(remedy, server, toolkit))
 
 
 def _findings(answer: dict[str, Any], target: str, bring: Callable[[str], str]) -> list[Finding]:

@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from fitasks.config.shorthands import FOLLOWED, goes_without_saying
 from fitasks.models import rules
 
 if TYPE_CHECKING:
@@ -53,7 +54,7 @@ def derive(facts: Facts, request: ModelRequest, architecture: str) -> Answer:
     loading = _applying(rules.MODULES, request.engine, situation) if not strange else []
     entries = [derived for rule in loading for derived in _entries(rule, situation, facts)]
     if not facts.dtype and situation["backend"] == "flashinfer":
-        entries = [entry for entry in entries if "dtype_q" not in entry.params]
+        entries = [entry for entry in entries if FOLLOWED not in entry.params]
         strange = [*strange, "config.json tells no torch_dtype, so attention's modules"]
     unknown = [rule.says for rule in _applying(rules.UNKNOWN, request.engine, situation)]
     told = (*strange, *_warning(request), *unknown) if not strange else (*strange, *unknown)
@@ -120,9 +121,11 @@ def _entries(rule: Rule, situation: Mapping[str, Any], facts: Facts) -> list[Der
     found = []
     for entry in rule.entries:
         params = {name: _filled(value, situation) for name, value in entry.params.items()}
-        if params.get("dtype_kv") == params.get("dtype_q"):
-            params.pop("dtype_kv", None)
-        said = {name: value for name, value in params.items() if value is not False}
+        said = {
+            name: value
+            for name, value in params.items()
+            if value is not False and not goes_without_saying(name, value, params)
+        }
         used = [str(value)[1:] for value in entry.params.values() if str(value).startswith("$")] + list(rule.when)
         fields = tuple(dict.fromkeys(facts.fields[name] for name in used if name in facts.fields))
         found.append(Derived(entry.hint, entry.op, said, rule, fields))

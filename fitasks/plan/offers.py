@@ -7,20 +7,20 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
 
-from fitasks.base import memo, temporary
-from fitasks.base.answers import Operation, Parameter
-from fitasks.plan.planner import SCRIPT as PLAN_SCRIPT
-from fitasks.plan.planner import Answer, asked, basis, environment
+from fitasks.base import memo
+from fitasks.base.answers import Operation, Operations, Parameter
+from fitasks.plan.planner import asked, basis, environment
 from fitasks.plan.reads import Reads
+from fitasks.processes.interpreter import SCRIPTS
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from fitasks.plan.server import Server
 
-SCRIPT = PLAN_SCRIPT.with_name("ops.py")
-FOLLOWS = "=dtype_q"  # a default that is another parameter's value
+SCRIPT = SCRIPTS / "ops.py"
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,8 @@ def offers(server: Server, cuda_home: Path, target: str, state: Path) -> tuple[O
     answer = _remembered(file, key)
     if answer is None:
         since = time.time_ns()
-        asked_anew = _ask(server, cuda_home, target)
+        env = environment(server, cuda_home, target)
+        asked_anew = asked(server, SCRIPT, Operations, env, "which ops its FlashInfer has")
         answer, reads = asked_anew["ops"], Reads.of([asked_anew["reads"]], since, server.python)
         memo.keep(file, {"key": key, "ops": answer, "reads": reads.as_record()})
     return tuple(_op(record) for record in answer)
@@ -60,13 +61,6 @@ def offers(server: Server, cuda_home: Path, target: str, state: Path) -> tuple[O
 def _remembered(file: Path, key: dict[str, Any]) -> list[dict[str, Any]] | None:
     said = memo.read(file, _Memo)
     return said["ops"] if said and said["key"] == key and Reads.holding(said["reads"]) else None
-
-
-def _ask(server: Server, cuda_home: Path, target: str) -> Answer:
-    with temporary.directory("ops") as directory:
-        answer = Path(directory, "ops.json")
-        env, what = environment(server, cuda_home, target), "saying which ops its FlashInfer has"
-        return asked(server, [SCRIPT, answer], env, what, shape="Operations")
 
 
 def _op(record: dict[str, Any]) -> Op:

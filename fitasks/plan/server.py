@@ -12,13 +12,13 @@ import sys
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict, cast
+from typing import TYPE_CHECKING, Any, TypedDict, cast
 
-from fitasks.base import answers, memo, temporary
+from fitasks.base import answers, memo
 from fitasks.base.errors import EnvironmentProblem
-from fitasks.plan import planner
 from fitasks.plan.caches import sglang_base
 from fitasks.plan.reads import Reads
+from fitasks.processes import interpreter
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from fitasks.cuda.probe import ProbeMemo
     from fitasks.plan.target import Target
 
-_SCRIPT = planner.SCRIPT.with_name("describe.py")
+_SCRIPT = interpreter.SCRIPTS / "describe.py"
 _KERNELS = "fitasks-kernels"  # the package that `doit wheel` makes
 _IMPORTED = {  # distribution → what is imported of it
     "flashinfer-python": "flashinfer",
@@ -65,10 +65,6 @@ class _Memo(TypedDict):
     key: list[str]
     described: answers.Interpreter
     reads: dict[str, Any]
-
-
-class _Interpreter(NamedTuple):
-    python: Path
 
 
 @dataclass(frozen=True)
@@ -168,7 +164,8 @@ def _describe(python: Path, env: Mapping[str, str], file: Path) -> answers.Inter
     if known := _remembered(file, key):
         return known
     since = time.time_ns()
-    described = _ask(python, env)
+    what = "where it looks for packages"
+    described = interpreter.ask(python, _SCRIPT, answers.Described, env, what, remedy=interpreter.REMEDY)
     reads = Reads.of([described.pop("reads")], since, python)
     memo.keep(file, {"key": key, "described": described, "reads": reads.as_record()})
     return cast("answers.Interpreter", described)
@@ -178,16 +175,6 @@ def _remembered(file: Path, key: list[str]) -> answers.Interpreter | None:
     said = memo.read(file, _Memo)
     known = said and said["key"] == key and Reads.holding(said["reads"])
     return cast("answers.Interpreter", said["described"]) if known else None
-
-
-def _ask(python: Path, env: Mapping[str, str]) -> dict[str, Any]:
-    with temporary.directory("python") as directory:
-        words = [_SCRIPT, Path(directory, "response.json")]
-        what, remedy = (
-            "saying where it looks for packages",
-            "name a Python interpreter as serving.python in kernels.yaml",
-        )
-        return planner.asked(_Interpreter(python), words, env, what, remedy, shape="Described")
 
 
 def _imported(described: answers.Interpreter) -> Iterator[Package]:

@@ -11,15 +11,19 @@ import signal
 import threading
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
 
 from fitasks.base.errors import EnvironmentProblem
+from fitasks.base.streams import clean
 from fitasks.processes.sessions import GRACE, LIMIT, OWN
 
 if TYPE_CHECKING:
     import subprocess
     from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
+
+_TAIL = 1 << 16  # bytes of a log in which its last lines are looked for
 
 
 @dataclass(frozen=True)
@@ -42,8 +46,10 @@ class Finished:
 class _Job:
     """One run, worked on in a thread of its own; `over` is set when nothing of it is left."""
 
-    def __init__(self, command: Sequence[str], cwd: Path, env: Mapping[str, str], log: Path) -> None:
-        self.command, self.cwd, self.env, self.log = command, cwd, dict(env), log
+    def __init__(
+        self, command: Sequence[str], cwd: Path, env: Mapping[str, str], log: Path, identity: Mapping[str, Any]
+    ) -> None:
+        self.command, self.cwd, self.env, self.log, self.identity = command, cwd, dict(env), log, identity
         self.pid = 0
         self.error: Exception | None = None
         self.finished: Finished | None = None
@@ -54,7 +60,7 @@ class _Job:
         begin = time.monotonic()
         try:
             with self.log.open("wb") as log:
-                process = OWN.start(self.command, self.cwd, self.env, stdout=log)
+                process = OWN.start(self.command, self.cwd, self.env, stdout=log, identity=self.identity)
             self.pid = process.pid if process else 0
             self.begun.set()
             self.finished = _reap(process, begin) if process else Finished(-signal.SIGTERM, 0, 0, 0, stopped=True)
@@ -81,15 +87,16 @@ def run(
     log: Path,
     timeout: float | None = None,
     on_start: Callable[[int], None] | None = None,
+    identity: Mapping[str, Any] = MappingProxyType({}),
 ) -> Finished:
     """Run `command`, its output going to `log`; safe to call from many threads at once.
 
-    `timeout` is in seconds, None or 0 is none. `on_start` is told its pid. After `stop_all` it returns at once, with
-    `stopped`. If an exception is raised in the caller meanwhile (KeyboardInterrupt), the run is ended first. Raises
-    EnvironmentProblem where `command` can't be started.
+    `timeout` is in seconds, None or 0 is none. `on_start` is told its pid. `identity` is another user, in Popen's
+    words. After `stop_all` it returns at once, with `stopped`. If an exception is raised in the caller meanwhile
+    (KeyboardInterrupt), the run is ended first. Raises EnvironmentProblem where `command` can't be started.
     """
     log.parent.mkdir(parents=True, exist_ok=True)
-    job = _Job(command, cwd, env, log)
+    job = _Job(command, cwd, env, log, identity)
     threading.Thread(target=job.work, name=f"run {log.stem}", daemon=True).start()
     try:
         job.begun.wait()
@@ -129,3 +136,18 @@ def _told(finished: Finished | None, *, late: bool, timeout: float) -> Finished:
     if late and finished.status and not finished.stopped:
         return Finished(finished.status, finished.seconds, finished.cpu_seconds, finished.peak_rss, timed_out=True)
     return finished
+
+
+def ended(status: int) -> str:
+    """How a run ended, as a message says it: `exit status 3`, `killed by signal 9`."""
+    return f"killed by signal {-status}" if status < 0 else f"exit status {status}"
+
+
+def last_lines(log: Path, most: int) -> list[str]:
+    """The last lines of what a run said, clean; of a log that may be long, or gone."""
+    try:
+        with log.open("rb") as stream:
+            stream.seek(max(0, stream.seek(0, os.SEEK_END) - _TAIL))
+            return clean(stream.read().decode(errors="replace")).strip().splitlines()[-most:]
+    except OSError:
+        return []

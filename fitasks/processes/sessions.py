@@ -12,7 +12,8 @@ import subprocess
 import sys
 import threading
 import time
-from typing import IO, TYPE_CHECKING
+from types import MappingProxyType
+from typing import IO, TYPE_CHECKING, Any
 
 from fitasks.processes import watchdog
 from fitasks.processes.watchdog import signal_session
@@ -48,6 +49,7 @@ class Sessions:
         stdin: Stream = subprocess.DEVNULL,
         stdout: Stream,
         stderr: Stream = subprocess.STDOUT,
+        identity: Mapping[str, Any] = MappingProxyType({}),
     ) -> subprocess.Popen[bytes] | None:
         """A process that leads a session, until `end` is called with its pid, before it is reaped.
 
@@ -66,6 +68,7 @@ class Sessions:
                 stdout=stdout,
                 stderr=stderr,
                 start_new_session=True,
+                **identity,
             )
             self.live.add(process.pid)
             self._tell(b"+ %d\n" % process.pid)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from fitasks.config.generators import may_be_called
 from fitasks.config.problem import shown
-from fitasks.plan.offers import FOLLOWS
+from fitasks.config.shorthands import meant, shortened
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -26,7 +26,6 @@ _PRIMARY = re.compile(r"_gen_(\w+)_primary_module")
 # Values and names that generators get: FlashInfer makes names of modules and files of some of them.
 _WORD = re.compile(r"[A-Za-z0-9_+-][A-Za-z0-9_.+-]{0,127}|")
 _NAME = re.compile(r"[A-Za-z_]\w{0,127}", re.ASCII)
-_DIMS = ("head_dim_qk", "head_dim_vo")
 
 
 @dataclass(frozen=True)
@@ -82,21 +81,11 @@ def brief(arguments: Mapping[str, Any], op: Op | None) -> dict[str, Scalar]:
     said: dict[str, Scalar] = {
         name: value
         for name, value in arguments.items()
-        if name not in defaults or not _same(value, _meant(defaults[name], arguments))
+        if name not in defaults or not _same(value, meant(defaults[name], arguments))
     }
-    return _one_head_dim(said)
-
-
-def _meant(default: Any, arguments: Mapping[str, Any]) -> Any:
-    return arguments.get("dtype_q") if default == FOLLOWS else default
+    return shortened(said)
 
 
 def _same(value: Any, other: Any) -> bool:
     """Equal as YAML sees it: 1, 1.0 and true are three values."""
     return type(value) is type(other) and bool(value == other)
-
-
-def _one_head_dim(said: dict[str, Scalar]) -> dict[str, Scalar]:
-    if "head_dim" in said or not all(name in said for name in _DIMS) or said[_DIMS[0]] != said[_DIMS[1]]:
-        return said
-    return {("head_dim" if name == _DIMS[0] else name): said[name] for name in said if name != _DIMS[1]}

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from fitasks.config.labels import label
+from fitasks.config.shorthands import FOLLOWED, FOLLOWERS, FOLLOWS, HEAD_DIM, HEAD_DIMS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -18,9 +19,6 @@ if TYPE_CHECKING:
     from fitasks.config.model import Scalar
     from fitasks.trace.entries import Entry
 
-_FOLLOWERS = ("dtype_kv", "dtype_o")
-_SAME = "=dtype_q"  # as value of a follower: not said
-_HEAD_DIMS = ("head_dim", "head_dim_qk", "head_dim_vo")
 _LONGEST_LABEL = 150  # kernels.yaml allows 160 (config/expand.py); a number may follow the name
 _LAST = ("use_", "pos_encoding_mode")  # what users would write at the end
 
@@ -53,8 +51,8 @@ def _by_op(entries: Iterable[Entry]) -> dict[str, list[_Box]]:
     grouped: dict[str, dict[str, _Box]] = {}
     for entry in entries:
         point: _Box = {name: (value,) for name, value in entry.params.items()}
-        if "dtype_q" in point:
-            point |= {name: (_SAME,) for name in _FOLLOWERS if name not in point}
+        if FOLLOWED in point:
+            point |= {name: (FOLLOWS,) for name in FOLLOWERS if name not in point}
         grouped.setdefault(entry.op, {})[_key(point)] = point
     return {op: list(points.values()) for op, points in grouped.items()}
 
@@ -100,20 +98,20 @@ def _key(box: _Box) -> str:
 
 def _split(box: _Box) -> list[_Box]:
     """`dtype_kv` as dtype_q and others besides can be said in one entry only where dtype_q is one value."""
-    for name in _FOLLOWERS:
+    for name in FOLLOWERS:
         values = box.get(name, ())
-        if _SAME in values and len(values) > 1 and len(box["dtype_q"]) > 1:
-            others = tuple(value for value in values if value != _SAME)
-            return [*_split(box | {name: (_SAME,)}), *_split(box | {name: others})]
+        if FOLLOWS in values and len(values) > 1 and len(box[FOLLOWED]) > 1:
+            others = tuple(value for value in values if value != FOLLOWS)
+            return [*_split(box | {name: (FOLLOWS,)}), *_split(box | {name: others})]
     return [box]
 
 
 def _said(box: _Box) -> _Box:
     """As users write it: what follows dtype_q left out, or spelled out among others; sorted numbers; flags last."""
     said: _Box = {}
-    for name in sorted(box, key=lambda name: (name.startswith(_LAST), name in _HEAD_DIMS)):
-        if box[name] != (_SAME,):
-            said[name] = _ordered(tuple(box["dtype_q"][0] if value == _SAME else value for value in box[name]))
+    for name in sorted(box, key=lambda name: (name.startswith(_LAST), name in (HEAD_DIM, *HEAD_DIMS))):
+        if box[name] != (FOLLOWS,):
+            said[name] = _ordered(tuple(box[FOLLOWED][0] if value == FOLLOWS else value for value in box[name]))
     return said
 
 

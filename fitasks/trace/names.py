@@ -13,7 +13,7 @@ import re
 from typing import TYPE_CHECKING
 
 from fitasks.config.dtypes import SHORT
-from fitasks.plan.offers import FOLLOWS
+from fitasks.config.shorthands import FOLLOWS
 from fitasks.trace.entries import Entry, brief
 
 if TYPE_CHECKING:

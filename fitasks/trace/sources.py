@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from fitasks.base.border import read_lines
 from fitasks.base.errors import BadInput, EnvironmentProblem
-from fitasks.plan.caches import CACHED_OPS
+from fitasks.plan.caches import CACHED_OPS, LOCKS
 from fitasks.plan.modules import toolchain_named, toolchain_of
 from fitasks.server import buildlog
 from fitasks.trace.model import Requested, identity, parse, together
@@ -35,7 +35,6 @@ _MOST_MODULES = 100_000  # FlashInfer's own registry has 655
 _LONGEST = 1 << 20  # bytes of a line; the recorder's have at most 4,000
 _FILES = (".ninja", ".json", ".lock", ".log", ".so")  # beside the modules
 _MISSING = "MissingJITCacheError"
-_NOT_MODULES = frozenset({"tmp"})  # FlashInfer's locks
 
 
 @dataclass(frozen=True)
@@ -95,7 +94,7 @@ def _directory(path: Path) -> tuple[list[Requested], list[str]]:
 
 def _names(directory: Path) -> list[str]:
     """Of the modules in one directory of cached_ops: CuTe-DSL's holds a family of kernels."""
-    if directory.name in _NOT_MODULES or not directory.is_dir():
+    if directory.name == LOCKS or not directory.is_dir():
         return []
     toolchain = toolchain_of(directory)
     if toolchain == "cute-dsl":
@@ -146,7 +145,7 @@ def _of_log(line: str) -> Iterator[Requested]:
     for name, made in dict.fromkeys((next(filter(None, m.groups())), m["object"]) for m in _NAMED.finditer(line)):
         kind = toolchain_named(name)
         whole = f"{name}/{made}" if kind == "cute-dsl" and made else name
-        if whole not in _NOT_MODULES and not whole.endswith(_FILES) and (kind != "cute-dsl" or "/" in whole):
+        if whole != LOCKS and not whole.endswith(_FILES) and (kind != "cute-dsl" or "/" in whole):
             yield Requested(whole, kind=kind, how=frozenset({"compiled"}))
 
 

@@ -7,7 +7,7 @@ import json
 from typing import TYPE_CHECKING
 
 from fitasks.base.errors import EnvironmentProblem
-from fitasks.plan.offers import FOLLOWS
+from fitasks.config.shorthands import FOLLOWED, FOLLOWS, HEAD_DIM, HEAD_DIMS, one_head_dim
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -25,7 +25,6 @@ _TYPES = {
     "str": "a text",
     "list": "a list",
 }
-_DIMS = ("head_dim_qk", "head_dim_vo")
 
 
 def ops_lines(known: Sequence[Op], words: list[str], version: str) -> Iterator[str]:
@@ -78,11 +77,11 @@ def _shown(op: Op) -> Iterator[Parameter]:
     from dataclasses import replace
 
     names = [one.name for one in op.parameters]
-    both = "head_dim" not in names and all(name in names for name in _DIMS)
+    both = one_head_dim(names)
     for one in op.parameters:
-        if both and one.name == _DIMS[0]:
-            yield replace(one, name="head_dim", type="int, or head_dim_qk and head_dim_vo")
-        elif not both or one.name != _DIMS[1]:
+        if both and one.name == HEAD_DIMS[0]:
+            yield replace(one, name=HEAD_DIM, type=f"int, or {' and '.join(HEAD_DIMS)}")
+        elif not both or one.name != HEAD_DIMS[1]:
             yield one
 
 
@@ -97,7 +96,7 @@ def _takes(one: Parameter) -> str:
 def _default(one: Parameter) -> str:
     if one.required:
         return ""
-    return f" (default: {'dtype_q' if one.default == FOLLOWS else _yaml(one.default)})"
+    return f" (default: {FOLLOWED if one.default == FOLLOWS else _yaml(one.default)})"
 
 
 def _yaml(value: Scalar) -> str:

@@ -15,13 +15,14 @@ from typing import TYPE_CHECKING, Any
 from fitasks.base.answers import Proven, Ready, checked
 from fitasks.base.border import parse_json
 from fitasks.base.errors import BadInput
+from fitasks.processes.interpreter import SCRIPTS, TIMEOUT
+from fitasks.processes.process import ended, last_lines
 from fitasks.processes.sessions import LIMIT, OWN
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-SCRIPT = Path(__file__).parents[1] / "serving" / "verify.py"
-_START = 600.0  # seconds; as generous as the planner, whose first import writes byte code for thousands of files
+SCRIPT = SCRIPTS / "verify.py"
 
 
 class WorkerError(Exception):
@@ -67,7 +68,7 @@ class Worker:
         self._send(json.dumps(request).encode() + b"\n", deadline, seconds)
         line = self._line(deadline, seconds)
         try:
-            return dict(checked(_parsed(line), Proven, "it"))
+            return dict(checked(_parsed(line), Proven))
         except BadInput:
             raise WorkerError(self._end(f"it answered {line[:200]!r}")) from None
 
@@ -85,13 +86,13 @@ class Worker:
 
     def _greeting(self) -> dict[str, Any]:
         """Its first own word. What an interpreter's start prints before it (sitecustomize, .pth) goes to the log."""
-        deadline = time.monotonic() + _START
+        deadline = time.monotonic() + TIMEOUT
         while True:
-            line = self._line(deadline, _START)
+            line = self._line(deadline, TIMEOUT)
             with contextlib.suppress(BadInput):
                 first = _parsed(line)
                 if isinstance(first, dict) and "ready" in first:
-                    return {"ready": checked(first["ready"], Ready, "it")}
+                    return {"ready": checked(first["ready"], Ready)}
                 if isinstance(first, dict) and "fatal" in first:
                     return first
             with self._log.open("ab") as stream:
@@ -131,6 +132,5 @@ class Worker:
         status = self._process.returncode
         if status is None:
             return f"{what}, and can't be killed"
-        how = f"killed by signal {-status}" if status < 0 else f"exit status {status}"
-        last = self._log.read_text(errors="replace").strip().splitlines()[-1:]
-        return f"{what} ({how})" + (f": {last[0][:300]}" if last and status != -signal.SIGKILL else "")
+        last = last_lines(self._log, 1)
+        return f"{what} ({ended(status)})" + (f": {last[0][:300]}" if last and status != -signal.SIGKILL else "")

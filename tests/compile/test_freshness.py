@@ -22,6 +22,7 @@ from fitasks.compile.receipt import fingerprint, input_lines
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from fitasks.compile.judge.contents import State
     from fitasks.compile.ninja.ninja import Ninja
     from fitasks.compile.receipt import Receipt
     from fitasks.plan.kernel import Kernel
@@ -612,7 +613,12 @@ def test_what_held_for_one_kernel_is_not_looked_at_again_for_another(workshop: W
     judge.judge(page)
     looked: list[str] = []
     state = judge.contents.state
-    judge.contents.state = lambda path: (looked.append(path), state(path))[1]  # type: ignore[method-assign]
+
+    def looking(path: str) -> State | None:
+        looked.append(path)
+        return state(path)
+
+    judge.contents.state = looking  # type: ignore[method-assign]
     for _ in range(2):
         (reason,) = judge.judge(rope).reasons
         assert reason == Reason("timestamps", "{FLASHINFER}/include/common.h", str(sealed), str(sealed + 9))
@@ -635,7 +641,7 @@ def test_a_judge_that_looks_anew_sees_what_changed_since_and_knows_the_same(work
     assert judge.judge(page).verdict == "fresh"
     (workshop.include / "common.h").write_text("inline int common() { return 2; }\n")
     assert judge.judge(page).verdict == "fresh", "one run has one look"
-    anew = judge.anew()
+    anew = judge.refreshed()
     assert anew.judge(page).verdict == "stale"
     assert (anew.roots, anew.toolchain, anew.ninja, anew.stamp, anew.bases) == (
         *(judge.roots, judge.toolchain, judge.ninja, judge.stamp, judge.bases),
@@ -671,7 +677,7 @@ def test_of_a_kernel_without_a_receipt_the_best_known_cause_is_told(workshop: Wo
     receipts.path_of(page).write_text("{")
     told = []
     for gone in (receipts.path_of(page), page.library, page.build_dir / failed.NAME, page.build_dir, base, None):
-        told.append(str(judge.anew().judge(page)))
+        told.append(str(judge.refreshed().judge(page)))
         if gone:
             shutil.rmtree(gone) if gone.is_dir() else gone.unlink()
     assert told == [

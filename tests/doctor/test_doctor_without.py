@@ -124,8 +124,8 @@ def test_a_directory_of_packages_that_cannot_be_read(machine: Path, monkeypatch:
     [
         (None, "is not an executable file"),
         ("#!/nowhere/interpreter\n", "No such file or directory"),
-        ("#!/bin/sh\necho hello\n", "ended without saying where it looks for packages:\n  hello"),
-        ("#!/bin/sh\necho broken >&2; exit 3\n", "ended without saying where it looks for packages:\n  broken"),
+        ("#!/bin/sh\necho hello\n", "packages: it ended without an answer (exit status 0):\n  hello"),
+        ("#!/bin/sh\necho broken >&2; exit 3\n", "packages: it ended without an answer (exit status 3):\n  broken"),
     ],
 )
 def test_no_serving_interpreter(machine: Path, text: str | None, told: str) -> None:

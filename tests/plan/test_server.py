@@ -19,6 +19,7 @@ from fitasks.cuda.probe import ProbeMemo
 from fitasks.doctor.packages import examine
 from fitasks.plan.server import UNKNOWN, Package, Server, as_imported, find_package, find_server
 from fitasks.plan.target import Target
+from fitasks.processes import interpreter
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -200,7 +201,7 @@ def test_a_changed_pyvenv_cfg_is_seen(bench: Bench) -> None:
 def test_it_is_asked_once(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     install(bench.site, "0.7.4")
     bench.server()
-    monkeypatch.setattr("fitasks.plan.planner.asked", lambda *_, **__: pytest.fail("asked again"))
+    monkeypatch.setattr("fitasks.processes.interpreter.ask", lambda *_, **__: pytest.fail("asked again"))
     assert bench.found()[0] == "0.7.4"
     (bench.state / "interpreter.json").write_text('{"key": [], "reads": 3}')
     with pytest.raises(pytest.fail.Exception):
@@ -260,9 +261,11 @@ def test_what_is_no_interpreter_says_so_itself(tmp_path: Path, make: Callable[[P
     config = Config("kernels.yaml", Serving(python=str(tmp_path / "python")), ("9.0a",), True, "patch", ())
     with pytest.raises(EnvironmentProblem) as caught:
         find_server(config, ProbeMemo(tmp_path / "probe.json"))
-    assert caught.value.message.startswith(f"{tmp_path / 'python'} ended without saying where it looks for packages:")
+    assert caught.value.message.startswith(
+        f"{tmp_path / 'python'} can't say where it looks for packages: it ended without"
+    )
     assert said in caught.value.message
-    assert caught.value.remedy == "name a Python interpreter as serving.python in kernels.yaml"
+    assert caught.value.remedy == interpreter.REMEDY
 
 
 def test_a_script_that_starts_the_interpreter_is_looked_at(bench: Bench, tmp_path: Path) -> None:
@@ -535,6 +538,11 @@ def test_a_package_is_told_by_its_record(tmp_path: Path) -> None:
     assert find_package("some-package", (tmp_path,)) == Package("some-package", "1.0", "")
 
 
+def rewrite_at(path: Path, text: str, ns: int) -> None:
+    path.write_text(text)
+    os.utime(path, ns=(ns, ns))
+
+
 @pytest.mark.parametrize(
     "file",
     [
@@ -557,7 +565,7 @@ def test_our_kernels_are_also_told_by_the_files_that_flashinfer_finds_them_by(tm
         lambda: path.write_text("one"),
         lambda: os.utime(path, ns=(5, 5)),
         lambda: os.utime(path, ns=(6, 6)),
-        lambda: (path.write_text("three"), os.utime(path, ns=(6, 6))),
+        lambda: rewrite_at(path, "three", 6),
         path.unlink,
     ):
         change()

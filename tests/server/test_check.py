@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from fitasks.plan.kernel import Kernel
+    from fitasks.server.user import Access
 
 
 @pytest.fixture
@@ -529,6 +530,13 @@ def test_a_module_ahead_of_time_needs_import_and_sources_but_no_lock(workshop: W
     assert (state, reason) == ("would fail", f"this user (uid {os.geteuid()}) may not read {library}; {chmod}")
 
 
+def barring(barred: Path) -> Access:
+    def access(path: Path, mode: int) -> bool:
+        return path != barred
+
+    return access
+
+
 def test_another_user_must_be_able_to_start_the_interpreter_and_read_the_package(
     workshop: Workshop, page: Kernel
 ) -> None:
@@ -537,7 +545,7 @@ def test_another_user_must_be_able_to_start_the_interpreter_and_read_the_package
     package.touch()
     assert asked_of(made, page, Place(user, lambda asked, mode: True)) == ("cached", "")
     for path in (made.plan.server.python, package):
-        state, reason = asked_of(made, page, Place(user, lambda asked, mode, path=path: asked != path))
+        state, reason = asked_of(made, page, Place(user, barring(path)))
         assert state == "would fail"
         assert str(path) in reason
 
@@ -548,7 +556,7 @@ def test_another_user_must_be_able_to_start_the_interpreter_and_read_the_package
 def test_all_kernels_are_told_in_the_plans_order_or_those_that_are_named(workshop: Workshop, page: Kernel) -> None:
     made = session(workshop)
     others = [workshop.kernel(name) for name in ("rope", "norm")]
-    made.plan = replace(made.plan, kernels=(others[0], page, others[1]))
+    made._plan = replace(made.plan, kernels=(others[0], page, others[1]))
     assert [verdict.label for verdict in check(made)] == ["rope", "page", "norm"]
     assert [verdict.state for verdict in check(made)] == ["would compile", "cached", "would compile"]
     assert [verdict.label for verdict in check(made, ["page", "rope"])] == ["page", "rope"]
@@ -618,7 +626,7 @@ def test_what_ninja_does_not_look_for_is_outdated(workshop: Workshop, page: Kern
         judge.toolchain = judge.toolchain | {"nvcc": "V13.1.1"}
     else:
         write(page, replace(receipt, commands=receipt.commands.replace("-O0", "-O1")))
-    made.judge = judge.judge
+    made.judges = {TARGET: judge}
     verdict = predict(made, page)
     assert verdict.state == "outdated"
     assert verdict.reason == f"ninja sees nothing to do, but {judge.judge(page).first}"

@@ -279,9 +279,9 @@ def test_what_needs_the_driver_itself_is_unknown_without_it() -> None:
 @pytest.mark.parametrize(
     ("script", "why"),
     [
-        ("raise SystemExit(3)", "it ended with status 3"),
-        ("import os; os.kill(os.getpid(), 11)", "it ended with status -11"),
-        ("nonsense", "it ended with status 1: NameError: name 'nonsense' is not defined"),
+        ("raise SystemExit(3)", "it ended without an answer (exit status 3)"),
+        ("import os; os.kill(os.getpid(), 11)", "it ended without an answer (killed by signal 11)"),
+        ("nonsense", "it ended without an answer (exit status 1): NameError: name 'nonsense' is not defined"),
     ],
 )
 def test_an_interpreter_that_cannot_answer_makes_it_unknown(

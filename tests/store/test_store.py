@@ -370,7 +370,8 @@ def another(place: Path, **fields: object) -> Path:
 
 def told(workshop: Workshop, store: Store) -> list[str]:
     kernel = workshop.kernel()
-    return store.told(kernel, workshop.judge(), workshop.verdict(kernel))
+    told: list[str] = store.explain(kernel, workshop.judge(), workshop.verdict(kernel))
+    return told
 
 
 def mode(path: Path) -> int:
@@ -492,7 +493,7 @@ def test_why_not_is_told_of_the_entry_that_differs_least(workshop: Workshop, sto
     another(place, flashinfer="0.7.0", toolchain={"nvcc": "V12", "c++": "g++ 11"})
     workshop.dep = "-MMD"  # another command
     kernel = workshop.kernel()
-    (line,) = store.told(kernel, workshop.judge(), workshop.verdict(kernel))
+    (line,) = store.explain(kernel, workshop.judge(), workshop.verdict(kernel))
     assert line.startswith("not adopted from FlashInfer 0.7.1: command changed: compile: command in build.ninja (-MD →")
     assert line.endswith("-MMD)")
     shutil.rmtree(place)
@@ -511,9 +512,9 @@ def test_only_of_kernels_without_a_receipt_the_store_is_told(workshop: Workshop,
     alter(stored(workshop, store), flashinfer="0.7.1")
     kernel, judge = workshop.kernel(), workshop.judge()
     more = Reason("changed", "x")
-    assert store.told(kernel, judge, Judgement("stale", (Reason(kind, ""), more))) != []
-    assert store.told(kernel, judge, Judgement("stale", (more, Reason(kind, "")))) == []
-    assert store.told(kernel, judge, Judgement("fresh")) == []
+    assert store.explain(kernel, judge, Judgement("stale", (Reason(kind, ""), more))) != []
+    assert store.explain(kernel, judge, Judgement("stale", (more, Reason(kind, "")))) == []
+    assert store.explain(kernel, judge, Judgement("fresh")) == []
 
 
 def test_what_is_taken_replaces_what_is_there_and_counts_as_used(workshop: Workshop, store: Store) -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import shlex
 import shutil
-import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,6 +18,7 @@ from fitasks.delivery.wheel.installed import DISTRIBUTION, PACKAGE, damage, inst
 from fitasks.delivery.wheel.leftovers import clear, only_installer, sound
 from fitasks.plan.server import find_package
 from fitasks.processes import process
+from fitasks.processes.interpreter import TIMEOUT
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -163,12 +163,11 @@ def _run(server: Server, pip: list[str], uv: list[str]) -> str:
         log = Path(directory, "log")
         env |= {"TMPDIR": str(directory)}  # pip leaves its own behind where it is killed
         finished = process.run([*_UNMOVED, installer, *words], cwd=Path.cwd(), env=env, log=log)
-        said = log.read_text(errors="replace")
+        said, last = log.read_text(errors="replace"), process.last_lines(log, _LAST_LINES)
     if finished.stopped:
         raise EnvironmentProblem(f"{shown} was stopped", remedy="run doit install or doit uninstall: both mend that")
     if finished.status:
-        last = "\n".join(f"  {line}" for line in said.strip().splitlines()[-_LAST_LINES:])
-        raise EnvironmentProblem(f"{shown} failed:\n{last}", remedy=_permission(server, said))
+        raise EnvironmentProblem("\n  ".join([f"{shown} failed:", *last]), remedy=_permission(server, said))
     return installer if words[0] == "pip" else f"{installer} -m pip"
 
 
@@ -192,8 +191,8 @@ def _uninstaller(server: Server) -> str:
 
 def _installer(server: Server, pip: list[str], uv: list[str]) -> list[str]:
     python = str(server.python)
-    probe = [python, "-m", "pip", "--version"]
-    if subprocess.run(probe, env=server.env, capture_output=True, check=False).returncode == 0:
+    probe, nowhere = [python, "-m", "pip", "--version"], Path(os.devnull)
+    if process.run(probe, cwd=Path.cwd(), env=server.env, log=nowhere, timeout=TIMEOUT).status == 0:
         return [python, "-m", "pip", *pip]
     if found := shutil.which("uv", path=server.env.get("PATH")):
         return [found, "pip", uv[0], "--python", python, *uv[1:]]

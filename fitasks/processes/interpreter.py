@@ -1,0 +1,129 @@
+"""The one way to ask a script of the serving interpreter: words or a JSON request in, a JSON answer by a file out.
+
+Importing torch and FlashInfer takes 4 to 10 s, and may go wrong in any way: `serving.python` may be any program, and a
+library that is loaded may kill the process. Its locale and its directory are the server's, which decide what it finds.
+What packages leave in TMPDIR (ctypes.util.find_library makes files there) goes with the answer's own directory.
+
+A GPU's process, which is asked line by line (verify/worker.py), shares the time limit and the words for an end
+without an answer; what it is asked next comes by a pipe.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import threading
+import time
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+from fitasks.base import temporary
+from fitasks.base.answers import MOST_BYTES, Fatal, checked
+from fitasks.base.border import read_json
+from fitasks.base.errors import BadInput, EnvironmentProblem
+from fitasks.base.limits import in_force
+from fitasks.base.streams import HEARTBEAT, heartbeat, tell
+from fitasks.processes import process
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+SCRIPTS = Path(__file__).parent.parent / "serving"
+TIMEOUT = 600.0  # seconds; generous, because a first import writes byte code for thousands of files
+REMEDY = "name a Python interpreter that runs what it is given as serving.python in kernels.yaml"
+_SHOWN = 12  # lines of what it said
+
+
+class NoAnswer(EnvironmentProblem):
+    """There is no answer that can be used. `why` is one line, for a caller that has a sentence of its own."""
+
+    def __init__(self, sought: str, why: str, said: Sequence[str] = (), *, remedy: str = "") -> None:
+        super().__init__("\n  ".join([f"{sought}: {why}{':' * bool(said)}", *said]), remedy=remedy)
+        self.why = ": ".join([why, *said[-1:]])
+
+
+def ask(
+    python: Path,
+    script: Path,
+    shape: type[Any],
+    env: Mapping[str, str],
+    what: str,
+    *,
+    request: object = None,
+    words: Iterable[object] = (),
+    remedy: str = "",
+    identity: Mapping[str, Any] = MappingProxyType({}),
+) -> dict[str, Any]:
+    """Return the answer of `script [REQUEST] ANSWER [WORD ...]`, which has a shape of fitasks/base/answers.py.
+
+    `what` is asked for, as in "can't say which libcudart it loads"; `remedy` helps where the script ends without an
+    answer; `identity` is another user, in Popen's words. The script leads a session, which ends with this process,
+    however that ends. Raises NoAnswer, and OSError where no file can be made.
+    """
+    sought = f"{python} can't say {what}"
+    with temporary.directory("python") as directory:
+        if identity:
+            os.chown(directory, identity["user"], identity["group"])
+        answer, log = directory / "response.json", directory / "log"
+        command = [str(python), str(script), *_asking(directory, request), str(answer), *map(str, words)]
+        with _waiting(f"{python} to say {what}"):
+            finished = _run(command, {**env, "TMPDIR": str(directory)}, log, sought, identity)
+        try:
+            return _read(answer, shape, sought)
+        except BadInput as error:
+            if answer.exists() and not finished.status:
+                why = error.message.replace(str(answer), "its answer")
+                raise NoAnswer(sought, why, remedy=REMEDY) from None
+        why = f"it ended without an answer ({process.ended(finished.status)})"
+        advice = "; ".join(filter(None, [remedy, in_force()]))
+        raise NoAnswer(sought, why, process.last_lines(log, _SHOWN), remedy=advice)
+
+
+def _asking(directory: Path, request: object) -> list[str]:
+    if request is None:
+        return []
+    asking = directory / "request.json"
+    asking.write_text(json.dumps(request), encoding="utf-8")
+    return [str(asking)]
+
+
+def _run(
+    command: list[str], env: Mapping[str, str], log: Path, sought: str, identity: Mapping[str, Any]
+) -> process.Finished:
+    try:
+        finished = process.run(command, cwd=Path.cwd(), env=env, log=log, timeout=TIMEOUT, identity=identity)
+    except EnvironmentProblem as error:
+        raise NoAnswer(sought, error.message) from None
+    if finished.stopped:
+        raise NoAnswer(sought, "it was stopped", remedy="run doit again")
+    if finished.timed_out:
+        raise NoAnswer(sought, f"it doesn't answer within {TIMEOUT:.0f} s")
+    return finished
+
+
+def _read(answer: Path, shape: type[Any], sought: str) -> dict[str, Any]:
+    """The answer in a file. What Python names files by, and computes with, is in it: half characters, Infinity."""
+    said = read_json(answer, MOST_BYTES, finite=False, encodable=False)
+    if isinstance(said, dict) and "fatal" in said:
+        fatal = checked(said["fatal"], Fatal)
+        raise NoAnswer(sought, fatal["message"], remedy=fatal.get("remedy", ""))
+    return dict(checked(said, shape))
+
+
+@contextlib.contextmanager
+def _waiting(what: str) -> Iterator[None]:
+    """Say every so often what is waited for: nobody takes a slow first import for a hang."""
+    begin, over = time.monotonic(), threading.Event()
+    every = min(heartbeat() or HEARTBEAT, threading.TIMEOUT_MAX)  # what is no number, the board will tell
+
+    def beat() -> None:
+        while not over.wait(every):
+            tell(f"still waiting ({time.monotonic() - begin:.0f} s) for {what}")
+
+    threading.Thread(target=beat, name="still waiting", daemon=True).start()
+    try:
+        yield
+    finally:
+        over.set()
