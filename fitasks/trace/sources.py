@@ -3,7 +3,7 @@
 Of logs and caches only names are known. FlashInfer's own message for a module that it may not compile
 (MissingJITCacheError, 0.6.7 to 0.7.2) says that one is missing, but not which; what does name modules are `Building
 JIT module N` (since 0.7.0), `Loading JIT ops: N` (0.2.5), `Compiling CuTe-DSL kernel N`, any path into cached_ops, as
-ninja prints it, and FLASHINFER_JIT_BUILD_LOG (runtime/buildlog.py), which has seconds, too.
+ninja prints it, and FLASHINFER_JIT_BUILD_LOG (server/buildlog.py), which has seconds, too.
 """
 
 from __future__ import annotations

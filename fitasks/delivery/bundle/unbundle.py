@@ -3,7 +3,7 @@
 Where FlashInfer, the toolkit and the cache have the paths that they had for the builder, modules go into the cache:
 the server's ninja has no work. Where a path differs, ninja would compile (it compares commands, and these are full of
 paths), so the finished kernels go into the store, from which the next doit adopts them by content. Those that it can't
-adopt may be had as a package (ship/repack.py), for which neither paths nor compilers matter.
+adopt may be had as a package (delivery/wheel/from_bundle.py), for which neither paths nor compilers matter.
 
 A module that is fresh here is never replaced by one that would not be. Hashes tell damage, not malice: a bundle is
 code that the server will run, to be taken from where one takes code.

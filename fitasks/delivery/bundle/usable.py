@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from fitasks.compile.receipt import Receipt
     from fitasks.delivery.bundle.manifest import Manifest, PackedFile
 
-# The names of build/roots.py; paths are normalised when a receipt is made.
+# The names of compile/judge/roots.py; paths are normalised when a receipt is made.
 _INPUT = re.compile(r"[0-9a-f]{64} (\{(CACHE|FLASHINFER|CUDA|SITE|PYTHON)\})?(/(?!\.{0,2}(/|$))[^/]+)+")
 
 

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Repacked:
-    """A wheel of a bundle's kernels, for all its architecture sets; `obstacle` as of ship/install.py."""
+    """A wheel of a bundle's kernels, for all its architecture sets; `obstacle` as of install.py."""
 
     wheel: Wheel
     python: Path  # the interpreter that it is for
