@@ -107,7 +107,7 @@ def _kill_one(doit: int) -> bool:
     for process in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
             child = f"\nPPid:\t{doit}\n" in (process / "status").read_text()
-            if child and b"serving/verify.py" in (process / "cmdline").read_bytes():
+            if child and b"serving/verify/verify.py" in (process / "cmdline").read_bytes():
                 os.kill(int(process.name), signal.SIGKILL)
                 return True
     return False

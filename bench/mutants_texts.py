@@ -243,14 +243,14 @@ def _trace_line(record: dict[str, Any]) -> bytes:
 
 
 def real_planner(world: Path) -> Callable[..., list[dict[str, Any]]]:
-    """fitasks/serving/plan.py, imported as in the serving interpreter. What it does in FlashInfer is watched, too."""
+    """serving/plan/plan.py, imported as in the serving interpreter. What it does in FlashInfer is watched, too."""
     nvcc = world / "cuda" / "bin" / "nvcc"
     nvcc.parent.mkdir(parents=True)
     nvcc.write_text("#!/bin/sh\necho 'Cuda compilation tools, release 13.0, V13.0.88'\n")
     nvcc.chmod(0o755)
     os.environ |= {"CUDA_HOME": str(nvcc.parents[1]), "FLASHINFER_WORKSPACE_BASE": str(world / "base")}
     os.environ |= {"FLASHINFER_CUDA_ARCH_LIST": "9.0a"}
-    sys.path.insert(0, str(ROOT / "fitasks" / "serving"))
+    sys.path.insert(0, str(ROOT / "fitasks" / "serving" / "plan"))
     import plan
     from load_flashinfer import load
 

@@ -3,7 +3,7 @@
     python bench/names.py [VERSION …] [--target 9.0a] [--only WORD] [--unasked]
 
 Each version's wheel is installed without dependencies below .test-cache/. Its wrappers are called on CPU tensors
-(wrapper_calls.py beside this says how), its modules planned by fitasks/serving/plan.py from entries as kernels.yaml has
+(wrapper_calls.py beside this says how), its modules planned by serving/plan/plan.py from entries as kernels.yaml has
 them. Compared are the name and build.ninja. Prints a table and what is wrong; exit status 1 if anything is.
 """
 
@@ -26,7 +26,7 @@ from bench.wrapper_calls import Configuration, configurations  # noqa: E402
 from tests.serving.flashinfer_wheels import directory_of  # noqa: E402
 
 VERSIONS = ("0.6.7.post3", "0.6.15.post1", "0.6.18.post1", "0.7.2.post1", "0.7.4")
-PLAN = ROOT / "fitasks" / "serving" / "plan.py"
+PLAN = ROOT / "fitasks" / "serving" / "plan" / "plan.py"
 ASK = Path(__file__).with_name("wrapper_calls.py")
 _OWN = ("FLASHINFER_", "CUDA_", "NVCC_", "MAX_JOBS")
 

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 PACKAGE = "flashinfer-python"
-PLAN = ROOT / "fitasks" / "serving" / "plan.py"
+PLAN = ROOT / "fitasks" / "serving" / "plan" / "plan.py"
 
 
 class Failed(Exception):

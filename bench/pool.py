@@ -134,7 +134,14 @@ def _one(way: str, root: Path, modules: list[str], options: list[str], cores: in
         command = [sys.executable, "-m", "doit", *options]
     else:
         env |= exports(_doit("env", project, env), env) | {"FLASHINFER_CUDA_ARCH_LIST": "9.0a"}
-        command = [sys.executable, "-c", _SPECS, str(ROOT / "fitasks" / "serving"), way, str(project / "modules.json")]
+        command = [
+            sys.executable,
+            "-c",
+            _SPECS,
+            str(ROOT / "fitasks" / "serving" / "plan"),
+            way,
+            str(project / "modules.json"),
+        ]
     run = _measured(command, project, env)
     print(run.row(way, _building(run.output, project), cores), flush=True)
     if run.returncode:

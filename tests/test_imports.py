@@ -35,17 +35,15 @@ MAY = {
     "graph": "base compile config cuda delivery doctor models plan processes server store trace ui verify",
     "record": "",
 }
-# The same for the folders of serving/, whose scripts import each other by bare names; "." is serving/ itself.
-SCRIPTS_MAY = {".": "", "record": ""}
+# The same for the folders of serving/, whose scripts import each other by bare names.
+SCRIPTS_MAY = {"gate": "", "loading": "", "plan": "", "record": "", "switch": "", "verify": ""}
 # Rooms with circles by types alone, which no run meets: fewer are welcome, more aren't.
 KNOWN = ("plan", "compile", "server")
 
 
 # What ui takes at run time, of rooms that act or ask processes: names, readers of logs, what is remembered. Fewer is
 # better.
-READ_BY_UI = (
-    "compile.journal compile.pool.usage compile.receipt plan.modules plan.offers processes.sessions server.jitlog"
-)
+READ_BY_UI = "compile.journal compile.pool.usage config.shorthands compile.receipt plan.modules plan.offers processes.sessions server.jitlog"
 
 
 @cache

@@ -103,7 +103,7 @@ def planners(project: Project) -> list[int]:
             words, env = ((entry / name).read_bytes() for name in ("cmdline", "environ"))
         except OSError:
             continue
-        if b"serving/plan.py" in words and str(project.root.parent).encode() in env:
+        if b"serving/plan/plan.py" in words and str(project.root.parent).encode() in env:
             found.append(int(entry.name))
     return found
 

@@ -1,7 +1,7 @@
 """Which functions may be called to make a module: generators, by their name and the package they are in.
 
 A generator is called, so an entry, or a line of a trace, must not be able to name just any function. The serving
-interpreter looks once more, at the function itself (serving/plan_generators.py).
+interpreter looks once more, at the function itself (serving/plan/plan_generators.py).
 """
 
 from __future__ import annotations

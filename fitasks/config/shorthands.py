@@ -1,7 +1,7 @@
 """What kernels.yaml leaves unsaid or says in one word, and FlashInfer's attention wants in two.
 
-The planner (serving/plan_parameters.py, ops.py) fills it in, and imports nothing of fitasks: the same rules in its own
-words, which tests/config/test_shorthands.py compares with these.
+The planner (serving/plan/plan_parameters.py, ops.py) fills it in, and imports nothing of fitasks: the same rules in
+its own words, which tests/config/test_shorthands.py compares with these.
 """
 
 from __future__ import annotations

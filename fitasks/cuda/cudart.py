@@ -23,7 +23,7 @@ from fitasks.processes import interpreter
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-SCRIPT = interpreter.SCRIPTS / "libcudart.py"
+SCRIPT = interpreter.SCRIPTS / "loading" / "libcudart.py"
 _VERSION = 2
 _CACHED = re.compile(rb"(/[^\0]+/libcudart\.so\.[\d.]+)\0")
 

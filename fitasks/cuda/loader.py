@@ -1,8 +1,8 @@
 """What the dynamic loader of a server's process has for a library: asked of a process like it, remembered.
 
 Two things are remembered in one file. What each library needs, by its size, times and inode: reading hundreds takes
-seconds. And the loader's answers (serving/loader.py, 3 s), for as long as every file and directory that decided them
-is what it was, and the same variables are set.
+seconds. And the loader's answers (serving/loading/loader.py, 3 s), for as long as every file and directory that decided
+them is what it was, and the same variables are set.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from fitasks.processes import interpreter
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
 
-SCRIPT = interpreter.SCRIPTS / "loader.py"
+SCRIPT = interpreter.SCRIPTS / "loading" / "loader.py"
 _VERSION = 1
 _TRUSTED = ("/lib", "/usr/lib", "/lib64", "/usr/lib64")  # ld.so(8), and below them the multiarch directory
 _CACHES = ("/etc/ld.so.cache", "/etc/ld.so.preload")

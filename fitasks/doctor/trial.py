@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from fitasks.plan.server import Server
     from fitasks.server.user import User
 
-SCRIPT = interpreter.SCRIPTS / "trial.py"
+SCRIPT = interpreter.SCRIPTS / "plan" / "trial.py"
 _SECTION = "trial"
 _ABSENT = re.compile(r"(\S+): cannot open shared object file")
 

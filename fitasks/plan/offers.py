@@ -1,4 +1,4 @@
-"""What the installed FlashInfer offers: every op with its parameters, as `fitasks/serving/ops.py` reads them.
+"""What the installed FlashInfer offers: every op with its parameters, as `fitasks/serving/plan/ops.py` reads them.
 
 Asked once and remembered in `.fitasks/ops.json`, until something that this rested on changes (reads.py).
 """
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from fitasks.plan.server import Server
 
-SCRIPT = SCRIPTS / "ops.py"
+SCRIPT = SCRIPTS / "plan" / "ops.py"
 
 
 @dataclass(frozen=True)

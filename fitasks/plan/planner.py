@@ -1,4 +1,4 @@
-"""Asking the serving interpreter: one run of `fitasks/serving/plan.py` per target, JSON in and out through files.
+"""Asking the serving interpreter: one run of `fitasks/serving/plan/plan.py` per target, JSON in and out through files.
 
 The exchange is described at the top of that script. Several targets are asked at once; importing torch and
 FlashInfer takes 4 to 10 s each time, which is why the answers are cached (see plan.py beside this file).
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from fitasks.config.model import KernelConfig
     from fitasks.plan.server import Server
 
-SCRIPT = interpreter.SCRIPTS / "plan.py"
+SCRIPT = interpreter.SCRIPTS / "plan" / "plan.py"
 Answer = dict[str, Any]
 
 

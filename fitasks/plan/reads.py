@@ -1,6 +1,6 @@
 """What an answer of the serving interpreter rests on, kept with the answer: it holds while all of that is the same.
 
-The scripts list what they read (`fitasks/serving/plan_reads.py`). Of each file the quick look (size, mtime, ctime,
+The scripts list what they read (`fitasks/serving/plan/plan_reads.py`). Of each file the quick look (size, mtime, ctime,
 inode) and SHA-256 are kept, of each directory that was searched for modules the quick look and those of its entries
 that an import could have meant. Only where the quick look differs is anything read. 2,500 files and 250 directories
 take 6 ms.

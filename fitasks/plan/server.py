@@ -1,6 +1,6 @@
 """The server that kernels are built for: its interpreter, its packages, and the environment it will run in.
 
-The interpreter itself says where it looks for packages and what it would import (`fitasks/serving/describe.py`). It is
+The interpreter itself says where it looks for packages and what it would import (`serving/plan/describe.py`). It is
 asked once; the answer holds as long as all that it rests on (reads.py).
 """
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from fitasks.cuda.probe import ProbeMemo
     from fitasks.plan.target import Target
 
-_SCRIPT = interpreter.SCRIPTS / "describe.py"
+_SCRIPT = interpreter.SCRIPTS / "plan" / "describe.py"
 _KERNELS = "fitasks-kernels"  # the package that `doit wheel` makes
 _IMPORTED = {  # distribution → what is imported of it
     "flashinfer-python": "flashinfer",

@@ -1,4 +1,4 @@
-"""Installs and removes the hook under which a server heeds FLASHINFER_DISABLE_SM90 (fitasks/serving/sm90_switch.py)."""
+"""Installs and removes the hook under which a server heeds FLASHINFER_DISABLE_SM90 (serving/switch/sm90_switch.py)."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ VARIABLE = "FLASHINFER_DISABLE_SM90"
 IMPLIED = ("FLASHINFER_DISABLE_EAGLE_VERIFY_FP8KV_SM90",)  # the hook sets these in its own process
 
 _OFF = frozenset({"", "0", "false", "no", "off"})  # as the hook reads it
-_SOURCE = Path(__file__).parents[1] / "serving" / "sm90_switch.py"
+_SOURCE = Path(__file__).parents[1] / "serving" / "switch" / "sm90_switch.py"
 _MODULE = "fitasks_sm90_switch.py"
 _PTH = "fitasks_sm90_switch.pth"
 _LINE = "import fitasks_sm90_switch\n"

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from fitasks.plan.offers import Op
     from fitasks.trace.model import Requested
 
-# `_gen_batch_prefill_primary_module` is what the planner resolves op batch_prefill to (serving/plan_generators.py).
+# `_gen_batch_prefill_primary_module` is what the planner resolves op batch_prefill to (plan_generators.py).
 _PRIMARY = re.compile(r"_gen_(\w+)_primary_module")
 # Values and names that generators get: FlashInfer makes names of modules and files of some of them.
 _WORD = re.compile(r"[A-Za-z0-9_+-][A-Za-z0-9_.+-]{0,127}|")

@@ -48,7 +48,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Result:
-    """A job's end. `outcome` as in fitasks/serving/verify.py, or "gpu" where no GPU could tell."""
+    """A job's end. `outcome` as in fitasks/serving/verify/verify.py, or "gpu" where no GPU could tell."""
 
     job: Job
     gpu: Gpu | None

@@ -1,4 +1,4 @@
-"""One process of the serving interpreter on one GPU, asked line by line (see fitasks/serving/verify.py)."""
+"""One process of the serving interpreter on one GPU, asked line by line (see fitasks/serving/verify/verify.py)."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from fitasks.processes.sessions import LIMIT, OWN
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-SCRIPT = SCRIPTS / "verify.py"
+SCRIPT = SCRIPTS / "verify" / "verify.py"
 
 
 class WorkerError(Exception):

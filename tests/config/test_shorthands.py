@@ -13,7 +13,7 @@ import pytest
 from fitasks.config.labels import label
 from fitasks.config.shorthands import FOLLOWERS, FOLLOWS, HEAD_DIM, HEAD_DIMS, goes_without_saying, meant, shortened
 
-SERVING = Path(__file__).parents[2] / "fitasks" / "serving"
+SERVING = Path(__file__).parents[2] / "fitasks" / "serving" / "plan"
 FILL_IN = """
 import inspect, json, sys
 sys.path.insert(0, sys.argv[1])

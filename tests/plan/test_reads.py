@@ -19,7 +19,7 @@ from fitasks.plan.reads import Reads
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-SERVING = Path(__file__).parents[2] / "fitasks" / "serving"
+SERVING = Path(__file__).parents[2] / "fitasks" / "serving" / "plan"
 SCRIPT = f"""
 import json, sys
 sys.path.insert(0, {str(SERVING)!r})

@@ -19,7 +19,7 @@ from fitasks.server.sm90_switch import install, is_installed, is_on, uninstall
 from tests.doit_project import Project
 from tests.serving.flashinfer_wheels import directory_of
 
-HOOK = Path(__file__).parents[2] / "fitasks" / "serving" / "sm90_switch.py"
+HOOK = Path(__file__).parents[2] / "fitasks" / "serving" / "switch" / "sm90_switch.py"
 
 # A CPU-only torch tells no capability, so that a Hopper GPU has to be claimed; the choice is FlashInfer's own.
 ASK = """

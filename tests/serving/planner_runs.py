@@ -12,7 +12,7 @@ import pytest
 from tests.serving.flashinfer_wheels import directory_of
 
 HERE = Path(__file__).resolve().parent
-PLAN = HERE.parents[1] / "fitasks" / "serving" / "plan.py"
+PLAN = HERE.parents[1] / "fitasks" / "serving" / "plan" / "plan.py"
 _OWN = ("FLASHINFER_", "CUDA_", "NVCC_", "MAX_JOBS")
 
 

@@ -13,7 +13,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 
-SCRIPT = Path(__file__).parents[2] / "fitasks" / "serving" / "ahead_of_time.py"
+SCRIPT = Path(__file__).parents[2] / "fitasks" / "serving" / "gate" / "ahead_of_time.py"
 
 TORCH = """\
 class cuda:
@@ -367,7 +367,7 @@ def test_a_function_of_flashinfers_own_that_no_source_makes(tmp_path: Path, name
     script = (
         "import sys; sys.path.insert(0, sys.argv[1]); import ahead_files; print(ahead_files._refused(sys.argv[2], {}))"
     )
-    command = [sys.executable, "-c", script, str(ROOT / "fitasks" / "serving"), str(tmp_path / "x.so")]
+    command = [sys.executable, "-c", script, str(ROOT / "fitasks" / "serving" / "gate"), str(tmp_path / "x.so")]
     said = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
     assert said.endswith(refused)
     assert bool(said) == bool(refused)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-SERVING = Path(__file__).resolve().parents[2] / "fitasks" / "serving"
+SERVING = Path(__file__).resolve().parents[2] / "fitasks" / "serving" / "plan"
 SCRIPT = """
 import os, pathlib, shutil, subprocess, sys, types
 sys.path.insert(0, {serving!r})

@@ -18,7 +18,7 @@ from tests.serving.flashinfer_wheels import directory_of
 torch = pytest.importorskip("torch")
 
 
-SERVING = str(Path(__file__).resolve().parents[2] / "fitasks" / "serving")
+SERVING = str(Path(__file__).resolve().parents[2] / "fitasks" / "serving" / "verify")
 VERSIONS = ["0.6.7.post3", "0.7.4"]
 SOURCES = [
     *("decode", "prefill", "cascade", "page", "rope", "sampling", "topk", "activation"),

@@ -11,7 +11,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-SERVING = str(Path(__file__).resolve().parents[2] / "fitasks" / "serving")
+SERVING = str(Path(__file__).resolve().parents[2] / "fitasks" / "serving" / "verify")
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 pytestmark = pytest.mark.usefixtures("tvm_ffi")
-SERVING = Path(__file__).parents[2] / "fitasks" / "serving"
+SERVING = Path(__file__).parents[2] / "fitasks" / "serving" / "verify"
 
 
 def serving(script: str, cwd: Path) -> str:

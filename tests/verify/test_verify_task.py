@@ -1,6 +1,6 @@
 """`doit verify` from end to end: the real doit and the real processes, over GPUs that NVML only pretends to have.
 
-In place of fitasks/serving/verify.py the serving interpreter runs a stand-in, which answers as FAKE_ANSWERS says.
+In place of fitasks/serving/verify/verify.py the serving interpreter runs a stand-in, which answers as FAKE_ANSWERS says.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ for line in sys.stdin:
 SERVING = """\
 #!/bin/sh
 case "$1" in
-  */serving/verify.py) shift; exec {python} {worker} "$@" ;;
+  */serving/verify/verify.py) shift; exec {python} {worker} "$@" ;;
   *) exec {python} "$@" ;;
 esac
 """

@@ -81,7 +81,7 @@ def _default(generator: Callable[..., Any] | None, name: str) -> Any:
 
 
 def _told(value: Any, annotation: Any) -> Any:
-    """As kernels.yaml says it, and as the planner's records do (serving/plan_parameters.py); None where it can't be."""
+    """As kernels.yaml says it, and as the planner's records do (plan_parameters.py); None where it can't be."""
     if isinstance(value, enum.Enum):
         by_name = type(value).__name__ in str(annotation) or not isinstance(value, (int, str))
         value = value.name if by_name else value.value
