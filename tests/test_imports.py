@@ -44,7 +44,8 @@ KNOWN = ("plan", "compile", "server")
 # What ui takes at run time, of rooms that act or ask processes: names, readers of logs, what is remembered. Fewer is
 # better.
 READ_BY_UI = (
-    "compile.journal compile.pool.usage compile.receipt plan.modules plan.offers processes.sessions server.jitlog"
+    "compile.journal compile.pool.usage compile.receipt config.shorthands plan.modules plan.offers processes.sessions "
+    "server.jitlog"
 )
 
 
