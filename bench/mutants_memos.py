@@ -44,6 +44,7 @@ def _memos(world: Path, chosen: Callable[[str], bool]) -> Border:
 
 def _beside_libraries(project: Any) -> list[Path]:
     """What lies beside a library besides its receipt: what was begun, what failed, what is proven."""
+    from fitasks.base.answers import Checked
     from fitasks.compile import begun
     from fitasks.compile.failure import failed
     from fitasks.graph.session import Session
@@ -53,7 +54,7 @@ def _beside_libraries(project: Any) -> list[Path]:
     page, begins = session.plan.buildable()
     judge = session.judges[page.target]
     failed.remember(page, judge, "nvcc fatal: made up")
-    checks = (proof.Check("made up", 0.1, 0.2, None),)
+    checks = (Checked("made up", 0.1, 0.2, None),)
     proof.add(page.build_dir, proof.Proof("0" * 64, "9.0", "gpu", "1", "2", "3", "numerical", checks, "", "2026"))
     begun.begin(begins, judge, session.ninja, ())
     return [*page.build_dir.glob("fitasks-*.json"), *begins.build_dir.glob("fitasks-*.json")]

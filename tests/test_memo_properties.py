@@ -13,7 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from fitasks.base import memo
+from fitasks.base import answers, memo
 from fitasks.compile import begun
 from fitasks.compile.failure import failed
 from fitasks.compile.judge.contents import Contents
@@ -89,9 +89,11 @@ def probe(border: Border) -> Callable[[], object]:
 
 
 def libraries(border: Border) -> Callable[[], object]:
-    found = loader.Found("/lib/libc.so.6", "", ("GLIBC_2.34",))
+    found = answers.Opened("/lib/libc.so.6", "")
     needs = loader.Needs(("libc.so.6",), (), ("memcpy",))
-    answer = loader.Answer("", "torch", "0.1", {"libc.so.6": found}, {"": frozenset({"memcpy"})}, frozenset({"memcpy"}))
+    defined: dict[str, tuple[str, ...]] = {"libc.so.6": ("GLIBC_2.34",)}
+    offered = frozenset({"memcpy"})
+    answer = loader.Answer("", "torch", "0.1", {"libc.so.6": found}, {"": offered}, offered, defined)
     asked = loader.Loader(Path("/bin/true"), {}, border.file)
     asked._answer, asked._learnt = answer, True
     asked._needs = {"/lib/x.so": ([1, 2, 3, 4], needs)}
@@ -156,7 +158,7 @@ def beginning(border: Border) -> Callable[[], object]:
 
 def proofs(border: Border) -> Callable[[], object]:
     border.file = border.file.with_name(proof.NAME)
-    checks = (proof.Check("x", 0.1, 0.2, None),)
+    checks = (answers.Checked("x", 0.1, 0.2, None),)
     one = proof.Proof("00", "9.0", "H100", "570", "2", "0.7", "numerical", checks, "", "now")
     proof.add(border.file.parent, one)
     return lambda: {name: one.worst for name, one in proof.read(border.file.parent, "00").items()}

@@ -136,7 +136,9 @@ class Cudarts(TypedDict):
 
 
 @dataclass(frozen=True)
-class Library:
+class Opened:
+    """The file that a library's name leads to, or why it leads to none."""
+
     path: str
     problem: str
 
@@ -148,7 +150,7 @@ class Loaded(TypedDict):
     process: str
     tvm_ffi: str
     files: list[str]
-    libraries: dict[str, Library]
+    libraries: dict[str, Opened]
     offers: dict[str, list[str]]
 
 
@@ -176,6 +178,8 @@ class Ready(TypedDict):
 
 @dataclass(frozen=True)
 class Checked:
+    """One computation: the largest error found and what was allowed, and a median run in milliseconds, if timed."""
+
     what: str
     error: float
     tolerance: float

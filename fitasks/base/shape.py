@@ -45,7 +45,7 @@ def _within(value: object, shape: Any) -> Iterator[tuple[str, object, Any]]:
         yield from ((str(index), one, part) for index, (one, part) in enumerate(zip(value, each, strict=True)))
     elif type(value) is dict and origin is dict:
         yield from ((name, one, parts[1]) for name, one in value.items())
-    elif type(value) is dict and origin is None:
+    elif type(value) is dict and (is_dataclass(shape) or is_typeddict(shape)):
         hints = _fields(shape)
         yield from (
             (name, value.get(name, MISSING), hint) for name, (hint, must) in hints.items() if must or name in value
@@ -140,8 +140,6 @@ def _record(shape: Any, theirs: bool) -> Check:
 
 def _fields(shape: Any) -> dict[str, tuple[Any, bool]]:
     """The type of each field, and whether it must be there. Raises TypeError for a type that is no record."""
-    if shape in _PLAIN:
-        return {}
     if not is_dataclass(shape) and not is_typeddict(shape):
         raise TypeError(f"not a type that JSON can be compared with: {shape!r}")
     hints = get_type_hints(shape, include_extras=True)

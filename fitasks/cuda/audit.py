@@ -69,9 +69,9 @@ def _version(name: str, needs: Needs, answer: Answer, _remedy: Callable[[str], s
     """The first version that the library found doesn't define. One that defines none is good for any (dl-version.c)."""
     for said in needs.versions:
         library, _, version = said.rpartition(" ")
-        found = answer.libraries[library]
-        if found.versions and version not in found.versions:
-            what = f"{name} needs {version} of {_soname(library)}, not in {found.path}"
+        defined = answer.versions.get(library)
+        if defined and version not in defined:
+            what = f"{name} needs {version} of {_soname(library)}, not in {answer.libraries[library].path}"
             return Refusal(f"{what}: compile where that library is as old as the server's")
     return None
 

@@ -15,7 +15,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
 
-from fitasks.base import answers, memo
+from fitasks.base import memo
+from fitasks.base.answers import Loaded, Opened
 from fitasks.base.errors import EnvironmentProblem
 from fitasks.cuda.elf import inspect_library, versions_defined
 from fitasks.processes import interpreter
@@ -39,24 +40,16 @@ class Needs:
 
 
 @dataclass(frozen=True)
-class Found:
-    """The file that a library's name leads to, or why it leads to none; and the versions that it defines."""
-
-    path: str
-    problem: str
-    versions: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
 class Answer:
     """What a process like the server's said. `problem` is why it couldn't be asked."""
 
     problem: str = ""
     process: str = ""  # "torch 2.13.0, tvm-ffi 0.1.15"
     tvm_ffi: str = ""  # its C ABI, "0.1.16"
-    libraries: dict[str, Found] = field(default_factory=dict)
+    libraries: dict[str, Opened] = field(default_factory=dict)
     offers: dict[str, frozenset[str]] = field(default_factory=dict)  # "" is what all libraries see
     asked: frozenset[str] = frozenset()  # symbols
+    versions: dict[str, tuple[str, ...]] = field(default_factory=dict)  # that each library defines, if any
 
     def covers(self, needs: Needs) -> bool:
         """Whether the process was asked for all of that."""
@@ -170,18 +163,19 @@ def _needs(library: Path) -> Needs:
 def _ask(python: Path, env: Mapping[str, str], request: dict[str, list[str]]) -> dict[str, Any]:
     """The script's response, or its `problem` alone where there is none: a library may kill the process."""
     try:
-        return interpreter.ask(python, SCRIPT, answers.Loaded, env, "what the dynamic loader has", request=request)
+        return interpreter.ask(python, SCRIPT, Loaded, env, "what the dynamic loader has", request=request)
     except interpreter.NoAnswer as error:
         return {"problem": error.why}
 
 
 def _read(said: dict[str, Any], libraries: Iterable[str], symbols: Iterable[str]) -> Answer:
     if said["problem"]:
-        nothing = {name: Found("", "") for name in libraries}
+        nothing = {name: Opened("", "") for name in libraries}
         return Answer(said["problem"], libraries=nothing, asked=frozenset(symbols))
-    found = {name: Found(**one, versions=_versions(one["path"])) for name, one in said["libraries"].items()}
+    found = {name: Opened(**one) for name, one in said["libraries"].items()}
+    versions = {name: _versions(one.path) for name, one in found.items()}
     offers = {name: frozenset(offered) for name, offered in said["offers"].items()}
-    return Answer("", said["process"], said["tvm_ffi"], found, offers, frozenset(symbols))
+    return Answer("", said["process"], said["tvm_ffi"], found, offers, frozenset(symbols), versions)
 
 
 def _versions(path: str) -> tuple[str, ...]:
@@ -220,9 +214,10 @@ def _written(answer: Answer | None) -> dict[str, Any] | None:
 
 
 def _restored(data: dict[str, Any]) -> Answer:
-    libraries = {name: Found(**_tuples(found)) for name, found in data["libraries"].items()}
+    libraries = {name: Opened(**found) for name, found in data["libraries"].items()}
     offers = {name: frozenset(symbols) for name, symbols in data["offers"].items()}
-    return Answer(**data | {"libraries": libraries, "offers": offers, "asked": frozenset(data["asked"])})
+    sets = {"libraries": libraries, "offers": offers, "asked": frozenset(data["asked"])}
+    return Answer(**data | sets | {"versions": _tuples(data["versions"])})
 
 
 def _tuples(data: dict[str, Any]) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
 from fitasks.base import memo
+from fitasks.base.answers import Checked
 from fitasks.base.files import write_atomic
 
 if TYPE_CHECKING:
@@ -19,16 +20,6 @@ if TYPE_CHECKING:
 NAME = "fitasks-proof.json"
 _VERSION = 1
 _WRITING = threading.Lock()  # GPUs of two architectures may prove one library at the same time
-
-
-@dataclass(frozen=True)
-class Check:
-    """One computation: the largest error found and what was allowed, and a median run in milliseconds, if timed."""
-
-    what: str
-    error: float
-    tolerance: float
-    milliseconds: float | None
 
 
 @dataclass(frozen=True)
@@ -42,12 +33,12 @@ class Proof:
     torch: str
     flashinfer: str
     kind: Literal["numerical", "loaded"]
-    checks: tuple[Check, ...]
+    checks: tuple[Checked, ...]
     note: str
     proven: str  # UTC, ISO 8601
 
     @property
-    def worst(self) -> Check | None:
+    def worst(self) -> Checked | None:
         """The check that came nearest to its tolerance."""
         return max(self.checks, key=lambda check: check.error - check.tolerance, default=None)
 
@@ -88,4 +79,4 @@ def _write(directory: Path, proofs: Mapping[str, Proof]) -> None:
 
 
 def _proof(record: dict[str, Any]) -> Proof:
-    return Proof(**record | {"checks": tuple(Check(**check) for check in record["checks"])})
+    return Proof(**record | {"checks": tuple(Checked(**check) for check in record["checks"])})

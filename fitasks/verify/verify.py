@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
+from fitasks.base.answers import Checked
 from fitasks.base.errors import EnvironmentProblem
 from fitasks.base.files import sha256_file
 from fitasks.compile import receipt as receipts
@@ -20,7 +21,7 @@ from fitasks.server.ahead import ahead_of_time
 from fitasks.verify import proof as proofs
 from fitasks.verify.exports import expected_exports
 from fitasks.verify.pool import GpuPool, Job, Result
-from fitasks.verify.proof import Check, Proof
+from fitasks.verify.proof import Proof
 from fitasks.verify.worker import Worker
 
 if TYPE_CHECKING:
@@ -223,7 +224,7 @@ def _proof(result: Result, gpu: Gpu, sha256: str, driver: str) -> Proof:
         torch=result.ready["torch"],
         flashinfer=result.ready["flashinfer"],
         kind="numerical" if result.outcome == "numerical" else "loaded",
-        checks=tuple(Check(**check) for check in result.answer["checks"]),
+        checks=tuple(Checked(**check) for check in result.answer["checks"]),
         note=result.message,
         proven=datetime.now(UTC).isoformat(timespec="seconds"),
     )

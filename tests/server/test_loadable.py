@@ -15,8 +15,9 @@ from pathlib import Path
 
 import pytest
 
+from fitasks.base.answers import Opened
 from fitasks.cuda.audit import refusal
-from fitasks.cuda.loader import Answer, Found, Loader, Needs
+from fitasks.cuda.loader import Answer, Loader, Needs
 from fitasks.cuda.toolkit import Toolkit
 from fitasks.graph.session import Session
 from fitasks.plan.kernel import Kernel
@@ -265,7 +266,7 @@ def test_the_driver_alone_may_be_missing(world: World) -> None:
 
 
 def answered(problem: str, library: str = "libx.so.1") -> Answer:
-    return Answer("", "torch 9", "0.1.16", {library: Found("", problem)}, {"": frozenset()}, frozenset())
+    return Answer("", "torch 9", "0.1.16", {library: Opened("", problem)}, {"": frozenset()}, frozenset())
 
 
 def test_what_needs_the_driver_itself_is_unknown_without_it() -> None:

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 import pytest
 
+from fitasks.base.answers import Checked
 from fitasks.base.errors import EnvironmentProblem
 from fitasks.cuda.architecture import capabilities
 from fitasks.cuda.gpus import Gpu
@@ -16,7 +17,7 @@ from fitasks.ui.verify_table import line, summary
 from fitasks.verify import proof as proofs
 from fitasks.verify import verify as module
 from fitasks.verify.exports import expected_exports
-from fitasks.verify.proof import Check, Proof
+from fitasks.verify.proof import Proof
 from fitasks.verify.verify import ProofResult, op_of
 from tests.doit_project import PAGE, Planned
 
@@ -28,7 +29,7 @@ PROOF = Proof(
     torch="2.11",
     flashinfer="0.7.2",
     kind="numerical",
-    checks=(Check("paged", 0.001, 0.002, 0.02), Check("ragged", 0.0019, 0.002, 0.04)),
+    checks=(Checked("paged", 0.001, 0.002, 0.02), Checked("ragged", 0.0019, 0.002, 0.04)),
     note="",
     proven="2026-01-01T00:00:00+00:00",
 )
