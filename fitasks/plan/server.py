@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 import sys
 import time
 from dataclasses import dataclass, replace
@@ -137,7 +138,7 @@ def _interpreter(config: Config) -> Path:
     written = config.serving.python
     if not written:
         return _ours()
-    path = Path(written) if "/" in written else _on_path(written)
+    path = Path(shutil.which(written) or written)
     if not os.access(path, os.X_OK) or path.is_dir():
         raise EnvironmentProblem(
             f"{config.file}: serving.python: {path} is not an executable file",
@@ -150,12 +151,6 @@ def _ours() -> Path:
     """`…/bin/python` also where doit was started as `python3`, so that there is one plan and one stamp for both."""
     plain = Path(sys.executable).with_name("python")
     return plain if plain.exists() and plain.samefile(sys.executable) else Path(sys.executable)
-
-
-def _on_path(name: str) -> Path:
-    import shutil
-
-    return Path(shutil.which(name) or name)
 
 
 def _describe(python: Path, env: Mapping[str, str], file: Path) -> answers.Interpreter:

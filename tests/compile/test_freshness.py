@@ -482,7 +482,12 @@ def short(path: Path) -> str:
 
 
 @pytest.mark.parametrize(
-    ("touched", "more"), [(["common.h"], ""), (["page_0.h", "page_1.h", "common.h"], " and 2 more")]
+    ("touched", "more"),
+    [
+        (["common.h"], ""),
+        (["page_0.h", "common.h"], " and 1 more"),
+        (["page_0.h", "page_1.h", "common.h"], " and 2 more"),
+    ],
 )
 def test_inputs_newer_than_the_build_are_told_with_both_times(
     workshop: Workshop, page: Kernel, touched: list[str], more: str
@@ -696,6 +701,13 @@ def test_of_a_kernel_without_a_receipt_the_best_known_cause_is_told(workshop: Wo
         ("nvcc = {CUDA}/bin/nvcc\n", "", "nvcc in build.ninja ({CUDA}/bin/nvcc → nothing)"),
         ("\nrule link", "cxx = c++\n\nrule link", "cxx in build.ninja (nothing → c++)"),
         ("default page/page.so", "default page/all", "default in build.ninja (page/page.so → page/all)"),
+        ("default page/page.so", "default page/page.so page/all", "default in build.ninja (nothing → page/all)"),
+        ("\nrule link", "# as FlashInfer has it\n\nrule link", "build.ninja"),
+        (
+            "rule link\n  command = $cxx $in -shared -o $out\n",
+            "",
+            "link: command in build.ninja ($cxx $in -shared -o $out → nothing)",
+        ),
         ("\nrule link", "  deps = gcc\n\nrule link", "cuda_compile: deps in build.ninja (nothing → gcc)"),
         ("-O3", "-O3 " + " ".join("ABCDEFGH"), "cuda_cflags in build.ninja (nothing → A B C D E F G H)"),
         (" $\n  --compress-mode=size", "  --compress-mode=size", "build.ninja"),
@@ -714,5 +726,8 @@ def test_the_variables_of_two_rules_are_told_apart() -> None:
     changed = text.replace("= y", "= y2").replace("= z", "= z2")
     assert _difference(text, changed) == ("b: command in build.ninja, and 1 more", "y", "y2")
     assert _difference(text, text.replace("= z", "= z2")) == ("command in build.ninja", "z", "z2")
-    bound = "rule a\n  command = x\nbuild d/o.o: a s.cu\n  flags = 1\n"
+    bound = "rule a\n  command = x\nbuild d/e/o.o: a s$: t.cu\n  flags = -DX = 1\nbuild p.o: a p.cu\n"
     assert _difference(bound, bound.replace("= 1", "= 2")) == ("flags in build.ninja", "1", "2")
+    assert _difference(bound, bound.replace("a s$: t.cu", "b s$: t.cu")) == ("o.o in build.ninja", "a", "b")
+    assert _difference(bound, bound.replace("a p.cu", "a q.cu")) == ("p.o in build.ninja", "p.cu", "q.cu")
+    assert _difference(bound, bound.replace("-DX =", "-DY =")) == ("flags in build.ninja", "-DX", "-DY")

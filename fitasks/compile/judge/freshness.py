@@ -226,8 +226,8 @@ def _statements(text: str) -> dict[str, tuple[str, ...]]:
             head = outputs.rpartition("/")[2]
         elif line.startswith("default "):
             head, _, value = line.partition(" ")
-        if head:
-            found[rule + head if line.startswith(" ") else head] = tuple(value.split())
+        if value:
+            found[rule + head] = tuple(value.split())
     return found
 
 
