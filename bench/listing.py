@@ -33,7 +33,6 @@ from fitasks.compile.judge.contents import Contents  # noqa: E402
 from fitasks.compile.ninja.ninja import DEPS, LOG  # noqa: E402
 from fitasks.compile.receipt import Output, Receipt  # noqa: E402
 from fitasks.graph.session import Session  # noqa: E402
-from fitasks.plan import planner  # noqa: E402
 from fitasks.plan.plan import remembered  # noqa: E402
 
 HEADERS = 700
@@ -84,7 +83,7 @@ def _fill(project: Path, env: dict[str, str]) -> int:
     session = Session.load(project)
     plan, target = session.plan, next(iter(session.plan.targets))
     answer = project / "registry.json"
-    command = [str(plan.server.python), str(planner.SCRIPT), "--registry", str(answer)]
+    command = [str(plan.server.python), str(ROOT / "bench" / "registry.py"), str(answer)]
     subprocess.run(command, env=plan.environment(target), check=True, capture_output=True)
     planned = [record for record in json.loads(answer.read_text())["kernels"] if "error" not in record]
     cache = remembered(project / ".fitasks" / "plan.json")

@@ -23,7 +23,6 @@ from typing import TYPE_CHECKING, Any
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
-from fitasks.plan import planner  # noqa: E402
 from fitasks.plan.offers import offers  # noqa: E402
 from fitasks.plan.plan import Plan, make_plan  # noqa: E402
 from fitasks.trace.document import added  # noqa: E402
@@ -57,7 +56,7 @@ def main() -> int:
 def registry(plan: Plan, target: str) -> list[dict[str, Any]]:
     """What FlashInfer's own jit-cache wheels would hold."""
     answer = plan.state / "registry.json"
-    command = [str(plan.server.python), str(planner.SCRIPT), "--registry", str(answer)]
+    command = [str(plan.server.python), str(ROOT / "bench" / "registry.py"), str(answer)]
     subprocess.run(command, env=plan.environment(target), check=True, capture_output=True)
     return list(json.loads(answer.read_text())["kernels"])
 

@@ -42,14 +42,14 @@ def environment(base: Path, version: str = "0.7.4", **more: str) -> dict[str, st
 def run(
     script: Path, request: Any, directory: Path, env: dict[str, str], python: str = sys.executable
 ) -> tuple[subprocess.CompletedProcess[str], dict[str, Any]]:
-    """Run a script with request and response files in `directory`; what it said, and its response."""
+    """Run a script with request (unless that is None) and response files in `directory`; what it said, its response."""
     directory.mkdir(parents=True, exist_ok=True)
     response = directory / "response.json"
-    first = request
-    if not isinstance(request, str):
+    first = [request] if isinstance(request, str) else []
+    if not first and request is not None:
         (directory / "request.json").write_text(json.dumps(request))
-        first = str(directory / "request.json")
-    command = [python, str(script), first, str(response)]
+        first = [str(directory / "request.json")]
+    command = [python, str(script), *first, str(response)]
     process = subprocess.run(command, env=env, cwd=directory, capture_output=True, text=True, check=False)
     if not response.exists():
         pytest.fail(f"no response, exit status {process.returncode}:\n{process.stderr[-4000:]}")

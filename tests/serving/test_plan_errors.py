@@ -458,7 +458,7 @@ def test_bad_request(bare_python: str, tmp_path: Path, request_text: str) -> Non
 def test_usage(bare_python: str) -> None:
     process = subprocess.run([bare_python, PLAN, "one"], capture_output=True, text=True, check=False)
     assert process.returncode == 2
-    assert process.stderr == "usage: plan.py (REQUEST.json | --registry) RESPONSE.json\n"
+    assert process.stderr == "usage: plan.py REQUEST.json RESPONSE.json\n"
 
 
 def test_an_old_response_does_not_survive(bare_python: str, tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from bench.wrapper_calls import configurations
 from tests.serving.planner_runs import PLAN, environment, request_of, run
 
 BENCH = Path(__file__).resolve().parents[2] / "bench"
+REGISTRY = BENCH / "registry.py"
 
 pytestmark = pytest.mark.usefixtures("torch")  # planning needs it
 
@@ -304,7 +305,7 @@ def test_for_which_gpus_an_ahead_of_time_module_is_loaded(tmp_path: Path, versio
 
 def test_registry(tmp_path: Path) -> None:
     """FlashInfer's own default set for sm90a, planned from an installed wheel in seconds."""
-    process, response = run(PLAN, "--registry", tmp_path, environment(tmp_path))
+    process, response = run(REGISTRY, None, tmp_path, environment(tmp_path))
     assert (process.returncode, process.stdout) == (0, "")
     kernels = response["kernels"]
     failed = [kernel["label"] for kernel in kernels if "error" in kernel]
@@ -320,7 +321,7 @@ def test_registry_goes_on_after_a_failure(tmp_path: Path) -> None:
     """0.6.7's registry wants nvidia-nvshmem, which is not installed here; without guards it ends there."""
     if importlib.util.find_spec("nvidia.nvshmem") is not None:
         pytest.skip("nvidia-nvshmem is installed")
-    _, response = run(PLAN, "--registry", tmp_path, environment(tmp_path, "0.6.7.post3"))
+    _, response = run(REGISTRY, None, tmp_path, environment(tmp_path, "0.6.7.post3"))
     failed = [kernel["error"]["message"] for kernel in response["kernels"] if "error" in kernel]
     assert failed == ["gen_nvshmem_module raised ModuleNotFoundError: No module named 'nvidia.nvshmem'"]
     assert len(response["kernels"]) == 791

@@ -1,7 +1,6 @@
 """Plans kernels in the serving interpreter: which modules the server's FlashInfer would load, built how.
 
     <serving python> plan.py REQUEST.json RESPONSE.json
-    <serving python> plan.py --registry RESPONSE.json
 
 One process plans for one target, which the environment names (FLASHINFER_CUDA_ARCH_LIST,
 FLASHINFER_WORKSPACE_BASE, CUDA_HOME, ...), because FlashInfer reads it once, at import. Runs with Python 3.9
@@ -43,7 +42,6 @@ from plan_generators import (  # noqa: E402
 )
 from plan_parameters import arguments_for, as_json  # noqa: E402
 from plan_reads import Reads  # noqa: E402
-from plan_registry import registry_records  # noqa: E402
 from plan_spec import confined, generate, install_network_guard, spec_record  # noqa: E402
 
 sys.path[:] = [entry for entry in sys.path if entry != _HERE]
@@ -66,9 +64,9 @@ class Allowed(NamedTuple):
 def main(argv: list[str]) -> int:
     """Run the script; the exit status."""
     try:
-        request, response = argv[0], Path(argv[1])
-    except IndexError:
-        print("usage: plan.py (REQUEST.json | --registry) RESPONSE.json", file=sys.stderr)
+        request, response = map(Path, argv[:2])
+    except ValueError:
+        print("usage: plan.py REQUEST.json RESPONSE.json", file=sys.stderr)
         return 2
     reads = Reads()
     reads.start()
@@ -85,12 +83,10 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-def _answer(request: str) -> dict[str, Any]:
-    wanted = None if request == "--registry" else _read_request(Path(request))
+def _answer(request: Path) -> dict[str, Any]:
+    wanted = _read_request(request)
     install_network_guard()
     head = load()
-    if wanted is None:
-        return {**head, "kernels": registry_records()}
     allowed = Allowed(wanted["sm90"], wanted["generators"], wanted["recorded"])
     return {**head, "kernels": [plan(kernel, allowed) for kernel in wanted["kernels"]]}
 

@@ -1,5 +1,8 @@
-"""FlashInfer's own default set of modules, as flashinfer.aot assembles it, for benchmarks.
+"""FlashInfer's own default set of modules, as flashinfer.aot assembles it, each planned as kernels.yaml's are.
 
+    <serving python> bench/registry.py RESPONSE.json
+
+For the target that the environment names, as in fitasks/serving/plan/plan.py, whose response it has, but for "reads".
 `python -m flashinfer.aot` does not run from an installed wheel, and one generator that fails there loses all
 others; so its gen_all_modules is called with every generator guarded.
 """
@@ -9,15 +12,23 @@ from __future__ import annotations
 import functools
 import importlib
 import inspect
+import json
+import os
 import re
 import sys
 import types
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from plan_errors import PlanError
-from plan_generators import where
-from plan_parameters import as_json
-from plan_spec import generate, spec_record
+_PLANNER = str(Path(__file__).resolve().parents[1] / "fitasks" / "serving" / "plan")
+sys.path.insert(0, _PLANNER)
+from load_flashinfer import load  # noqa: E402
+from plan_errors import PlanError  # noqa: E402
+from plan_generators import where  # noqa: E402
+from plan_parameters import as_json  # noqa: E402
+from plan_spec import generate, install_network_guard, spec_record  # noqa: E402
+
+sys.path[:] = [entry for entry in sys.path if entry not in {_PLANNER, str(Path(__file__).resolve().parent)}]
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -97,3 +108,9 @@ def _record(index: int, spec: Any, origins: dict[str, dict[str, Any]]) -> dict[s
         return {**head, **spec_record(spec), **origin}
     except PlanError as error:
         return {**head, **error.record()}
+
+
+if __name__ == "__main__":
+    os.dup2(2, 1)  # FlashInfer and torch print at import
+    install_network_guard()
+    Path(sys.argv[1]).write_text(json.dumps({**load(), "kernels": registry_records()}), encoding="utf-8")
