@@ -27,11 +27,11 @@ print(json.dumps([ops.FOLLOWS, {name: planner._plain(value) for name, value in f
 
 
 def filled_in(said: dict[str, Any]) -> Any:
-    pytest.importorskip("torch")
     command = [sys.executable, "-c", FILL_IN, str(SERVING), json.dumps(said)]
     return json.loads(subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout)
 
 
+@pytest.mark.usefixtures("torch")
 def test_the_planner_fills_in_what_is_left_out() -> None:
     said = {"dtype_q": "float16", HEAD_DIM: 64}
     follows, filled = filled_in(said)

@@ -5,7 +5,7 @@ Modules of one line for the host compiler: nothing here needs nvcc or a GPU.
 
 from __future__ import annotations
 
-import importlib.util
+import importlib.metadata
 import json
 import os
 import shutil
@@ -96,7 +96,7 @@ def serve(root: Path, *names: str) -> dict[str, Any]:
     python = sys.executable
     if not readable(Path(sys.base_prefix)):  # in somebody's home: another build of the same release, if there is one
         python = f"/usr/bin/python{sys.version_info.major}.{sys.version_info.minor}"
-        env["PYTHONPATH"] = str(Path(importlib.util.find_spec("flashinfer").origin).parents[1])  # type: ignore[union-attr, arg-type]
+        env["PYTHONPATH"] = str(importlib.metadata.distribution("flashinfer-python").locate_file(""))
         if not Path(python).exists():
             pytest.skip(f"nobody may not read {sys.base_prefix}")
     command = [python, "-c", SERVER, *names]
