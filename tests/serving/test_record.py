@@ -93,7 +93,7 @@ class Server:
 
     def run(self, body: str = "ask()", *, recorded: bool = True, **more: str) -> str:
         script = self.base / "server.py"
-        script.write_text(SERVER.format(serving=str(ROOT / "fitasks" / "serving"), body=body))
+        script.write_text(SERVER.format(serving=str(ROOT / "fitasks" / "serving" / "plan"), body=body))
         env = self.env | more | (variables(self.trace, self.env | more) if recorded else {})
         done = subprocess.run(
             [sys.executable, str(script)], env=env, capture_output=True, text=True, check=False, timeout=300
