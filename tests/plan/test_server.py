@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from fitasks.base.answers import Described
 from fitasks.base.errors import EnvironmentProblem
 from fitasks.config.model import Config, Engine, Serving
 from fitasks.cuda.probe import ProbeMemo
@@ -312,13 +313,15 @@ def answering(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Answering:
     empty = {"prefix": "/venv", "path": [], "site": [], "packages": {}}
     made = Answering(tmp_path, empty, [])
 
-    def asked(one: Any, words: list[Path], env: dict[str, str], *rest: str, shape: str) -> dict[str, Any]:
-        assert (words[0].name, shape) == ("describe.py", "Described")
-        assert words[1].parent.name.startswith("fitasks-python-"), "so that the next run knows whose it is"
-        made.questions.append((one.python, dict(env)))
+    def ask(
+        python: Path, script: Path, shape: type[Any], env: dict[str, str], what: str, *, remedy: str
+    ) -> dict[str, Any]:
+        assert (script.name, shape, what) == ("describe.py", Described, "where it looks for packages")
+        assert remedy == interpreter.REMEDY
+        made.questions.append((python, dict(env)))
         return made.answer | {"reads": {"files": [], "looked": []}}
 
-    monkeypatch.setattr("fitasks.plan.planner.asked", asked)
+    monkeypatch.setattr("fitasks.processes.interpreter.ask", ask)
     return made
 
 
