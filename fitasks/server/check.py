@@ -182,8 +182,7 @@ def _trusted(known: Knowledge, kernel: Kernel, blank: Verdict) -> Verdict:
 def _compiled_since(kernel: Kernel) -> bool:
     """Whether ninja's log tells of a later link than the receipt: a server writes no receipt, and leaves ours."""
     receipt, log = receipts.read(kernel), kernel.build_dir / ninjas.LOG
-    ours = receipt and receipt.outputs.get(ninjas.LOG)
-    if not receipt or not ours or sha256_file(log) == ours.sha256:
+    if not receipt or sha256_file(log) == receipt.outputs[ninjas.LOG].sha256:
         return False
     linked = (at for path, at in ninjas.read_log(kernel.build_dir).items() if Path(path).name == kernel.library.name)
     return max(linked, default=0) > receipt.outputs[kernel.library.name].mtime_ns
