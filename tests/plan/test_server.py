@@ -462,9 +462,11 @@ def test_a_toolkit_may_lie_with_the_servers_packages_or_with_ours(
     answering: Answering, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     answering.answer["path"] = ["/server/site-packages", "/both/site-packages"]
-    monkeypatch.setattr(sys, "path", ["", "/ours/lib", "/both/site-packages", "/ours/dist-packages"])
+    monkeypatch.setattr(
+        sys, "path", ["", "/ours/lib", "/ours/site-packages", "/both/site-packages", "/ours/dist-packages"]
+    )
     assert answering.server().toolkit_places() == tuple(
-        map(Path, ("/server/site-packages", "/both/site-packages", "/ours/dist-packages"))
+        map(Path, ("/server/site-packages", "/both/site-packages", "/ours/site-packages", "/ours/dist-packages"))
     )
 
 
