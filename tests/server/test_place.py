@@ -9,7 +9,7 @@ import tempfile
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -69,10 +69,10 @@ def page(workshop: Workshop) -> Kernel:
 
 
 def asked(workshop: Workshop, kernel: Kernel, user: str = "", python: str = "/usr/bin/env") -> Verdict:
-    made: Any = session(workshop)
+    made = session(workshop)
     serving = replace(made.plan.config.serving, user=user)
     server = replace(made.plan.server, python=Path(python))  # not in a home of ours
-    made.plan = replace(made.plan, config=replace(made.plan.config, serving=serving), server=server)
+    made._plan = replace(made.plan, config=replace(made.plan.config, serving=serving), server=server)
     return predict(made, kernel)
 
 
@@ -272,10 +272,10 @@ def test_nobody_knows_this_user(workshop: Workshop, page: Kernel) -> None:
 
 
 def test_another_users_home_is_not_where_flashinfer_would_look(workshop: Workshop) -> None:
-    made: Any = session(workshop, HOME="/home/us")
+    made = session(workshop, HOME="/home/us")
     made.plan.server.env.pop("FLASHINFER_WORKSPACE_BASE", None)
     serving = replace(made.plan.config.serving, user="4242:4242")
-    made.plan = replace(made.plan, config=replace(made.plan.config, serving=serving))
+    made._plan = replace(made.plan, config=replace(made.plan.config, serving=serving))
     assert "the server has FLASHINFER_WORKSPACE_BASE=/home/us, not its user's home; `doit env` prints the lines" in (
         conditions(made)
     )

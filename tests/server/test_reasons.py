@@ -7,7 +7,7 @@ import shutil
 import sys
 import time
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -221,7 +221,7 @@ def test_one_reason(
     reason = str(shelf.session().judge(shelf.kernel).first)
     assert reason.startswith(expected.replace("{GENERATED}", "{CACHE}/generated/page/page_0.cpp"))
 
-    session: Any = shelf.session()
+    session = shelf.session()
     with place_of(session.plan.config) as place:
         verdict = predict(session, shelf.kernel, place)
     assert verdict.state == state, verdict
