@@ -1,4 +1,4 @@
-"""Runs a server and notes which FlashInfer modules its processes ask for.
+"""Runs a server and notes which kernels its processes ask for: FlashInfer's, and what other toolchains compile.
 
     python -m fitasks.record -o trace.jsonl -- python -m sglang.launch_server …
     eval "$(python -m fitasks.record -o trace.jsonl --print-env)"        for a server that you don't start yourself

@@ -13,6 +13,7 @@ from fitasks.base.border import read_json
 from fitasks.base.errors import BadInput
 from fitasks.base.shape import fits
 from fitasks.cuda.architecture import members, together
+from fitasks.trace.toolchains import COMPILER, Waited, waited
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -36,6 +37,8 @@ class Coverage:
     not_packaged: tuple[Requested, ...] | None  # nor does flashinfer-jit-cache; None where none is installed
     uncompiled: tuple[Requested, ...]  # CuTe-DSL and the like
     unused: tuple[Requested, ...]  # generated, but never loaded
+    waited: tuple[Waited, ...] = ()  # by toolchain
+    compilers: int = 0  # processes that Python started
 
     @property
     def missing(self) -> tuple[Requested, ...]:
@@ -52,7 +55,9 @@ def coverage(requested: Sequence[Requested], planned: Names, packaged: Names | N
         tuple(one for one in modules if not _cached(planned, one)),
         None if packaged is None else tuple(one for one in modules if not _packaged(packaged, one)),
         tuple(one for one in loaded if one.kind != "nvcc"),
-        tuple(one for one in requested if not one.loaded),
+        tuple(one for one in requested if not one.loaded and one.kind != COMPILER),
+        tuple(waited(requested)),
+        sum(one.kind == COMPILER for one in requested),
     )
 
 

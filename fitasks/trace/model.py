@@ -1,7 +1,8 @@
 """Trace lines → what a server asked for, one record per module, over all its processes.
 
-A line is what `fitasks.record` writes: {"version": 1, "name", "generator", "arguments", "unsaid", "kind", "how",
-"seconds", "time", "pid", "rank", "flashinfer", "architectures"}. A line that a killed process left torn is skipped.
+A line is what `fitasks.record` writes, of other toolchains than FlashInfer's, too (toolchains.py): {"version": 1,
+"name", "generator", "arguments", "unsaid", "kind", "how", "seconds", "time", "pid", "rank", "flashinfer",
+"architectures"}. A line that a killed process left torn is skipped.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 VERSION = 1
-_NEVER_LOADED = frozenset({"generated"})
+_NEVER_LOADED = frozenset({"generated", "started"})  # a compiler is no module
 _MOST_PROCESSES = 1024  # that are told apart; a set that grows with every line costs the square of their number
 _LONGEST_WORD = 1000  # characters; a module's name becomes a directory's, of at most 255
 
@@ -30,13 +31,18 @@ class Requested:
     generator: str = ""  # "flashinfer.jit.page:gen_page_module"
     arguments: dict[str, Any] = field(default_factory=dict)
     unsaid: str = ""  # why kernels.yaml has no way to say the arguments
-    kind: str = "nvcc"  # nvcc, cute-dsl, other
-    how: frozenset[str] = frozenset()  # ahead-of-time, cached, compiled, failed, generated
+    kind: str = "nvcc"  # the toolchain, see toolchains.py
+    how: frozenset[str] = frozenset()  # ahead-of-time, cached, compiled, failed, generated, started
     seconds: float = 0.0  # the longest that one process waited
     processes: frozenset[int] = frozenset()
     flashinfer: str = ""
     architectures: str = ""  # "90a"; "" where it isn't known
     place: str = ""  # the first line that says it: "trace.jsonl:3"
+
+    @property
+    def compiled(self) -> bool:
+        """Whether any process compiled it, or tried."""
+        return not self.how.isdisjoint({"compiled", "failed"})
 
     @property
     def loaded(self) -> bool:

@@ -4,12 +4,18 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from fitasks.trace.toolchains import TOOLCHAINS
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from fitasks.trace.coverage import Coverage
     from fitasks.trace.importing import Proposal
     from fitasks.trace.model import Requested
+    from fitasks.trace.toolchains import Waited
+
+_SHORTEST = 0.05  # seconds; what rounds to 0.0 is no wait
+_MOST = 20  # modules of other toolchains that are named: Triton has hundreds
 
 
 def proposed(proposal: Proposal) -> Iterator[str]:
@@ -31,6 +37,27 @@ def covered(found: Coverage, file: str) -> Iterator[str]:
     if found.not_planned:
         yield "`doit import_trace` adds what kernels.yaml can say"
     yield from _outside(found.uncompiled, found.unused)
+    yield from _waits(found)
+
+
+def _waits(found: Coverage) -> Iterator[str]:
+    """By toolchain: what made this server wait, and what can be done about it."""
+    if not any(one.seconds >= _SHORTEST for one in found.waited):
+        return
+    yield "what this server waited for, each module by the process that waited longest:"
+    for one in found.waited:
+        made = f", {one.compiled} of them compiled in {one.seconds:.1f} s{_advice(one)}" if one.compiled else ""
+        yield f"  {one.toolchain.title}: {one.modules} module{'s'[: one.modules != 1]}{made}"
+    if found.compilers:
+        yield f"  {found.compilers} compilers were started by Python, their own compilers not counted"
+
+
+def _advice(one: Waited) -> str:
+    if one.toolchain.title == TOOLCHAINS["nvcc"].title:
+        return ""
+    if not one.toolchain.kept:
+        return "; each process compiles it anew"
+    return f"; nothing compiles it beforehand yet, kept in {one.toolchain.kept}"
 
 
 def _outside(uncompiled: Sequence[Requested], unused: Sequence[Requested]) -> Iterator[str]:
@@ -38,7 +65,10 @@ def _outside(uncompiled: Sequence[Requested], unused: Sequence[Requested]) -> It
     if uncompiled:
         total = sum(one.seconds for one in uncompiled)
         yield f"not covered by precompilation: {len(uncompiled)} modules, {total:.1f} s in the server"
-        yield from (f"  {one.name} ({one.kind}){_waited(one)}" for one in uncompiled)
+        longest = sorted(uncompiled, key=lambda one: -one.seconds)
+        yield from (f"  {one.name} ({one.kind}){_waited(one)}" for one in longest[:_MOST])
+        if len(longest) > _MOST:
+            yield f"  and {len(longest) - _MOST} more, {sum(one.seconds for one in longest[_MOST:]):.1f} s"
     if unused:
         yield f"{len(unused)} modules were generated but never loaded, and are left out"
 

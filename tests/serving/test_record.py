@@ -103,6 +103,13 @@ class Server:
         return done.stdout
 
     def lines(self) -> list[dict[str, Any]]:
+        """Of modules; the processes that were started are `compilers`."""
+        return [line for line in self._all() if line["kind"] != "compiler"]
+
+    def compilers(self) -> list[str]:
+        return [line["name"] for line in self._all() if line["kind"] == "compiler"]
+
+    def _all(self) -> list[dict[str, Any]]:
         return [json.loads(line) for line in self.trace.read_text().splitlines()]
 
     def told(self, *fields: str) -> list[tuple[Any, ...]]:
@@ -156,7 +163,9 @@ def test_name_generator_arguments_and_what_became_of_it(tmp_path: Path, version:
         "use_logits_soft_cap": False,
     }
     assert server.stderr.count("fitasks") == 0
-    assert [one.loaded for one in read_trace(server.trace.read_text().splitlines()).requested] == [True, True]
+    asked = read_trace(server.trace.read_text().splitlines()).requested
+    assert [one.loaded for one in asked if one.kind != "compiler"] == [True, True]
+    assert server.compilers()[0] == "ninja page"
 
 
 @needs_torch

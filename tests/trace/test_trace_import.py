@@ -85,6 +85,11 @@ REFUSED = """\
 else is called for a trace
 """
 OUTSIDE = "not covered by precompilation: 1 modules, 7.5 s in the server\n  rmsnorm_dsl (cute-dsl), 7.5 s\n"
+WAITED = """\
+what this server waited for, each module by the process that waited longest:
+  FlashInfer, nvcc: 5 modules, 5 of them compiled in 12.5 s
+  FlashInfer, CuTe-DSL: 1 module, 1 of them compiled in 7.5 s; nothing compiles it beforehand yet, kept in cached_ops
+"""
 
 
 def test_shown_written_and_then_nothing_more(project: Project) -> None:
@@ -100,7 +105,7 @@ def test_shown_written_and_then_nothing_more(project: Project) -> None:
     assert run(project, "write") == shown + "kernels.yaml written; `doit` compiles\n"
     assert file.read_text() == KERNELS + ADDED
     left = "  x, 2.5 s\n`doit import_trace` adds what kernels.yaml can say\n"
-    checked = "1 of 5 requested modules are not covered by kernels.yaml\n" + left + OUTSIDE
+    checked = "1 of 5 requested modules are not covered by kernels.yaml\n" + left + OUTSIDE + WAITED
     assert run(project, "check", status=1) == checked
     again = "0 modules to add, 4 in kernels.yaml already, 1 not expressible\n"
     assert run(project, "write") == again + REFUSED + OUTSIDE

@@ -9,12 +9,12 @@ replaced. Imported when flashinfer.jit.core has been.
 from __future__ import annotations
 
 import functools
-import json
 import os
 import sys
 import time
 from _thread import get_ident
 
+import fitasks_lines
 import fitasks_origin
 from fitasks_quietly import quietly
 
@@ -22,8 +22,6 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-_LONGEST = 4000  # bytes of a line: one write of less than a page isn't torn by another process's
-_RANKS = ("LOCAL_RANK", "OMPI_COMM_WORLD_RANK", "SGLANG_TP_RANK", "VLLM_DP_RANK")
 _trace = ""
 _loading: dict[tuple[int, int], str] = {}  # (thread, spec) inside build_and_load → what its build did, "" before one
 
@@ -56,6 +54,11 @@ def wrap(core: Any, trace: str) -> None:
 
     core.JitSpecRegistry.register, core.JitSpec.build_and_load = registered, loaded
     _watch_build(getattr(core, "JitSpecNvcc", core.JitSpec))  # one class up to 0.6.15
+
+
+def is_loading() -> bool:
+    """Whether this thread is inside FlashInfer's build_and_load, which tells its own story."""
+    return any(thread == get_ident() for thread, _ in list(_loading))
 
 
 def _watch_build(kind: Any) -> None:
@@ -122,44 +125,4 @@ def _kind(spec: Any) -> str:
 
 
 def _note(spec: Any, origin: Any, how: str, seconds: float) -> None:
-    generator, arguments, unsaid = origin
-    record = {
-        "version": 1,
-        "name": str(spec.name),
-        "generator": generator,
-        "arguments": arguments,
-        "unsaid": unsaid,
-        "kind": _kind(spec),
-        "how": how,
-        "seconds": round(seconds, 3),
-        "time": round(time.time(), 3),
-        "pid": os.getpid(),
-        "rank": _rank(),
-        "flashinfer": str(_said_by("flashinfer.version", "__version__")),
-        "architectures": getattr(_said_by("flashinfer.jit.env", "FLASHINFER_WORKSPACE_DIR"), "name", ""),
-    }
-    line = json.dumps(record)
-    if len(line) >= _LONGEST:
-        line = json.dumps(dict(record, arguments={}, unsaid="its arguments are too long to be noted"))
-    descriptor = os.open(_trace, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
-    try:
-        os.write(descriptor, line.encode() + b"\n")
-    finally:
-        os.close(descriptor)
-
-
-def _said_by(module: str, name: str) -> Any:
-    return getattr(sys.modules.get(module), name, "")
-
-
-def _rank() -> str:
-    """RANK, or what torch.distributed says: engines seldom set the variable for workers that they spawn."""
-    if os.environ.get("RANK"):
-        return os.environ["RANK"]
-    distributed = sys.modules.get("torch.distributed")
-    try:
-        if distributed is not None and distributed.is_available() and distributed.is_initialized():
-            return str(distributed.get_rank())
-    except Exception:
-        return ""
-    return next((os.environ[name] for name in _RANKS if os.environ.get(name)), "")
+    fitasks_lines.write(_trace, str(spec.name), _kind(spec), how, seconds=seconds, origin=origin)

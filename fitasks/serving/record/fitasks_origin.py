@@ -36,6 +36,19 @@ def origin(frame: FrameType | None) -> tuple[str, dict[str, Any], str]:
     return _place(found), arguments, unsaid
 
 
+def of_function(frame: FrameType | None, package: str, prefix: str) -> tuple[str, dict[str, Any], str]:
+    """The same for the outermost function of a package whose name begins so."""
+    found = None
+    while frame is not None:
+        if frame.f_globals.get("__name__", "").startswith(package) and frame.f_code.co_name.startswith(prefix):
+            found = frame
+        frame = frame.f_back
+    if found is None:
+        return "", {}, f"it was made by no {prefix}… function of {package.rstrip('.')}"
+    arguments, unsaid = _arguments(found)
+    return _place(found), arguments, unsaid
+
+
 def _is_generator(frame: FrameType) -> bool:
     module = frame.f_globals.get("__name__", "")
     if not module.startswith("flashinfer.") or module in {*_MACHINERY, "flashinfer.aot"}:
@@ -70,7 +83,7 @@ def _arguments(frame: FrameType) -> tuple[dict[str, Any], str]:
 
 def _function(frame: FrameType) -> Callable[..., Any] | None:
     """The function that the frame runs, out of its wrappers (functools.cache)."""
-    function = inspect.unwrap(frame.f_globals[frame.f_code.co_name])
+    function = inspect.unwrap(frame.f_globals.get(frame.f_code.co_name, _function))
     return function if getattr(function, "__code__", None) is frame.f_code else None
 
 

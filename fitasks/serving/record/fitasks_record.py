@@ -1,10 +1,14 @@
-"""Waits for FlashInfer to be imported, then has its modules noted (fitasks_notes.py).
+"""Waits for modules that compile to be imported, then has what they compile noted.
+
+FlashInfer's by fitasks_notes.py, those of other toolchains by fitasks_toolchains.py, and each compiler that a process
+starts by itself.
 
 Standard library only, and little of it: this runs in every process of a recorded server.
 """
 
 from __future__ import annotations
 
+import importlib
 import sys
 
 from fitasks_quietly import quietly
@@ -13,43 +17,61 @@ TYPE_CHECKING = False  # typing itself would cost 5 ms
 if TYPE_CHECKING:
     from typing import Any
 
-_CORE = "flashinfer.jit.core"
+# A module of the server → our module and its function that is given it, and the trace.
+_WATCHED = {
+    "flashinfer.jit.core": ("fitasks_notes", "wrap"),
+    "sglang.jit_kernel.utils.compile": ("fitasks_toolchains", "sglang_jit_kernel"),
+    "sglang.kernels.jit.utils.compile.loader": ("fitasks_toolchains", "sglang_kernels"),
+    "triton.knobs": ("fitasks_toolchains", "triton"),
+    "cutlass.cute": ("fitasks_toolchains", "cute"),
+}
 _trace = ""
 
 
 def install(path: str) -> None:
-    """Record into `path`, which is absolute, from the moment that FlashInfer is imported. Once per process."""
+    """Record into `path`, which is absolute, from the moment that one of them is imported. Once per process."""
     global _trace
     if not _trace:
         _trace = path
         sys.meta_path.insert(0, _Finder())
+        sys.addaudithook(_audited)
+
+
+def _audited(event: str, args: Any) -> None:
+    """A compiler that Python starts; those that a compiler starts are its own. Most events are none of ours."""
+    if event == "subprocess.Popen":
+        quietly(_started, args)
+
+
+def _started(args: Any) -> None:
+    import fitasks_toolchains
+
+    fitasks_toolchains.started(args[0], args[1], args[2], _trace)
 
 
 class _Finder:
-    """Stands first in sys.meta_path until flashinfer.jit.core has been executed (finding it isn't importing it)."""
+    """Stands first in sys.meta_path; each module is wrapped when it has been executed (finding it isn't importing)."""
 
     def find_spec(self, name: str, path: Any = None, target: Any = None) -> Any:
-        if name != _CORE:
+        if name not in _WATCHED:
             return None
         for finder in list(sys.meta_path):
             spec = finder.find_spec(name, path, target) if finder is not self and hasattr(finder, "find_spec") else None
             if spec is not None:
-                quietly(self._wrap_after, spec.loader)
+                quietly(self._wrap_after, spec.loader, name)
                 return spec
         return None
 
-    def _wrap_after(self, loader: Any) -> None:
+    def _wrap_after(self, loader: Any, name: str) -> None:
         original = loader.exec_module
 
         def exec_module(module: Any) -> None:
             original(module)
-            quietly(_wrap, module)
-            quietly(sys.meta_path.remove, self)
+            quietly(_wrap, module, name)
 
         loader.exec_module = exec_module
 
 
-def _wrap(core: Any) -> None:
-    import fitasks_notes
-
-    fitasks_notes.wrap(core, _trace)
+def _wrap(module: Any, name: str) -> None:
+    ours, function = _WATCHED[name]
+    getattr(importlib.import_module(ours), function)(module, _trace)

@@ -1,0 +1,64 @@
+"""Writing one line of a trace (format: fitasks/trace/model.py)."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from typing import Any
+
+    Origin = tuple[str, dict[str, Any], str]  # generator, arguments, why kernels.yaml can't say them
+
+_LONGEST = 4000  # bytes of a line: one write of less than a page isn't torn by another process's
+_RANKS = ("LOCAL_RANK", "OMPI_COMM_WORLD_RANK", "SGLANG_TP_RANK", "VLLM_DP_RANK")
+NOBODYS: Origin = ("", {}, "")
+
+
+def write(trace: str, name: str, kind: str, how: str, *, seconds: float = 0.0, origin: Origin = NOBODYS) -> None:
+    """Append what befell a module of a toolchain to `trace`. Raises OSError."""
+    generator, arguments, unsaid = origin
+    record: Mapping[str, Any] = {
+        "version": 1,
+        "name": name,
+        "generator": generator,
+        "arguments": arguments,
+        "unsaid": unsaid,
+        "kind": kind,
+        "how": how,
+        "seconds": round(seconds, 3),
+        "time": round(time.time(), 3),
+        "pid": os.getpid(),
+        "rank": _rank(),
+        "flashinfer": str(_said_by("flashinfer.version", "__version__")),
+        "architectures": getattr(_said_by("flashinfer.jit.env", "FLASHINFER_WORKSPACE_DIR"), "name", ""),
+    }
+    line = json.dumps(record)
+    if len(line) >= _LONGEST:
+        line = json.dumps(dict(record, arguments={}, unsaid="its arguments are too long to be noted"))
+    descriptor = os.open(trace, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        os.write(descriptor, line.encode() + b"\n")
+    finally:
+        os.close(descriptor)
+
+
+def _said_by(module: str, name: str) -> Any:
+    return getattr(sys.modules.get(module), name, "")
+
+
+def _rank() -> str:
+    """RANK, or what torch.distributed says: engines seldom set the variable for workers that they spawn."""
+    if os.environ.get("RANK"):
+        return os.environ["RANK"]
+    distributed = sys.modules.get("torch.distributed")
+    try:
+        if distributed is not None and distributed.is_available() and distributed.is_initialized():
+            return str(distributed.get_rank())
+    except Exception:
+        return ""
+    return next((os.environ[name] for name in _RANKS if os.environ.get(name)), "")

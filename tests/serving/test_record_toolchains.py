@@ -1,0 +1,242 @@
+"""What the recorder notes of toolchains beside FlashInfer's: SGLang's real load_jit, packages of Triton's and CuTe's shape."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import shutil
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fitasks.record import variables
+from fitasks.trace.coverage import coverage
+from fitasks.trace.model import read_trace
+from fitasks.trace.toolchains import TOOLCHAINS
+from fitasks.ui.trace_table import covered
+from tests.serving.flashinfer_wheels import wheel_of
+from tests.serving.planner_runs import fake_toolkit
+
+# SGLang's package without what a kernel's module doesn't need: its server's dependencies.
+STUBS = {
+    "sglang/__init__.py": "__path__.append({real!r} + '/sglang')",
+    "sglang/srt/__init__.py": "__path__.append({real!r} + '/sglang/srt')",
+    "sglang/utils.py": "is_in_ci = lambda: False",
+    "sglang/srt/utils/__init__.py": "",
+    "sglang/srt/utils/common.py": "get_cuda_version = lambda: (13, 0)\nis_cuda = lambda: True",
+    "sglang/kernels/__init__.py": "__path__.append({real!r} + '/sglang/kernels')",
+}
+OLD = """
+import os, pathlib, torch, tvm_ffi, tvm_ffi.cpp
+def load_inline(name, build_directory, **more):
+    if os.environ.get("FAIL"):
+        raise RuntimeError("nvcc says no")
+    library = pathlib.Path(build_directory, name + ".so")
+    library.parent.mkdir(parents=True)
+    library.touch()
+tvm_ffi.cpp.load_inline, tvm_ffi.load_module = load_inline, lambda path: "module"
+from sglang.jit_kernel.utils.arch import override_jit_cuda_arch
+from sglang.jit_kernel.clamp_position import _jit_clamp_position_module
+with override_jit_cuda_arch(9, 0, "a"):
+    _jit_clamp_position_module(torch.int64)
+    _jit_clamp_position_module(dtype=torch.int64)
+"""
+
+
+def recorded(tmp_path: Path, script: str, *paths: Path, **more: str) -> tuple[list[dict[str, Any]], str]:
+    """The lines of a process, and what it said on stderr."""
+    trace = tmp_path / "trace.jsonl"
+    trace.unlink(missing_ok=True)
+    env = os.environ | {"PYTHONPATH": os.pathsep.join(map(str, paths)), "HOME": str(tmp_path)} | more
+    file = tmp_path / "server.py"
+    file.write_text(textwrap.dedent(script))
+    command = [sys.executable, str(file)]
+    done = subprocess.run(command, env=env | variables(trace, env), capture_output=True, text=True, check=False)
+    assert done.returncode == int(bool(more.get("FAIL"))), done.stderr[-3000:]
+    lines = trace.read_text().splitlines() if trace.exists() else []
+    return [json.loads(line) for line in lines], done.stderr
+
+
+def stubbed(tmp_path: Path, real: Path) -> Path:
+    for name, text in STUBS.items():
+        file = tmp_path / "stubs" / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        if (real / name).exists() or "kernels" not in name:
+            file.write_text(text.format(real=str(real)))
+    return tmp_path / "stubs"
+
+
+@pytest.mark.usefixtures("torch")
+def test_sglangs_own_jit_until_0_5_16(tmp_path: Path) -> None:
+    real = wheel_of("sglang", "sglang==0.5.16")
+    place = stubbed(tmp_path, real)
+    (line, second), said = recorded(tmp_path, OLD, place)
+    assert "fitasks" not in said
+    assert line["name"] == "sgl_kernel_jit_clamp_position_int64_t"
+    assert (line["kind"], line["how"], line["unsaid"]) == ("sglang-jit", "compiled", "")
+    assert line["generator"] == "sglang.jit_kernel.clamp_position:_jit_clamp_position_module"
+    assert line["arguments"] == {"dtype": "int64"}
+    assert second["how"] == "cached", "SGLang itself asks again, for it was called in other words"
+    assert [line["how"] for line in recorded(tmp_path, OLD, place)[0]] == ["cached", "cached"]
+    (library,) = tmp_path.glob(".cache/tvm-ffi/*/*.so")
+    library.unlink()
+    library.parent.rmdir()
+    (failed,), _ = recorded(tmp_path, OLD, place, FAIL="1")
+    assert failed["how"] == "failed"
+
+
+# As SGLang's own ninja leaves a directory: the module, and what it was made from.
+NINJA = """\
+#!/bin/sh
+test -n "$FAIL" && exit 1
+set -- $(sed -n 's/^build \\(sgl_[^ ]*[.]so\\).*/\\1/p' build.ninja)
+touch "$1"
+echo "x.o: $SOURCE" > x.o.d
+"""
+NEW = """
+import torch, tvm_ffi
+tvm_ffi.load_module = lambda path: "module"
+from sglang.kernels.jit.utils import load_jit, override_jit_cuda_arch
+def _jit_clamp_position_module(dtype):
+    wrappers = [("clamp_position", "ClampPosition<int64_t>::run")]
+    return load_jit("clamp_position", "int64_t", cuda_files=["elementwise/clamp_position.cuh"], cuda_wrappers=wrappers)
+with override_jit_cuda_arch(9, 0, "a"):
+    _jit_clamp_position_module(torch.int64)
+    _jit_clamp_position_module(torch.int64)
+"""
+
+
+@pytest.mark.usefixtures("torch")
+def test_sglangs_own_jit_from_0_5_23(tmp_path: Path) -> None:
+    """Its kernels' modules import much of the server: its load_jit is called as they call it."""
+    real = wheel_of("sglang", "sglang==0.5.23")
+    toolkit = fake_toolkit(tmp_path / "cuda")
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "ninja").write_text(NINJA)
+    (tmp_path / "bin" / "ninja").chmod(0o755)
+    source = real / "sglang" / "kernels" / "jit" / "csrc" / "elementwise" / "clamp_position.cuh"
+    more = {"PATH": f"{tmp_path}/bin:{os.environ['PATH']}", "CUDA_HOME": str(toolkit), "SOURCE": str(source)}
+    paths = stubbed(tmp_path, real), wheel_of("msgspec", "msgspec==0.22.0")
+    lines, said = recorded(tmp_path, NEW, *paths, **more)
+    assert "fitasks" not in said
+    told = [(line["name"], line["how"]) for line in lines if line["kind"] == "sglang-jit"]
+    assert told == [("sgl_kernel_jit_clamp_position_int64_t", how) for how in ("compiled", "cached")]
+    assert lines[-1]["unsaid"] == "it was made by no _jit_… function of sglang"
+    shutil.rmtree(tmp_path / ".cache" / "sglang")
+    assert recorded(tmp_path, NEW, *paths, **more, FAIL="1")[0][-1]["how"] == "failed"
+
+
+TRITON = """
+class Source:
+    name = "_fwd_kernel"
+class Times:
+    total = 1_500_000
+heard = []
+from triton import knobs
+knobs.compilation.listener(src=Source, metadata={}, metadata_group={}, times=Times, cache_hit=False)
+knobs.compilation.listener(src=Source, metadata={}, metadata_group={}, times=Times, cache_hit=True)
+print(knobs.heard)
+"""
+
+
+def test_triton_by_its_own_listener_with_anothers_behind_it(tmp_path: Path) -> None:
+    (tmp_path / "triton").mkdir()
+    (tmp_path / "triton" / "__init__.py").touch()
+    (tmp_path / "triton" / "knobs.py").write_text(
+        "import types\nheard = []\n"
+        "compilation = types.SimpleNamespace(listener=lambda **said: heard.append(said['cache_hit']))\n"
+    )
+    lines, said = recorded(tmp_path, TRITON + "assert knobs.heard == [False, True]", tmp_path)
+    assert said == ""
+    told = [(line["name"], line["kind"], line["how"], line["seconds"]) for line in lines]
+    assert told == [("_fwd_kernel", "triton", "compiled", 1.5), ("_fwd_kernel", "triton", "cached", 1.5)]
+
+
+CUTE = """
+import cutlass
+from cutlass import cute
+assert repr(cute.compile.__class__)
+@cute.jit
+def twice(x: cutlass.Int32):
+    cute.printf("%d", x * 2)
+cute.compile(twice, 1)
+try: cute.compile(len)
+except Exception: pass
+"""
+
+
+@pytest.mark.skipif(importlib.util.find_spec("cutlass") is None, reason="nvidia-cutlass-dsl isn't installed")
+def test_cute_compile_compiles_as_ever_and_is_noted(tmp_path: Path) -> None:
+    """Without a GPU: the DSL's own check of the architecture is told one."""
+    lines, said = recorded(tmp_path, CUTE, tmp_path, CUTE_DSL_ARCH="sm_90a")
+    assert "fitasks" not in said
+    assert [(line["name"], line["kind"], line["how"]) for line in lines] == [
+        ("twice", "cute-dsl-in-memory", "compiled"),
+        ("len", "cute-dsl-in-memory", "failed"),
+    ]
+    assert lines[0]["seconds"] > 0
+
+
+def test_compilers_that_python_starts(tmp_path: Path) -> None:
+    (tmp_path / "x.c").write_text("int x;\n")
+    script = """
+    import os, subprocess, sys
+    subprocess.run(["cc", "-c", "x.c", "-o", os.devnull], check=True)
+    subprocess.run(["cc", "--version"], check=True, stdout=-3)
+    subprocess.run([b"/bin/true"], check=True)
+    subprocess.run("true", shell=True, check=True)
+    try: subprocess.run(["ninja", "-C", "/nowhere/fused_rope"], stdout=-3, stderr=-3)
+    except OSError: pass
+    """
+    os.chdir(tmp_path)
+    lines, said = recorded(tmp_path, script, tmp_path)
+    assert said == ""
+    assert [(line["name"], line["kind"], line["how"]) for line in lines] == [
+        ("cc x.c", "compiler", "started"),
+        ("ninja fused_rope", "compiler", "started"),
+    ]
+
+
+NOTHING = "nothing compiles it beforehand yet, kept in"
+
+
+def line_of(name: str, kind: str, how: str, seconds: float, pid: int = 1) -> str:
+    return json.dumps({"version": 1, "name": name, "kind": kind, "how": how, "seconds": seconds, "pid": pid})
+
+
+def test_what_a_server_waited_for_is_told_by_toolchain() -> None:
+    lines = [
+        line_of("norm", "nvcc", "compiled", 36.8),
+        line_of("page", "nvcc", "cached", 0.1),
+        line_of("sgl_kernel_jit_fused_rope", "sglang-jit", "compiled", 20.0, pid=1),
+        line_of("sgl_kernel_jit_fused_rope", "sglang-jit", "cached", 19.0, pid=2),
+        line_of("sgl_kernel_jit_clamp", "sglang-jit", "compiled", 21.0),
+        line_of("rmsnorm", "cute-dsl-in-memory", "compiled", 1.5),
+        *(line_of(f"kernel_{index}", "triton", "compiled", 0.1) for index in range(30)),
+        line_of("ninja norm", "compiler", "started", 0),
+        line_of("ninja fused_rope", "compiler", "started", 0),
+    ]
+    found = coverage(read_trace(lines).requested, {"90a": frozenset({"page"})}, None)
+    assert [one.name for one in found.missing] == ["norm"]
+    said = list(covered(found, "kernels.yaml"))
+    assert said[0] == "1 of 2 requested modules are not covered by kernels.yaml"
+    begin = said.index("what this server waited for, each module by the process that waited longest:")
+    assert said[begin + 1 :] == [
+        f"  SGLang's own JIT: 2 modules, 2 of them compiled in 41.0 s; {NOTHING} {TOOLCHAINS['sglang-jit'].kept}",
+        "  FlashInfer, nvcc: 2 modules, 1 of them compiled in 36.8 s",
+        f"  Triton: 30 modules, 30 of them compiled in 3.0 s; {NOTHING} TRITON_CACHE_DIR (~/.triton/cache)",
+        "  CuTe-DSL, in memory: 1 module, 1 of them compiled in 1.5 s; each process compiles it anew",
+        "  2 compilers were started by Python, their own compilers not counted",
+    ]
+    assert "  sgl_kernel_jit_clamp (sglang-jit), 21.0 s" in said
+    assert "  and 13 more, 1.3 s" in said
+
+
+def test_a_server_that_compiled_nothing_waited_for_nothing() -> None:
+    found = coverage(read_trace([line_of("page", "nvcc", "cached", 0.1)]).requested, {}, None)
+    assert not any("waited" in line for line in covered(found, "kernels.yaml"))
