@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from fitasks.record import HOOK, variables
-from fitasks.trace.model import read_trace
+from fitasks.trace.sources import read_sources
 from tests.doit_project import Project
 from tests.serving.planner_runs import environment
 
@@ -156,7 +156,7 @@ def test_name_generator_arguments_and_what_became_of_it(tmp_path: Path, version:
         "use_logits_soft_cap": False,
     }
     assert server.stderr.count("fitasks") == 0
-    assert [one.loaded for one in read_trace(server.trace.read_text().splitlines()).requested] == [True, True]
+    assert [one.loaded for one in read_sources([server.trace]).requested] == [True, True]
 
 
 @needs_torch
