@@ -117,8 +117,6 @@ def models(world: Path) -> Border:
 # logs
 
 _LOG = """\
-2025-06-01 10:00:00,001 - INFO - flashinfer.jit: Loading JIT ops: page
-2025-06-01 10:00:20,001 - INFO - flashinfer.jit: Finished loading JIT ops: page
 2026-11-23 14:43:10,539 - INFO - core.py:594 - flashinfer.jit: Building JIT module sampling; this can take minutes
 ninja: Entering directory `/root/.cache/flashinfer/0.7.2/90a/cached_ops/rope'
 [1/3] /usr/local/cuda/bin/nvcc -c x.cu -o /root/.cache/flashinfer/0.7.2/90a/cached_ops/rope/x.o

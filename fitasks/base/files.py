@@ -160,6 +160,15 @@ def copy_regular(source: Path, target: Path) -> None:
         os.fchmod(stream.fileno(), os.fstat(data.fileno()).st_mode & 0o755)
 
 
+def look(path: str | Path) -> list[int]:
+    """Size, times (ns) and inode, which tell a file from what it was without reading it; [] where there is nothing."""
+    try:
+        found = os.stat(path)  # noqa: PTH116 - thousands
+    except OSError:
+        return []
+    return [found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino]
+
+
 def sha256_file(path: str | Path) -> str:
     """SHA-256 of a file's bytes, in hex. Raises OSError."""
     with open(path, "rb") as stream:  # noqa: PTH123 - str as well, for thousands of headers

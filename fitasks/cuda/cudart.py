@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, TypedDict
 from fitasks.base import memo
 from fitasks.base.answers import Cudarts
 from fitasks.base.errors import EnvironmentProblem
-from fitasks.base.files import sha256_file
+from fitasks.base.files import look, sha256_file
 from fitasks.cuda.elf import exported, inspect_library
 from fitasks.processes import interpreter
 
@@ -87,7 +87,7 @@ def discover(python: Path, env: Mapping[str, str], site_packages: Iterable[Path]
     site_packages = tuple(site_packages)
     candidates = _candidates(site_packages, env)
     key = [str(python), str(python.resolve()), env.get("LD_LIBRARY_PATH", ""), sha256_file(SCRIPT)]
-    key += [_quick_look(path) for path in [*candidates, toolkit, *_torch(site_packages)] if path.exists()]
+    key += [f"{path} {look(path)}" for path in [*candidates, toolkit, *_torch(site_packages)] if path.exists()]
     if (known := _remembered(file, key)) is not None:
         return known
     words = [*candidates, toolkit]
@@ -106,11 +106,6 @@ def _torch(site_packages: Iterable[Path]) -> list[Path]:
     """What decides which libcudart comes with `import torch`: its libraries, and what it loads before them."""
     patterns = ("torch/__init__.py", "torch/version.py", "torch/lib/lib*.so")
     return [path for site in site_packages for pattern in patterns for path in sorted(site.glob(pattern))]
-
-
-def _quick_look(path: Path) -> str:
-    found = path.stat()
-    return f"{path} {found.st_size} {found.st_mtime_ns} {found.st_ctime_ns} {found.st_ino}"
 
 
 def describe(path: Path, said: int | str = "") -> Cudart:

@@ -8,7 +8,6 @@ them is what it was, and the same variables are set.
 from __future__ import annotations
 
 import contextlib
-import os
 import sysconfig
 import threading
 from dataclasses import asdict, dataclass, field
@@ -18,6 +17,7 @@ from typing import TYPE_CHECKING, Any, TypedDict
 from fitasks.base import memo
 from fitasks.base.answers import Loaded, Opened
 from fitasks.base.errors import EnvironmentProblem
+from fitasks.base.files import look
 from fitasks.cuda.elf import inspect_library, versions_defined
 from fitasks.processes import interpreter
 
@@ -109,7 +109,7 @@ class Loader:
             memo.keep(self._memo, data | {"answer": _written(self._answer)})
 
     def _read(self, library: Path) -> Needs:
-        identity, (known, needs) = _identity(str(library)), self._needs.get(str(library), ([], Needs()))
+        identity, (known, needs) = look(str(library)), self._needs.get(str(library), ([], Needs()))
         if not identity or known != identity:
             needs = _needs(library)
             self._needs[str(library)] = (identity, needs)
@@ -130,7 +130,7 @@ class Loader:
         self._answer = _read(said, libraries, symbols)
         self._learnt = True
         decided = [*said.get("files", ()), *(found.path for found in self._answer.libraries.values())]
-        self._files = {path: _identity(path) for path in dict.fromkeys([*decided, *_places(self.env)]) if path}
+        self._files = {path: look(path) for path in dict.fromkeys([*decided, *_places(self.env)]) if path}
 
     def _load(self) -> None:
         """The memo, once; the answer only where nothing that decided it has changed."""
@@ -147,7 +147,7 @@ class Loader:
     def _settings(self) -> list[str]:
         """The interpreter and the variables that decide what a process finds, and who is asked."""
         named = {name: value for name, value in self.env.items() if name.startswith("LD_") or name == "PYTHONPATH"}
-        return [str(self.python), str(_identity(str(SCRIPT))), *(f"{name}={named[name]}" for name in sorted(named))]
+        return [str(self.python), str(look(str(SCRIPT))), *(f"{name}={named[name]}" for name in sorted(named))]
 
 
 def _needs(library: Path) -> Needs:
@@ -192,17 +192,8 @@ def _places(env: Mapping[str, str]) -> list[str]:
     return [*filter(None, env.get("LD_LIBRARY_PATH", "").split(":")), *_CACHES, *dict.fromkeys(trusted)]
 
 
-def _identity(path: str) -> list[int]:
-    """Size, times and inode; [] where there is nothing."""
-    try:
-        stat = os.stat(path)  # noqa: PTH116 - called for hundreds of files
-    except OSError:
-        return []
-    return [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino]
-
-
 def _unchanged(files: dict[str, list[int]]) -> bool:
-    return all(_identity(path) == known for path, known in files.items())
+    return all(look(path) == known for path, known in files.items())
 
 
 def _written(answer: Answer | None) -> dict[str, Any] | None:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
-from fitasks.base.files import sha256_file
+from fitasks.base.files import look, sha256_file
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -46,7 +46,7 @@ class Reads:
         for path in sorted({str(python), *(path for one in noted for path in one["files"])}):
             directory, _, name = path.rpartition("/")
             reads.files.setdefault(directory, {})[name] = _unless_changed(_file(path), since_ns)
-        reads._add_directories(look for one in noted for look in one["looked"])
+        reads._add_directories(searched for one in noted for searched in one["looked"])
         return reads
 
     def _add_directories(self, looked: Iterable[tuple[list[str], list[str]]]) -> None:
@@ -57,7 +57,7 @@ class Reads:
         index: dict[str, int] = {}
         for place, found in sorted(asked.items()):
             text = " ".join(sorted(found))
-            self.directories[place] = [_look(place), _listing(place, text), index.setdefault(text, len(index))]
+            self.directories[place] = [look(place), _listing(place, text), index.setdefault(text, len(index))]
         self.names = list(index)
 
     @classmethod
@@ -100,12 +100,12 @@ class Reads:
     def _directories_hold(self) -> bool:
         listed = 0
         for place, known in self.directories.items():
-            look = _look(place)
-            if look == known[0]:
+            seen = look(place)
+            if seen == known[0]:
                 continue
             if _listing(place, self.names[known[2]]) != known[1]:
                 return False
-            known[0] = look
+            known[0] = seen
             listed += 1
         self.renewed = self.renewed or listed > _FEW
         return True
@@ -115,21 +115,13 @@ class Reads:
         return {"files": self.files, "directories": self.directories, "names": self.names}
 
 
-def _look(path: str) -> Look:
-    try:
-        found = os.stat(path)  # noqa: PTH116 - thousands
-    except OSError:
-        return []
-    return [found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino]
-
-
 def _file(path: str) -> list[Any]:
     """[*look, SHA-256]: the latter "" of what is too large, of no regular file, and of what can't be read."""
-    look = _look(path)
+    seen = look(path)
     try:
-        return [*look, sha256_file(path) if look and look[0] <= _LARGEST and os.path.isfile(path) else ""]  # noqa: PTH113
+        return [*seen, sha256_file(path) if seen and seen[0] <= _LARGEST and os.path.isfile(path) else ""]  # noqa: PTH113
     except OSError:
-        return [*look, ""]
+        return [*seen, ""]
 
 
 def _unless_changed(known: list[Any], since_ns: int) -> list[Any]:

@@ -1,12 +1,11 @@
 """What servers compiled or loaded at run time, from the `flashinfer_jit.log` in each of FlashInfer's workspaces.
 
-The file lies in `<version>/<arch>/` since 0.4.1 and in `<arch>/` before. What FlashInfer writes into it (read in the
-sources of 0.2.5 to 0.7.2, jit/core.py): up to 0.2.5 `Loading JIT ops: N` and `Finished loading JIT ops: N`; from 0.2.6
-to 0.6.18 nothing about single modules; since 0.7.0 `Building JIT module N; …` where there is no `.so` yet, and nothing
-at its end; `Compiling CuTe-DSL kernel N`. So a module that nvcc compiles *again* leaves no line; `doit check` predicts
-those. Nor is there one where FLASHINFER_LOGGING_LEVEL is above info. fitasks itself runs ninja without FlashInfer, and
-its planning leaves only `Generated … JIT spec: N`, which isn't counted: a line is a server's, or somebody's script that
-calls `spec.build()`, and the two look alike.
+The file lies in `<version>/<arch>/`. What FlashInfer writes into it (jit/core.py): up to 0.6.18 nothing about single
+modules; since 0.7.0 `Building JIT module N; …` where there is no `.so` yet, and nothing at its end; `Compiling CuTe-DSL
+kernel N`. So a module that nvcc compiles *again* leaves no line; `doit check` predicts those. Nor is there one where
+FLASHINFER_LOGGING_LEVEL is above info. fitasks itself runs ninja without FlashInfer, and its planning leaves only
+`Generated … JIT spec: N`, which isn't counted: a line is a server's, or somebody's script that calls `spec.build()`,
+and the two look alike.
 
 Read as well: a server's own output, where ninja says in which module it is at work, and FLASHINFER_JIT_BUILD_LOG
 (buildlog.py), which has every build with its seconds.
@@ -32,14 +31,12 @@ if TYPE_CHECKING:
     from fitasks.plan.kernel import Kernel
     from fitasks.plan.plan import Plan
     from fitasks.plan.server import Server
-    from fitasks.server.buildlog import Build
 
 NAME = "flashinfer_jit.log"
 # A name counts only with what follows it in a whole line: a torn one would be the name of another module, or of none.
 _LINE = re.compile(
     r"(?:(?P<when>\d{4}-\d\d-\d\d \d\d:\d\d:\d\d)[,.]\d+ - \w+ - (?:[\w.]+:\d+ - )?)?flashinfer\.jit: "
-    r"(?P<what>Building JIT module|Loading JIT ops:|Finished loading JIT ops:|Compiling CuTe-DSL kernel) "
-    r"(?P<name>[\w.+-]+(?:/[\w.+-]+)?)(?:;|\r?\n)"
+    r"(?:Building JIT module|Compiling CuTe-DSL kernel) (?P<name>[\w.+-]+(?:/[\w.+-]+)?)(?:;|\r?\n)"
 )
 _ENTERED = re.compile(r"ninja: Entering directory [`'\"].*/cached_ops/(?P<name>[\w.+-]+)[`'\"]")
 _IDLE = "ninja: no work to do"
@@ -49,17 +46,19 @@ _ROTATED = re.compile(rf"({re.escape(NAME)}|{re.escape(buildlog.NAME)})([.-]\d+)
 _ARCHITECTURES = re.compile(r"\d+[af]?(_\d+[af]?)*")
 
 
+Kind = Literal["built", "loaded"]  # loaded: ninja had nothing to do
+
+
 @dataclass(frozen=True)
 class Logged:
-    """What one log says of one module. `unended`: loads without an end (0.2.5), or builds that left no library."""
+    """What one log says of one module. `without_library`: it was built, and there is none to this day."""
 
     log: Path
     name: str
-    kind: Literal["built", "loaded"]
-    first: str  # "2026-11-23 14:43:10", local time as the log has it, "" if it doesn't say
-    last: str
+    kind: Kind
+    last: str  # "2026-11-23 14:43:10", local time as the log has it, "" if it doesn't say
     times: int = 1
-    unended: int = 0
+    without_library: bool = False
     seconds: float = 0.0  # of all its builds, where the log says it
 
 
@@ -76,10 +75,8 @@ class Covered:
 
     @property
     def accuses(self) -> bool:
-        """Whether a server compiled, or began to, what kernels.yaml doesn't give: 0.2.5 logs every load, cached too."""
-        return self.state not in {"covered", "not nvcc's", "coverage unknown"} and (
-            self.logged.kind == "built" or self.logged.unended > 0
-        )
+        """Whether a server compiled what kernels.yaml doesn't give."""
+        return self.logged.kind == "built" and self.state not in {"covered", "not nvcc's", "coverage unknown"}
 
 
 def logs_of(plan: Plan, server: Server) -> tuple[Path, ...]:
@@ -110,11 +107,11 @@ def _told_by(log: Path, kernels: Sequence[Kernel] | None) -> list[Covered]:
 
 
 def find_logs(bases: Iterable[Path]) -> tuple[Path, ...]:
-    """The logs below directories like `~/.cache/flashinfer`, of every layout; empty and compressed ones left out.
+    """The logs below directories like `~/.cache/flashinfer`; empty and compressed ones left out.
 
     FlashInfer never rotates its log, but logrotate may: `flashinfer_jit.log.1`, `flashinfer_jit.log-20261101`.
     """
-    patterns = [f"{place}/{name}*" for place in ("*", "*/*") for name in (NAME, buildlog.NAME)]
+    patterns = [f"*/*/{name}*" for name in (NAME, buildlog.NAME)]
     found = (path for base in bases for pattern in patterns for path in sorted(base.glob(pattern)))
     return tuple(dict.fromkeys(path for path in found if _ROTATED.fullmatch(path.name) and _says_something(path)))
 
@@ -134,29 +131,22 @@ def read_log(path: Path) -> tuple[Logged, ...]:
 
     Read line by line: a log may be large, torn, or hold anything.
     """
-    found: dict[tuple[str, str], Logged] = {}
+    found: dict[tuple[Kind, str], Logged] = {}
     entered = ""  # the module that ninja has begun to look at
     for line in read_lines(path, _LONGEST):
         if entered and _IDLE not in line and ("built", entered) not in found:
-            _add(found, path, "Building", entered, "")
+            _add(found, Logged(path, entered, "built", ""))
         entered = match["name"] if (match := _ENTERED.search(line)) else ""
         if match := _LINE.search(line):
-            _add(found, path, match["what"], match["name"], match["when"] or "")
+            _add(found, Logged(path, match["name"], "built", match["when"] or ""))
         elif (build := buildlog.parse(line)) and build.name:
-            _add_build(found, path, build)
+            kind: Kind = "built" if build.compiled else "loaded"
+            _add(found, Logged(path, build.name, kind, _local(build.time), seconds=build.seconds))
         if len(found) > _MOST_MODULES:
             raise BadInput(f"{path} names more than {_MOST_MODULES:,} modules", remedy="is it a server's log?")
     if entered and ("built", entered) not in found:
-        _add(found, path, "Building", entered, "")
-    return tuple(_without_library(logged) for logged in found.values())
-
-
-def _add_build(found: dict[tuple[str, str], Logged], path: Path, build: Build) -> None:
-    what = "Building" if build.compiled else "Loading"
-    _add(found, path, what, build.name, _local(build.time))
-    kind: Literal["built", "loaded"] = "built" if build.compiled else "loaded"
-    logged = found[kind, build.name]
-    found[kind, build.name] = replace(logged, unended=0, seconds=logged.seconds + build.seconds)
+        _add(found, Logged(path, entered, "built", ""))
+    return tuple(_compared(logged) for logged in found.values())
 
 
 def _local(time: float) -> str:
@@ -198,31 +188,20 @@ def _variants(name: str, kernels: Iterable[Kernel]) -> list[Kernel]:
 
 
 def _same_architectures(log: Path, kernel: Kernel) -> bool:
-    """Versions before 0.6.7 say `90` where later ones say `90a`."""
     logged, planned = log.parent.name, kernel.workspace.name
-    if not _ARCHITECTURES.fullmatch(logged) or not _ARCHITECTURES.fullmatch(planned):
-        return True
-    return logged in {planned, re.sub("[af]", "", planned)}
+    return logged == planned or not (_ARCHITECTURES.fullmatch(logged) and _ARCHITECTURES.fullmatch(planned))
 
 
-def _add(found: dict[tuple[str, str], Logged], path: Path, what: str, name: str, when: str) -> None:
-    kind: Literal["built", "loaded"] = "built" if what.startswith(("Building", "Compiling")) else "loaded"
-    known = found.get((kind, name))
-    if what.startswith("Finished"):
-        if known and known.unended:
-            found[kind, name] = replace(known, unended=known.unended - 1)
-        return
-    unended = int(kind == "loaded")
-    if known:
-        times, unended = known.times + 1, known.unended + unended
-        found[kind, name] = replace(known, last=when or known.last, times=times, unended=unended)
-    else:
-        found[kind, name] = Logged(path, name, kind, when, when, 1, unended)
+def _add(found: dict[tuple[Kind, str], Logged], one: Logged) -> None:
+    if known := found.get((one.kind, one.name)):
+        seconds = known.seconds + one.seconds
+        one = replace(known, last=one.last or known.last, times=known.times + 1, seconds=seconds)
+    found[one.kind, one.name] = one
 
 
-def _without_library(logged: Logged) -> Logged:
-    """A build is unended where there is no library to this day; a log that was copied elsewhere doesn't tell."""
+def _compared(logged: Logged) -> Logged:
+    """With the cache that the log lies in; a log that was copied elsewhere doesn't tell."""
     modules = logged.log.parent / CACHED_OPS
     if logged.kind == "loaded" or not modules.is_dir():
         return logged
-    return replace(logged, unended=int(not (modules / object_of(logged.name)).exists()))
+    return replace(logged, without_library=not (modules / object_of(logged.name)).exists())

@@ -9,13 +9,10 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from fitasks.base.border import is_name, number, parse_json
 from fitasks.base.errors import BadInput
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
 
 VERSION = 1
 _NEVER_LOADED = frozenset({"generated", "started"})  # a compiler is no module
@@ -48,28 +45,6 @@ class Requested:
     def loaded(self) -> bool:
         """Whether any process wanted to use it, and not only described it."""
         return not self.how or bool(self.how - _NEVER_LOADED)
-
-
-@dataclass(frozen=True)
-class Trace:
-    """`skipped` counts lines that are no trace lines: torn, or of another version."""
-
-    requested: tuple[Requested, ...]
-    skipped: int = 0
-
-
-def read_trace(lines: Iterable[str]) -> Trace:
-    """Every request, merged over processes, in the order of first appearance."""
-    merged: dict[str, Requested] = {}
-    skipped = 0
-    for line in filter(None, map(str.strip, lines)):
-        one = parse(line)
-        if one is None:
-            skipped += 1
-            continue
-        key = identity(one)
-        merged[key] = together(merged[key], one) if key in merged else one
-    return Trace(tuple(merged.values()), skipped)
 
 
 def parse(line: str, place: str = "") -> Requested | None:

@@ -2,8 +2,8 @@
 
 Of logs and caches only names are known. FlashInfer's own message for a module that it may not compile
 (MissingJITCacheError, 0.6.7 to 0.7.2) says that one is missing, but not which; what does name modules are `Building
-JIT module N` (since 0.7.0), `Loading JIT ops: N` (0.2.5), `Compiling CuTe-DSL kernel N`, any path into cached_ops, as
-ninja prints it, and FLASHINFER_JIT_BUILD_LOG (server/buildlog.py), which has seconds, too.
+JIT module N` (since 0.7.0), `Compiling CuTe-DSL kernel N`, any path into cached_ops, as ninja prints it, and
+FLASHINFER_JIT_BUILD_LOG (server/buildlog.py), which has seconds, too.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ if TYPE_CHECKING:
     from fitasks.server.buildlog import Build
 
 _NAMED = re.compile(
-    r"Building JIT module (?P<built>[\w.+-]+);|(?:Loading|loading) JIT ops?: (?P<loaded>[\w.+-]+)"
+    r"Building JIT module (?P<built>[\w.+-]+);"
     r"|Compiling CuTe-DSL kernel (?P<dsl>[\w.+-]+/[\w.+-]+)\s"
     r"|/cached_ops/(?P<cached>[\w.+-]*\w)(?:/(?P<object>\w+)\.o\b|(?=[/'\"`\s,;:)\]]))"
 )
-_MARKS = ("JIT op", "JIT module", "CuTe-DSL kernel", "/cached_ops/")  # one of them is in all that _NAMED finds
+_MARKS = ("JIT module", "CuTe-DSL kernel", "/cached_ops/")  # one of them is in all that _NAMED finds
 _MOST_MODULES = 100_000  # FlashInfer's own registry has 655
 _LONGEST = 1 << 20  # bytes of a line; the recorder's have at most 4,000
 _FILES = (".ninja", ".json", ".lock", ".log", ".so")  # beside the modules

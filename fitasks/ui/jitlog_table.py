@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-_SILENT = " (FlashInfer 0.2.6 to 0.6.18 never does, nor any at a logging level above info)"
+_SILENT = " (FlashInfer 0.6 never does, nor any at a logging level above info)"
 
 
 def lines(found: Sequence[Covered], logs: Sequence[Path]) -> Iterator[str]:
@@ -36,8 +36,8 @@ def _line(one: Covered) -> str:
     times = f" {logged.times} times" if logged.times > 1 else ""
     when = f", last {logged.last}" if logged.last else ""
     end = f", {logged.seconds:.1f} s" if logged.seconds else ""
-    if logged.unended:
-        end += ", and left no library" if logged.kind == "built" else f", {logged.unended} of them without an end"
+    if logged.without_library:
+        end += ", and left no library"
     told = {
         "covered": f"covered by kernel:{one.label}",
         "another name": f"kernel:{one.label} is another variant of it: see `targets` and the FlashInfer version",

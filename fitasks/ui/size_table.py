@@ -19,16 +19,13 @@ if TYPE_CHECKING:
 
 
 def show_sizes(report: Report) -> None:
-    """A table of kernels, one of families and architectures, and the whole beside FlashInfer's own packages."""
+    """A table of kernels, one of families and one of architectures."""
     console = rich_console()
     console.print(_table("kernel", report.kernels))
     for title, sizes in (("family", report.families), ("architecture", report.architectures)):
         console.print()
         console.print(_table(title, sizes, count=True))
     console.print()
-    for name, official in report.official.items():
-        times = official / report.wheel
-        console.print(f"FlashInfer's own package for {name}: {size(official)}, {times:,.0f} times this one")
     if not report.stripped:
         console.print("no strip (binutils) on PATH: compiled again, the same kernels would give another wheel")
 

@@ -256,16 +256,6 @@ def test_logs_that_say_little(log: str, status: int, expected: Diagnosis) -> Non
     assert diagnose(log, status) == expected
 
 
-def test_a_time_limit_is_told_as_such_whatever_the_killed_compilers_said() -> None:
-    expected = Diagnosis(
-        "not finished within its time limit",
-        hint="give it more time with `timeout:` in kernels.yaml (0 is none)",
-        kind="timeout",
-    )
-    assert diagnose("Killed\n", -9, timed_out=True) == expected
-    assert diagnose((LOGS / "disk_full_tmpdir.txt").read_text(), -9, timed_out=True).kind == "disk"
-
-
 def test_a_long_log_takes_no_time() -> None:
     """Megabytes of warnings are usual for CUTLASS."""
     import time

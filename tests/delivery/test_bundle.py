@@ -16,7 +16,7 @@ import tarfile
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from filelock import FileLock
@@ -579,12 +579,11 @@ def test_a_kill_at_any_moment_is_mended_by_the_next_run(here: Place, packed: Pat
 @pytest.mark.parametrize(
     ("call", "nth"),
     [
-        ("utime", 19),  # the first generated source is copied
-        ("utime", 24),  # half of the first module is copied
-        ("replace", 2),  # before the first generated source is renamed
-        ("rename", 2),  # before the old module goes aside
-        ("rename", 3),  # it is aside, the new one not there
-        ("rename", 4),  # one module has come
+        ("utime", 9),  # half unpacked
+        ("replace", 2),  # half of the generated sources laid
+        ("rename", 1),  # before the old module goes aside
+        ("rename", 2),  # it is aside, the new one not there
+        ("rename", 3),  # one module has come
     ],
 )
 def test_a_kill_between_file_systems_is_mended_too(here: Place, packed: Path, call: str, nth: int) -> None:
@@ -692,14 +691,17 @@ def test_a_full_disk_of_its_own_is_named_and_nothing_is_half_there(
     before = snapshot(shop.workspace)
     Mounts(monkeypatch, shop.workspace / "cached_ops")
 
-    def full(source: Path, target: Path) -> None:
-        target.write_bytes(source.read_bytes()[:1])
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(source))
+    utime = os.utime
 
-    monkeypatch.setattr(shutil, "copy2", full)
+    def full(path: Path, **times: Any) -> None:
+        if Path(path).suffix == ".so":
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+        utime(path, **times)
+
+    monkeypatch.setattr(os, "utime", full)
     with pytest.raises(FitasksError) as caught:
         unbundle(here.machine, packed)
-    assert str(caught.value) == f"{here.kernels[0].build_dir}: No space left on device"
+    assert str(caught.value) == f"{shop.workspace / 'cached_ops' / 'tmp'}: No space left on device"
     assert snapshot(shop.workspace) == before
 
 

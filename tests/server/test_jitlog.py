@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,13 +18,6 @@ from fitasks.server.jitlog import NAME, Covered, Logged, coverage, find_logs, re
 from fitasks.ui.jitlog_table import lines
 from tests.doit_project import PAGE, Planned, Project
 
-OLD = """\
-2025-06-01 10:00:00,001 - INFO - flashinfer.jit: Loading JIT ops: page
-2025-06-01 10:00:20,001 - INFO - flashinfer.jit: Finished loading JIT ops: page
-2025-06-01 11:00:00,001 - INFO - flashinfer.jit: Loading JIT ops: page
-2025-06-01 11:00:01,001 - INFO - flashinfer.jit: Loading JIT ops: norm
-2025-06-01 11:00:02,001 - INFO - flashinfer.jit: Finished loading JIT ops: norm
-"""
 PREFIX = "2026-11-23 14:43:10,539 - INFO - core.py:594 - flashinfer.jit: "
 NEW = f"{PREFIX}Building JIT module sampling; this can take several minutes on first use.\n"
 
@@ -35,22 +29,14 @@ def log(directory: Path, text: str | bytes) -> Path:
     return path
 
 
-def test_loads_without_an_end(tmp_path: Path) -> None:
-    path = log(tmp_path, OLD)
-    assert read_log(path) == (
-        Logged(path, "page", "loaded", "2025-06-01 10:00:00", "2025-06-01 11:00:00", times=2, unended=1),
-        Logged(path, "norm", "loaded", "2025-06-01 11:00:01", "2025-06-01 11:00:01"),
-    )
-
-
 def test_builds_and_whether_they_left_a_library(tmp_path: Path) -> None:
     path = log(tmp_path, NEW + NEW.replace("sampling", "page"))
     library = tmp_path / "cached_ops" / "page" / "page.so"
     library.parent.mkdir(parents=True)
     library.touch()
-    assert [(one.name, one.kind, one.unended) for one in read_log(path)] == [
-        ("sampling", "built", 1),
-        ("page", "built", 0),
+    assert [(one.name, one.kind, one.without_library) for one in read_log(path)] == [
+        ("sampling", "built", True),
+        ("page", "built", False),
     ]
 
 
@@ -63,7 +49,7 @@ def test_cute_dsl_kernels_which_kernels_yaml_cannot_say(tmp_path: Path) -> None:
     (left_none,) = read_log(path)
     (tmp_path / "cached_ops" / f"{DSL}.o").touch()
     (logged,) = read_log(path)
-    assert (logged.name, logged.kind, logged.unended, left_none.unended) == (DSL, "built", 0, 1)
+    assert (logged.name, logged.kind, logged.without_library, left_none.without_library) == (DSL, "built", False, True)
     (covered,) = coverage([logged], [])
     assert (covered.state, covered.accuses) == ("not nvcc's", False)
     assert list(lines([covered], [path]))[1:] == [
@@ -99,10 +85,10 @@ def test_a_build_log_tells_seconds_and_what_had_no_work(tmp_path: Path) -> None:
     path.write_text("".join(f"{json.dumps(record)}\n" for record in records) + '{"toolchain": "nvcc", "name": "pag')
     assert find_logs([tmp_path / "flashinfer"]) == (path,)
     found = read_log(path)
-    assert [(one.name, one.kind, one.times, round(one.seconds, 2), one.unended) for one in found] == [
-        ("page", "built", 2, 41.1, 0),
-        ("rope", "loaded", 1, 0.03, 0),
-        (DSL, "built", 1, 0.7, 0),
+    assert [(one.name, one.kind, one.times, round(one.seconds, 2)) for one in found] == [
+        ("page", "built", 2, 41.1),
+        ("rope", "loaded", 1, 0.03),
+        (DSL, "built", 1, 0.7),
     ]
     accused = [Covered(one, "not covered").accuses for one in found]
     assert accused == [True, False, True]
@@ -119,8 +105,8 @@ def test_garbage_is_passed_over(tmp_path: Path) -> None:
 def test_a_torn_line_names_no_module(tmp_path: Path) -> None:
     torn = NEW[: NEW.index("sampling") + 4]
     later = NEW.replace("14:43:10", "15:00:00").replace("sampling", "page")
-    path = log(tmp_path, OLD[: OLD.index("page") + 3] + later + torn + later + torn)
-    assert read_log(path) == (Logged(path, "page", "built", "2026-11-23 15:00:00", "2026-11-23 15:00:00", times=2),)
+    path = log(tmp_path, torn + later + torn + later + torn)
+    assert read_log(path) == (Logged(path, "page", "built", "2026-11-23 15:00:00", times=2),)
 
 
 def test_a_line_behind_what_a_crash_left_is_whole(tmp_path: Path) -> None:
@@ -141,8 +127,8 @@ def test_rotated_logs_but_no_compressed_ones(tmp_path: Path) -> None:
     assert [path.name for path in find_logs([tmp_path])] == [NAME, f"{NAME}-20261101", f"{NAME}.1"]
 
 
-def test_every_layout_and_no_empty_ones(tmp_path: Path) -> None:
-    expected = [log(tmp_path / "90", OLD), log(tmp_path / "0.7.2" / "90a", NEW)]
+def test_every_version_and_no_empty_ones(tmp_path: Path) -> None:
+    expected = [log(tmp_path / version / "90a", NEW) for version in ("0.7.2", "0.7.4")]
     log(tmp_path / "0.7.1" / "90a", "")
     assert find_logs([tmp_path, tmp_path, tmp_path / "nowhere"]) == tuple(expected)
 
@@ -152,7 +138,7 @@ def test_covered_by_name_by_another_or_not() -> None:
         return Kernel(f"{name}-label", "x", "x", "9.0a", "", {}, name=name)
 
     names = ("page", "batch_prefill_x", "batch_prefill_y_kv_stride_equal", "norm")
-    logged = [Logged(Path(), name, "built", "", "") for name in names]
+    logged = [Logged(Path(), name, "built", "") for name in names]
     planned = [kernel("page"), kernel("batch_prefill_x_kv_stride_equal"), kernel("batch_prefill_y_sm90")]
     assert [(one.state, one.label) for one in coverage(logged, planned)] == [
         ("covered", "page-label"),
@@ -164,18 +150,18 @@ def test_covered_by_name_by_another_or_not() -> None:
 
 @pytest.mark.parametrize(
     ("place", "state"),
-    [("0.7.2/90a", "covered"), ("90", "covered"), ("0.7.2/80", "another target"), ("elsewhere", "covered")],
+    [("0.7.2/90a", "covered"), ("0.7.2/80", "another target"), ("elsewhere", "covered")],
 )
 def test_a_cache_is_for_its_architecture_set(place: str, state: str) -> None:
     hopper = Kernel("page", "page", "page", "9.0a", "", {}, name="page", build_dir=Path("0.7.2/90a/cached_ops/page"))
-    logged = Logged(Path(place, NAME), "page", "built", "", "")
+    logged = Logged(Path(place, NAME), "page", "built", "")
     assert coverage([logged], [hopper]) == (Covered(logged, state, "page"),)  # type: ignore[arg-type]
 
 
 def test_the_nearest_variant_and_only_a_variant() -> None:
     def nearest(name: str, *planned: str) -> str:
         kernels = [Kernel(one, "x", "x", "9.0a", "", {}, name=one) for one in planned]
-        return coverage([Logged(Path(), name, "built", "", "")], kernels)[0].label
+        return coverage([Logged(Path(), name, "built", "")], kernels)[0].label
 
     assert nearest("uri", "uri_sm90", "uri_kv_stride_equal") == "uri_kv_stride_equal"
     assert nearest("uri_paged_kv_stride_independent", "uri_sm90", "uri") == "uri"
@@ -184,27 +170,28 @@ def test_the_nearest_variant_and_only_a_variant() -> None:
     assert nearest("uri_head_dim_128", "uri_head_dim_64") == ""
 
 
+LOADED = Logged(Path(), "norm", "loaded", "2026-11-23 14:43:10", times=2)
+
+
 def test_only_what_was_compiled_accuses(tmp_path: Path) -> None:
-    page, norm = read_log(log(tmp_path, OLD))
-    (sampling,) = read_log(log(tmp_path / "new", NEW))
-    assert [Covered(one, "not covered").accuses for one in (page, norm, sampling)] == [True, False, True]
-    assert not any(Covered(one, "covered").accuses for one in (page, norm, sampling))
+    (sampling,) = read_log(log(tmp_path, NEW))
+    assert [Covered(one, "not covered").accuses for one in (sampling, LOADED)] == [True, False]
+    assert not any(Covered(one, "covered").accuses for one in (sampling, LOADED))
 
 
 def test_what_is_said(tmp_path: Path) -> None:
-    path = log(tmp_path, OLD)
-    page, norm = read_log(path)
-    found = [Covered(page, "covered", "page"), Covered(norm, "not covered")]
+    path = log(tmp_path, NEW)
+    (sampling,) = read_log(path)
+    norm = replace(LOADED, log=path)
+    found = [Covered(sampling, "covered", "sampling"), Covered(norm, "not covered")]
     assert list(lines(found, [path])) == [
         f"{path}:",
-        "  page: loaded 2 times by a server, last 2025-06-01 11:00:00, 1 of them without an end; covered by kernel:page",
-        "  norm: loaded by a server, last 2025-06-01 11:00:01; not covered by kernels.yaml",
+        "  sampling: built by a server, last 2026-11-23 14:43:10; covered by kernel:sampling",
+        "  norm: loaded 2 times by a server, last 2026-11-23 14:43:10; not covered by kernels.yaml",
         "1 covered, 1 not covered",
         "`doit import_trace` of such a log adds what its names tell; a recorded trace tells everything",
     ]
-    silent = (
-        "1 logs; none names a module (FlashInfer 0.2.6 to 0.6.18 never does, nor any at a logging level above info)"
-    )
+    silent = "1 logs; none names a module (FlashInfer 0.6 never does, nor any at a logging level above info)"
     assert list(lines([], [path])) == [silent]
 
 
@@ -253,4 +240,4 @@ def test_the_installed_flashinfer_writes_what_is_read_here(tmp_path: Path) -> No
     subprocess.run([sys.executable, "-c", script], env=env, capture_output=True, check=False)
     (found,) = find_logs([tmp_path / ".cache" / "flashinfer"])
     (logged,) = read_log(found)
-    assert (logged.name, logged.kind, logged.times, logged.unended) == ("page", "built", 1, 1)
+    assert (logged.name, logged.kind, logged.times, logged.without_library) == ("page", "built", 1, True)

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from fitasks.record import HOOK, variables
-from fitasks.trace.model import read_trace
+from fitasks.trace.sources import read_sources
 from tests.doit_project import Project
 from tests.serving.planner_runs import environment
 
@@ -163,7 +163,7 @@ def test_name_generator_arguments_and_what_became_of_it(tmp_path: Path, version:
         "use_logits_soft_cap": False,
     }
     assert server.stderr.count("fitasks") == 0
-    asked = read_trace(server.trace.read_text().splitlines()).requested
+    asked = read_sources([server.trace]).requested
     assert [one.loaded for one in asked if one.kind != "compiler"] == [True, True]
     assert server.compilers()[0] == "ninja page"
 

@@ -10,17 +10,20 @@ import subprocess
 import sys
 import textwrap
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from fitasks.record import variables
 from fitasks.trace.coverage import coverage
-from fitasks.trace.model import read_trace
+from fitasks.trace.sources import read_sources
 from fitasks.trace.toolchains import TOOLCHAINS
 from fitasks.ui.trace_table import covered
 from tests.serving.flashinfer_wheels import wheel_of
 from tests.serving.planner_runs import fake_toolkit
+
+if TYPE_CHECKING:
+    from fitasks.trace.model import Requested
 
 # SGLang's package without what a kernel's module doesn't need: its server's dependencies.
 STUBS = {
@@ -209,7 +212,12 @@ def line_of(name: str, kind: str, how: str, seconds: float, pid: int = 1) -> str
     return json.dumps({"version": 1, "name": name, "kind": kind, "how": how, "seconds": seconds, "pid": pid})
 
 
-def test_what_a_server_waited_for_is_told_by_toolchain() -> None:
+def traced(tmp_path: Path, *lines: str) -> tuple[Requested, ...]:
+    (tmp_path / "trace.jsonl").write_text("".join(f"{line}\n" for line in lines))
+    return read_sources([tmp_path / "trace.jsonl"]).requested
+
+
+def test_what_a_server_waited_for_is_told_by_toolchain(tmp_path: Path) -> None:
     lines = [
         line_of("norm", "nvcc", "compiled", 36.8),
         line_of("page", "nvcc", "cached", 0.1),
@@ -221,7 +229,7 @@ def test_what_a_server_waited_for_is_told_by_toolchain() -> None:
         line_of("ninja norm", "compiler", "started", 0),
         line_of("ninja fused_rope", "compiler", "started", 0),
     ]
-    found = coverage(read_trace(lines).requested, {"90a": frozenset({"page"})}, None)
+    found = coverage(traced(tmp_path, *lines), {"90a": frozenset({"page"})}, None)
     assert [one.name for one in found.missing] == ["norm"]
     said = list(covered(found, "kernels.yaml"))
     assert said[0] == "1 of 2 requested modules are not covered by kernels.yaml"
@@ -237,6 +245,6 @@ def test_what_a_server_waited_for_is_told_by_toolchain() -> None:
     assert "  and 13 more, 1.3 s" in said
 
 
-def test_a_server_that_compiled_nothing_waited_for_nothing() -> None:
-    found = coverage(read_trace([line_of("page", "nvcc", "cached", 0.1)]).requested, {}, None)
+def test_a_server_that_compiled_nothing_waited_for_nothing(tmp_path: Path) -> None:
+    found = coverage(traced(tmp_path, line_of("page", "nvcc", "cached", 0.1)), {}, None)
     assert not any("waited" in line for line in covered(found, "kernels.yaml"))

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from fitasks.trace.model import Requested, Trace, read_trace
+from fitasks.trace.model import Requested
+from fitasks.trace.sources import Sources, read_sources
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 LINE = {
     "version": 1,
@@ -28,38 +32,41 @@ def lines(*changes: dict[str, Any]) -> list[str]:
     return [json.dumps(LINE | change) + "\n" for change in changes]
 
 
-def test_processes_are_merged() -> None:
-    trace = read_trace(lines({}, {"pid": 8, "how": "cached", "seconds": 0.1}))
-    assert trace == Trace(
-        (
-            Requested(
-                "page",
-                "flashinfer.jit.page:gen_page_module",
-                how=frozenset({"compiled", "cached"}),
-                seconds=30.5,
-                processes=frozenset({7, 8}),
-                flashinfer="0.7.2.post1",
-                architectures="90a",
-            ),
-        )
+def read_trace(tmp_path: Path, lines: list[str]) -> Sources:
+    (tmp_path / "trace").write_text("".join(lines))
+    return read_sources([tmp_path / "trace"])
+
+
+def test_processes_are_merged(tmp_path: Path) -> None:
+    (one,) = read_trace(tmp_path, lines({}, {"pid": 8, "how": "cached", "seconds": 0.1})).requested
+    assert one == Requested(
+        "page",
+        "flashinfer.jit.page:gen_page_module",
+        how=frozenset({"compiled", "cached"}),
+        seconds=30.5,
+        processes=frozenset({7, 8}),
+        flashinfer="0.7.2.post1",
+        architectures="90a",
+        place=f"{tmp_path}/trace:1",
     )
 
 
-def test_torn_and_foreign_lines_are_skipped_and_counted() -> None:
+def test_torn_and_foreign_lines_are_skipped_and_counted(tmp_path: Path) -> None:
     whole = lines({})[0]
-    trace = read_trace(
-        [whole, whole[:40] + "\n", "\n", "[]\n", '{"version": 2}\n', "server ready\n", *lines({"pid": "x"})]
-    )
+    torn = [whole[:40] + "\n", "\n", "[]\n", '{"version": 2}\n', "server ready\n", *lines({"pid": "x"})]
+    trace = read_trace(tmp_path, [whole, *torn])
     assert [one.name for one in trace.requested] == ["page"]
-    assert trace.skipped == 5
+    assert trace.notes == (f"{tmp_path}/trace: 3 lines that are no whole trace lines were left out",)
 
 
-def test_other_arguments_or_architectures_are_other_requests() -> None:
-    trace = read_trace(lines({}, {"arguments": {"a": 1}}, {"arguments": {"a": True}}, {"architectures": "80"}))
+def test_other_arguments_or_architectures_are_other_requests(tmp_path: Path) -> None:
+    trace = read_trace(
+        tmp_path, lines({}, {"arguments": {"a": 1}}, {"arguments": {"a": True}}, {"architectures": "80"})
+    )
     assert len(trace.requested) == 4
 
 
-def test_only_generated_is_not_loaded() -> None:
-    (one,) = read_trace(lines({"how": "generated"})).requested
-    (other,) = read_trace(lines({"how": "generated"}, {"how": "failed"})).requested
+def test_only_generated_is_not_loaded(tmp_path: Path) -> None:
+    (one,) = read_trace(tmp_path, lines({"how": "generated"})).requested
+    (other,) = read_trace(tmp_path, lines({"how": "generated"}, {"how": "failed"})).requested
     assert (one.loaded, other.loaded) == (False, True)

@@ -17,14 +17,17 @@ from hypothesis import strategies as st
 from fitasks.base.errors import BadInput, EnvironmentProblem
 from fitasks.server import buildlog
 from fitasks.server.jitlog import is_compressed, read_log
-from fitasks.trace.model import parse, read_trace
+from fitasks.trace.model import parse
 from fitasks.trace.sources import read_sources
 from tests.mutants import JSON
 from tests.trace.test_trace_model import LINE
 
 BUILD: dict[str, Any] = {"toolchain": "nvcc", "name": "page", "seconds": 25.1, "pid": 7, "time": 1795901000.25}
 WHOLE = json.dumps(LINE) + "\n" + json.dumps(BUILD) + "\n"
-LOG = "2026-01-01 00:00:00,1 - INFO - flashinfer.jit: Building JIT module page; wait\nLoading JIT ops: norm\n"
+LOG = """\
+2026-01-01 00:00:00,1 - INFO - flashinfer.jit: Building JIT module page; wait
+flashinfer.jit: Building JIT module norm; wait
+"""
 once = settings(
     max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
 )
@@ -158,10 +161,10 @@ def test_megabytes_without_an_end_of_line(tmp_path: Path, garbage: str) -> None:
 
 
 def test_many_processes_and_many_modules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    trace = read_trace(json.dumps(LINE | {"pid": pid}) for pid in range(2_000))
-    assert len(trace.requested[0].processes) == 1024
-    monkeypatch.setattr("fitasks.trace.sources._MOST_MODULES", 1000)
     file = tmp_path / "server.log"
+    file.write_text("".join(json.dumps(LINE | {"pid": pid}) + "\n" for pid in range(2_000)))
+    assert len(read_sources([file]).requested[0].processes) == 1024
+    monkeypatch.setattr("fitasks.trace.sources._MOST_MODULES", 1000)
     file.write_text("".join(f"Building JIT module m{number}; wait\n" for number in range(1001)))
     with pytest.raises(BadInput, match="names more than 1,000 modules"):
         read_sources([file])

@@ -13,7 +13,7 @@ from fitasks.trace.sources import read_sources
 LINE = {"version": 1, "name": "page", "generator": "g:f", "how": "compiled", "kind": "nvcc", "pid": 1}
 LOG = """\
 2026-01-01 INFO flashinfer.jit: Building JIT module sampling; this can take several minutes on first use
-Loading JIT ops: norm
+2026-01-01 INFO flashinfer.jit: Building JIT module norm; this can take several minutes on first use
 ninja: error: loading '/root/.cache/flashinfer/0.7.2/90a/cached_ops/rope/build.ninja': no such file
   lock /root/.cache/flashinfer/0.7.2/90a/cached_ops/tmp/rope.lock
 flashinfer.jit.core.MissingJITCacheError: JIT compilation is disabled via FLASHINFER_DISABLE_JIT environment variable

@@ -14,7 +14,7 @@ from typing import Literal
 from fitasks.base.streams import clean
 from fitasks.compile.failure.hints import hint_for
 
-Kind = Literal["compile", "link", "oom", "disk", "killed", "timeout", "toolchain", "unknown"]
+Kind = Literal["compile", "link", "oom", "disk", "killed", "toolchain", "unknown"]
 
 _LONGEST = 2000  # letters of a line that are looked at, half of them of its end: C++ has names of 30 kB
 _MOST = 1_000_000  # letters of an output, likewise
@@ -66,13 +66,11 @@ class Diagnosis:
         return self.kind in {"oom", "killed"}
 
 
-def diagnose(log_text: str, status: int, *, timed_out: bool = False) -> Diagnosis:
+def diagnose(log_text: str, status: int) -> Diagnosis:
     """The cause of a failed build; `status` as subprocess has it (negative: a signal)."""
     lines = _output(log_text)
     kind, text = _find(lines, _CAUSES) or _find(lines, _ERRORS) or ("unknown", lines[-1].strip() if lines else "")
-    if timed_out and kind != "disk":
-        kind, text = "timeout", "not finished within its time limit"
-    elif kind == "unknown" and status in {-9, 137}:
+    if kind == "unknown" and status in {-9, 137}:
         kind, text = "killed", "ninja was killed"
     elif kind == "unknown" and status < 0:
         kind, text = "killed", f"ninja was ended by signal {-status}"

@@ -91,7 +91,6 @@ _OF_KIND = {
     "oom": "the compiler ran out of memory: build with fewer at once (MAX_JOBS=1), or give it more",
     "disk": "the disk is full: free space in the cache and in TMPDIR (nvcc's temporary files), then run doit again",
     "killed": "somebody or the kernel's OOM killer ended it: see dmesg; with MAX_JOBS=1 it needs the least memory",
-    "timeout": "give it more time with `timeout:` in kernels.yaml (0 is none)",
 }
 
 

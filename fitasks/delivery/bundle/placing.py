@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import shutil
+import tempfile
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,7 +19,6 @@ from fitasks.compile import receipt as receipts
 from fitasks.compile.lock import module_lock
 from fitasks.compile.ninja.ninja import DEPS, LOG
 from fitasks.delivery.bundle.bundle import generated_of
-from fitasks.delivery.bundle.staging import copied
 from fitasks.delivery.bundle.timestamps import put_right
 from fitasks.plan.caches import CACHED_OPS, GENERATED
 from fitasks.processes import sessions
@@ -76,7 +76,7 @@ class Arriving:
         for name in generated_of(module.receipt):
             self._lay_generated(module.architecture, name)
         target = self._target(module)
-        self._swap(module, target)
+        _exchange(module.staged, target)
         return self._settled(Arrival(module.name, module.architecture, "cache", target))
 
     def _into_store(self, module: PackedModule) -> Arrival:
@@ -115,17 +115,7 @@ class Arriving:
         root = Path(self.workspaces[architecture]) / GENERATED
         if source.exists():  # another module may have brought it
             (root / name).parent.mkdir(parents=True, exist_ok=True)
-            _replace(source, root / name, root)
-
-    def _swap(self, module: PackedModule, target: Path) -> None:
-        """As `_exchange` does, of a copy where cached_ops is on another file system than what was unpacked."""
-        try:
-            _exchange(module.staged, target, self.unpacked / ".old" / module.architecture / module.name)
-        except OSError as error:
-            if error.errno != errno.EXDEV:
-                raise
-            with copied(module.staged, target.parent / "tmp", target) as near:
-                _exchange_near(near, target)
+            source.replace(root / name)
 
     def _settled(self, arrival: Arrival) -> Arrival:
         """Headers that were installed here after the builder compiled are newer than objects: put that right."""
@@ -148,45 +138,22 @@ class Arriving:
         return next(found, None)
 
 
-def _replace(source: Path, target: Path, root: Path) -> None:
-    """By a rename; where that would lead to another file system, by a copy there."""
-    try:
-        source.replace(target)
-    except OSError as error:
-        if error.errno != errno.EXDEV:
-            raise
-        with copied(source, root, target) as near:
-            near.replace(target)
+def _exchange(new: Path, target: Path) -> None:
+    """The old module goes aside by one rename, to be removed with what was unpacked; the new one comes.
 
-
-def _exchange(new: Path, target: Path, aside: Path) -> None:
-    """The old module goes aside by one rename, to be removed with what was unpacked; the new one comes."""
-    aside.parent.mkdir(parents=True, exist_ok=True)
-    had = target.exists()
-    if had:
-        target.rename(aside)
-    try:
-        new.rename(target)
-    except OSError:
-        if had:
-            aside.rename(target)
-        raise
-
-
-def _exchange_near(new: Path, target: Path) -> None:
-    """As `_exchange`; an old module in a lower layer of overlayfs, which can't be renamed at all, is removed instead.
-
-    What vouches for it goes first, as before a build: a kill leaves a module that was never built.
+    In a lower layer of overlayfs, where it can't be renamed, it is removed; what vouches for it first, as before a
+    build.
     """
-    try:
-        _exchange(new, target, new.with_name("old"))
-    except OSError as error:
-        if error.errno != errno.EXDEV:
-            raise
-        for name in (receipts.NAME, f"{target.name}.so"):
-            (target / name).unlink(missing_ok=True)
-        shutil.rmtree(target)
-        new.rename(target)
+    if target.exists():
+        try:
+            target.rename(Path(tempfile.mkdtemp(dir=new.parent), "old"))
+        except OSError as error:
+            if error.errno != errno.EXDEV:
+                raise
+            for name in (receipts.NAME, f"{target.name}.so"):
+                (target / name).unlink(missing_ok=True)
+            shutil.rmtree(target)
+    new.rename(target)
 
 
 def _same(module: PackedModule, target: Path) -> bool:

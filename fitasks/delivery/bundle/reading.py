@@ -15,6 +15,7 @@ import zlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from fitasks.compile.scratch import UNPACKED
 from fitasks.delivery.bundle import manifest as manifests
 from fitasks.delivery.bundle.manifest import BundleRefused
 from fitasks.delivery.bundle.tar import BLOCK, REPACKED, Tar
@@ -110,7 +111,8 @@ def _lay(content: Iterable[bytes], into: Path, name: str, entry: PackedFile) -> 
     except OSError as error:
         if error.errno in _ODD_NAMES:
             raise BundleRefused(f"{name!r} in it can't be a file here: {error.strerror}") from None
-        raise OSError(error.errno, error.strerror, str(into.parent)) from None
+        place = os.path.realpath(into / name).partition(f"/{UNPACKED}")[0]
+        raise OSError(error.errno, error.strerror, place) from None
 
 
 def _write(content: Iterable[bytes], path: Path, entry: PackedFile) -> None:

@@ -39,30 +39,6 @@ def staging(beside: Path) -> Iterator[Path]:
                 directory.rmdir()
 
 
-@contextlib.contextmanager
-def copied(path: Path, directory: Path, target: Path) -> Iterator[Path]:
-    """A copy of a file, or of a directory of files, in `directory`, so on its file system; gone as in `staging`.
-
-    It is `new` in a directory of its own. Raises OSError, about `target`, to which it is to be renamed.
-    """
-    with staging(directory) as place:
-        try:
-            _copy(path, place / "new")
-        except OSError as error:
-            raise OSError(error.errno, error.strerror, str(target)) from None
-        yield place / "new"
-
-
-def _copy(path: Path, copy: Path) -> None:
-    """With modes and times."""
-    if not path.is_dir():
-        shutil.copy2(path, copy)
-        return
-    copy.mkdir()
-    for file in path.iterdir():
-        shutil.copy2(file, copy / file.name)
-
-
 def _busy(directory: Path) -> EnvironmentProblem:
     return EnvironmentProblem(
         f"another doit unbundle is at work in {directory}; nothing was changed", remedy="wait for its end"

@@ -25,6 +25,7 @@ from fitasks.delivery.bundle.placing import Arrival, Arriving
 from fitasks.delivery.bundle.reading import DASH, opened
 from fitasks.delivery.bundle.staging import staging
 from fitasks.delivery.bundle.usable import of_use, proven, refuse_too_large, roots_that_differ
+from fitasks.plan.caches import CACHED_OPS, GENERATED, LOCKS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -85,12 +86,21 @@ def _unbundle(here: Here, path: Path, lock_timeout: float) -> Unbundled:
                 raise EnvironmentProblem(f"{here.store.root} is not used: {refusal}", remedy=here.store.remedy)
             base = here.store.root if moved else Path(ours.workspaces[min(manifest.workspaces)])
             unpacked = stack.enter_context(staging(base.parent))
-            refuse_too_large(manifest, unpacked)
+            for name in () if moved else manifest.workspaces:
+                _stage_inside(stack, unpacked / name, Path(ours.workspaces[name]))
+            refuse_too_large(manifest, unpacked if moved else unpacked / min(manifest.workspaces) / CACHED_OPS)
             archive.unpack(whole, unpacked, manifest.workspaces)
             modules = proven(manifest, unpacked)
         arriving = Arriving(here, ours.workspaces, unpacked, bool(moved), lock_timeout)
         arrivals = tuple(map(arriving.arrive, modules))
     return Unbundled(path, arrivals, len(manifest.files), manifest.bytes, moved, _left(whole, manifest))
+
+
+def _stage_inside(stack: ExitStack, unpacked: Path, workspace: Path) -> None:
+    """Have what is unpacked for a cache lie in its parts, since each may be a mount: renames will do."""
+    unpacked.mkdir()
+    for part, beside in ((CACHED_OPS, workspace / CACHED_OPS / LOCKS), (GENERATED, workspace / GENERATED)):
+        (unpacked / part).symlink_to(stack.enter_context(staging(beside)))
 
 
 def _left(whole: Manifest, taken: Manifest) -> dict[str, int]:

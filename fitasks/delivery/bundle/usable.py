@@ -82,7 +82,7 @@ def refuse_too_large(manifest: Manifest, directory: Path) -> None:
     free = shutil.disk_usage(directory).free
     if manifest.bytes > free:
         raise BundleRefused(
-            f"it unpacks to {manifest.bytes} bytes, {directory.parent} has {free} free",
+            f"it unpacks to {manifest.bytes} bytes, {directory.resolve().parent} has {free} free",
             remedy="make room there",
         )
 
