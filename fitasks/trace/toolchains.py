@@ -14,20 +14,21 @@ COMPILER = "compiler"  # not a toolchain: processes that Python started, for whi
 
 
 @dataclass(frozen=True)
-class Toolchain:
-    """`kept` is where its results lie, for whoever wants to keep them; "" where each process makes them anew."""
+class KnownToolchain:
+    """`kept` is where its results lie; "" where each process makes them anew, None where that isn't known."""
 
     title: str
-    kept: str
+    kept: str | None = None
 
 
 TOOLCHAINS = {
-    "nvcc": Toolchain("FlashInfer, nvcc", "cached_ops"),
-    "cute-dsl": Toolchain("FlashInfer, CuTe-DSL", "cached_ops"),
-    "cute-dsl-in-memory": Toolchain("CuTe-DSL, in memory", ""),
-    "sglang-jit": Toolchain("SGLang's own JIT", "~/.cache/tvm-ffi, or ~/.cache/sglang/jit of newer versions"),
-    "triton": Toolchain("Triton", "TRITON_CACHE_DIR (~/.triton/cache)"),
-    "other": Toolchain("others of FlashInfer", "cached_ops"),
+    "nvcc": KnownToolchain("FlashInfer, nvcc", "cached_ops"),
+    "cute-dsl": KnownToolchain("FlashInfer, CuTe-DSL", "cached_ops"),
+    "cute-dsl-in-memory": KnownToolchain("CuTe-DSL, in memory", ""),
+    "sglang-jit": KnownToolchain("SGLang's own JIT", "~/.cache/tvm-ffi, or ~/.cache/sglang/jit of newer versions"),
+    "triton": KnownToolchain("Triton", "TRITON_CACHE_DIR (~/.triton/cache)"),
+    "tirx": KnownToolchain("FlashInfer, TIRx", "cached_ops"),
+    "other": KnownToolchain("others of FlashInfer"),
 }
 
 
@@ -35,7 +36,7 @@ TOOLCHAINS = {
 class Waited:
     """What a server did with one toolchain: `seconds` of all modules, each by the process that waited longest."""
 
-    toolchain: Toolchain
+    toolchain: KnownToolchain
     modules: int
     compiled: int  # the rest was there
     seconds: float  # of those that were compiled
@@ -47,6 +48,6 @@ def waited(requested: Sequence[Requested]) -> list[Waited]:
     for kind in dict.fromkeys(one.kind for one in requested if one.kind != COMPILER):
         of_kind = [one for one in requested if one.kind == kind and one.loaded]
         compiled = [one for one in of_kind if one.compiled]
-        toolchain = TOOLCHAINS.get(kind, Toolchain(kind, ""))
+        toolchain = TOOLCHAINS.get(kind.replace("_", "-"), KnownToolchain(kind))
         found.append(Waited(toolchain, len(of_kind), len(compiled), sum(one.seconds for one in compiled)))
     return sorted((one for one in found if one.modules), key=lambda one: -one.seconds)

@@ -55,9 +55,9 @@ def _waits(found: Coverage) -> Iterator[str]:
 def _advice(one: Waited) -> str:
     if one.toolchain.title == TOOLCHAINS["nvcc"].title:
         return ""
-    if not one.toolchain.kept:
+    if one.toolchain.kept == "":
         return "; each process compiles it anew"
-    return f"; nothing compiles it beforehand yet, kept in {one.toolchain.kept}"
+    return "; nothing compiles it beforehand yet" + (f", kept in {one.toolchain.kept}" if one.toolchain.kept else "")
 
 
 def _outside(uncompiled: Sequence[Requested], unused: Sequence[Requested]) -> Iterator[str]:

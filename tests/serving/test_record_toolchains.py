@@ -226,6 +226,8 @@ def test_what_a_server_waited_for_is_told_by_toolchain(tmp_path: Path) -> None:
         line_of("sgl_kernel_jit_clamp", "sglang-jit", "compiled", 21.0),
         line_of("rmsnorm", "cute-dsl-in-memory", "compiled", 1.5),
         *(line_of(f"kernel_{index}", "triton", "compiled", 0.1) for index in range(30)),
+        line_of("x", "of-tomorrow", "compiled", 0.2),
+        line_of("gdn_sm90a/norm", "cute_dsl", "compiled", 0.3),
         line_of("ninja norm", "compiler", "started", 0),
         line_of("ninja fused_rope", "compiler", "started", 0),
     ]
@@ -239,10 +241,12 @@ def test_what_a_server_waited_for_is_told_by_toolchain(tmp_path: Path) -> None:
         "  FlashInfer, nvcc: 2 modules, 1 of them compiled in 36.8 s",
         f"  Triton: 30 modules, 30 of them compiled in 3.0 s; {NOTHING} TRITON_CACHE_DIR (~/.triton/cache)",
         "  CuTe-DSL, in memory: 1 module, 1 of them compiled in 1.5 s; each process compiles it anew",
+        "  FlashInfer, CuTe-DSL: 1 module, 1 of them compiled in 0.3 s; nothing compiles it beforehand yet, kept in cached_ops",
+        "  of-tomorrow: 1 module, 1 of them compiled in 0.2 s; nothing compiles it beforehand yet",
         "  2 compilers were started by Python, their own compilers not counted",
     ]
     assert "  sgl_kernel_jit_clamp (sglang-jit), 21.0 s" in said
-    assert "  and 13 more, 1.3 s" in said
+    assert "  and 15 more, 1.5 s" in said
 
 
 def test_a_server_that_compiled_nothing_waited_for_nothing(tmp_path: Path) -> None:
