@@ -16,15 +16,16 @@ from fitasks.base.streams import tell
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+_PATIENCE = 120.0  # seconds for another process to do what takes it a few
 _ANNOUNCE = 1.0  # seconds of waiting before it is said aloud
 _AGAIN = 30.0  # and then every so many
 _TRY = 0.2  # length of one try, so that a stop is noticed
 
 
 @contextlib.contextmanager
-def locked(path: Path, *, timeout: float) -> Iterator[None]:
-    """Hold the lock. Raises EnvironmentProblem when somebody else keeps it for more than `timeout` seconds, OSError."""
-    lock = acquired(path, timeout=timeout)
+def locked(path: Path) -> Iterator[None]:
+    """Hold the lock. Raises EnvironmentProblem when somebody else keeps it for more than two minutes, OSError."""
+    lock = acquired(path, timeout=_PATIENCE)
     try:
         yield
     finally:

@@ -36,7 +36,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
 MARKER = ".fitasks-toolkit.json"
-_PATIENCE = 120.0  # seconds for another process to assemble it, which takes it a few
 _STUB = "lib64/stubs/libcuda.so"
 
 # The exported names: declared ones, what macros turn them into (cuMemAlloc → cuMemAlloc_v2), and per-thread
@@ -75,7 +74,7 @@ def assemble(root: Path, home: Path, *, compiler: str | Path = "c++", stubs: Ite
         return
     try:
         home.parent.mkdir(parents=True, exist_ok=True)
-        with locked(home.parent / f".{home.name}.lock", timeout=_PATIENCE):
+        with locked(home.parent / f".{home.name}.lock"):
             if not is_whole(root, home):
                 _make(root, home, str(compiler), stubs)
     except OSError as error:

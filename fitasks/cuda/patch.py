@@ -31,7 +31,6 @@ if TYPE_CHECKING:
 
     from fitasks.cuda.cudart import Cudart
 
-_PATIENCE = 120.0  # seconds for another process to replace the same library
 
 Action = Literal["none", "patch", "refuse"]
 
@@ -74,7 +73,7 @@ def patch(decision: Decision, *, dry_run: bool = False) -> str:
         return f"nothing to patch: {decision.reason}"
     if dry_run:
         return f"would replace {target} by {source}: {decision.reason}"
-    with locked(_beside(target, "lock"), timeout=_PATIENCE):
+    with locked(_beside(target, "lock")):
         _replace(target, source)
     return f"replaced {target} by {source}: {decision.reason}"
 
@@ -97,7 +96,7 @@ def restore(target: Path, *, dry_run: bool = False) -> str:
         )
     if dry_run:
         return f"would restore {target} from {original}"
-    with locked(_beside(target, "lock"), timeout=_PATIENCE):
+    with locked(_beside(target, "lock")):
         original.replace(target)
         _sync_directory(target.parent)
         _beside(target, "json").unlink(missing_ok=True)

@@ -82,7 +82,7 @@ class Store:
     def put(self, name: str, directory: Path, receipt: Receipt) -> None:
         """Keep a module whose files lie in `directory`, in place of an entry that is damaged."""
         place = self.root / name / receipt.fingerprint
-        if self.refusal or self._kept(place, name):
+        if self.refusal or self.holds(place, name):
             return
         with contextlib.suppress(OSError), self._beside(place) as scratch:
             new = scratch / "new"
@@ -139,7 +139,7 @@ class Store:
         receipt = receipts.read_file(file, name) if self.shared or not others(place) else None
         return receipt if receipt and receipt.fingerprint == place.name == _fingerprint(receipt) else None
 
-    def _kept(self, place: Path, name: str) -> bool:
+    def holds(self, place: Path, name: str) -> bool:
         """Whether an entry is there and whole."""
         receipt = self._receipt(place, name)
         return receipt is not None and _whole(place, receipt)

@@ -109,7 +109,7 @@ def test_nvidias_stub_is_preferred_and_a_driver_is_not_copied(root: Path, maker:
 def test_whoever_holds_the_lock_is_named_and_not_waited_for_without_end(
     root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("fitasks.cuda.assemble._PATIENCE", 1.5, raising=False)
+    monkeypatch.setattr("fitasks.base.locks._PATIENCE", 1.5)
     with (tmp_path / ".home.lock").open("w") as stream:
         fcntl.flock(stream, fcntl.LOCK_EX)
         with pytest.raises(EnvironmentProblem, match=rf"waited \d s for .*, held by pid {os.getpid()} \("):

@@ -17,7 +17,6 @@ from fitasks.base.errors import EnvironmentProblem
 from fitasks.base.files import sha256_file
 from fitasks.compile import receipt as receipts
 from fitasks.compile.lock import module_lock
-from fitasks.compile.ninja.ninja import DEPS, LOG
 from fitasks.delivery.bundle.bundle import generated_of
 from fitasks.delivery.bundle.timestamps import put_right
 from fitasks.plan.caches import CACHED_OPS, GENERATED
@@ -80,14 +79,11 @@ class Arriving:
         return self._settled(Arrival(module.name, module.architecture, "cache", target))
 
     def _into_store(self, module: PackedModule) -> Arrival:
-        """As if it had been compiled here; a damaged entry of the same fingerprint is replaced."""
+        """As if it had been compiled here."""
         store, receipt = self.here.store, module.receipt
         place = store.root / module.name / receipt.fingerprint
-        outputs = {name: output for name, output in receipt.outputs.items() if name not in {LOG, DEPS}}
-        if not _holds(place, outputs):
-            shutil.rmtree(place, ignore_errors=True)
         store.put(module.name, module.staged, receipt)
-        if not _holds(place, outputs):
+        if not store.holds(place, module.name):
             raise EnvironmentProblem(f"{place} could not be written", remedy=f"make room in {store.root}")
         planned = self._planned(module.architecture, module.name)
         why = self._unlike(planned, module) if planned else _UNNAMED
@@ -161,16 +157,11 @@ def _same(module: PackedModule, target: Path) -> bool:
     there = receipts.read_file(target / receipts.NAME, module.name)
     if not there or there.fingerprint != module.receipt.fingerprint:
         return False
-    return _holds(target, there.outputs) and _dated(target, there.outputs)
-
-
-def _holds(directory: Path, outputs: dict[str, Output]) -> bool:
-    """Are these files there, as they were built?"""
     try:
-        return all(sha256_file(directory / name) == output.sha256 for name, output in outputs.items())
+        return all(_as_built(target / name, output) for name, output in there.outputs.items())
     except OSError:
         return False
 
 
-def _dated(directory: Path, outputs: dict[str, Output]) -> bool:
-    return all((directory / name).stat().st_mtime_ns == output.mtime_ns for name, output in outputs.items())
+def _as_built(file: Path, output: Output) -> bool:
+    return file.stat().st_mtime_ns == output.mtime_ns and sha256_file(file) == output.sha256
