@@ -40,7 +40,7 @@ def home() -> Path:
     asked only where the first place that it would try can't be written to.
     """
     if not tempfile.tempdir:
-        first = next(filter(None, map(os.environ.get, ("TMPDIR", "TEMP", "TMP"))), "/tmp")  # noqa: S108 # nosec B108
+        first = next(filter(None, map(os.environ.get, ("TMPDIR", "TEMP", "TMP"))), "/tmp")  # noqa: S108
         if os.path.isdir(first) and os.access(first, os.W_OK | os.X_OK):  # noqa: PTH112 - any text
             tempfile.tempdir = os.path.abspath(first)  # noqa: PTH100
     return Path(tempfile.gettempdir())
