@@ -25,6 +25,7 @@ _OURS = re.compile(
     r"\.?fitasks-(check|cudart|doctor|import|install|loader|ninja|nvcc|ops|plan|put|python|run|toolkit|verify|wheel)"
     r"-[a-z0-9_]{8}(-locked)?"
 )
+_USUAL = "/tmp"  # noqa: S108 # nosec B108
 _MINUTE = 60.0  # seconds
 _HOUR = 3600.0  # seconds for which nobody needs one that isn't locked: a serving script's, or an older fitasks'
 _FILE = re.compile(r"\.(.+)\.[a-z0-9_]{8}\.tmp")  # files.replacing()
@@ -40,7 +41,7 @@ def home() -> Path:
     asked only where the first place that it would try can't be written to.
     """
     if not tempfile.tempdir:
-        first = next(filter(None, map(os.environ.get, ("TMPDIR", "TEMP", "TMP"))), "/tmp")  # noqa: S108
+        first = next(filter(None, map(os.environ.get, ("TMPDIR", "TEMP", "TMP"))), _USUAL)
         if os.path.isdir(first) and os.access(first, os.W_OK | os.X_OK):  # noqa: PTH112 - any text
             tempfile.tempdir = os.path.abspath(first)  # noqa: PTH100
     return Path(tempfile.gettempdir())
