@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import platform
 import re
 import struct
@@ -115,14 +116,20 @@ def _problem(elf: Any, path: Path) -> str:
     return ""
 
 
-def inspect_library(path: Path) -> Library:
-    """What a library needs. Raises EnvironmentProblem for a file that is none."""
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    """The ELF file of a library. Raises EnvironmentProblem for a file that is none."""
     from elftools.elf.elffile import ELFFile
 
     if problem := is_shared_object(path):
         raise EnvironmentProblem(problem)
     with path.open("rb") as stream:
-        elf: Any = ELFFile(stream)
+        yield ELFFile(stream)
+
+
+def inspect_library(path: Path) -> Library:
+    """What a library needs. Raises EnvironmentProblem for a file that is none."""
+    with _opened(path) as elf:
         dynamic = list(elf.get_section_by_name(".dynamic").iter_tags())
         needed = tuple(tag.needed for tag in dynamic if tag.entry.d_tag == "DT_NEEDED")
         soname = next((tag.soname for tag in dynamic if tag.entry.d_tag == "DT_SONAME"), "")
@@ -154,22 +161,13 @@ def _never_called(elf: Any, dynamic: list[Any]) -> set[str]:
 
 def exported(path: Path) -> frozenset[Symbol]:
     """The symbols that a library offers, with their versions. Raises EnvironmentProblem for a file that is none."""
-    from elftools.elf.elffile import ELFFile
-
-    if problem := is_shared_object(path):
-        raise EnvironmentProblem(problem)
-    with path.open("rb") as stream:
-        return frozenset(symbol for symbol, defined, _ in _symbols(ELFFile(stream)) if defined)
+    with _opened(path) as elf:
+        return frozenset(symbol for symbol, defined, _ in _symbols(elf) if defined)
 
 
 def versions_defined(path: Path) -> frozenset[str]:
     """The symbol versions that a library defines; none for one without versions. Raises EnvironmentProblem, OSError."""
-    from elftools.elf.elffile import ELFFile
-
-    if problem := is_shared_object(path):
-        raise EnvironmentProblem(problem)
-    with path.open("rb") as stream:
-        elf: Any = ELFFile(stream)
+    with _opened(path) as elf:
         section = elf.get_section_by_name(".gnu.version_d")
         return frozenset(next(iter(names)).name for _, names in section.iter_versions()) if section else frozenset()
 

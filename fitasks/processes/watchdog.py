@@ -15,17 +15,19 @@ import sys
 import time
 
 
+def processes() -> list[tuple[int, list[bytes]]]:
+    """Pid of each process, and what its /proc/PID/stat says behind its name; what ends meanwhile is left out."""
+    found = []
+    for name in filter(str.isdigit, os.listdir("/proc")):  # noqa: PTH208 - names only
+        with contextlib.suppress(OSError), open(f"/proc/{name}/stat", "rb") as stream:  # noqa: PTH123 - hundreds
+            if fields := stream.read().rpartition(b")")[2].split():
+                found.append((int(name), fields))
+    return found
+
+
 def members(session: int) -> list[int]:
     """Pids of a session's living processes, zombies left out."""
-    found = []
-    for name in os.listdir("/proc"):  # noqa: PTH208 - names only
-        if name.isdigit():
-            with contextlib.suppress(OSError, ValueError, IndexError):
-                with open(f"/proc/{name}/stat", "rb") as stream:  # noqa: PTH123 - hundreds of tiny files
-                    fields = stream.read().rpartition(b")")[2].split()
-                if int(fields[3]) == session and fields[0] != b"Z":
-                    found.append(int(name))
-    return found
+    return [pid for pid, fields in processes() if int(fields[3]) == session and fields[0] != b"Z"]
 
 
 def signal_session(session: int, number: signal.Signals) -> bool:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+from fitasks.processes.watchdog import processes
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -25,13 +26,9 @@ def usage(sessions: Collection[int]) -> Usage:
     """Of sessions that are each led by a ninja; what ends meanwhile isn't counted."""
     memory = 0
     children = dict.fromkeys(sessions, 0)
-    for name in os.listdir("/proc") if sessions else ():  # noqa: PTH208 - names only
-        if name.isdigit():
-            with contextlib.suppress(OSError, ValueError, IndexError):
-                with open(f"/proc/{name}/stat", "rb") as stream:  # noqa: PTH123 - hundreds of tiny files
-                    fields = stream.read().rpartition(b")")[2].split()
-                if int(fields[3]) in sessions:
-                    if fields[0] != b"Z" and (parent := int(fields[1])) in children:
-                        children[parent] += 1
-                    memory += int(fields[21]) * _PAGE
+    for _, fields in processes() if sessions else ():
+        if int(fields[3]) in sessions:
+            if fields[0] != b"Z" and (parent := int(fields[1])) in children:
+                children[parent] += 1
+            memory += int(fields[21]) * _PAGE
     return Usage(sum(children.values()), memory)

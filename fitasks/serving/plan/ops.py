@@ -14,7 +14,6 @@ what kernels.yaml cannot say, or "" where the generator doesn't tell.
 from __future__ import annotations
 
 import inspect
-import os
 import sys
 import typing
 from pathlib import Path
@@ -26,11 +25,9 @@ import plan_generators as generators  # noqa: E402
 import plan_parameters as parameters  # noqa: E402
 from load_flashinfer import load  # noqa: E402
 from ops_values import accepted_values  # noqa: E402
-from plan import VERSION, _write_atomic  # noqa: E402
-from plan_errors import FatalError, PlanError  # noqa: E402
-from plan_reads import Reads  # noqa: E402
+from plan import respond  # noqa: E402
+from plan_errors import PlanError  # noqa: E402
 from plan_sources import GENERATOR, defining_modules  # noqa: E402
-from plan_spec import install_network_guard  # noqa: E402
 from plan_wrappers import of_wrapper  # noqa: E402
 
 if typing.TYPE_CHECKING:
@@ -48,20 +45,7 @@ def main(argv: list[str]) -> int:
     except IndexError:
         print("usage: ops.py RESPONSE.json", file=sys.stderr)
         return 2
-    reads = Reads()
-    reads.start()
-    os.dup2(2, 1)  # FlashInfer and torch print at import; our answer is a file
-    response.unlink(missing_ok=True)
-    install_network_guard()
-    try:
-        answer = {**load(), "ops": operations()}
-    except FatalError as error:
-        print(f"ops.py: {error.fields['message']}", file=sys.stderr)
-        _write_atomic(response, {"version": VERSION, "fatal": error.fields})
-        return 3
-    answer["reads"] = reads.noted(str(response.parent), answer["workspace"])
-    _write_atomic(response, {"version": VERSION, **answer})
-    return 0
+    return respond(response, lambda: {**load(), "ops": operations()})
 
 
 def operations() -> list[dict[str, Any]]:

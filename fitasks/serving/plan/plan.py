@@ -24,7 +24,7 @@ import os
 import sys
 import tempfile
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 # The script's neighbours are for this script alone: their names must not hide what FlashInfer imports.
 _HERE = str(Path(__file__).resolve().parent)
@@ -43,6 +43,9 @@ from plan_generators import (  # noqa: E402
 from plan_parameters import arguments_for, as_json  # noqa: E402
 from plan_reads import Reads  # noqa: E402
 from plan_spec import confined, generate, install_network_guard, spec_record  # noqa: E402
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 sys.path[:] = [entry for entry in sys.path if entry != _HERE]
 
@@ -68,14 +71,20 @@ def main(argv: list[str]) -> int:
     except ValueError:
         print("usage: plan.py REQUEST.json RESPONSE.json", file=sys.stderr)
         return 2
+    return respond(response, lambda: _answer(request))
+
+
+def respond(response: Path, make: Callable[[], dict[str, Any]]) -> int:
+    """Write the response that is made, and what it rests on; the exit status."""
     reads = Reads()
     reads.start()
     os.dup2(2, 1)  # FlashInfer and torch print at import; our answer is a file
     response.unlink(missing_ok=True)  # whoever finds a response finds this run's
+    install_network_guard()
     try:
-        answer = _answer(request)
+        answer = make()
     except FatalError as error:
-        print(f"plan.py: {error.fields['message']}", file=sys.stderr)
+        print(f"{Path(sys.argv[0]).name}: {error.fields['message']}", file=sys.stderr)
         _write_atomic(response, {"version": VERSION, "fatal": error.fields})
         return 3
     answer["reads"] = reads.noted(str(response.parent), answer["workspace"])
@@ -85,7 +94,6 @@ def main(argv: list[str]) -> int:
 
 def _answer(request: Path) -> dict[str, Any]:
     wanted = _read_request(request)
-    install_network_guard()
     head = load()
     allowed = Allowed(wanted["sm90"], wanted["generators"], wanted["recorded"])
     return {**head, "kernels": [plan(kernel, allowed) for kernel in wanted["kernels"]]}
