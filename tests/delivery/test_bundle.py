@@ -22,7 +22,7 @@ import pytest
 from filelock import FileLock
 
 from fitasks.base import temporary
-from fitasks.base.errors import FitasksError, KernelFailure
+from fitasks.base.errors import EnvironmentProblem, FitasksError, KernelFailure
 from fitasks.base.files import sha256_file
 from fitasks.compile import receipt as receipts
 from fitasks.compile import scratch
@@ -681,6 +681,26 @@ def test_a_module_of_an_images_lower_layer(here: Place, packed: Path, monkeypatc
     assert went(here, packed) == {"page": "cache", "rope": "kept"}
     assert here.state() == {"page": FRESH, "rope": FRESH}
     assert without_locks(snapshot(shop.workspace)) == without_locks(before)
+
+
+def test_an_old_module_comes_back_where_the_new_one_cannot(
+    here: Place, packed: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A directory may be full, or over its quota, between two renames."""
+    stale = here.kernels[0].build_dir / "page_0.o"
+    stale.write_bytes(b"another")
+    rename = os.rename
+
+    def full(source: Path, target: Path, **more: Any) -> None:
+        if str(target) == str(here.kernels[0].build_dir) and "old" not in Path(source).name:
+            raise OSError(errno.ENOSPC, "No space left on device", str(target))
+        rename(source, target, **more)
+
+    monkeypatch.setattr(os, "rename", full)
+    with pytest.raises(EnvironmentProblem, match="No space left on device"):
+        unbundle(here.machine, packed)
+    assert stale.read_bytes() == b"another"
+    assert here.kernels[0].library.exists()
 
 
 def test_a_full_disk_of_its_own_is_named_and_nothing_is_half_there(

@@ -135,21 +135,27 @@ class Arriving:
 
 
 def _exchange(new: Path, target: Path) -> None:
-    """The old module goes aside by one rename, to be removed with what was unpacked; the new one comes.
+    """The old module goes aside, to be removed with what was unpacked; the new one comes, or the old one back.
 
     In a lower layer of overlayfs, where it can't be renamed, it is removed; what vouches for it first, as before a
     build.
     """
+    aside = None
     if target.exists():
         try:
-            target.rename(Path(tempfile.mkdtemp(dir=new.parent), "old"))
+            aside = target.rename(Path(tempfile.mkdtemp(dir=new.parent), "old"))
         except OSError as error:
             if error.errno != errno.EXDEV:
                 raise
             for name in (receipts.NAME, f"{target.name}.so"):
                 (target / name).unlink(missing_ok=True)
             shutil.rmtree(target)
-    new.rename(target)
+    try:
+        new.rename(target)
+    except OSError:
+        if aside:
+            aside.rename(target)
+        raise
 
 
 def _same(module: PackedModule, target: Path) -> bool:
