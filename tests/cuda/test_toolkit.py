@@ -3,7 +3,6 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-import time
 from pathlib import Path
 from typing import Any
 
@@ -213,17 +212,12 @@ def test_the_compiler_is_the_one_of_flashinfers_commands(tmp_path: Path) -> None
     assert host_compiler(path | {"CXX": "/usr/bin/ccache clang++ -m64"}) == tmp_path / "clang++"
 
 
-def test_a_warm_choice_starts_nothing_and_is_quick(world: World, maker: Maker, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_warm_choice_starts_nothing(world: World, maker: Maker, monkeypatch: pytest.MonkeyPatch) -> None:
     home = maker.installed(world.base / "cuda")
     root = maker.pip(world.site)
     first = world.choose(CUDA_HOME=home)
     monkeypatch.setattr(subprocess, "run", lambda *_args, **_kwargs: pytest.fail("a process was started"))
-    seconds = []
-    for _ in range(5):
-        start = time.perf_counter()
-        assert world.choose(CUDA_HOME=home) == first
-        seconds.append(time.perf_counter() - start)
-    assert min(seconds) < 0.005
+    assert world.choose(CUDA_HOME=home) == first
     assert [calls(directory / "bin" / "nvcc") for directory in (home, root)] == [1, 1]
 
 
