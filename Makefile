@@ -54,7 +54,7 @@ test-bare: $(READY)
 test-pythons:
 	@set -e; for python in $(PYTHONS); do $(MAKE) --no-print-directory test PYTHON3=$$python EXTRAS=dev \
 	  VENV=.venv-$$($$python -c 'import platform; print(platform.python_version())') \
-	  K="$(or $(K),tests/delivery tests/compile tests/config tests/processes)"; done
+	  K="$(or $(K),tests/delivery tests/compile tests/store tests/config tests/processes)"; done
 
 # PyPI's newest FlashInfer, where that is newer than the pinned one; V=0.7.2.post1 tries that one. Some minutes.
 test-newest: $(READY)
