@@ -55,7 +55,7 @@ def coverage(requested: Sequence[Requested], planned: Names, packaged: Names | N
         tuple(one for one in modules if not _cached(planned, one)),
         None if packaged is None else tuple(one for one in modules if not _packaged(packaged, one)),
         tuple(one for one in loaded if one.kind != "nvcc"),
-        tuple(one for one in requested if not one.loaded and one.kind != COMPILER),
+        tuple(one for one in requested if one.unused),
         tuple(waited(requested)),
         sum(one.kind == COMPILER for one in requested),
     )

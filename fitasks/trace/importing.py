@@ -15,7 +15,6 @@ from fitasks.plan.offers import offers
 from fitasks.trace.document import added, difference
 from fitasks.trace.merge import merge
 from fitasks.trace.resolve import Resolved, Unresolved, resolve
-from fitasks.trace.toolchains import COMPILER
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -49,7 +48,7 @@ class Proposal:
 
 def propose(plan: Plan, file: Path, requested: Sequence[Requested]) -> Proposal:
     """The entries for everything requested that `file` doesn't give. Raises EnvironmentProblem, ConfigError."""
-    unused = tuple(one for one in requested if not one.loaded and one.kind != COMPILER)
+    unused = tuple(one for one in requested if one.unused)
     uncompiled = tuple(one for one in requested if one.loaded and one.kind != "nvcc")
     wanted = [one for one in requested if one.loaded and one.kind == "nvcc"]
     present = tuple(one for one in wanted if _planned(plan, one))

@@ -42,6 +42,11 @@ class Requested:
         return not self.how.isdisjoint({"compiled", "failed"})
 
     @property
+    def unused(self) -> bool:
+        """Whether every process only described it."""
+        return self.how == {"generated"}
+
+    @property
     def loaded(self) -> bool:
         """Whether any process wanted to use it, and not only described it."""
         return not self.how or bool(self.how - _NEVER_LOADED)

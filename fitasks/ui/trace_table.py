@@ -53,7 +53,7 @@ def _waits(found: Coverage) -> Iterator[str]:
 
 
 def _advice(one: Waited) -> str:
-    if one.toolchain.title == TOOLCHAINS["nvcc"].title:
+    if one.toolchain is TOOLCHAINS["nvcc"]:
         return ""
     if one.toolchain.kept == "":
         return "; each process compiles it anew"

@@ -562,7 +562,7 @@ unbundle(place.machine, Path(packed))
 """
 
 
-@pytest.mark.parametrize(
+at_any_moment = pytest.mark.parametrize(
     ("call", "nth"),
     [
         ("utime", 9),  # half unpacked
@@ -572,20 +572,14 @@ unbundle(place.machine, Path(packed))
         ("rename", 3),  # one module has come
     ],
 )
+
+
+@at_any_moment
 def test_a_kill_at_any_moment_is_mended_by_the_next_run(here: Place, packed: Path, call: str, nth: int) -> None:
     killed_and_mended(here, packed, call, nth)
 
 
-@pytest.mark.parametrize(
-    ("call", "nth"),
-    [
-        ("utime", 9),  # half unpacked
-        ("replace", 2),  # half of the generated sources laid
-        ("rename", 1),  # before the old module goes aside
-        ("rename", 2),  # it is aside, the new one not there
-        ("rename", 3),  # one module has come
-    ],
-)
+@at_any_moment
 def test_a_kill_between_file_systems_is_mended_too(here: Place, packed: Path, call: str, nth: int) -> None:
     killed_and_mended(here, packed, call, nth, "cached_ops", "generated")
 

@@ -13,7 +13,7 @@ import re
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from types import FrameType
     from typing import Any
 
@@ -24,29 +24,31 @@ _MACHINERY = ("flashinfer.jit.core", "flashinfer.jit.cute_dsl_core")  # what eve
 
 def origin(frame: FrameType | None) -> tuple[str, dict[str, Any], str]:
     """(generator, its arguments, why kernels.yaml can't say them) for what is made beneath this frame."""
-    found, maker = None, ""
-    while frame is not None:
-        if _is_generator(frame):
-            found = frame
-        maker = maker or _place(frame)
-        frame = frame.f_back
-    if found is None:
-        return "", {}, f"it was made by {maker or 'nobody'}, which is no gen_… function of FlashInfer"
-    arguments, unsaid = _arguments(found)
-    return _place(found), arguments, unsaid
+    stack = list(_stack(frame))
+    generators = [one for one in stack if _is_generator(one)]
+    if generators:
+        return _call(generators[-1])
+    maker = next(filter(None, map(_place, stack)), "nobody")
+    return "", {}, f"it was made by {maker}, which is no gen_… function of FlashInfer"
 
 
 def of_function(frame: FrameType | None, package: str, prefix: str) -> tuple[str, dict[str, Any], str]:
     """The same for the outermost function of a package whose name begins so."""
-    found = None
+    stack = [one for one in _stack(frame) if one.f_globals.get("__name__", "").startswith(package)]
+    found = [one for one in stack if one.f_code.co_name.startswith(prefix)]
+    return _call(found[-1]) if found else ("", {}, f"it was made by no {prefix}… function of {package.rstrip('.')}")
+
+
+def _stack(frame: FrameType | None) -> Iterator[FrameType]:
+    """This frame and those that called it, outwards."""
     while frame is not None:
-        if frame.f_globals.get("__name__", "").startswith(package) and frame.f_code.co_name.startswith(prefix):
-            found = frame
+        yield frame
         frame = frame.f_back
-    if found is None:
-        return "", {}, f"it was made by no {prefix}… function of {package.rstrip('.')}"
-    arguments, unsaid = _arguments(found)
-    return _place(found), arguments, unsaid
+
+
+def _call(frame: FrameType) -> tuple[str, dict[str, Any], str]:
+    arguments, unsaid = _arguments(frame)
+    return _place(frame), arguments, unsaid
 
 
 def _is_generator(frame: FrameType) -> bool:
