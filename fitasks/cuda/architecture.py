@@ -17,6 +17,11 @@ def single(arch: str) -> tuple[str, ...]:
     return tuple(f"sm{one}" for one in re.findall(r"\d+[af]?", arch))
 
 
+def is_one(architecture: str) -> bool:
+    """Return whether this is a GPU architecture: "sm_90a", "sm90a", "compute_90"."""
+    return _ONE.fullmatch(architecture) is not None
+
+
 def members(arch: str) -> tuple[str, ...]:
     """FlashInfer's name of an architecture set as its members' names: "80_90a" → ("80", "90a")."""
     return tuple(filter(None, arch.split("_")))

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from fitasks.base.answers import Plans
 from fitasks.base.errors import EnvironmentProblem
 from fitasks.base.files import sha256_file
+from fitasks.cuda.architecture import is_one, single
 from fitasks.processes import interpreter
 
 if TYPE_CHECKING:
@@ -83,6 +84,9 @@ def asked(
 def _ask_one(server: Server, cuda_home: Path, target: str, request: Mapping[str, Any]) -> Answer:
     env, what = environment(server, cuda_home, target), f"how it builds kernels for {target}"
     reply = asked(server, SCRIPT, Plans, env, what, request=request)
+    if not all(map(is_one, single(reply["arch"]))):
+        message = f"{server.python} planned for {reply['arch']!r}, which is no set of GPU architectures"
+        raise EnvironmentProblem(message, remedy=interpreter.REMEDY)
     if [one["id"] for one in reply["kernels"]] != [one["id"] for one in request["kernels"]]:
         message = f"{server.python} planned other kernels than it was asked for"
         raise EnvironmentProblem(message, remedy=interpreter.REMEDY)
