@@ -49,6 +49,26 @@ build {build_dir}/{name}.so: link {objects}
 default {build_dir}/{name}.so
 """
 
+_TVM_FFI = """\
+ninja_required_version = 1.3
+cxx = {cxx}
+cxxflags = -fPIC -O0 -I{include}
+ldflags = -shared -nostdlib
+
+rule compile
+  depfile = $out.d
+  deps = gcc
+  command = $cxx -MMD -MF $out.d $cxxflags -c $in -o $out
+
+rule link
+  command = $cxx $in $ldflags -o $out
+
+build cpp_0.o: compile {source}
+build {name}.so: link cpp_0.o
+
+default {name}.so
+"""
+
 
 @dataclass
 class Workshop:
@@ -105,11 +125,37 @@ class Workshop:
             ninja=text,
         )
 
+    def sglangs(self, name: str = "sgl_kernel_jit_rope") -> Kernel:
+        """A module as SGLang's own JIT has it: outputs named from its directory, a source that is written there."""
+        build_dir = self.root / "tvm-ffi" / f"{name}__arch_9.0a__tvmffi_0.1.11"
+        source, include = build_dir / "main.cpp", self.include / "common.h"
+        self._source("rope", 0)
+        text = _TVM_FFI.format(name=name, cxx=self.cxx, include=self.include, source=source)
+        return Kernel(
+            label="rope",
+            entry="rope",
+            op="sglang.jit_kernel.rope:_jit_rope_module",
+            target=TARGET,
+            place="kernels.yaml:1:1",
+            given={},
+            name=name,
+            generator="sglang.jit_kernel.rope:_jit_rope_module",
+            build_dir=build_dir,
+            library=build_dir / f"{name}.so",
+            ninja_file=build_dir / "build.ninja",
+            lock=build_dir / "lock",
+            sources=(source,),
+            ninja=text,
+            kind="sglang",
+            texts={str(source): f'#include "{include}"\nint rope() {{ return common(); }}\n'},
+        )
+
     def judge(self) -> Judge:
         roots: dict[str, tuple[str, ...]] = {
             "CACHE": (str(self.workspace),),
             "FLASHINFER": (str(self.root / self.site / "flashinfer"),),
             "CUDA": (str(self.root / "cuda"),),
+            "JIT": (str(self.root / "tvm-ffi"),),
         }
         contents = Contents.load(self.root / "contents.json")
         return Judge(Roots(roots), contents, {"nvcc": "V13.0.88", "c++": "g++ 12"}, self.ninja.version, self.stamp)

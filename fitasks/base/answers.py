@@ -8,7 +8,7 @@ what the reader makes of it, and has no other.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, NotRequired, TypedDict
+from typing import Any, Literal, NotRequired, TypedDict
 
 from fitasks.base.border import brief
 from fitasks.base.errors import BadInput
@@ -91,6 +91,8 @@ class Planned(TypedDict):
     lock: str
     sources: list[str]
     aot: list[Found]
+    kind: NotRequired[Literal["flashinfer", "sglang"]]
+    texts: NotRequired[dict[str, str]]
     note: NotRequired[str]
 
 

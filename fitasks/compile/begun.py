@@ -68,7 +68,7 @@ def remaining(kernel: Kernel, judge: Judge, ninja: Ninja, damaged: tuple[str, ..
             edges += [edge for edge in known if Path(edge.output).name in damaged and edge not in edges]
     except (OSError, ValueError):
         return [source.name for source in kernel.sources]
-    return [Path(edge.source).name for edge in edges if edge.output != str(kernel.library)]
+    return [Path(edge.source).name for edge in ninjas.compiling(edges, kernel.library)]
 
 
 def _record(kernel: Kernel, judge: Judge, ninja: Ninja) -> dict[str, object]:

@@ -11,9 +11,11 @@ import functools
 import threading
 import traceback
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol
 
 from fitasks.base.errors import FitasksError, KernelFailure
+from fitasks.base.files import write_if_changed
 from fitasks.compile import begun
 from fitasks.compile import receipt as receipts
 from fitasks.compile.failure import failed
@@ -28,8 +30,6 @@ from fitasks.plan import planner
 from fitasks.processes import sessions
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from fitasks.compile.judge.freshness import Judge
     from fitasks.compile.judge.reasons import Judgement
     from fitasks.compile.receipt import Receipt
@@ -111,7 +111,9 @@ class Builder:
         if kernel.problem:
             raise KernelFailure(kernel.problem)
         with module_lock(kernel.lock, timeout=self.lock_timeout, stopping=sessions.stopping, say=self.runner.say):
-            if any(not source.exists() for source in kernel.sources):
+            if kernel.texts:
+                _write_sources(kernel)
+            elif any(not source.exists() for source in kernel.sources):
                 self._regenerate(kernel)
             judge = self.judges[kernel.target].refreshed()  # somebody may have built it while we waited
             return self._make_right(kernel, judge, force=force)
@@ -209,3 +211,9 @@ class Builder:
             planner.ask(self.runner.plan.server, home, [kernel.target], config.kernels, sm90=config.sm90)
         if missing := [str(source) for source in kernel.sources if not source.exists()]:
             raise KernelFailure(f"{kernel.label}: FlashInfer did not generate {missing[0]}")
+
+
+def _write_sources(kernel: Kernel) -> None:
+    """Beside the library, as SGLang does before it asks ninja. Raises OSError."""
+    for path, text in kernel.texts.items():
+        write_if_changed(Path(path), text)

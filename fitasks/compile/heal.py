@@ -43,8 +43,9 @@ def heal(kernel: Kernel, receipt: Receipt, roots: Roots, ninja: Ninja) -> Receip
     inputs = {roots.absolute(relative) for relative, _ in receipts.parse_inputs(receipt.inputs)}
     moment = max(time.time_ns(), *map(_mtime, inputs.union(*deps.values())))
     for output in commands:
-        _own(Path(output))
-        os.utime(output, ns=(moment, moment))
+        path = kernel.build_dir / output
+        _own(path)
+        os.utime(path, ns=(moment, moment))
     _write_log(kernel.build_dir, commands, log_version(ninja), moment)
     ninjas.write_deps(kernel.build_dir, deps, moment)
     if reasons := ninjas.explain(ninja, kernel.build_dir, kernel.ninja_file):
@@ -68,7 +69,7 @@ def log_version(ninja: Ninja) -> int:
 
 def outputs_of(kernel: Kernel, commands: dict[str, str]) -> dict[str, Output]:
     """The state of everything the build made, ninja's logs included. Raises OSError."""
-    names = [os.path.relpath(path, kernel.build_dir) for path in commands]
+    names = [os.path.relpath(kernel.build_dir / path, kernel.build_dir) for path in commands]
     found = {}
     for name in [*names, ninjas.LOG, ninjas.DEPS]:
         path = kernel.build_dir / name
@@ -78,7 +79,7 @@ def outputs_of(kernel: Kernel, commands: dict[str, str]) -> dict[str, Output]:
 
 
 def commands_of(kernel: Kernel, ninja: Ninja) -> dict[str, str]:
-    """Output path → command, as ninja evaluates the build file."""
+    """Output, as the build file says it → command, as ninja evaluates it."""
     try:
         return {edge.output: edge.command for edge in ninjas.edges(ninja, kernel.build_dir, kernel.ninja_file)}
     except ValueError as error:

@@ -103,7 +103,7 @@ class Compiling:
             edges = ninjas.unfinished(self.runner.ninja, self.kernel.build_dir, self.kernel.ninja_file)
         except ValueError as error:
             raise KernelFailure(f"{self.kernel.label}: {error}") from None
-        compiled = [edge for edge in edges if edge.output != str(self.kernel.library)]
+        compiled = ninjas.compiling(edges, self.kernel.library)
         return sorted(compiled, key=lambda edge: -self._turn(edge).seconds)
 
     def _turn(self, edge: Edge) -> Turn:

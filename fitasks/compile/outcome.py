@@ -34,6 +34,7 @@ def receipt_of(runner: Runner, kernel: Kernel, judge: Judge, finished: Finished)
     deps = ninjas.read_deps(kernel.build_dir)
     read = {path for output in commands for path in deps.get(output, ())} | {str(path) for path in kernel.sources}
     read |= system_headers(commands.values(), kernel.build_dir)
+    read -= kernel.texts.keys()  # they are part of the commands
     digests = []
     for path in read:
         if (state := judge.contents.state(path)) is None:

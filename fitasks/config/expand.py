@@ -58,12 +58,14 @@ def _entry_problems(name: str, values: Values, document: Document) -> Iterator[P
 
 
 def _op_problems(name: str, op: str, generators: Sequence[str], document: Document) -> Iterator[Problem]:
-    """`module:function` is called: it must be a generator of FlashInfer, or of a package that the file names."""
+    """`module:function` is called: it must make a module of FlashInfer, SGLang, or a package that the file names."""
     module, colon, function = op.partition(":")
     if not colon or may_be_called(op, generators):
         return
     path: Path = ("kernels", name, "op")
-    if not is_named_like_one(function):
+    if module.partition(".")[0] == "sglang":
+        text = f"{shown(op)} is no function of SGLang that makes a module: they are called _jit_…"
+    elif not is_named_like_one(function):
         text = f"{shown(op)} is no generator, and only generators are called: functions named gen_…"
     else:
         package = module.partition(".")[0]

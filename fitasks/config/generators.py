@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 _OWN = "flashinfer"  # the package whose generators nobody has to name
+_SGLANG = "sglang"  # whose functions that make modules with its own JIT are called _jit_…
+_JIT = re.compile(r"_jit_\w+", re.ASCII)
 _NAME = re.compile(r"_?gen_(?!\w*(?:modules|specs)$)\w+", re.ASCII)
 _MODULE = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*", re.ASCII)
 
@@ -23,7 +25,17 @@ def is_named_like_one(function: str) -> bool:
 
 
 def may_be_called(op: str, packages: Sequence[str] = ()) -> bool:
-    """Return whether `module:function` is a generator of FlashInfer, or of one of these packages, by its words."""
+    """Return whether `module:function` makes a module, by its words.
+
+    It is a generator of FlashInfer or of one of these packages, or a function of SGLang's own JIT.
+    """
     module, _, function = op.partition(":")
-    within = any(f"{module}.".startswith(f"{package}.") for package in (_OWN, *packages))
-    return within and bool(_MODULE.fullmatch(module)) and is_named_like_one(function)
+    if not _MODULE.fullmatch(module):
+        return False
+    if _is_in(module, _SGLANG) and _JIT.fullmatch(function):
+        return True
+    return any(_is_in(module, package) for package in (_OWN, *packages)) and is_named_like_one(function)
+
+
+def _is_in(module: str, package: str) -> bool:
+    return f"{module}.".startswith(f"{package}.")

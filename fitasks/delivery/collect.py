@@ -44,11 +44,11 @@ class Complete:
 def collect(plan: Plan, judges: Mapping[str, Judge], names: Sequence[str] = ()) -> tuple[Complete, ...]:
     """The named kernels, or every planned one in the plan's order.
 
-    Raises KernelFailure that names all that aren't complete. What runs on no GPU of its target is left out, see
-    `left_out`. Judged anew: they may have been built in this very run. Wrong timestamps do not matter here.
+    Raises KernelFailure that names all that aren't complete. What no package can hold is left out, see `left_out`.
+    Judged anew: they may have been built in this very run. Wrong timestamps do not matter here.
     """
     today = {target: judge.refreshed() for target, judge in judges.items()}
-    chosen = [kernel for kernel in plan.chosen(names) if not kernel.unfit]
+    chosen = [kernel for kernel in plan.chosen(names) if not kernel.unfit and kernel.packageable]
     found = collected(chosen, lambda kernel: _complete(kernel, today[kernel.target], plan.targets[kernel.target]))
     if not found and (told := left_out(plan, names)):
         raise KernelFailure("\n".join(told))
@@ -72,8 +72,15 @@ def collected(kernels: Iterable[Kernel], make: Callable[[Kernel], Complete]) -> 
 
 
 def left_out(plan: Plan, names: Sequence[str] = ()) -> tuple[str, ...]:
-    """A sentence for each of these kernels that isn't delivered because no GPU of its target could run it."""
-    return tuple(f"left out: kernel:{kernel.label}: {kernel.problem}" for kernel in plan.chosen(names) if kernel.unfit)
+    """A sentence for each of these kernels that no package has: no GPU of its target runs it, or SGLang loads it."""
+    reasons = {kernel.label: _why_not(kernel) for kernel in plan.chosen(names)}
+    return tuple(f"left out: kernel:{label}: {why}" for label, why in reasons.items() if why)
+
+
+def _why_not(kernel: Kernel) -> str:
+    if not kernel.packageable and not kernel.problem:
+        return f"SGLang loads it from {kernel.build_dir.parent} alone; doit bundle takes it there"
+    return kernel.problem if kernel.unfit else ""
 
 
 def _complete(kernel: Kernel, judge: Judge, target: Target) -> Complete:

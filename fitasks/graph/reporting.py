@@ -99,4 +99,5 @@ def _files_done(session: Session, label: str) -> int:
         outputs = read_log(kernel.build_dir)
     except OSError:
         return 0
-    return sum(output != str(kernel.library) and (kernel.build_dir / output).exists() for output in outputs)
+    made = (kernel.build_dir / output for output in outputs)  # absolute, or relative to the module's directory
+    return sum(path != kernel.library and path.exists() for path in made)

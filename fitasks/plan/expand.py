@@ -48,6 +48,8 @@ def _kernel(entry: KernelConfig, target: str, label: str, planned: dict[str, Any
         sources=tuple(Path(source) for source in planned["sources"]),
         aot=tuple(Artefact(Path(found["path"]), tuple(found["architectures"])) for found in planned["aot"]),
         ninja=planned["ninja"],
+        kind=planned.get("kind", "flashinfer"),
+        texts=planned.get("texts", {}),
         note=planned.get("note", ""),
     )
 

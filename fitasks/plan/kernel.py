@@ -1,15 +1,17 @@
-"""One kernel to build: FlashInfer's own JitSpec, as data."""
+"""One kernel to build, as data: FlashInfer's own JitSpec, or what SGLang hands to tvm_ffi.cpp."""
 
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from fitasks.config.model import Scalar  # noqa: TC001 - part of Kernel, whose fields are looked at
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable
+
+Kind = Literal["flashinfer", "sglang"]  # whose JIT loads it
 
 _PATHS = ("build_dir", "library", "ninja_file", "lock")
 
@@ -24,9 +26,9 @@ class Artefact:
 
 @dataclass(frozen=True)
 class Kernel:
-    """A module of one target, exactly as the installed FlashInfer would build it at run time.
+    """A module of one target, exactly as the installed FlashInfer, or SGLang's own JIT, would build it at run time.
 
-    `ninja` is the whole text of FlashInfer's build.ninja. `problem` is set instead of paths being usable where
+    `ninja` is the whole text of build.ninja. `problem` is set instead of paths being usable where
     the configuration could not be planned; such a kernel fails alone. `twin` names the label of an earlier kernel
     that is the very same module.
     """
@@ -47,14 +49,21 @@ class Kernel:
     sources: tuple[Path, ...] = ()
     aot: tuple[Artefact, ...] = ()  # what FlashInfer found ahead of time when this was planned
     ninja: str = ""
+    kind: Kind = "flashinfer"
+    texts: dict[str, str] = field(default_factory=dict)  # of sources that are written beside the library, by path
     note: str = ""  # what the planner has to say of it, e.g. under which condition a server loads it
     problem: str = ""
     twin: str = ""
 
     @property
     def workspace(self) -> Path:
-        """FlashInfer's cache that it lies in, of its version and its target's set of architectures."""
+        """FlashInfer's cache that a module of its own lies in, of its version and its target's architectures."""
         return self.build_dir.parent.parent
+
+    @property
+    def packageable(self) -> bool:
+        """Whether FlashInfer would load it from a package of kernels; SGLang's own JIT looks into its cache alone."""
+        return self.kind == "flashinfer"
 
     @property
     def unfit(self) -> bool:
@@ -97,9 +106,18 @@ def impossible(records: Iterable[dict[str, Any]], targets: Collection[str]) -> s
 
 
 def _has_place(record: dict[str, Any]) -> bool:
-    """Whether it has a name, sources, and files where FlashInfer has them: in a directory of that name."""
+    """Whether it has a name, sources, and files where its kind has them: in a directory of that name.
+
+    SGLang's is `<name>__arch_9.0a__tvmffi_0.1.11`.
+    """
     name, directory, sources = record["name"], record["build_dir"], record["sources"]
-    if not name or not sources or directory.rpartition("/")[2] != name:
+    own = directory.rpartition("/")[2]
+    if not name or not sources or not (own == name or (record["kind"] == "sglang" and own.startswith(f"{name}__"))):
         return False
-    inside = record["library"] == f"{directory}/{name}.so" and record["ninja_file"].rpartition("/")[0] == directory
+    beside = [record["ninja_file"], *record["texts"]]
+    inside = record["library"] == f"{directory}/{name}.so" and all(_is_in(directory, path) for path in beside)
     return inside and all(path.startswith("/") for path in (directory, record["lock"], *sources))
+
+
+def _is_in(directory: str, path: str) -> bool:
+    return path.rpartition("/")[0] == directory

@@ -70,6 +70,11 @@ class Plan:
         """Any target, for what is the same for all: versions, the package's root, the cache's base."""
         return next(iter(self.targets.values()))
 
+    @property
+    def sglang_cache(self) -> Path | None:
+        """The directory that modules of SGLang's own JIT lie in, for every target; None where none is planned."""
+        return next((one.build_dir.parent for one in self.kernels if one.kind == "sglang" and one.name), None)
+
     def buildable(self) -> tuple[Kernel, ...]:
         """Kernels that have a module of their own: planned without a problem, and nobody's twin."""
         return tuple(kernel for kernel in self.kernels if not kernel.problem and not kernel.twin)

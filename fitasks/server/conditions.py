@@ -20,21 +20,23 @@ from fitasks.server import sm90_switch
 from fitasks.server.engine_conditions import finds_nvcc, version_of_engine, wanted_without_nvcc
 from fitasks.server.loadable import provisos
 from fitasks.server.place import moved
+from fitasks.server.sglang import VARIABLE
 from fitasks.server.variables import in_choices, in_commands
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from fitasks.plan.plan import Plan
-    from fitasks.server.check import Verdict
     from fitasks.server.knowledge import Knowledge
+    from fitasks.server.verdict import Verdict
 
 
 def conditions(known: Knowledge, verdicts: Sequence[Verdict] = ()) -> list[str]:
     """What the prediction takes for granted and a server started elsewhere may not have, with what brings it about."""
     plan = known.plan
-    ahead = bool(verdicts) and all(verdict.state == "ahead-of-time" for verdict in verdicts)
-    engine = _engine(plan, delivered=ahead or known.problem is not None) + provisos(known)
+    flashinfers = [verdict for verdict in verdicts if verdict.kind == "flashinfer"]
+    ahead = bool(verdicts) and all(verdict.state == "ahead-of-time" for verdict in flashinfers)
+    engine = _sglang(plan) + _engine(plan, delivered=ahead or known.problem is not None) + provisos(known)
     if known.problem:
         return engine
     if ahead:  # no ninja, no commands
@@ -54,6 +56,15 @@ def _same(plan: Plan, variables: Mapping[str, str]) -> list[str]:
     reads = f"FlashInfer reads {'it' if len(listed) == 1 else 'them'}"
     without = f"{reads}: otherwise it would look elsewhere or compile again"
     return [f"the server has {', '.join(listed)} as here ({without}); `doit env` prints the lines"]
+
+
+def _sglang(plan: Plan) -> list[str]:
+    """Where SGLang's own modules lie, unless its user's home tells."""
+    if not (place := plan.sglang_cache) or not (moved(plan) or VARIABLE in plan.server.env):
+        return []
+    if VARIABLE in plan.config.serving.env:
+        return []
+    return [f"the server has {VARIABLE}={place} (SGLang looks for its own modules there); `doit env` prints the lines"]
 
 
 def _home(plan: Plan) -> list[str]:

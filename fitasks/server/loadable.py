@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from fitasks.cuda.toolkit import Toolkit
     from fitasks.plan.plan import Plan
     from fitasks.plan.server import Server
-    from fitasks.server.check import Verdict
     from fitasks.server.knowledge import Knowledge
+    from fitasks.server.verdict import Verdict
 
 _LOADED = {"ahead-of-time", "cached", "outdated", "altered"}  # what a server loads, right or not
 _CUDA = ("libcu", "libnv")  # begin the names of what a CUDA build of torch brings

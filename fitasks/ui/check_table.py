@@ -16,7 +16,7 @@ from fitasks.ui.units import size
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from fitasks.server.check import Verdict
+    from fitasks.server.verdict import Verdict
 
 _STYLES = {"ahead-of-time": "green", "cached": "green"}
 

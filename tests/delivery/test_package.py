@@ -144,12 +144,13 @@ def test_check_says_so_where_all_kernels_are_cached(
     from fitasks.delivery.wheel import install
     from fitasks.graph import actions
     from fitasks.server import check, conditions
+    from fitasks.server.verdict import Verdict
     from fitasks.ui import check_table
 
     said: list[str] = []
     monkeypatch.setattr(actions, "current", lambda: session_of(plan_at(tmp_path, {})))
     monkeypatch.setattr(actions, "_print", said.append)
-    monkeypatch.setattr(check, "check", lambda session, names: [check.Verdict("page", "page", "9.0a", "cached")])
+    monkeypatch.setattr(check, "check", lambda session, names: [Verdict("page", "page", "9.0a", "cached")])
     monkeypatch.setattr(conditions, "conditions", lambda session, verdicts: [])
     monkeypatch.setattr(check_table, "show_verdicts", lambda verdicts, needed: None)
     monkeypatch.setattr(install, "damaged", lambda server: damage)

@@ -16,8 +16,8 @@ from fitasks.delivery.bundle.manifest import BundleRefused, Manifest, PackedFile
 from fitasks.delivery.bundle.usable import refuse_foreign
 from fitasks.delivery.tvmffi import headers_abi, same_abi
 from fitasks.delivery.wheel.installed import built_with
-from fitasks.server.check import Verdict
 from fitasks.server.loadable import loadable
+from fitasks.server.verdict import Verdict
 from tests.delivery.wheelwright import Shop, module, unpacked
 from tests.sessions import NO_CUDART, plan_at, session_of
 

@@ -19,13 +19,14 @@ from fitasks.cuda.elf import is_shared_object, segments
 from fitasks.graph.session import Session
 from fitasks.plan.caches import bases
 from fitasks.plan.kernel import Artefact
-from fitasks.server.check import Verdict, check
+from fitasks.server.check import check
 from fitasks.server.check import predict as predict_at
 from fitasks.server.conditions import conditions
 from fitasks.server.exports import exports
 from fitasks.server.place import Place, place_of
 from fitasks.server.sm90_switch import install
 from fitasks.server.user import User
+from fitasks.server.verdict import Verdict
 from tests.cuda.fake_toolkit import Maker
 from tests.delivery.wheelwright import module
 from tests.sessions import session_of

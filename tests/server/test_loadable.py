@@ -22,8 +22,8 @@ from fitasks.cuda.toolkit import Toolkit
 from fitasks.graph.session import Session
 from fitasks.plan.kernel import Kernel
 from fitasks.plan.server import Server
-from fitasks.server.check import State, Verdict
 from fitasks.server.loadable import loadable, provisos
+from fitasks.server.verdict import State, Verdict
 from tests.sessions import NO_CUDART, plan_at, session_of
 
 pytestmark = pytest.mark.usefixtures("tvm_ffi")

@@ -15,12 +15,12 @@ import pytest
 
 from fitasks.base.errors import EnvironmentProblem
 from fitasks.server import user as users
-from fitasks.server.check import Verdict
 from fitasks.server.conditions import conditions
 from fitasks.server.exports import exports
 from fitasks.server.mounts import mount_of
 from fitasks.server.place import Place
 from fitasks.server.user import User, access_of, user_of
+from fitasks.server.verdict import Verdict
 from tests.server.test_check import installed, predict, session
 
 if TYPE_CHECKING:

@@ -15,10 +15,10 @@ from fitasks.cuda.cudart import Cudart
 from fitasks.graph.session import Session
 from fitasks.plan.server import Package, Server
 from fitasks.server import buildlog
-from fitasks.server.check import Verdict
 from fitasks.server.conditions import conditions
 from fitasks.server.exports import export_lines, exports
 from fitasks.server.variables import in_choices, in_commands, package, read_by_nobody, variables_of_commands
+from fitasks.server.verdict import Verdict
 from tests.cuda.fake_toolkit import put
 from tests.sessions import NO_CUDART, session_of
 from tests.workshop import Workshop

@@ -21,19 +21,11 @@ from fitasks.trace.toolchains import TOOLCHAINS
 from fitasks.ui.trace_table import covered
 from tests.serving.flashinfer_wheels import wheel_of
 from tests.serving.planner_runs import fake_toolkit
+from tests.serving.sglang_stubs import stubbed
 
 if TYPE_CHECKING:
     from fitasks.trace.model import Requested
 
-# SGLang's package without what a kernel's module doesn't need: its server's dependencies.
-STUBS = {
-    "sglang/__init__.py": "__path__.append({real!r} + '/sglang')",
-    "sglang/srt/__init__.py": "__path__.append({real!r} + '/sglang/srt')",
-    "sglang/utils.py": "is_in_ci = lambda: False",
-    "sglang/srt/utils/__init__.py": "",
-    "sglang/srt/utils/common.py": "get_cuda_version = lambda: (13, 0)\nis_cuda = lambda: True",
-    "sglang/kernels/__init__.py": "__path__.append({real!r} + '/sglang/kernels')",
-}
 OLD = """
 import os, pathlib, torch, tvm_ffi, tvm_ffi.cpp
 def load_inline(name, build_directory, **more):
@@ -63,15 +55,6 @@ def recorded(tmp_path: Path, script: str, *paths: Path, **more: str) -> tuple[li
     assert done.returncode == int(bool(more.get("FAIL"))), done.stderr[-3000:]
     lines = trace.read_text().splitlines() if trace.exists() else []
     return [json.loads(line) for line in lines], done.stderr
-
-
-def stubbed(tmp_path: Path, real: Path) -> Path:
-    for name, text in STUBS.items():
-        file = tmp_path / "stubs" / name
-        file.parent.mkdir(parents=True, exist_ok=True)
-        if (real / name).exists() or "kernels" not in name:
-            file.write_text(text.format(real=str(real)))
-    return tmp_path / "stubs"
 
 
 @pytest.mark.usefixtures("torch")

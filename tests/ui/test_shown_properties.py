@@ -19,7 +19,7 @@ from fitasks.base.streams import clean, one_line, show, show_for_shell, tell, wh
 from fitasks.compile.failure.diagnose import diagnose
 from fitasks.compile.pool.usage import Usage
 from fitasks.graph import tasks
-from fitasks.server.check import Verdict
+from fitasks.server.verdict import Verdict
 from fitasks.ui.board import LiveBoard, PlainBoard
 from fitasks.ui.check_table import show_verdicts, write_verdicts
 from fitasks.ui.console import cell, console

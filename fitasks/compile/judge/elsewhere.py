@@ -18,6 +18,8 @@ def elsewhere(kernel: Kernel, bases: Iterable[Path]) -> str:
 
     Of several the nearest: what differs in the place alone is rather what is missed than one of another version.
     """
+    if kernel.kind != "flashinfer":
+        return ""
     ours = kernel.workspace
     found = [place for base in bases for place in _places(kernel, base) if place != ours]
     if not found:

@@ -11,6 +11,7 @@ Nothing here writes, locks or starts a process; 655 kernels are judged by about 
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, field
 from itertools import repeat
 from typing import TYPE_CHECKING
@@ -78,12 +79,14 @@ class Judge:
         return Judge(self.roots, self.contents.refreshed(), self.toolchain, self.ninja, self.stamp, self.bases)
 
     def commands(self, kernel: Kernel) -> str:
-        """The kernel's build.ninja with roots named."""
-        try:
-            return self._commands[kernel.ninja]
-        except KeyError:
-            text = self._commands[kernel.ninja] = self.roots.text(kernel.ninja)
-            return text
+        """The kernel's build.ninja with roots named, and the sources that are written with it.
+
+        SGLang's name their headers by absolute paths, so that their contents differ from place to place.
+        """
+        if kernel.ninja not in self._commands:
+            texts = (f"{path.rpartition('/')[2]} = {json.dumps(text)}\n" for path, text in kernel.texts.items())
+            self._commands[kernel.ninja] = self.roots.text("".join([kernel.ninja, *texts]))
+        return self._commands[kernel.ninja]
 
     def _without_receipt(self, kernel: Kernel) -> Reason:
         if receipts.path_of(kernel).exists():
@@ -92,7 +95,7 @@ class Judge:
             return Reason("incomplete", f"{kernel.library.name} has no receipt")
         if error := failed.remembered(kernel, self):
             return Reason("failed", error)
-        if kernel.build_dir.exists():
+        if kernel.ninja_file.exists():  # its directory may be there for SGLang's lock alone
             return Reason("incomplete", f"{kernel.build_dir.name} was begun and not finished")
         if there := elsewhere(kernel, self.bases):
             return Reason("elsewhere", there)

@@ -68,6 +68,7 @@ def roots_of(plan: Plan, target: str) -> Roots:
             "CUDA": (str(plan.toolkit.home), str(plan.toolkit.root)),
             "SITE": tuple(dict.fromkeys((str(found.root.parent), *map(str, plan.server.site_packages)))),
         }
+        | ({"JIT": (str(plan.sglang_cache),)} if plan.sglang_cache else {})
         | _python(plan, target)
     )
 

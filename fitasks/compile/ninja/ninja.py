@@ -20,7 +20,7 @@ from fitasks.base import temporary
 from fitasks.base.errors import EnvironmentProblem
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
     from fitasks.cuda.probe import ProbeMemo
 
@@ -44,7 +44,10 @@ class Ninja:
 
 @dataclass(frozen=True)
 class Edge:
-    """One command of a build file: what it makes (absolute), from which file first, and the whole command."""
+    """One command of a build file: what it makes, from which file first, and the whole command.
+
+    `output` is as the build file says it: FlashInfer's absolute, tvm-ffi's relative to the module's directory.
+    """
 
     output: str
     source: str
@@ -94,9 +97,27 @@ def _dry_run(ninja: Ninja, build_dir: Path, ninja_file: Path, *flags: str) -> su
         for name in (LOG, DEPS):
             if (build_dir / name).exists():
                 shutil.copy2(build_dir / name, scratch)
-        command = [str(ninja.executable), "-n", *flags, "-C", str(scratch), "-f", str(ninja_file.resolve())]
+        build_file = logging_in(scratch, ninja_file)
+        command = [str(ninja.executable), "-n", *flags, "-C", str(build_dir), "-f", str(build_file)]
         env = os.environ | {"NINJA_STATUS": ""}
         return subprocess.run(command, env=env, capture_output=True, text=True, errors="replace", check=False)
+
+
+def compiling(edges: Iterable[Edge], library: Path) -> list[Edge]:
+    """Those that don't link the library."""
+    return [edge for edge in edges if Path(edge.output).name != library.name]
+
+
+def logging_in(place: Path, ninja_file: Path) -> Path:
+    """A build file like this one, for a ninja that keeps its logs in a directory of its own, where it is written."""
+    build_file = place / "build.ninja"
+    build_file.write_text(f"include {_escaped(ninja_file.resolve())}\nbuilddir = {_escaped(place)}\n")
+    return build_file
+
+
+def _escaped(path: Path) -> str:
+    """As ninja's files want it."""
+    return str(path).replace("$", "$$").replace(" ", "$ ").replace(":", "$:")
 
 
 def read_log(build_dir: Path) -> dict[str, int]:

@@ -44,8 +44,7 @@ def end(kernel: Kernel) -> None:
 def command(ninja: Ninja, kernel: Kernel, edge: Edge, part: Path) -> list[str]:
     """Runs one command of the kernel's build file, and logs it in `part`, which is made."""
     part.mkdir()
-    build_file = part / "build.ninja"
-    build_file.write_text(f"include {_escaped(kernel.ninja_file.resolve())}\nbuilddir = {_escaped(part)}\n")
+    build_file = ninjas.logging_in(part, kernel.ninja_file)
     return [*ninja.command(kernel.build_dir, build_file), "-j", "1", edge.output]
 
 
@@ -88,8 +87,3 @@ def _deps(directory: Path) -> dict[str, tuple[str, ...]]:
 
 def _output(line: str) -> str:
     return line.split("\t")[3] if line.count("\t") == 4 else line
-
-
-def _escaped(path: Path) -> str:
-    """As ninja's files want it."""
-    return str(path).replace("$", "$$").replace(" ", "$ ").replace(":", "$:")

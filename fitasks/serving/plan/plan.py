@@ -42,6 +42,8 @@ from plan_generators import (  # noqa: E402
 )
 from plan_parameters import arguments_for, as_json  # noqa: E402
 from plan_reads import Reads  # noqa: E402
+from plan_sglang import is_sglangs  # noqa: E402
+from plan_sglang import planned as planned_sglang  # noqa: E402
 from plan_spec import confined, generate, install_network_guard, spec_record  # noqa: E402
 
 if TYPE_CHECKING:
@@ -131,6 +133,8 @@ def plan(kernel: dict[str, Any], allowed: Allowed) -> dict[str, Any]:
 
 def _planned(op: str, params: dict[str, Any], allowed: Allowed) -> dict[str, Any]:
     sm90, recorded = allowed.sm90, allowed.recorded
+    if is_sglangs(op):
+        return planned_sglang(op, params, recorded=recorded)
     generator, arguments = find_generator(op, allowed.generators, recorded=recorded), None
     notes = []
     if not sm90 and "sm90" in generator.__name__:

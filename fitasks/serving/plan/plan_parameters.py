@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import enum
 import inspect
 import json
+import sys
 import typing
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
@@ -69,10 +71,25 @@ def _plain(value: Any) -> Any:
 
 
 def _hints(generator: Callable[..., Any]) -> dict[str, Any]:
-    try:
-        return typing.get_type_hints(inspect.unwrap(generator))
-    except Exception:  # an annotation that does not evaluate here says nothing about our values
-        return {}
+    """Of each parameter; an annotation that does not evaluate here says nothing about our values.
+
+    SGLang's functions return a Module that only a type checker imports.
+    """
+    function: Any = inspect.unwrap(generator)
+    hints = {}
+    for name, annotation in getattr(function, "__annotations__", {}).items():
+        with contextlib.suppress(Exception):
+            hints[name] = typing.get_type_hints(_Annotated(name, annotation), vars(sys.modules[function.__module__]))[
+                name
+            ]
+    return hints
+
+
+class _Annotated:
+    """Something with one annotation, as typing.get_type_hints takes it."""
+
+    def __init__(self, name: str, annotation: Any) -> None:
+        self.__annotations__ = {name: annotation}
 
 
 def _shorthand(given: dict[str, Any], parameters: dict[str, Any]) -> dict[str, Any]:

@@ -49,11 +49,15 @@ def nobody_calls(name: str) -> bool:
 
 
 def defines(module: str, name: str) -> bool:
-    """Return whether this module of FlashInfer is loaded or, by its source, defines this function. Imports nothing."""
+    """Return whether this module is loaded or, by its source, defines this function. Imports nothing.
+
+    The package that it is in is imported.
+    """
     if module in sys.modules:
         return True
-    file = Path(str(sys.modules["flashinfer"].__file__)).parent.joinpath(*module.split(".")[1:])
-    texts = [_text(file.with_suffix(".py")), _text(file / "__init__.py")]
+    package, *names = module.split(".")
+    files = [Path(place).joinpath(*names) for place in sys.modules[package].__path__]
+    texts = [_text(one) for file in files for one in (file.with_suffix(".py"), file / "__init__.py")]
     return any(re.search(rb"^def %s\(" % name.encode(), text, re.MULTILINE) for text in texts)
 
 

@@ -179,6 +179,7 @@ def spec_record(spec: Any) -> dict[str, Any]:
     sources = [str(source) for source in spec.sources]
     generated_dir = _generated_dir()
     return {
+        "kind": "flashinfer",
         "name": spec.name,
         "build_dir": str(spec.build_dir),
         "library": str(spec.jit_library_path),

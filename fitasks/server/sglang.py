@@ -1,0 +1,52 @@
+"""What a server will do with a module of SGLang's own JIT (load_jit of sglang/jit_kernel/utils/compile.py, 0.5.16).
+
+A library that is there is loaded as it is: no ninja, no lock, no look at what it was made from. One that can't be
+loaded is built like one that isn't there: lock, sources, build.ninja, ninja, then loaded again.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from fitasks.cuda.elf import segments
+from fitasks.server.ahead import wanted
+from fitasks.server.loadable import loadable
+from fitasks.server.verdict import CONTENT, Verdict, at_work, compiled_since, explained, loaded, provenance
+
+if TYPE_CHECKING:
+    from fitasks.plan.kernel import Kernel
+    from fitasks.server.knowledge import Knowledge
+    from fitasks.server.place import Place
+
+VARIABLE = "TVM_FFI_CACHE_DIR"
+
+
+def predict(known: Knowledge, kernel: Kernel, place: Place) -> Verdict:
+    """What the server's first call that needs this module will do."""
+    blank = Verdict(kernel.label, kernel.name, kernel.target, "unplanned", kernel.problem, kind="sglang")
+    if kernel.problem:
+        return replace(blank, state="would fail") if kernel.unfit else blank
+    blank = replace(blank, architectures=wanted(known.plan, kernel))
+    if not kernel.library.is_file():
+        reason = str(known.judge(kernel).first or f"{kernel.library.name} is missing")
+        return at_work(known, kernel, place, replace(blank, state="would compile", reason=reason))
+    verdict = loadable(known, loaded(_as_it_is(known, kernel, blank), kernel.library, place))
+    return _again(known, kernel, place, verdict) if verdict.state == "would fail" else verdict
+
+
+def _as_it_is(known: Knowledge, kernel: Kernel, blank: Verdict) -> Verdict:
+    """Nobody asks what it was made from; whether it is what a build would make now, contents tell."""
+    if compiled_since(kernel):
+        return replace(blank, state="cached", reason="compiled by a server since: fitasks has no receipt of it")
+    first = known.judge(kernel).first
+    if first and first.kind in CONTENT:
+        return replace(blank, state="outdated", reason=f"SGLang loads it as it is, but {first}")
+    return replace(blank, state="cached", reason=provenance(known, kernel))
+
+
+def _again(known: Knowledge, kernel: Kernel, place: Place, failing: Verdict) -> Verdict:
+    """After an error of the loader SGLang builds, which helps if ninja finds work; a cut file ends the process."""
+    if segments(kernel.library) == "cut" or not explained(known, kernel):
+        return failing
+    return at_work(known, kernel, place, replace(failing, state="would compile"))
