@@ -1,0 +1,72 @@
+"""A module of SGLang's own JIT with the real nvcc, and SGLang's own code that loads it (about 15 s of one core)."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.doit_project import Project, cudart_in_reach
+from tests.serving.flashinfer_wheels import wheel_of
+from tests.serving.sglang_stubs import stubbed
+
+pytestmark = pytest.mark.real
+
+_KERNELS = """\
+targets: ["9.0a"]
+kernels:
+  clamp:
+    op: sglang.jit_kernel.clamp_position:_jit_clamp_position_module
+    dtype: int64
+"""
+# A server's first call that needs it, in a process that finds no compiler; a GPU is needed for the answer about it only.
+_SERVER = """
+import subprocess, torch
+subprocess.Popen = None
+torch.cuda.current_device, torch.cuda.get_device_capability = lambda: 0, lambda device: (9, 0)
+from sglang.jit_kernel.clamp_position import _jit_clamp_position_module
+print(_jit_clamp_position_module(torch.int64).clamp_position)
+"""
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory, flashinfer: Path) -> Project:  # noqa: ARG001
+    made = Project.make(tmp_path_factory.mktemp("sglang"), _KERNELS)
+    del made.env["FLASHINFER_NVCC"]
+    stubs = stubbed(made.root.parent, wheel_of("sglang", "sglang==0.5.16"))
+    made.env |= cudart_in_reach() | {"PYTHONPATH": os.pathsep.join([str(stubs), made.env["PYTHONPATH"]])}
+    assert "clamp-i64  would compile" in made.doit("check", status=1)
+    made.doit("kernel:clamp*")
+    return made
+
+
+def server(project: Project, **env: str) -> str:
+    """What SGLang says, with nothing on PATH."""
+    command = [sys.executable, "-c", _SERVER]
+    done = subprocess.run(command, env=project.env | {"PATH": ""} | env, capture_output=True, text=True, check=False)
+    return done.stdout + done.stderr
+
+
+def test_sglang_loads_it_without_any_compiler(project: Project) -> None:
+    assert "Found 1 compiled kernel(s) of 1" in project.doit("check")
+    assert "ffi.Function" in server(project)
+
+
+def test_a_copy_of_the_cache_serves_as_well_and_an_empty_one_does_not(project: Project, tmp_path: Path) -> None:
+    home = Path(project.env["HOME"])
+    shutil.copytree(home / ".cache" / "tvm-ffi", tmp_path / "copy")
+    assert "ffi.Function" in server(project, TVM_FFI_CACHE_DIR=str(tmp_path / "copy"))
+    assert "ffi.Function" not in server(project, TVM_FFI_CACHE_DIR=str(tmp_path / "empty"))
+
+
+def test_a_second_doit_compiles_nothing(project: Project) -> None:
+    assert project.doit() == "1 kernel: 1 fresh\n"
+
+
+def test_no_package_can_hold_it(project: Project) -> None:
+    said = project.doit("wheel", status=1)
+    assert "SGLang loads it from" in said
