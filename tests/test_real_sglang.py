@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -34,7 +35,7 @@ print(_jit_clamp_position_module(torch.int64).clamp_position)
 
 
 @pytest.fixture(scope="module")
-def project(tmp_path_factory: pytest.TempPathFactory, flashinfer: Path) -> Project:  # noqa: ARG001
+def project(tmp_path_factory: pytest.TempPathFactory, flashinfer: Path) -> Project:
     made = Project.make(tmp_path_factory.mktemp("sglang"), _KERNELS)
     del made.env["FLASHINFER_NVCC"]
     stubs = stubbed(made.root.parent, wheel_of("sglang", "sglang==0.5.16"))
@@ -70,3 +71,19 @@ def test_a_second_doit_compiles_nothing(project: Project) -> None:
 def test_no_package_can_hold_it(project: Project) -> None:
     said = project.doit("wheel", status=1)
     assert "SGLang loads it from" in said
+
+
+def test_what_a_trace_says_becomes_an_entry(project: Project, tmp_path: Path) -> None:
+    """As the recorder writes it; a function that makes no module of SGLang's is not called."""
+    heard = {"version": 1, "unsaid": "", "kind": "sglang-jit", "how": "compiled", "seconds": 12.0, "pid": 1}
+    kvcache = {"generator": "sglang.jit_kernel.kvcache:_jit_kvcache_module", "arguments": {"row_bytes": 2048}}
+    odd = {"generator": "sglang.utils:is_in_ci", "name": "x", "arguments": {}}
+    lines = [heard | kvcache | {"name": "sgl_kernel_jit_kvcache_2048_true"}, heard | odd]
+    trace = tmp_path / "trace.jsonl"
+    trace.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    said = project.doit("check", "--trace", str(trace), status=1)
+    assert "2 of 2 requested modules are not covered by kernels.yaml" in said
+    out = project.doit("import_trace", str(trace), "--write")
+    assert "+  kvcache: {op: sglang.jit_kernel.kvcache:_jit_kvcache_module, row_bytes: 2048}" in out
+    assert "generator 'sglang.utils:is_in_ci' is no" in out
+    assert "1 of 2 requested modules are not covered" in project.doit("check", "--trace", str(trace), status=1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
 
 Kind = Literal["flashinfer", "sglang"]  # whose JIT loads it
 
+_SOURCES_HASH = re.compile(r"_[0-9a-f]{16}$")  # at the end of a module's name of SGLang's
 _PATHS = ("build_dir", "library", "ninja_file", "lock")
 
 
@@ -69,6 +71,11 @@ class Kernel:
     def unfit(self) -> bool:
         """Whether it could be planned, but its code runs on none of the target's GPUs; `problem` says so."""
         return bool(self.problem and self.name)
+
+
+def asked_as(name: str, kind: str) -> str:
+    """Return the name by which a server asks for a module: SGLang's without the hash of its sources."""
+    return _SOURCES_HASH.sub("", name) if kind == "sglang" else name
 
 
 def as_record(kernel: Kernel) -> dict[str, Any]:

@@ -13,7 +13,8 @@ from fitasks.base.border import read_json
 from fitasks.base.errors import BadInput
 from fitasks.base.shape import fits
 from fitasks.cuda.architecture import members, together
-from fitasks.trace.toolchains import COMPILER, Waited, waited
+from fitasks.plan.kernel import asked_as
+from fitasks.trace.toolchains import AHEAD, COMPILER, Waited, waited
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -32,32 +33,33 @@ Names = dict[str, frozenset[str]]  # architecture set ("90a", "80_90a") → name
 class Coverage:
     """Requested modules by what gives them. The last two are outside of what precompilation can do."""
 
-    total: int  # nvcc modules that were really loaded
+    total: int  # modules that kernels.yaml might name, and that were really loaded
     not_planned: tuple[Requested, ...]  # kernels.yaml doesn't give them
     not_packaged: tuple[Requested, ...] | None  # nor does flashinfer-jit-cache; None where none is installed
     uncompiled: tuple[Requested, ...]  # CuTe-DSL and the like
     unused: tuple[Requested, ...]  # generated, but never loaded
     waited: tuple[Waited, ...] = ()  # by toolchain
-    compilers: int = 0  # processes that Python started
+    compilers: tuple[str, ...] = ()  # that Python started: "nvcc page.cu", each once however often
 
     @property
     def missing(self) -> tuple[Requested, ...]:
         """Modules that nothing gives: a server would compile them, or be refused."""
-        return tuple(one for one in self.not_planned if self.not_packaged is None or one in self.not_packaged)
+        packaged = self.not_packaged
+        return tuple(one for one in self.not_planned if packaged is None or one.kind != "nvcc" or one in packaged)
 
 
 def coverage(requested: Sequence[Requested], planned: Names, packaged: Names | None) -> Coverage:
     """Compare what was asked for with what kernels.yaml plans and, if one is installed, the official package has."""
     loaded = [one for one in requested if one.loaded]
-    modules = [one for one in loaded if one.kind == "nvcc"]
+    modules = [one for one in loaded if one.kind in AHEAD]
     return Coverage(
         len(modules),
         tuple(one for one in modules if not _cached(planned, one)),
         None if packaged is None else tuple(one for one in modules if not _packaged(packaged, one)),
-        tuple(one for one in loaded if one.kind != "nvcc"),
+        tuple(one for one in loaded if one.kind not in AHEAD),
         tuple(one for one in requested if one.unused),
         tuple(waited(requested)),
-        sum(one.kind == COMPILER for one in requested),
+        tuple(one.name for one in requested if one.kind == COMPILER),
     )
 
 
@@ -67,7 +69,9 @@ def _cached(names: Names, one: Requested) -> bool:
 
 
 def _packaged(names: Names, one: Requested) -> bool:
-    """Every architecture that the server had needs a provider."""
+    """Every architecture that the server had needs a provider; the package is of FlashInfer's modules."""
+    if one.kind != "nvcc":
+        return True
     having = [arch for arch, known in names.items() if one.name in known]
     served = {one for arch in having for one in members(arch)}
     return _ANY in having or (bool(having) and set(members(one.architectures)) <= served)
@@ -78,7 +82,7 @@ def planned_names(plan: Plan) -> Names:
     names: dict[str, set[str]] = {}
     for kernel in plan.kernels:
         if kernel.name and not kernel.problem:
-            names.setdefault(plan.targets[kernel.target].arch, set()).add(kernel.name)
+            names.setdefault(plan.targets[kernel.target].arch, set()).add(asked_as(kernel.name, kernel.kind))
     return {arch: frozenset(known) for arch, known in names.items()}
 
 

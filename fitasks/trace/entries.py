@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from fitasks.config.generators import may_be_called
 from fitasks.config.problem import shown
 from fitasks.config.shorthands import meant, shortened
+from fitasks.trace.toolchains import AHEAD
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -44,8 +45,8 @@ def unsayable(one: Requested) -> str:
     """Why a request cannot be an entry whatever its op, "" where it may."""
     if one.unsaid:
         return one.unsaid
-    if one.kind != "nvcc":
-        return "FlashInfer doesn't build this module with nvcc, so nothing can be compiled beforehand"
+    if one.kind not in AHEAD:
+        return "neither FlashInfer's nvcc nor SGLang's own JIT builds it, so nothing can be compiled beforehand"
     if refused := _foreign(one):
         return f"{one.place}: {refused}" if one.place else refused
     lists = [name for name, value in one.arguments.items() if isinstance(value, (list, dict))]
@@ -55,7 +56,7 @@ def unsayable(one: Requested) -> str:
 def _foreign(one: Requested) -> str:
     """What a request says that no recorded server does, and that would run code of its choice; "" where nothing."""
     if one.generator and not may_be_called(one.generator):
-        said = f"generator {shown(one.generator)} is no gen_… function of FlashInfer"
+        said = f"generator {shown(one.generator)} is no gen_… function of FlashInfer, nor a _jit_… function of SGLang"
         return f"{said}, and nothing else is called for a trace"
     if odd := [name for name in one.arguments if not _NAME.fullmatch(name)]:
         return f"arguments: {shown(odd[0])} is no parameter's name"

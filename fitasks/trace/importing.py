@@ -11,10 +11,12 @@ from fitasks.base.errors import ConfigError, EnvironmentProblem
 from fitasks.base.files import write_atomic
 from fitasks.config.model import KernelConfig, Position
 from fitasks.plan import planner
+from fitasks.plan.kernel import asked_as
 from fitasks.plan.offers import offers
 from fitasks.trace.document import added, difference
 from fitasks.trace.merge import merge
 from fitasks.trace.resolve import Resolved, Unresolved, resolve
+from fitasks.trace.toolchains import AHEAD
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -49,8 +51,8 @@ class Proposal:
 def propose(plan: Plan, file: Path, requested: Sequence[Requested]) -> Proposal:
     """The entries for everything requested that `file` doesn't give. Raises EnvironmentProblem, ConfigError."""
     unused = tuple(one for one in requested if one.unused)
-    uncompiled = tuple(one for one in requested if one.loaded and one.kind != "nvcc")
-    wanted = [one for one in requested if one.loaded and one.kind == "nvcc"]
+    uncompiled = tuple(one for one in requested if one.loaded and one.kind not in AHEAD)
+    wanted = [one for one in requested if one.loaded and one.kind in AHEAD]
     present = tuple(one for one in wanted if _planned(plan, one))
     missing = [one for one in wanted if one not in present]
     resolved, refused = _resolve(plan, missing) if missing else ((), ())
@@ -73,7 +75,8 @@ def _text(file: Path) -> str:
 
 
 def _planned(plan: Plan, one: Requested) -> bool:
-    return any(one.name == kernel.name and _fits(plan, one, kernel.target) for kernel in plan.kernels)
+    same = (kernel for kernel in plan.kernels if asked_as(kernel.name, kernel.kind) == one.name)
+    return any(_fits(plan, one, kernel.target) for kernel in same)
 
 
 def _fits(plan: Plan, one: Requested, target: str) -> bool:
@@ -107,7 +110,7 @@ def _prove(plan: Plan, text: str, resolved: Sequence[Resolved]) -> None:
     before = {kernel.entry for kernel in plan.config.kernels}
     kernels = [kernel for kernel in kernels_in(text) if kernel.entry not in before]
     for arch, records in ask(plan, kernels).items():
-        given = {str(record.get("name")) for record in records}
+        given = {asked_as(str(record.get("name")), str(record.get("kind"))) for record in records}
         wanted = {one.requested.name for one in resolved if one.requested.architectures in {"", arch}}
         if len(records) > len(resolved) or not wanted <= given:
             lost = ", ".join(sorted(wanted - given)) or "others than were asked for"

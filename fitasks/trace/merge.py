@@ -122,7 +122,10 @@ def _ordered(values: tuple[Scalar, ...]) -> tuple[Scalar, ...]:
 
 def _name(op: str, box: _Box, taken: set[str]) -> str:
     """`prefill` for batch_prefill, as people call it; initials where kernels would be called too long a name."""
-    stem = op.rpartition(":")[2].lstrip("_").removeprefix("gen_").removesuffix("_module").removeprefix("batch_")
+    stem = op.rpartition(":")[2].lstrip("_")
+    for prefix in ("gen_", "jit_", "batch_"):
+        stem = stem.removeprefix(prefix)
+    stem = stem.removesuffix("_module")
     longest = {name: max(values, key=lambda value: len(str(value))) for name, values in box.items()}
     if len(label(stem, longest)) > _LONGEST_LABEL:
         stem = "".join(word if any(map(str.isdigit, word)) else word[:1] for word in stem.split("_"))

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from fitasks.cuda.architecture import misfit, single
+from fitasks.plan.kernel import asked_as
 from fitasks.plan.modules import variant
 from fitasks.trace.entries import Entry, entries_of, unsayable
 from fitasks.trace.names import entries_of_name
@@ -103,10 +104,14 @@ def _judge(
 
 def _gives(one: Requested, record: Record) -> bool:
     """The name, and the arguments as far as the trace has them: names don't tell all of them."""
-    if record.get("name") != one.name:
+    if _asked_as(record) != one.name:
         return False
     got = record["params"]
     return all(json.dumps(got[name]) == json.dumps(value) for name, value in one.arguments.items() if name in got)
+
+
+def _asked_as(record: Record) -> str:
+    return asked_as(record.get("name", ""), record.get("kind", ""))
 
 
 def _modules(right: Sequence[tuple[Entry, Record]]) -> list[Entry]:
@@ -164,7 +169,7 @@ def _reasons(one: Requested, planned: Sequence[tuple[Entry, Record]]) -> Iterato
     for entry, record in planned:
         if "error" in record:
             yield str(record["error"]["message"])
-        elif record["name"] != one.name:
-            yield f"{entry.op} gives {record['name']}"
+        elif (name := _asked_as(record)) != one.name:
+            yield f"{entry.op} gives {name}"
         else:
             yield f"{entry.op} gives this name with other arguments"

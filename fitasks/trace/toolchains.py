@@ -19,17 +19,23 @@ class KnownToolchain:
 
     title: str
     kept: str | None = None
+    ahead: bool = False  # whether kernels.yaml can name what it compiles
 
 
 TOOLCHAINS = {
-    "nvcc": KnownToolchain("FlashInfer, nvcc", "cached_ops"),
+    "nvcc": KnownToolchain("FlashInfer, nvcc", "cached_ops", ahead=True),
     "cute-dsl": KnownToolchain("FlashInfer, CuTe-DSL", "cached_ops"),
     "cute-dsl-in-memory": KnownToolchain("CuTe-DSL, in memory", ""),
-    "sglang-jit": KnownToolchain("SGLang's own JIT", "~/.cache/tvm-ffi, or ~/.cache/sglang/jit of newer versions"),
+    "sglang-jit": KnownToolchain(
+        "SGLang's own JIT", "~/.cache/tvm-ffi, or ~/.cache/sglang/jit of newer versions", ahead=True
+    ),
     "triton": KnownToolchain("Triton", "TRITON_CACHE_DIR (~/.triton/cache)"),
     "tirx": KnownToolchain("FlashInfer, TIRx", "cached_ops"),
     "other": KnownToolchain("others of FlashInfer"),
 }
+
+
+AHEAD = frozenset(kind for kind, one in TOOLCHAINS.items() if one.ahead)
 
 
 @dataclass(frozen=True)

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from fitasks.trace.toolchains import TOOLCHAINS
-
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
@@ -49,11 +47,12 @@ def _waits(found: Coverage) -> Iterator[str]:
         made = f", {one.compiled} of them compiled in {one.seconds:.1f} s{_advice(one)}" if one.compiled else ""
         yield f"  {one.toolchain.title}: {one.modules} module{'s'[: one.modules != 1]}{made}"
     if found.compilers:
-        yield f"  {found.compilers} compilers were started by Python, their own compilers not counted"
+        more = f" and {len(found.compilers) - _MOST} more" if len(found.compilers) > _MOST else ""
+        yield f"  compilers that Python started, each told once: {', '.join(found.compilers[:_MOST])}{more}"
 
 
 def _advice(one: Waited) -> str:
-    if one.toolchain is TOOLCHAINS["nvcc"]:
+    if one.toolchain.ahead:
         return ""
     if one.toolchain.kept == "":
         return "; each process compiles it anew"

@@ -117,7 +117,7 @@ def test_refusals_say_why() -> None:
         [
             "x is a tensor",
             "names: kernels.yaml has no way to say a list as one value",
-            "FlashInfer doesn't build this module with nvcc, so nothing can be compiled beforehand",
+            "neither FlashInfer's nvcc nor SGLang's own JIT builds it, so nothing can be compiled beforehand",
             "unknown op flashinfer.m:gen_f",
             "it was for 80; the targets of kernels.yaml are 90a",
             "page gives page; unknown op flashinfer.jit.page:gen_page_module (recorded with FlashInfer 0.7.1)",
