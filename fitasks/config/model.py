@@ -46,7 +46,7 @@ class ModelRequest:
     config: str  # path of config.json, or of the directory that it is in
     engine: Literal["sglang", "vllm"]
     place: Position
-    version: str = ""  # of the engine, "" for the one that the rules were read in
+    version: str = ""  # of the engine; "" for the one that is installed, or else that the rules were read in
     tensor_parallel: int = 1
     kv_cache_dtype: str = "auto"  # as the engines say it: auto, fp8_e4m3, fp8_e5m2
     attention_backend: str = "auto"

@@ -129,7 +129,9 @@ class ModelModel(BaseModel):
 
     config: StrictStr = Field(description="Path of its config.json, or of the directory of a downloaded model.")
     engine: Literal["sglang", "vllm"] | None = Field(default=None, description="By default serving.engine.")
-    version: StrictStr = Field(default="", description="The engine's version, such as 0.5.23.")
+    version: StrictStr = Field(
+        default="", description="The engine's version, such as 0.5.23; the installed one's if it isn't said."
+    )
     tensor_parallel: Annotated[StrictInt, Field(ge=1, le=1024)] = Field(default=1, description="GPUs per model.")
     kv_cache_dtype: Literal["auto", "fp8_e4m3", "fp8_e5m2"] = Field(default="auto", description="As the engine's flag.")
     attention_backend: Literal["auto", "flashinfer", "fa3", "triton", "other"] = Field(

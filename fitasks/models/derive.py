@@ -7,16 +7,17 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from fitasks.config.shorthands import FOLLOWED, goes_without_saying
-from fitasks.models import rules
+from fitasks.models import rules, sglang_jit
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from fitasks.config.model import ModelRequest, Scalar
     from fitasks.models.facts import Facts
-    from fitasks.models.rules import Rule
+    from fitasks.models.rule import Rule
 
 _KV_DTYPES = {"fp8_e4m3": "float8_e4m3fn", "fp8_e5m2": "float8_e5m2"}
+_HALF = ("float16", "bfloat16")
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,7 @@ def derive(facts: Facts, request: ModelRequest, architecture: str) -> Answer:
     given = asked != "auto"
     because, source = (f"attention_backend: {asked}", "kernels.yaml") if given else (chosen.says, chosen.source)
     situation["backend"] = asked if given else chosen.backend
+    situation["storing"] = situation["backend"] in sglang_jit.STORING
     strange = _strange(facts, request, architecture)
     loading = _applying(rules.MODULES, request.engine, situation) if not strange else []
     entries = [derived for rule in loading for derived in _entries(rule, situation, facts)]
@@ -61,10 +63,19 @@ def derive(facts: Facts, request: ModelRequest, architecture: str) -> Answer:
     return Answer(architecture, situation["backend"], because, source, tuple(entries), told)
 
 
+def read_version(engine: str, version: str) -> str:
+    """Return the version that was read whose rules are given for this one: the newest for "", "" where none is."""
+    read = rules.READ[engine]
+    if not version:
+        return list(read)[-1]
+    return next((one for one, alike in read.items() if re.match(alike, version)), "")
+
+
 def _situation(facts: Facts, request: ModelRequest, architecture: str) -> dict[str, Any]:
     kv_dtype = _KV_DTYPES.get(request.kv_cache_dtype, facts.dtype)
     fp8_kv = request.kv_cache_dtype in _KV_DTYPES
-    return {
+    return _own_jit(facts, request) | {
+        "version": read_version(request.engine, request.version),
         "architecture": architecture,
         "mla": facts.mla,
         "sinks": facts.sinks,
@@ -85,6 +96,23 @@ def _situation(facts: Facts, request: ModelRequest, architecture: str) -> dict[s
     }
 
 
+def _own_jit(facts: Facts, request: ModelRequest) -> dict[str, Any]:
+    """What decides about SGLang's own JIT alone."""
+    size = 1 if request.kv_cache_dtype in _KV_DTYPES else 2
+    row_bytes = facts.kv_heads_of_one(request.tensor_parallel) * facts.head_dim * size
+    return {
+        "model_type": facts.model_type,
+        "dense": facts.model_type in sglang_jit.DENSE,
+        "half": facts.dtype in _HALF,
+        "plain_rope": facts.plain_rope,
+        "fused_rope": facts.head_dim in sglang_jit.FUSED_ROPE,
+        "silu": facts.silu,
+        "rows": facts.head_dim == facts.v_head_dim and row_bytes % 4 == 0,
+        "kv_told": request.kv_cache_dtype in _KV_DTYPES or not facts.quantized,
+        "row_bytes": row_bytes,
+    }
+
+
 def _strange(facts: Facts, request: ModelRequest, architecture: str) -> list[str]:
     """Why the rules say nothing at all: they were read for certain engines' versions, models and GPUs."""
     found = []
@@ -92,13 +120,14 @@ def _strange(facts: Facts, request: ModelRequest, architecture: str) -> list[str
         found.append(f"model_type {facts.model_type or 'not told'}: the rules are for {', '.join(rules.FAMILIES)}")
     if architecture not in rules.ARCHITECTURES:
         found.append(f"architecture {architecture}: the rules are for {', '.join(rules.ARCHITECTURES)}")
-    if request.version and not re.match(rules.ALIKE[request.engine], request.version):
-        found.append(f"{request.engine} {request.version}: the rules were read in {rules.VERSIONS[request.engine]}")
+    if not read_version(request.engine, request.version):
+        read = " and ".join(rules.READ[request.engine])
+        found.append(f"{request.engine} {request.version}: the rules were read in {read}")
     return found
 
 
 def _warning(request: ModelRequest) -> list[str]:
-    read = rules.VERSIONS[request.engine]
+    read = read_version(request.engine, request.version)
     if request.version in {"", read}:
         return []
     return [f"whether {request.engine} {request.version} does as {read}, in which the rules were read"]
@@ -117,19 +146,23 @@ def _applies(rule: Rule, situation: Mapping[str, Any]) -> bool:
 
 
 def _entries(rule: Rule, situation: Mapping[str, Any], facts: Facts) -> list[Derived]:
-    """Defaults are left out, as a person would: dtype_kv like dtype_q, flags that are false."""
     found = []
     for entry in rule.entries:
         params = {name: _filled(value, situation) for name, value in entry.params.items()}
-        said = {
-            name: value
-            for name, value in params.items()
-            if value is not False and not goes_without_saying(name, value, params)
-        }
+        said = params if ":" in entry.op else _worth_saying(params)
         used = [str(value)[1:] for value in entry.params.values() if str(value).startswith("$")] + list(rule.when)
         fields = tuple(dict.fromkeys(facts.fields[name] for name in used if name in facts.fields))
         found.append(Derived(entry.hint, entry.op, said, rule, fields))
     return found
+
+
+def _worth_saying(params: dict[str, Any]) -> dict[str, Any]:
+    """Without FlashInfer's defaults, as a person would: dtype_kv like dtype_q, flags that are false."""
+    return {
+        name: value
+        for name, value in params.items()
+        if value is not False and not goes_without_saying(name, value, params)
+    }
 
 
 def _filled(value: Any, situation: Mapping[str, Any]) -> Any:

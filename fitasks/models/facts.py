@@ -23,6 +23,9 @@ _CLASS_DEFAULTS: dict[str, dict[str, Any]] = {
 _SINKS = frozenset({"gpt_oss"})  # their sinks are weights, which no field of config.json announces
 _EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts")
 
+_PLAIN_ROPE = ("default", "llama3", "linear", "dynamic", "yarn")
+_UNUSUAL_ROPE = ("mrope_section", "use_fope", "dual_chunk_attention_config")
+
 
 @dataclass(frozen=True)
 class Facts:
@@ -40,11 +43,17 @@ class Facts:
     mla: bool
     moe: bool
     quantized: bool
+    plain_rope: bool  # a rotary embedding over whole heads, of the usual kind
+    silu: bool
     fields: dict[str, str]
 
     def group(self, tensor_parallel: int) -> int:
         """Query heads per key-value head on one GPU; key-value heads are repeated where there are fewer than GPUs."""
-        return (self.heads // tensor_parallel) // max(1, self.kv_heads // tensor_parallel)
+        return (self.heads // tensor_parallel) // self.kv_heads_of_one(tensor_parallel)
+
+    def kv_heads_of_one(self, tensor_parallel: int) -> int:
+        """Key-value heads on one GPU."""
+        return max(1, self.kv_heads // tensor_parallel)
 
 
 def config_file(path: Path) -> Path:
@@ -93,6 +102,7 @@ def _facts(whole: dict[str, Any], file: Path) -> Facts:
         if not head_dim:
             raise BadInput(f"{file}: {prefix}hidden_size is {known['hidden_size']}, less than num_attention_heads")
         fields["head_dim"] = f"{prefix}hidden_size / num_attention_heads"
+    fields["row_bytes"] = f"{fields['num_key_value_heads']}, {fields['head_dim']}"
     mla = "kv_lora_rank" in known
     return Facts(
         model_type=model_type,
@@ -107,6 +117,8 @@ def _facts(whole: dict[str, Any], file: Path) -> Facts:
         mla=_flag(known, ("kv_lora_rank",), "mla", fields, prefix),
         moe=_flag(known, _EXPERTS, "moe", fields, prefix),
         quantized=_flag(whole, ("quantization_config",), "quantized", fields, ""),
+        plain_rope=_plain_rope(known, fields, prefix),
+        silu=known.get("hidden_act", "silu") == "silu",
         fields=fields,
     )
 
@@ -141,6 +153,20 @@ def _window(known: dict[str, Any], fields: dict[str, str], prefix: str) -> str:
         return "none"
     fields["window"] = f"{prefix}sliding_window"
     return "some" if str(known.get("model_type", "")).startswith("gemma") else "all"
+
+
+def _plain_rope(known: dict[str, Any], fields: dict[str, str], prefix: str) -> bool:
+    """Whether the rotary embedding is of a kind that differs from others by its tables of sines alone."""
+    name = "rope_parameters" if known.get("rope_parameters") else "rope_scaling"
+    scaling = known.get(name) or {"rope_type": "default"}
+    if not isinstance(scaling, dict):
+        return False
+    fields["plain_rope"] = f"{prefix}{name}" if name in known else f"no {prefix}{name}"
+    unusual = any(record.get(word) for record in (known, scaling) for word in _UNUSUAL_ROPE)
+    part = any(record.get("partial_rotary_factor", 1) not in (1, None) for record in (known, scaling))
+    turned = known.get("rope_is_neox_style") is False
+    kind = scaling.get("rope_type", scaling.get("type"))
+    return kind in _PLAIN_ROPE and not (unusual or part or turned)
 
 
 def _flag(known: dict[str, Any], names: tuple[str, ...], fact: str, fields: dict[str, str], prefix: str) -> bool:

@@ -6,15 +6,14 @@ applies decides; of MODULES and UNKNOWN all that apply count. What isn't here is
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from fitasks.models import sglang_jit
+from fitasks.models.rule import Asked, Rule
 
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-SGLANG, VLLM = "0.5.23", "0.33.0"
-VERSIONS = {"sglang": SGLANG, "vllm": VLLM}
-ALIKE = {"sglang": r"0\.5\.2\d", "vllm": r"0\.3\d"}  # versions for which they are given, with a warning
+# The versions that were read, the newest last, each with those for which its rules are given, too, with a warning.
+READ = {
+    "sglang": {"0.5.16": r"0\.5\.16(?!\d)", "0.5.23": r"0\.5\.2\d"},
+    "vllm": {"0.33.0": r"0\.3\d"},
+}
 
 # What these rules were read for; anything else is said to be unknown.
 ARCHITECTURES = ("8.0", "8.9", "9.0")
@@ -30,34 +29,22 @@ FAMILIES = (
     "deepseek_v3",
 )
 
-_SGLANG_DEFAULT = "sglang/srt/arg_groups/model_override_base.py: get_default_attn_backend"
+_SGLANG_DEFAULT = (
+    "sglang/srt/arg_groups/model_override_base.py: get_default_attn_backend; "
+    "in 0.5.16 sglang/srt/server_args.py: ServerArgs._get_default_attn_backend"
+)
 _SGLANG_BACKEND = "sglang/srt/layers/attention/flashinfer_backend.py: FlashInferAttnBackend"
 _VLLM_PRIORITIES = "vllm/platforms/cuda.py: _get_backend_priorities"
 _VLLM_BACKEND = "vllm/v1/attention/backends/flashinfer.py"
 
-
-@dataclass(frozen=True)
-class Asked:
-    """One module: `params` as kernels.yaml says them, `$name` standing for a fact."""
-
-    hint: str
-    op: str
-    params: Mapping[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Rule:
-    """Under `when`, the engine chooses `backend`, or loads `entries`; `source` is where its source says so."""
-
-    engine: str
-    when: Mapping[str, tuple[Any, ...]]
-    says: str
-    source: str
-    backend: str = ""
-    entries: tuple[Asked, ...] = ()
-
-
 BACKENDS = (
+    Rule(
+        "sglang",
+        {"fp8_e5m2": (True,), "architecture": ("9.0",), "speculative": (False,)},
+        "an fp8_e5m2 KV cache on Hopper: Triton, because fa3 takes fp8_e4m3 alone",
+        "sglang/srt/arg_groups/overrides.py: _attention_backend_fa3_fp8_fallback",
+        "triton",
+    ),
     Rule(
         "sglang",
         {"mla": (True,), "architecture": ("9.0",)},
@@ -158,6 +145,7 @@ MODULES = (
         "sglang/srt/layers/attention/flashinfer_backend.py: _safe_merge_state",
         entries=(Asked("cascade", "cascade"),),
     ),
+    *sglang_jit.MODULES,
     Rule(
         "vllm",
         {},
@@ -188,6 +176,7 @@ MODULES = (
 )
 
 UNKNOWN = (
+    *sglang_jit.UNKNOWN,
     Rule("sglang", {"mla": (True,), "backend": ("flashinfer",)}, "which modules FlashInfer's MLA backend loads", ""),
     Rule(
         "sglang",

@@ -108,7 +108,7 @@ def make_plan(root: Path, *, file: str = "kernels.yaml") -> Plan:
     server = find_server(written, probe)
     refuse_unusable(server.env)
     targets = targets_of(written, server)
-    config = effective(written, targets)
+    config = effective(written, targets, server)
     choice = _choice(server, cache, probe)
     derived = {"sm90": config.sm90, "models": digests(config.models)}
     reads = _reads(cache, _key(digest, targets, server, choice.toolkit) | derived)
@@ -154,10 +154,14 @@ def resolved(records: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
     return {path: os.path.realpath(path) for path in sorted(paths)}
 
 
-def effective(written: Config, targets: tuple[str, ...]) -> Config:
-    """The configuration with what the environment (doit --no-sm90) and the models' config.json say."""
-    derived = kernels_of_models(written.models, targets)
-    return replace(written, sm90=hopper.wanted(written), kernels=(*written.kernels, *derived))
+def effective(written: Config, targets: tuple[str, ...], server: Server) -> Config:
+    """The configuration with what the environment (doit --no-sm90) and the models' config.json say.
+
+    A model whose engine's version isn't written is served by the engine that is installed.
+    """
+    models = tuple(replace(model, version=model.version or server.told(model.engine)) for model in written.models)
+    derived = kernels_of_models(models, targets)
+    return replace(written, sm90=hopper.wanted(written), models=models, kernels=(*written.kernels, *derived))
 
 
 def _plan_anew(

@@ -102,6 +102,11 @@ class Server:
         """Version of a distribution that matters here, as it is imported; "" where it isn't there."""
         return next((package.version for package in self.packages if package.name == name), "")
 
+    def told(self, name: str) -> str:
+        """Version of a distribution; "" where it isn't there, or doesn't tell."""
+        version = self.version(name)
+        return "" if version == UNKNOWN else version
+
     def imported_from(self, name: str) -> str:
         """Directory of a distribution's package, as it would be imported; "" where it can't be."""
         return next((package.root for package in self.packages if package.name == name), "")

@@ -43,7 +43,7 @@ def plan_unbuilt(root: Path) -> Plan | None:
         return None
     toolkit = _stand_in(state / "no-toolkit", build)
     names = targets_of(written, server)
-    config = effective(written, names)
+    config = effective(written, names, server)
     home, named = toolkit.home, config.generators
     answers = planner.ask(server, home, names, config.kernels, sm90=config.sm90, generators=named)
     targets = targets_in(answers)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import shutil
 import subprocess
@@ -13,9 +14,12 @@ from typing import Any
 import pytest
 
 from fitasks.base.errors import BadInput
-from fitasks.config.model import ModelRequest, Position
+from fitasks.config.model import Config, ModelRequest, Position, Serving
+from fitasks.models import rules
 from fitasks.models.derive import Answer, derive
 from fitasks.models.facts import Facts, read_facts
+from fitasks.plan.plan import effective
+from fitasks.plan.server import Package, Server
 from tests.doit_project import Project
 
 CONFIGS = Path(__file__).parent / "configs"
@@ -159,7 +163,7 @@ def test_speculative_decoding_on_hopper() -> None:
     ("more", "architecture", "said"),
     [
         ({}, "10.0", "architecture 10.0: the rules are for 8.0, 8.9, 9.0"),
-        ({"version": "0.4.9"}, "8.0", "sglang 0.4.9: the rules were read in 0.5.23"),
+        ({"version": "0.4.9"}, "8.0", "sglang 0.4.9: the rules were read in 0.5.16 and 0.5.23"),
     ],
 )
 def test_beyond_what_was_read_nothing_is_guessed(more: dict[str, Any], architecture: str, said: str) -> None:
@@ -171,7 +175,111 @@ def test_beyond_what_was_read_nothing_is_guessed(more: dict[str, Any], architect
 def test_another_version_of_the_same_line_gets_a_warning() -> None:
     told = answer("llama-3.1-8b", "8.0", version="0.5.20")
     assert len(entries(told)) == 4
-    assert told.unknown == ("whether sglang 0.5.20 does as 0.5.23, in which the rules were read",)
+    assert told.unknown[0] == "whether sglang 0.5.20 does as 0.5.23, in which the rules were read"
+
+
+def own_jit(told: Answer) -> dict[str, dict[str, Any]]:
+    """Entries of SGLang's own JIT by the function's name."""
+    return {
+        entry.op.partition(":_jit_")[2].removesuffix("_module"): dict(entry.params)
+        for entry in told.entries
+        if ":" in entry.op
+    }
+
+
+def test_sglangs_own_jit_of_a_llama() -> None:
+    told = answer("llama-3.1-8b", "9.0", version="0.5.16")
+    assert own_jit(told) == {
+        "fused_rope": {"is_neox": True, "rope_dim": 128, "dtype": "bfloat16"},
+        "kvcache": {"row_bytes": 2048},
+        "clamp_position": {"dtype": "int64"},
+        "activation": {"dtype": "bfloat16"},
+    }
+    assert told.unknown == ()
+
+
+@pytest.mark.parametrize(
+    ("name", "more", "row_bytes"),
+    [
+        ("llama-3.1-8b", {"tensor_parallel": 2}, 4 * 128 * 2),
+        ("llama-3.1-8b", {"tensor_parallel": 16}, 1 * 128 * 2),  # repeated: more GPUs than key-value heads
+        ("llama-3.1-8b", {"kv_cache_dtype": "fp8_e4m3"}, 8 * 128),
+        ("llama-3.1-8b", {"kv_cache_dtype": "fp8_e5m2", "tensor_parallel": 4}, 2 * 128),
+        ("llama-3.2-1b", {}, 8 * 64 * 2),
+        ("qwen2.5-7b", {}, 4 * 128 * 2),
+        ("mistral-7b-v0.1", {"attention_backend": "flashinfer"}, 8 * 128 * 2),
+    ],
+)
+def test_a_row_of_the_cache(name: str, more: dict[str, Any], row_bytes: int) -> None:
+    assert own_jit(answer(name, "9.0", version="0.5.16", **more))["kvcache"] == {"row_bytes": row_bytes}
+
+
+def test_only_qwen3_normalizes_queries_and_keys() -> None:
+    told = {name: own_jit(answer(name, "8.0", version="0.5.16")) for name in DENSE}
+    assert [name for name in DENSE if "qknorm" in told[name]] == ["qwen3-8b"]
+    assert told["qwen3-8b"]["qknorm"] == {"head_dim": 128, "dtype": "bfloat16"}
+    assert [name for name in DENSE if not told[name]] == ["gemma-2-9b", "gemma-3-4b"]
+
+
+OWN_JIT = "which modules of its own JIT it compiles"
+
+
+@pytest.mark.parametrize(
+    ("name", "more", "said"),
+    [
+        ("llama-3.1-8b", {}, f"{OWN_JIT}, for this version"),
+        ("llama-3.1-8b", {"version": "0.5.23"}, f"{OWN_JIT}, for this version"),
+        ("gemma-2-9b", {"version": "0.5.16"}, f"{OWN_JIT}, for this model"),
+        ("qwen3-30b-a3b", {"version": "0.5.16"}, f"{OWN_JIT}, for this model"),
+    ],
+)
+def test_where_its_own_jit_isnt_known(name: str, more: dict[str, Any], said: str) -> None:
+    told = answer(name, "9.0", **more)
+    assert own_jit(told) == {}
+    assert said in told.unknown
+
+
+@pytest.mark.parametrize(
+    ("changed", "missing", "said"),
+    [
+        ({"rope_scaling": {"rope_type": "longrope"}}, {"fused_rope"}, "which kernel rotates"),
+        (
+            {"rope_scaling": {"rope_type": "default", "mrope_section": [16, 24, 24]}},
+            {"fused_rope"},
+            "which kernel rotates",
+        ),
+        ({"rope_scaling": ["llama3"]}, {"fused_rope"}, "which kernel rotates"),
+        ({"partial_rotary_factor": 0.5}, {"fused_rope"}, "which kernel rotates"),
+        ({"rope_is_neox_style": False}, {"fused_rope"}, "which kernel rotates"),
+        ({"quantization_config": {"quant_method": "fp8"}}, {"kvcache"}, "the KV cache's type"),
+        ({"torch_dtype": "float32"}, {"fused_rope", "kvcache", "clamp_position", "activation"}, "neither float16 nor"),
+    ],
+)
+def test_what_config_json_leaves_open_is_left_out_and_said(
+    tmp_path: Path, changed: dict[str, Any], missing: set[str], said: str
+) -> None:
+    config = json.loads((CONFIGS / "llama-3.1-8b.json").read_text()) | changed
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    told = derive(read_facts(tmp_path), request("llama-3.1-8b", version="0.5.16"), "9.0")
+    assert {"fused_rope", "kvcache", "clamp_position", "activation"} - own_jit(told).keys() == missing
+    assert any(said in one for one in told.unknown)
+
+
+def test_a_head_dimension_without_a_fused_kernel(tmp_path: Path) -> None:
+    config = json.loads((CONFIGS / "llama-3.1-8b.json").read_text()) | {"head_dim": 96}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    told = own_jit(derive(read_facts(tmp_path), request("llama-3.1-8b", version="0.5.16"), "9.0"))
+    assert (told["rotary_embedding"], "fused_rope" in told) == ({}, False)
+
+
+def test_an_unknown_attention_backend_stores_in_its_own_way() -> None:
+    told = answer("llama-3.1-8b", "9.0", version="0.5.16", attention_backend="flex_attention")
+    assert "kvcache" not in own_jit(told)
+    assert "which kernel writes into the KV cache, for this attention backend" in told.unknown
+
+
+def test_fa3_takes_no_fp8_e5m2() -> None:
+    assert answer("llama-3.1-8b", "9.0", kv_cache_dtype="fp8_e5m2").backend == "triton"
 
 
 def test_an_unknown_family(tmp_path: Path) -> None:
@@ -198,7 +306,7 @@ def test_no_dtype_no_attention_modules(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps(config))
     told = derive(read_facts(tmp_path), request("llama-3.1-8b"), "8.0")
     assert entries(told) == ["sampling", "cascade"]
-    assert told.unknown == ("config.json tells no torch_dtype, so attention's modules",)
+    assert "config.json tells no torch_dtype, so attention's modules" in told.unknown
 
 
 @pytest.mark.parametrize(
@@ -219,19 +327,19 @@ def test_files_that_are_no_models(tmp_path: Path, text: str, said: str) -> None:
 
 def test_every_rule_can_apply() -> None:
     """A rule that no model, flag or GPU ever meets would be a mistake in its conditions."""
-    from fitasks.models import rules
-
     fired = set()
     flags: list[dict[str, Any]] = [
         {},
         {"kv_cache_dtype": "fp8_e4m3"},
         {"kv_cache_dtype": "fp8_e5m2"},
         {"attention_backend": "flashinfer"},
+        {"attention_backend": "flex_attention"},
         {"speculative": True, "tensor_parallel": 2},
     ]
     for name in MODELS:
         facts = read_facts(CONFIGS / f"{name}.json")
-        for one in (facts, replace(facts, head_dim=512)):
+        odd = replace(facts, head_dim=96, plain_rope=False), replace(facts, dtype="float32", quantized=True)
+        for one in (facts, replace(facts, head_dim=512), replace(facts, head_dim=96, quantized=True), *odd):
             fired |= _fired(one, flags)
     known = {rule.says for rule in (*rules.BACKENDS, *rules.MODULES, *rules.UNKNOWN)}
     assert known - fired == set()
@@ -239,11 +347,10 @@ def test_every_rule_can_apply() -> None:
 
 def _fired(facts: Facts, flags: list[dict[str, Any]]) -> set[str]:
     found: set[str] = set()
-    for engine in ("sglang", "vllm"):
-        for architecture in ("8.0", "9.0"):
-            for more in flags:
-                told = derive(facts, request("llama-3.1-8b", engine, **more), architecture)
-                found |= {told.because, *told.unknown, *(entry.rule.says for entry in told.entries)}
+    versions = [(engine, version) for engine, read in rules.READ.items() for version in read]
+    for (engine, version), architecture, more in itertools.product(versions, ("8.0", "9.0"), flags):
+        told = derive(facts, request("llama-3.1-8b", engine, version=version, **more), architecture)
+        found |= {told.because, *told.unknown, *(entry.rule.says for entry in told.entries)}
     return found
 
 
@@ -311,6 +418,23 @@ def test_explained(project: Project) -> None:
     assert "{op: batch_prefill, backend: fa2, dtype_q: bfloat16, dtype_kv: float8_e4m3fn, head_dim: 256}" in out
     assert "; by torch_dtype, head_dim" in out
     assert "llama on sglang, 9.0 (targets: 9.0a)\n  attention: fa3; Hopper: fa3, of SGLang's own kernels" in out
+
+
+def planned_versions(installed: str, written: str) -> list[str]:
+    """The engine's version that the model's kernels are derived for."""
+    server = Server(Path("python"), "sglang", Path(), (), {}, (Package("sglang", installed, ""),) if installed else ())
+    model = request("llama-3.1-8b", version=written)
+    config = Config("kernels.yaml", Serving(), ("9.0a",), sm90=True, cudart="check", kernels=(), models=(model,))
+    made = effective(config, ("9.0a",), server)
+    own = [kernel.entry for kernel in made.kernels if kernel.op.startswith("sglang.")]
+    assert bool(own) == (made.models[0].version == "0.5.16")
+    return [model.version for model in made.models]
+
+
+def test_the_installed_engine_is_the_one_that_serves() -> None:
+    assert planned_versions("0.5.16", "") == ["0.5.16"]
+    assert planned_versions("0.5.16", "0.5.23") == ["0.5.23"], "what is written counts"
+    assert planned_versions("unknown", "") == planned_versions("", "") == [""]
 
 
 def test_mistakes_name_their_place(project: Project) -> None:

@@ -1,0 +1,116 @@
+"""SGLang's own JIT, for dense models: which `_jit_…_module` functions are called with what.
+
+Read in 0.5.16 alone. In 0.5.23 the functions have other names and parameters (sglang.kernels.ops), and nothing is said.
+"""
+
+from __future__ import annotations
+
+from fitasks.models.rule import Asked, Rule
+
+_READ = "0.5.16"
+DENSE = ("llama", "mistral", "qwen2", "qwen3")
+_HALF = ("float16", "bfloat16")
+_HERE = {"version": (_READ,), "model_type": DENSE, "dtype": _HALF}
+_LAYERS = "sglang/srt/layers"
+_POOL = "sglang/srt/mem_cache/memory_pool.py"
+FUSED_ROPE = (64, 128, 256, 512)  # head dimensions
+STORING = ("flashinfer", "fa3", "triton")  # attention backends that write into that pool
+
+MODULES = (
+    Rule(
+        "sglang",
+        {**_HERE, "plain_rope": (True,), "head_dim": FUSED_ROPE},
+        "rotates queries and keys in place",
+        f"{_LAYERS}/rotary_embedding/base.py: RotaryEmbedding.__init__, RotaryEmbedding.forward_cuda; "
+        "sglang/jit_kernel/rope.py: apply_rope_inplace, _jit_fused_rope_module",
+        entries=(
+            Asked(
+                "rope",
+                "sglang.jit_kernel.rope:_jit_fused_rope_module",
+                {"is_neox": True, "rope_dim": "$head_dim", "dtype": "$dtype"},
+            ),
+        ),
+    ),
+    Rule(
+        "sglang",
+        {**_HERE, "plain_rope": (True,), "fused_rope": (False,)},
+        "rotates queries and keys; its fused kernel wants a head dimension of 64, 128, 256 or 512",
+        f"{_LAYERS}/rotary_embedding/base.py: RotaryEmbedding.__init__; "
+        "sglang/jit_kernel/rope.py: _jit_rotary_embedding_module",
+        entries=(Asked("rope", "sglang.jit_kernel.rope:_jit_rotary_embedding_module"),),
+    ),
+    Rule(
+        "sglang",
+        {**_HERE, "kv_told": (True,), "rows": (True,), "backend": STORING},
+        "writes keys and values into the cache; a row is a token's key-value heads on one GPU, an fp8 value one byte",
+        f"{_POOL}: KVCache.__init__, MHATokenToKVPool.__init__, _set_kv_buffer_impl; "
+        "sglang/srt/configs/model_config.py: ModelConfig.get_num_kv_heads; "
+        "sglang/jit_kernel/kvcache.py: can_use_store_cache, _jit_kvcache_module",
+        entries=(Asked("kvcache", "sglang.jit_kernel.kvcache:_jit_kvcache_module", {"row_bytes": "$row_bytes"}),),
+    ),
+    Rule(
+        "sglang",
+        {**_HERE, "speculative": (False,)},
+        "each decode step takes its positions from the sequences' lengths, which are int64",
+        "sglang/srt/model_executor/forward_batch_info.py: ForwardBatch.init_new; "
+        "sglang/srt/managers/schedule_batch.py: ScheduleBatch.prepare_for_extend; "
+        "sglang/jit_kernel/clamp_position.py: clamp_position_cuda, _jit_clamp_position_module",
+        entries=(
+            Asked("positions", "sglang.jit_kernel.clamp_position:_jit_clamp_position_module", {"dtype": "int64"}),
+        ),
+    ),
+    Rule(
+        "sglang",
+        {**_HERE, "silu": (True,)},
+        "SiLU and multiplication in the feed-forward layers",
+        f"{_LAYERS}/activation.py: SiluAndMul.forward_cuda; "
+        "sglang/jit_kernel/activation.py: _run_activation_inplace, _jit_activation_module",
+        entries=(Asked("activation", "sglang.jit_kernel.activation:_jit_activation_module", {"dtype": "$dtype"}),),
+    ),
+    Rule(
+        "sglang",
+        {**_HERE, "model_type": ("qwen3",), "head_dim": (64, 128, 256, 512, 1024)},
+        "normalizes queries and keys together, but with --enable-deterministic-inference or Inductor's prefill graphs",
+        "sglang/srt/models/qwen3.py: Qwen3Attention.forward_prepare_native; sglang/srt/models/utils.py: apply_qk_norm; "
+        "sglang/jit_kernel/norm.py: can_use_fused_inplace_qknorm, _jit_qknorm_module",
+        entries=(
+            Asked("qknorm", "sglang.jit_kernel.norm:_jit_qknorm_module", {"head_dim": "$head_dim", "dtype": "$dtype"}),
+        ),
+    ),
+)
+
+UNKNOWN = (
+    Rule("sglang", {"version": ("0.5.23",)}, "which modules of its own JIT it compiles, for this version", ""),
+    Rule(
+        "sglang",
+        {"version": (_READ,), "dense": (False,)},
+        "which modules of its own JIT it compiles, for this model",
+        "",
+    ),
+    Rule(
+        "sglang",
+        {"version": (_READ,), "model_type": DENSE, "half": (False,)},
+        "which modules of its own JIT it compiles: config.json tells neither float16 nor bfloat16",
+        "",
+    ),
+    Rule("sglang", {**_HERE, "plain_rope": (False,)}, "which kernel rotates, for this kind of rotary embedding", ""),
+    Rule(
+        "sglang",
+        {**_HERE, "kv_told": (False,)},
+        "the KV cache's type, which a quantized model may say, and with it the kernel that writes into it",
+        "sglang/srt/mem_cache/kv_cache_dtype.py: configure_kv_cache_dtype",
+    ),
+    Rule(
+        "sglang",
+        {**_HERE, "storing": (False,)},
+        "which kernel writes into the KV cache, for this attention backend",
+        "",
+    ),
+    Rule("sglang", {"version": (_READ,), "quantized": (True,)}, "which modules of its own JIT quantize", ""),
+    Rule(
+        "sglang",
+        {"version": (_READ,), "several_gpus": (True,)},
+        "whether every two GPUs are joined by NVLink: then it compiles an all-reduce of its own",
+        "sglang/srt/distributed/device_communicators/custom_all_reduce.py: dispatch_custom_allreduce",
+    ),
+)

@@ -1,0 +1,212 @@
+"""Rules rest on the engines' sources: what each was read from is still there, in the wheel of the version it names."""
+
+from __future__ import annotations
+
+import ast
+import json
+import os
+import re
+import subprocess
+import sys
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from fitasks.models import sglang_jit
+from tests.models.test_models import answer
+from tests.serving.flashinfer_wheels import wheel_of
+from tests.serving.test_record_toolchains import stubbed
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from fitasks.models.rule import Rule
+
+Place = tuple[str, str]  # a file of a wheel, and a function or class in it
+
+# What was read at each place, without regard to how it is broken into lines.
+SGLANG: dict[Place, tuple[str, ...]] = {
+    ("sglang/srt/layers/rotary_embedding/base.py", "RotaryEmbedding.__init__"): (
+        "(not (_is_cuda) or self.head_size not in [64, 128, 256, 512])",
+        "from sglang.jit_kernel.rope import rotary_embedding",
+        "self.use_fallback_kernel = True",
+    ),
+    ("sglang/srt/layers/rotary_embedding/base.py", "RotaryEmbedding.forward_cuda"): (
+        "if not self.use_fallback_kernel:",
+        "apply_rope_with_cos_sin_cache_inplace(",
+        "is_neox=self.is_neox_style,",
+    ),
+    ("sglang/jit_kernel/rope.py", "apply_rope_inplace"): (
+        "rope_dim = rope_dim or cos_sin_cache.size(-1)",
+        "_jit_fused_rope_module(is_neox, rope_dim, q.dtype)",
+    ),
+    ("sglang/jit_kernel/rope.py", "_jit_fused_rope_module"): ("(is_neox: bool, rope_dim: int, dtype: torch.dtype)",),
+    ("sglang/jit_kernel/rope.py", "_jit_rotary_embedding_module"): ("def _jit_rotary_embedding_module() -> Module:",),
+    ("sglang/srt/mem_cache/memory_pool.py", "KVCache.__init__"): (
+        "if dtype in (torch.float8_e5m2, torch.float8_e4m3fn, torch.float8_e4m3fnuz):",
+        "self.store_dtype = torch.uint8",
+        "else: self.store_dtype = dtype",
+    ),
+    ("sglang/srt/mem_cache/memory_pool.py", "MHATokenToKVPool.__init__"): (
+        "self.row_dim = self.head_num * self.head_dim",
+        "self.same_kv_dim = self.head_dim == self.v_head_dim",
+    ),
+    ("sglang/srt/mem_cache/memory_pool.py", "_set_kv_buffer_impl"): (
+        "row_bytes = row_dim * store_dtype.itemsize",
+        "same_kv_dim and can_use_store_cache(row_bytes)",
+    ),
+    ("sglang/srt/configs/model_config.py", "ModelConfig.get_num_kv_heads"): (
+        "return max(1, total_num_kv_heads // tensor_parallel_size)",
+    ),
+    ("sglang/jit_kernel/kvcache.py", "can_use_store_cache"): ("if size % 4 != 0:", "_jit_kvcache_module(size)"),
+    ("sglang/jit_kernel/kvcache.py", "_jit_kvcache_module"): ("(row_bytes: int)",),
+    ("sglang/srt/model_executor/forward_batch_info.py", "ForwardBatch.init_new"): (
+        "ret.positions = ret.spec_info.positions",
+        "if ret.positions is None: ret.positions = clamp_position(batch.seq_lens)",
+    ),
+    ("sglang/srt/managers/schedule_batch.py", "ScheduleBatch.prepare_for_extend"): (
+        "seq_lens_tensor = torch.tensor(seq_lens, dtype=torch.int64,",
+        "self.seq_lens = seq_lens_tensor",
+    ),
+    ("sglang/jit_kernel/clamp_position.py", "clamp_position_cuda"): ("_jit_clamp_position_module(seq_lens.dtype)",),
+    ("sglang/jit_kernel/clamp_position.py", "_jit_clamp_position_module"): ("(dtype: torch.dtype)",),
+    ("sglang/srt/layers/activation.py", "SiluAndMul.forward_cuda"): ("silu_and_mul(x, out)",),
+    ("sglang/jit_kernel/activation.py", "_run_activation_inplace"): ("_jit_activation_module(input.dtype)",),
+    ("sglang/jit_kernel/activation.py", "_jit_activation_module"): ("(dtype: torch.dtype)",),
+    ("sglang/srt/models/qwen3.py", "Qwen3Attention.forward_prepare_native"): ("q, k = apply_qk_norm(",),
+    ("sglang/srt/models/utils.py", "apply_qk_norm"): (
+        "and (q_eps == k_eps)",
+        "and not envs.SGLANG_ENABLE_DETERMINISTIC_INFERENCE.get()",
+        'cuda_graph_config.prefill.tc_compiler != "inductor"',
+        "and can_use_fused_inplace_qknorm(head_dim, q.dtype)",
+    ),
+    ("sglang/jit_kernel/norm.py", "can_use_fused_inplace_qknorm"): (
+        "if head_dim not in [64, 128, 256, 512, 1024]:",
+        "_jit_qknorm_module(head_dim, dtype)",
+    ),
+    ("sglang/jit_kernel/norm.py", "_jit_qknorm_module"): ("(head_dim: int, dtype: torch.dtype)",),
+    ("sglang/srt/mem_cache/kv_cache_dtype.py", "configure_kv_cache_dtype"): (
+        'kv_cache_quant_algo = getattr(quant_config, "kv_cache_quant_algo", None)',
+        "else: kv_cache_dtype = model_dtype",
+    ),
+    ("sglang/srt/distributed/device_communicators/custom_all_reduce.py", "dispatch_custom_allreduce"): (
+        "if can_use_custom_all_reduce_v2(group=group, device=device):",
+    ),
+}
+# What no rule cites, because rules say it by leaving others out: how the models call these layers.
+MODELS: dict[Place, tuple[str, ...]] = {
+    ("sglang/srt/models/llama.py", "LlamaMLP"): ('if hidden_act != "silu":', "self.act_fn = SiluAndMul()"),
+    ("sglang/srt/models/llama.py", "LlamaAttention"): (
+        'partial_rotary_factor = getattr(config, "partial_rotary_factor", 1)',
+        "q, k = self.rotary_emb(positions, q, k)",
+    ),
+    ("sglang/srt/models/llama.py", "LlamaDecoderLayer"): ('getattr(config, "rope_is_neox_style", True)',),
+    ("sglang/srt/models/mistral.py", "MistralForCausalLM"): ("class MistralForCausalLM(LlamaForCausalLM): pass",),
+    ("sglang/srt/models/qwen2.py", "Qwen2MLP"): ("self.act_fn = SiluAndMul()",),
+    ("sglang/srt/models/qwen2.py", "Qwen2Attention"): (
+        "rotary_dim=self.head_dim,",
+        "q, k = self.rotary_emb(positions, q, k)",
+    ),
+    ("sglang/srt/models/qwen3.py", "Qwen3Attention"): ("rotary_dim=self.head_dim,",),
+    ("sglang/srt/layers/rotary_embedding/factory.py", "get_rope"): (
+        'if scaling_type == "llama3":',
+        'if "mrope_section" in rope_scaling:',
+        'elif rope_scaling.get("use_fope", False):',
+        'elif scaling_type == "linear":',
+        'elif scaling_type == "dynamic":',
+        'elif scaling_type == "yarn":',
+    ),
+}
+
+
+def places(rules: Iterable[Rule]) -> set[Place]:
+    """What the rules cite: `file: name, name; file: name`."""
+    found = set()
+    for rule in rules:
+        for cited in filter(None, rule.source.split("; ")):
+            file, _, names = cited.partition(": ")
+            found |= {(file, name) for name in names.split(", ")}
+    return found
+
+
+@cache
+def tree(root: Path, file: str) -> tuple[str, ast.Module]:
+    text = (root / file).read_text()
+    return text, ast.parse(text)
+
+
+def source(root: Path, place: Place) -> str:
+    """The text of a function or class on one line, without comments."""
+    text, node = tree(root, place[0])
+    found: ast.AST = node
+    for name in place[1].split("."):
+        found = next(one for one in ast.walk(found) if getattr(one, "name", "") == name)
+    lines = (ast.get_source_segment(text, found) or "").splitlines()
+    return re.sub(r"\s+", " ", " ".join(line.split("  #")[0] for line in lines if not line.strip().startswith("#")))
+
+
+def test_every_place_that_a_rule_of_sglangs_jit_cites_is_quoted() -> None:
+    assert places((*sglang_jit.MODULES, *sglang_jit.UNKNOWN)) == set(SGLANG)
+
+
+@pytest.mark.parametrize("place", [*SGLANG, *MODELS], ids=lambda place: place[1])
+def test_sglang_0_5_16_still_says_so(place: Place) -> None:
+    said = source(wheel_of("sglang", "sglang==0.5.16"), place)
+    assert [quote for quote in (SGLANG | MODELS)[place] if quote not in said] == []
+
+
+# Each function is called as its entry says, and SGLang's own load_jit names the module; nothing is compiled.
+CALL = """
+import importlib, json, os, sys, types
+import torch, tvm_ffi, tvm_ffi.cpp
+names = []
+tvm_ffi.cpp.load_inline = lambda name, **more: names.append(name)
+tvm_ffi.load_module = lambda path: "module"
+custom = types.ModuleType("sglang.srt.utils.custom_op")
+custom.register_custom_op = lambda **more: lambda function: function
+sys.modules["sglang.srt.utils.custom_op"] = custom
+from sglang.jit_kernel.utils import override_jit_cuda_arch
+with override_jit_cuda_arch(9, 0, "a"):
+    for op, params in json.load(sys.stdin):
+        module, _, function = op.partition(":")
+        words = {name: getattr(torch, value) if name == "dtype" else value for name, value in params.items()}
+        getattr(importlib.import_module(module), function)(**words)
+print(json.dumps(names))
+"""
+
+
+def named(tmp_path: Path, entries: list[tuple[str, dict[str, Any]]]) -> list[str]:
+    place = stubbed(tmp_path, wheel_of("sglang", "sglang==0.5.16"))
+    env = os.environ | {"PYTHONPATH": str(place), "HOME": str(tmp_path), "TVM_FFI_CACHE_DIR": str(tmp_path)}
+    done = subprocess.run(
+        [sys.executable, "-c", CALL], env=env, input=json.dumps(entries), capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    names = json.loads(done.stdout.splitlines()[-1])
+    return [name.removeprefix("sgl_kernel_jit_").rpartition("_")[0] for name in names]  # without its sources' hash
+
+
+def own(name: str, **more: Any) -> list[tuple[str, dict[str, Any]]]:
+    """The entries of SGLang's own JIT."""
+    told = answer(name, "9.0", version="0.5.16", **more)
+    return [(entry.op, dict(entry.params)) for entry in told.entries if entry.op.startswith("sglang.")]
+
+
+@pytest.mark.usefixtures("torch")
+def test_a_llama_compiles_what_a_server_was_seen_to_compile(tmp_path: Path) -> None:
+    """bfloat16, head_dim 128, 8 key-value heads: the four modules of SGLang 0.5.16's first request on an H200."""
+    assert named(tmp_path, own("llama-3.1-8b")) == [
+        "fused_rope_true_128_true_bf16_t",
+        "kvcache_2048_true",
+        "clamp_position_int64_t",
+        "activation_bf16_t_true",
+    ]
+
+
+@pytest.mark.usefixtures("torch")
+def test_qwen3_on_two_gpus_with_an_fp8_cache(tmp_path: Path) -> None:
+    names = named(tmp_path, own("qwen3-8b", tensor_parallel=2, kv_cache_dtype="fp8_e4m3"))
+    assert "kvcache_512_true" in names, "4 heads of 128 bytes"
+    assert names[-1] == "qknorm_128_true_bf16_t"
