@@ -93,6 +93,7 @@ def _situation(facts: Facts, request: ModelRequest, architecture: str) -> dict[s
         "dtype": facts.dtype,
         "kv_dtype": kv_dtype,
         "head_dim": facts.head_dim,
+        "group": facts.group(request.tensor_parallel),
     }
 
 

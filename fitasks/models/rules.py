@@ -6,13 +6,13 @@ applies decides; of MODULES and UNKNOWN all that apply count. What isn't here is
 
 from __future__ import annotations
 
-from fitasks.models import sglang_jit
+from fitasks.models import sglang_jit, vllm_hopper
 from fitasks.models.rule import Asked, Rule
 
 # The versions that were read, the newest last, each with those for which its rules are given, too, with a warning.
 READ = {
     "sglang": {"0.5.16": r"0\.5\.16(?!\d)", "0.5.23": r"0\.5\.2\d"},
-    "vllm": {"0.33.0": r"0\.3\d"},
+    "vllm": {"0.26.0": r"0\.26(?!\d)", "0.33.0": r"0\.3\d"},
 }
 
 # What these rules were read for; anything else is said to be unknown.
@@ -35,6 +35,7 @@ _SGLANG_DEFAULT = (
 )
 _SGLANG_BACKEND = "sglang/srt/layers/attention/flashinfer_backend.py: FlashInferAttnBackend"
 _VLLM_PRIORITIES = "vllm/platforms/cuda.py: _get_backend_priorities"
+_VLLM_FP8 = "vllm/v1/attention/backends/flash_attn.py: FlashAttentionBackend.supports_kv_cache_dtype"
 _VLLM_BACKEND = "vllm/v1/attention/backends/flashinfer.py"
 
 BACKENDS = (
@@ -73,20 +74,20 @@ BACKENDS = (
         "vllm",
         {"fp8_kv": (True,), "architecture": ("8.0", "8.9"), "sinks": (False,)},
         "an fp8 KV cache needs FlashAttention 3, which is Hopper's: FlashInfer is next",
-        f"{_VLLM_PRIORITIES}; vllm/v1/attention/backends/fa_utils.py: flash_attn_supports_kv_cache_dtype",
+        f"{_VLLM_PRIORITIES}; {_VLLM_FP8}",
         "flashinfer",
     ),
     Rule(
         "vllm",
         {"fp8_e5m2": (True,), "sinks": (False,)},
         "FlashAttention takes no fp8_e5m2 KV cache: FlashInfer is next",
-        f"{_VLLM_PRIORITIES}; vllm/v1/attention/backends/fa_utils.py: flash_attn_supports_kv_cache_dtype",
+        f"{_VLLM_PRIORITIES}; {_VLLM_FP8}",
         "flashinfer",
     ),
     Rule(
         "vllm",
-        {"head_dim_over_256": (True,)},
-        "a head dimension over 256 is beyond FlashAttention: FlashInfer is next",
+        {"head_dim_over_256": (True,), "architecture": ("8.0", "8.9")},
+        "a head dimension over 256 wants FlashAttention 4, which is for Hopper and newer: FlashInfer is next",
         f"{_VLLM_PRIORITIES}; vllm/v1/attention/backends/flash_attn.py: supports_head_size",
         "flashinfer",
     ),
@@ -173,10 +174,12 @@ MODULES = (
             ),
         ),
     ),
+    *vllm_hopper.MODULES,
 )
 
 UNKNOWN = (
     *sglang_jit.UNKNOWN,
+    *vllm_hopper.UNKNOWN,
     Rule("sglang", {"mla": (True,), "backend": ("flashinfer",)}, "which modules FlashInfer's MLA backend loads", ""),
     Rule(
         "sglang",
@@ -186,12 +189,6 @@ UNKNOWN = (
         f"{_SGLANG_BACKEND}.init_forward_metadata (use_ragged)",
     ),
     Rule("vllm", {"mla": (True,), "backend": ("flashinfer",)}, "which modules FlashInfer's MLA backend loads", ""),
-    Rule(
-        "vllm",
-        {"backend": ("flashinfer",), "architecture": ("9.0",)},
-        "on Hopper, decode takes one of two paths (XQA, fa2), and fp8 changes the type of queries",
-        f"{_VLLM_BACKEND}: get_q_data_type",
-    ),
     Rule(
         "vllm",
         {"backend": ("flashinfer",), "window": ("some",)},

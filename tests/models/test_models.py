@@ -21,6 +21,7 @@ from fitasks.models.facts import Facts, read_facts
 from fitasks.plan.plan import effective
 from fitasks.plan.server import Package, Server
 from tests.doit_project import Project
+from tests.serving.planner_runs import PLAN, environment, request_of, run
 
 CONFIGS = Path(__file__).parent / "configs"
 DENSE = ["llama-3.1-8b", "llama-3.2-1b", "qwen2.5-7b", "qwen3-8b", "mistral-7b-v0.1", "gemma-2-9b", "gemma-3-4b"]
@@ -137,6 +138,67 @@ def test_vllm_below_hopper(name: str) -> None:
 )
 def test_an_fp8_cache_makes_vllm_take_flashinfer(name: str, expected: str) -> None:
     assert entries(answer(name, "8.9", "vllm", kv_cache_dtype="fp8_e4m3")) == ["sampling", expected]
+
+
+HOPPER = {"attention_backend": "flashinfer"}
+XQA = "xqa d{dim} input_dtype=bfloat16 kv_cache_dtype={kv} output_dtype=bfloat16 page_size=16 head_group_ratio={group}"
+
+
+def xqa(dim: int, group: int, kv: str = "bfloat16", more: str = "") -> str:
+    return XQA.format(dim=dim, kv=kv, group=group) + more
+
+
+@pytest.mark.parametrize("version", ["0.26.0", "0.33.0"])
+def test_vllm_with_flashinfer_on_hopper(version: str) -> None:
+    """On an H200 without a network, vLLM 0.26.0 was seen to ask for the first three."""
+    assert entries(answer("llama-3.1-8b", "9.0", "vllm", version=version, **HOPPER)) == [
+        "sampling",
+        "batch_prefill fa3 bfloat16 d128",
+        "batch_prefill fa2 bfloat16 d128",
+        xqa(128, 4),
+    ]
+
+
+def test_vllm_with_flashinfer_and_an_fp8_cache_on_hopper() -> None:
+    """Prefill quantizes queries, decode doesn't."""
+    told = answer("qwen2.5-7b", "9.0", "vllm", version="0.26.0", kv_cache_dtype="fp8_e4m3", tensor_parallel=4, **HOPPER)
+    assert entries(told) == [
+        "sampling",
+        "batch_prefill fa3 float8_e4m3fn d128 dtype_o=bfloat16",
+        "batch_prefill fa2 bfloat16 d128 dtype_kv=float8_e4m3fn",
+        xqa(128, 7, "float8_e4m3fn"),
+    ]
+
+
+def test_a_window_on_hopper_is_for_vllm_0_33_alone() -> None:
+    old, new = (answer("mistral-7b-v0.1", "9.0", "vllm", version=version, **HOPPER) for version in ("0.26.0", "0.33.0"))
+    assert entries(old) == ["sampling"]
+    assert "on Hopper its FlashInfer backend refuses layers with a window" in old.unknown
+    assert entries(new) == [
+        "sampling",
+        "batch_prefill fa3 bfloat16 d128 use_sliding_window=True",
+        "batch_prefill fa2 bfloat16 d128 use_sliding_window=True",
+        xqa(128, 4, more=" use_sliding_window=True"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "more", "said"),
+    [
+        ("gpt-oss-20b", {}, "which modules take attention sinks on Hopper"),
+        ("llama-3.1-8b", {"kv_cache_dtype": "fp8_e5m2"}, "which modules an fp8_e5m2 KV cache takes on Hopper"),
+    ],
+)
+def test_what_vllm_does_on_hopper_and_nobody_read(name: str, more: dict[str, Any], said: str) -> None:
+    told = answer(name, "9.0", "vllm", version="0.33.0", **HOPPER, **more)
+    assert entries(told) == ["sampling"]
+    assert said in told.unknown
+
+
+def test_a_large_head_dimension_is_flashattentions_on_hopper() -> None:
+    facts = replace(read_facts(CONFIGS / "llama-3.1-8b.json"), head_dim=512)
+    backends = [derive(facts, request("llama-3.1-8b", "vllm"), one).backend for one in ("8.0", "9.0")]
+    assert backends == ["flashinfer", "other"]
 
 
 def test_windows_on_some_layers_are_not_vllms_flashinfer() -> None:
@@ -273,7 +335,7 @@ def test_a_head_dimension_without_a_fused_kernel(tmp_path: Path) -> None:
 
 
 def test_an_unknown_attention_backend_stores_in_its_own_way() -> None:
-    told = answer("llama-3.1-8b", "9.0", version="0.5.16", attention_backend="flex_attention")
+    told = answer("llama-3.1-8b", "9.0", version="0.5.16", attention_backend="other")
     assert "kvcache" not in own_jit(told)
     assert "which kernel writes into the KV cache, for this attention backend" in told.unknown
 
@@ -333,7 +395,8 @@ def test_every_rule_can_apply() -> None:
         {"kv_cache_dtype": "fp8_e4m3"},
         {"kv_cache_dtype": "fp8_e5m2"},
         {"attention_backend": "flashinfer"},
-        {"attention_backend": "flex_attention"},
+        {"attention_backend": "flashinfer", "kv_cache_dtype": "fp8_e4m3"},
+        {"attention_backend": "other"},
         {"speculative": True, "tensor_parallel": 2},
     ]
     for name in MODELS:
@@ -399,6 +462,33 @@ def test_planned_under_the_names_that_flashinfer_gives(project: Project) -> None
     plan = json.loads((project.root / ".fitasks" / "plan.json").read_text())
     planned = {kernel["name"] for kernel in plan["kernels"] if kernel["op"] == "batch_prefill"}
     assert planned == expected
+
+
+# vLLM's calls on Hopper, with a 16-bit and an fp8 cache; the arguments in the order of FlashInfer's wrappers.
+HOPPERS = """
+import json, torch
+from flashinfer.jit.attention import modules
+from flashinfer.jit.xqa import gen_xqa_module
+half, fp8, i32 = torch.bfloat16, torch.float8_e4m3fn, torch.int32
+prefill = lambda backend, q, kv: modules.get_batch_prefill_uri(backend, q, kv, half, i32, 128, 128, 0, *3 * [False])
+xqa = lambda kv: gen_xqa_module(half, kv, 16, 128, 4, False, half, 1).name
+names = [prefill("fa3", half, half), prefill("fa2", half, half), xqa(half)]
+print(json.dumps([*names, prefill("fa3", fp8, fp8), prefill("fa2", half, fp8), xqa(fp8)]))
+"""
+
+
+@pytest.mark.usefixtures("flashinfer")
+def test_vllms_modules_on_hopper_are_planned_under_the_names_that_flashinfer_gives(tmp_path: Path) -> None:
+    told = [
+        answer("llama-3.1-8b", "9.0", "vllm", version="0.26.0", kv_cache_dtype=kv, **HOPPER)
+        for kv in ("auto", "fp8_e4m3")
+    ]
+    wanted = [(entry.op, dict(entry.params)) for one in told for entry in one.entries if entry.op != "sampling"]
+    env = environment(tmp_path)
+    _, response = run(PLAN, request_of(*wanted), tmp_path / "planned", env)
+    said = subprocess.run([sys.executable, "-c", HOPPERS], env=env, capture_output=True, text=True, check=True)
+    expected = json.loads(said.stdout.splitlines()[-1])
+    assert [kernel["name"].removesuffix("_kv_stride_equal") for kernel in response["kernels"]] == expected
 
 
 @pytest.mark.usefixtures("flashinfer")

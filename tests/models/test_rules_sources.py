@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from fitasks.models import sglang_jit
+from fitasks.models import rules, sglang_jit, vllm_hopper
 from tests.models.test_models import answer
-from tests.serving.flashinfer_wheels import wheel_of
+from tests.serving.flashinfer_wheels import sources_of, wheel_of
 from tests.serving.test_record_toolchains import stubbed
 
 if TYPE_CHECKING:
@@ -119,12 +119,84 @@ MODELS: dict[Place, tuple[str, ...]] = {
         'elif scaling_type == "yarn":',
     ),
 }
+# What both versions of vLLM say, and what one of them does.
+_VLLM = "vllm/v1/attention/backends/flashinfer.py"
+_BUILDER = "FlashInferMetadataBuilder"
+VLLM: dict[Place, tuple[str, ...]] = {
+    (_VLLM, f"{_BUILDER}.__init__"): (
+        "self.use_trtllm_decode_attention = can_use_xqa_or_trtllm_gen_decode",
+        "self.q_data_type_prefill = self.get_q_data_type(is_prefill=True)",
+    ),
+    (_VLLM, f"{_BUILDER}.build"): (
+        "prefill_use_trtllm = causal and use_trtllm_attention(",
+        "q_data_type=self.q_data_type_prefill, kv_data_type=self.kv_cache_dtype, o_data_type=o_dtype,",
+        "q_data_type=self.q_data_type_decode, kv_data_type=self.kv_cache_dtype, o_data_type=o_dtype,",
+    ),
+    (_VLLM, f"{_BUILDER}._get_prefill_wrapper"): ('else "auto" ',),
+    (_VLLM, f"{_BUILDER}._get_decode_wrapper"): ("use_tensor_cores=True, backend=backend,", 'else "auto" '),
+    (_VLLM, f"{_BUILDER}.get_q_data_type"): (
+        "and not is_prefill and force_use_trtllm_attention() is not False",
+        'and cache_dtype.startswith("fp8") ): return self.model_config.dtype',
+        "return FlashInferBackend.get_dtype_for_flashinfer(cache_dtype)",
+        "return self.kv_cache_spec.dtype",
+    ),
+    (_VLLM, f"{_BUILDER}._get_flashinfer_trtllm_api_decode_kernel"): (
+        "is_device_capability(",
+        "90",
+        "return FlashInferDecodeKernel.XQA",
+    ),
+    ("vllm/utils/flashinfer.py", "has_nvidia_artifactory"): (
+        "if has_flashinfer_cubin(): return True",
+        "response = requests.get(FLASHINFER_CUBINS_REPOSITORY, timeout=5)",
+    ),
+    ("vllm/utils/flashinfer.py", "supports_trtllm_attention"): (
+        "if not has_nvidia_artifactory(): return False",
+        "return not is_prefill",
+    ),
+    ("vllm/utils/flashinfer.py", "can_use_trtllm_attention"): ("num_qo_heads % num_kv_heads == 0",),
+    ("vllm/config/cache.py", "CacheConfig"): ("DEFAULT_BLOCK_SIZE: ClassVar[int] = 16",),
+}
+ONLY: dict[str, dict[Place, tuple[str, ...]]] = {
+    "0.26.0": {
+        (_VLLM, f"{_BUILDER}.__init__"): (
+            "if current_platform.is_device_capability(90) and any( params.window_left != -1",
+            'raise NotImplementedError( "FlashInfer backend on SM90 currently crashes with "',
+        ),
+    },
+    "0.33.0": {(_VLLM, "_is_xqa_head_dim_supported"): ("return 16 <= head_dim <= 256 and head_dim % 16 == 0",)},
+}
+
+# What FlashInfer, in the version that vLLM wants, makes of it.
+WANTED = {"0.26.0": "0.6.14", "0.33.0": "0.7.2.post1"}
+FLASHINFER: dict[Place, tuple[str, ...]] = {
+    ("flashinfer/utils.py", "determine_attention_backend"): (
+        "if is_sm90a_supported(device) and is_fa3_backend_supported(",
+        'return "fa3"',
+        'return "fa2"',
+    ),
+    ("flashinfer/utils.py", "is_fa3_backend_supported"): (
+        "if dtype_kv in {torch.float8_e4m3fn, torch.float8_e5m2} and dtype_q not in {",
+    ),
+    ("flashinfer/prefill.py", "BatchPrefillWithPagedKVCacheWrapper"): (
+        "self._backend = determine_attention_backend(",
+        "window_left >= 0,",
+        "logits_soft_cap > 0,",
+    ),
+    ("flashinfer/decode.py", "BatchDecodeWithPagedKVCacheWrapper"): (
+        "} & {q_data_type, kv_data_type}: self._backend = determine_attention_backend(",
+        'else: self._backend = "fa2"',
+        "self._cached_module = get_batch_prefill_module( self._backend, q_data_type, kv_data_type, o_data_type,",
+    ),
+    ("flashinfer/xqa.py", "xqa"): (
+        "q.dtype, k_cache.dtype, page_size, head_dim, head_group_ratio, use_sliding_window, output.dtype, q_seq_len,",
+    ),
+}
 
 
-def places(rules: Iterable[Rule]) -> set[Place]:
+def places(table: Iterable[Rule]) -> set[Place]:
     """What the rules cite: `file: name, name; file: name`."""
     found = set()
-    for rule in rules:
+    for rule in table:
         for cited in filter(None, rule.source.split("; ")):
             file, _, names = cited.partition(": ")
             found |= {(file, name) for name in names.split(", ")}
@@ -147,14 +219,40 @@ def source(root: Path, place: Place) -> str:
     return re.sub(r"\s+", " ", " ".join(line.split("  #")[0] for line in lines if not line.strip().startswith("#")))
 
 
+def unsaid(root: Path, quotes: dict[Place, tuple[str, ...]]) -> list[tuple[Place, str]]:
+    """The quotes that are no longer where they were."""
+    cited = [(place, quote) for place, some in quotes.items() for quote in some]
+    return [(place, quote) for place, quote in cited if quote not in source(root, place)]
+
+
 def test_every_place_that_a_rule_of_sglangs_jit_cites_is_quoted() -> None:
     assert places((*sglang_jit.MODULES, *sglang_jit.UNKNOWN)) == set(SGLANG)
 
 
 @pytest.mark.parametrize("place", [*SGLANG, *MODELS], ids=lambda place: place[1])
 def test_sglang_0_5_16_still_says_so(place: Place) -> None:
-    said = source(wheel_of("sglang", "sglang==0.5.16"), place)
-    assert [quote for quote in (SGLANG | MODELS)[place] if quote not in said] == []
+    assert unsaid(wheel_of("sglang", "sglang==0.5.16"), {place: (SGLANG | MODELS)[place]}) == []
+
+
+def test_every_place_that_a_rule_of_vllm_on_hopper_cites_is_quoted() -> None:
+    assert places((*vllm_hopper.MODULES, *vllm_hopper.UNKNOWN)) == set(VLLM)
+
+
+@pytest.mark.parametrize("version", rules.READ["vllm"])
+def test_vllm_still_says_so(version: str) -> None:
+    root = sources_of("vllm", f"vllm=={version}")
+    assert [*unsaid(root, VLLM), *unsaid(root, ONLY[version])] == []
+
+
+@pytest.mark.parametrize("version", WANTED.values())
+def test_flashinfer_still_says_so(version: str) -> None:
+    assert unsaid(sources_of("flashinfer", f"flashinfer-python=={version}"), FLASHINFER) == []
+
+
+def test_what_one_version_says_the_other_does_not() -> None:
+    """Or there would be one rule for both."""
+    (place, quotes), *_ = ONLY["0.26.0"].items()
+    assert not any(quote in source(sources_of("vllm", "vllm==0.33.0"), place) for quote in quotes)
 
 
 # Each function is called as its entry says, and SGLang's own load_jit names the module; nothing is compiled.
