@@ -64,6 +64,7 @@ class KernelConfig:
     place: Position  # of the entry's key
     param_places: dict[str, Position]  # of each parameter's key
     targets: tuple[str, ...] = ()  # that it is for; () for all
+    if_loaded: bool = False  # only where FlashInfer loads an nvcc module for it, which it says when it is asked
 
 
 @dataclass(frozen=True)

@@ -71,12 +71,13 @@ def check(json: str, trace: str, names: list[str]) -> None:
     session = current().asking
     verdicts = predict_all(session, names)
     needed = conditions(session, verdicts)
-    show_verdicts(verdicts, needed)
+    others = () if names else session.plan.not_loaded
+    show_verdicts(verdicts, needed, others)
     damage = damaged(session.plan.server)
     if told := damage or notice(session.plan):
         _print(told)
     if json:
-        write_verdicts(Path(json), verdicts, needed)
+        write_verdicts(Path(json), verdicts, needed, others)
     if damage or (trace and not covers(session, Path(trace))) or not all(verdict.good for verdict in verdicts):
         raise Silent
 
@@ -326,7 +327,7 @@ def explain_models() -> None:
     for request in plan.config.models:
         for target, told in answers(request, tuple(plan.targets)).items():
             for answer in told:
-                _say(lines(request, target, answer))
+                _say(lines(request, target, answer, plan.not_loaded))
     if not plan.config.models:
         _print(NONE)
 

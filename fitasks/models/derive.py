@@ -29,6 +29,7 @@ class Derived:
     params: dict[str, Scalar]
     rule: Rule
     fields: tuple[str, ...]
+    if_loaded: bool = False  # only where FlashInfer, asked in the serving environment, takes its nvcc module
 
 
 @dataclass(frozen=True)
@@ -153,7 +154,7 @@ def _entries(rule: Rule, situation: Mapping[str, Any], facts: Facts) -> list[Der
         said = params if ":" in entry.op else _worth_saying(params)
         used = [str(value)[1:] for value in entry.params.values() if str(value).startswith("$")] + list(rule.when)
         fields = tuple(dict.fromkeys(facts.fields[name] for name in used if name in facts.fields))
-        found.append(Derived(entry.hint, entry.op, said, rule, fields))
+        found.append(Derived(entry.hint, entry.op, said, rule, fields, entry.if_loaded))
     return found
 
 

@@ -58,7 +58,9 @@ def kernels_of_models(requests: Iterable[ModelRequest], targets: Sequence[str]) 
             for derived in (entry for answer in told for entry in answer.entries):
                 entry = f"{request.name}.{derived.hint}"
                 name = label(entry, derived.params)
-                kernel = KernelConfig(entry, derived.op, name, derived.params, request.place, {}, (target,))
+                kernel = KernelConfig(
+                    entry, derived.op, name, derived.params, request.place, {}, (target,), derived.if_loaded
+                )
                 known = found.get(name)
                 found[name] = replace(known, targets=(*dict.fromkeys((*known.targets, target)),)) if known else kernel
     return tuple(found.values())

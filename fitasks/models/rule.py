@@ -16,6 +16,7 @@ class Asked:
     hint: str
     op: str
     params: Mapping[str, Any] = field(default_factory=dict)
+    if_loaded: bool = False  # whether FlashInfer takes its nvcc module depends on the serving environment
 
 
 @dataclass(frozen=True)

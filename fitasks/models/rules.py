@@ -6,7 +6,7 @@ applies decides; of MODULES and UNKNOWN all that apply count. What isn't here is
 
 from __future__ import annotations
 
-from fitasks.models import sglang_jit, vllm_hopper
+from fitasks.models import sglang_jit, sglang_norm, vllm_hopper
 from fitasks.models.rule import Asked, Rule
 
 # The versions that were read, the newest last, each with those for which its rules are given, too, with a warning.
@@ -146,6 +146,7 @@ MODULES = (
         "sglang/srt/layers/attention/flashinfer_backend.py: _safe_merge_state",
         entries=(Asked("cascade", "cascade"),),
     ),
+    *sglang_norm.MODULES,
     *sglang_jit.MODULES,
     Rule(
         "vllm",

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fitasks.cuda.architecture import misfit, single, targets_of
-from fitasks.plan.kernel import Artefact, Kernel
+from fitasks.plan.kernel import Artefact, Kernel, NotLoaded
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -25,10 +25,21 @@ def kernels_of(config: Config, answers: Mapping[str, Answer]) -> tuple[Kernel, .
         suffix = f"@{answer['arch']}" if several else ""
         for planned in answer["kernels"]:
             if planned.get("error", {}).get("kind") == "skipped":
-                continue  # `sm90: false` leaves Hopper-only modules out
+                continue  # `sm90: false` leaves Hopper-only modules out, and see not_loaded
             entry = config.kernels[planned["id"]]
             kernels.append(_kernel(entry, target, entry.label + suffix, planned))
     return _mark_twins(_fitting(kernels, {target: single(answer["arch"]) for target, answer in answers.items()}))
+
+
+def not_loaded(config: Config, answers: Mapping[str, Answer]) -> tuple[NotLoaded, ...]:
+    """What models need and FlashInfer, in this serving environment, loads no nvcc module for."""
+    found = []
+    for target, answer in answers.items():
+        for planned in answer["kernels"]:
+            entry, error = config.kernels[planned["id"]], planned.get("error", {})
+            if entry.if_loaded and error.get("kind") == "skipped":
+                found.append(NotLoaded(entry.entry, target, error["message"]))
+    return tuple(found)
 
 
 def _kernel(entry: KernelConfig, target: str, label: str, planned: dict[str, Any]) -> Kernel:

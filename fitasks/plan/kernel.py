@@ -27,6 +27,15 @@ class Artefact:
 
 
 @dataclass(frozen=True)
+class NotLoaded:
+    """An entry that a model needs on one engine, and that FlashInfer serves without a module here; `why` says how."""
+
+    entry: str
+    target: str
+    why: str
+
+
+@dataclass(frozen=True)
 class Kernel:
     """A module of one target, exactly as the installed FlashInfer, or SGLang's own JIT, would build it at run time.
 

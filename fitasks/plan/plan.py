@@ -28,8 +28,8 @@ from fitasks.cuda.probe import ProbeMemo
 from fitasks.cuda.toolkit import choose_toolkit
 from fitasks.models.kernels import digests, kernels_of_models
 from fitasks.plan import hopper, planner
-from fitasks.plan.expand import kernels_of
-from fitasks.plan.kernel import Artefact, Kernel, as_record, from_record, impossible
+from fitasks.plan.expand import kernels_of, not_loaded
+from fitasks.plan.kernel import Artefact, Kernel, NotLoaded, as_record, from_record, impossible
 from fitasks.plan.names import named
 from fitasks.plan.overruled import overruled
 from fitasks.plan.reads import Reads
@@ -46,7 +46,7 @@ VERSION = [
     6,
     *(
         field.name
-        for record in (Kernel, Artefact, Target, Config, Serving, KernelConfig, ModelRequest)
+        for record in (Kernel, Artefact, NotLoaded, Target, Config, Serving, KernelConfig, ModelRequest)
         for field in fields(record)
     ),
 ]
@@ -64,6 +64,7 @@ class Plan:
     targets: dict[str, Target]  # by what FLASHINFER_CUDA_ARCH_LIST says, "8.0 9.0a"
     state: Path  # the project's .fitasks directory
     commands: Commands = field(default_factory=dict)  # what an nvcc has to know, per build of nvcc
+    not_loaded: tuple[NotLoaded, ...] = ()
 
     @property
     def first(self) -> Target:
@@ -125,7 +126,8 @@ def make_plan(root: Path, *, file: str = "kernels.yaml") -> Plan:
     kernels = tuple(from_record(record) for record in cache["kernels"])
     found = {name: Target.from_record(record) for name, record in cache["targets"].items()}
     server = as_imported(server, found)
-    return Plan(config, server, choice.toolkit, choice.notes, kernels, found, state, cache["commands"])
+    others = tuple(NotLoaded(**record) for record in cache["not_loaded"])
+    return Plan(config, server, choice.toolkit, choice.notes, kernels, found, state, cache["commands"], others)
 
 
 def _choice(server: Server, cache: dict[str, Any], probe: ProbeMemo) -> Choice:
@@ -197,7 +199,8 @@ def _ask(config: Config, targets: tuple[str, ...], server: Server, toolkit: Tool
         message = f"{server.python}: its FlashInfer plans what can't be compiled: {why}"
         raise EnvironmentProblem(message, remedy="doit doctor says which FlashInfer that is; install it again")
     records = {name: target.as_record() for name, target in targets_in(answers).items()}
-    return {"kernels": kernels, "targets": records, "reads": reads.as_record()}
+    others = list(map(asdict, not_loaded(config, answers)))
+    return {"kernels": kernels, "targets": records, "reads": reads.as_record(), "not_loaded": others}
 
 
 def _needs(kernels: Sequence[Kernel]) -> frozenset[str]:
@@ -270,6 +273,7 @@ class _Memo(TypedDict):
     chosen: chosen.Record
     needs: list[str]
     commands: Commands
+    not_loaded: list[NotLoaded]
     overruled: dict[str, str]
     reads: dict[str, Any]  # Reads.holding looks at it
 

@@ -45,7 +45,7 @@ def ask(
 
     def request(target: str) -> dict[str, Any]:
         wanted = [
-            {"id": index, "op": kernel.op, "params": kernel.params}
+            {"id": index, "op": kernel.op, "params": kernel.params, "if_loaded": kernel.if_loaded}
             for index, kernel in enumerate(kernels)
             if not kernel.targets or target in kernel.targets
         ]

@@ -15,7 +15,7 @@ from fitasks.base.files import write_if_changed
 from fitasks.cuda.probe import ProbeMemo
 from fitasks.cuda.toolkit import Toolkit
 from fitasks.plan import planner
-from fitasks.plan.expand import kernels_of
+from fitasks.plan.expand import kernels_of, not_loaded
 from fitasks.plan.plan import Plan, configuration, effective, targets_of
 from fitasks.plan.server import as_imported, find_server
 from fitasks.plan.target import targets_in
@@ -47,7 +47,8 @@ def plan_unbuilt(root: Path) -> Plan | None:
     home, named = toolkit.home, config.generators
     answers = planner.ask(server, home, names, config.kernels, sm90=config.sm90, generators=named)
     targets = targets_in(answers)
-    return Plan(config, as_imported(server, targets), toolkit, (), kernels_of(config, answers), targets, state)
+    kernels, others = kernels_of(config, answers), not_loaded(config, answers)
+    return Plan(config, as_imported(server, targets), toolkit, (), kernels, targets, state, not_loaded=others)
 
 
 def _compiled_with(server: Server) -> str:

@@ -14,14 +14,16 @@ from fitasks.ui.console import console as rich_console
 from fitasks.ui.units import size
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
+    from fitasks.plan.kernel import NotLoaded
     from fitasks.server.verdict import Verdict
 
 _STYLES = {"ahead-of-time": "green", "cached": "green"}
 
 
-def show_verdicts(verdicts: list[Verdict], conditions: list[str]) -> None:
+def show_verdicts(verdicts: list[Verdict], conditions: list[str], not_loaded: Sequence[NotLoaded] = ()) -> None:
     """A table, the count of kernels that are there, and what all of it depends on."""
     console = rich_console()
     table = Table(box=None, pad_edge=False, header_style="bold")
@@ -35,12 +37,22 @@ def show_verdicts(verdicts: list[Verdict], conditions: list[str]) -> None:
     good = [verdict for verdict in verdicts if verdict.good]
     total = size(sum(verdict.bytes for verdict in good))
     console.print(f"Found {len(good)} compiled kernel(s) of {len(verdicts)}, {total}")
+    for other in not_loaded:
+        console.print(f"Without a module: {other.entry} ({other.target}): {other.why}", soft_wrap=True)
     for condition in conditions:
         console.print(f"Provided that {condition}", soft_wrap=True)
 
 
-def write_verdicts(file: Path, verdicts: list[Verdict], conditions: list[str]) -> None:
+def write_verdicts(
+    file: Path, verdicts: list[Verdict], conditions: list[str], not_loaded: Sequence[NotLoaded] = ()
+) -> None:
     """The same for machines."""
     good = all(verdict.good for verdict in verdicts)
-    data = {"version": 1, "good": good, "conditions": conditions, "kernels": [asdict(verdict) for verdict in verdicts]}
+    data = {
+        "version": 1,
+        "good": good,
+        "conditions": conditions,
+        "not_loaded": [asdict(other) for other in not_loaded],
+        "kernels": [asdict(verdict) for verdict in verdicts],
+    }
     write_atomic(file, json.dumps(data, indent=2) + "\n")

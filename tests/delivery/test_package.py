@@ -152,7 +152,7 @@ def test_check_says_so_where_all_kernels_are_cached(
     monkeypatch.setattr(actions, "_print", said.append)
     monkeypatch.setattr(check, "check", lambda session, names: [Verdict("page", "page", "9.0a", "cached")])
     monkeypatch.setattr(conditions, "conditions", lambda session, verdicts: [])
-    monkeypatch.setattr(check_table, "show_verdicts", lambda verdicts, needed: None)
+    monkeypatch.setattr(check_table, "show_verdicts", lambda verdicts, needed, others: None)
     monkeypatch.setattr(install, "damaged", lambda server: damage)
     monkeypatch.setattr(install, "notice", lambda plan: "")
     with pytest.raises(Silent) if damage else nullcontext():

@@ -50,9 +50,9 @@ def entries(told: Answer) -> list[str]:
 
 @pytest.mark.parametrize("name", MODELS)
 @pytest.mark.parametrize("engine", ["sglang", "vllm"])
-def test_on_hopper_with_default_flags_only_sampling_is_flashinfers(name: str, engine: str) -> None:
+def test_on_hopper_with_default_flags_no_attention_is_flashinfers(name: str, engine: str) -> None:
     told = answer(name, "9.0", engine)
-    assert entries(told) == ["sampling"]
+    assert entries(told) == ["sampling", *(["norm"] if engine == "sglang" else [])]
     assert told.backend != "flashinfer"
 
 
@@ -71,7 +71,7 @@ DIMS = {
 def test_sglang_below_hopper(name: str, architecture: str) -> None:
     """Four query heads or more for each key-value head: decode uses prefill's module."""
     prefill = f"batch_prefill fa2 bfloat16 d{DIMS[name]}"
-    assert entries(answer(name, architecture)) == ["sampling", prefill, prefill, "cascade"]
+    assert entries(answer(name, architecture)) == ["sampling", prefill, prefill, "cascade", "norm"]
 
 
 @pytest.mark.parametrize("name", ["gemma-2-9b", "gemma-3-4b"])
@@ -79,7 +79,7 @@ def test_few_query_heads_decode_without_tensor_cores(name: str) -> None:
     """Two for each; the soft cap and the window are given when it runs, so that the modules are the plain ones."""
     prefill = "batch_prefill fa2 bfloat16 d256"
     told = answer(name, "8.0")
-    assert entries(told) == ["sampling", prefill, prefill, "batch_decode bfloat16 d256", "cascade"]
+    assert entries(told) == ["sampling", prefill, prefill, "batch_decode bfloat16 d256", "cascade", "norm"]
     assert any("where prefill is paged only" in one for one in told.unknown)
 
 
@@ -90,6 +90,7 @@ def test_an_fp8_cache_decodes_with_tensor_cores() -> None:
         "batch_prefill fa2 bfloat16 d256",
         "batch_prefill fa2 bfloat16 d256 dtype_kv=float8_e4m3fn",
         "cascade",
+        "norm",
     ]
 
 
@@ -104,7 +105,7 @@ def test_an_fp8_cache_decodes_with_tensor_cores() -> None:
 )
 def test_sinks_and_mla_on_sglang(name: str, architecture: str, backend: str) -> None:
     told = answer(name, architecture)
-    assert (told.backend, entries(told)) == (backend, ["sampling"])
+    assert (told.backend, entries(told)) == (backend, ["sampling", "norm"])
     assert "whether its experts' kernels come from FlashInfer" in told.unknown
 
 
@@ -115,10 +116,11 @@ def test_flashinfer_asked_for_on_hopper() -> None:
         "batch_prefill fa3 bfloat16 d128",
         "batch_prefill fa2 bfloat16 d128",
         "cascade",
+        "norm",
     ]
     assert told.source == "kernels.yaml"
     mla = answer("deepseek-v3", "9.0", attention_backend="flashinfer")
-    assert entries(mla) == ["sampling"]
+    assert entries(mla) == ["sampling", "norm"]
     assert "which modules FlashInfer's MLA backend loads" in mla.unknown
 
 
@@ -236,7 +238,7 @@ def test_beyond_what_was_read_nothing_is_guessed(more: dict[str, Any], architect
 
 def test_another_version_of_the_same_line_gets_a_warning() -> None:
     told = answer("llama-3.1-8b", "8.0", version="0.5.20")
-    assert len(entries(told)) == 4
+    assert len(entries(told)) == 5
     assert told.unknown[0] == "whether sglang 0.5.20 does as 0.5.23, in which the rules were read"
 
 
@@ -367,7 +369,7 @@ def test_no_dtype_no_attention_modules(tmp_path: Path) -> None:
     del config["torch_dtype"]
     (tmp_path / "config.json").write_text(json.dumps(config))
     told = derive(read_facts(tmp_path), request("llama-3.1-8b"), "8.0")
-    assert entries(told) == ["sampling", "cascade"]
+    assert entries(told) == ["sampling", "cascade", "norm"]
     assert "config.json tells no torch_dtype, so attention's modules" in told.unknown
 
 
@@ -499,6 +501,24 @@ def test_a_changed_config_json_is_planned_anew(project: Project) -> None:
     config.write_text(config.read_text().replace('"num_attention_heads": 32', '"num_attention_heads": 64'))
     assert "llama.ragged-fa2-bf16-d64@80" in project.doit("list", "--all")
     assert "planning" in project.stderr
+
+
+@pytest.mark.usefixtures("flashinfer")
+def test_norm_is_planned_where_flashinfer_loads_its_module(project: Project) -> None:
+    """This environment has nvidia-cutlass-dsl, whose kernels FlashInfer prefers."""
+    why = "norm: CuTe-DSL, compiled in memory by each process"
+    assert "kernel:llama.norm" not in project.doit("list", "--all")
+    assert "  {op: norm}\n      normalizes with FlashInfer" in (out := project.doit("explain_models"))
+    assert f"\n      left out: {why}\n" in out
+    said = project.doit("check", "--json", "check.json", status=1)
+    assert f"Without a module: llama.norm (9.0a): {why}" in said
+    told = json.loads((project.root / "check.json").read_text())["not_loaded"]
+    assert {"entry": "llama.norm", "target": "9.0a", "why": why} in told
+    project.env["FLASHINFER_USE_CUDA_NORM"] = "1"
+    listed = project.doit("list", "--all")
+    assert "kernel:llama.norm@90a " in listed
+    assert "kernel:gemma.norm@80 " in listed
+    assert "left out" not in project.doit("explain_models")
 
 
 @pytest.mark.usefixtures("flashinfer")

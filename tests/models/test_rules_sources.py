@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from fitasks.models import rules, sglang_jit, vllm_hopper
+from fitasks.models import rules, sglang_jit, sglang_norm, vllm_hopper
 from tests.models.test_models import answer
 from tests.serving.flashinfer_wheels import sources_of, wheel_of
 from tests.serving.test_record_toolchains import stubbed
@@ -118,6 +118,28 @@ MODELS: dict[Place, tuple[str, ...]] = {
         'elif scaling_type == "dynamic":',
         'elif scaling_type == "yarn":',
     ),
+}
+# Of both versions of SGLang, with the sgl_kernel that each wants; Gemma 3's norm of the newer one alone.
+KERNEL = {"0.5.16": "0.4.5", "0.5.23": "0.4.10"}
+_LAYERNORM, _ELEMENTWISE = "sglang/srt/layers/layernorm.py", "sgl_kernel/elementwise.py"
+NORM: dict[Place, tuple[str, ...]] = {
+    (_LAYERNORM, "RMSNorm.forward_cuda"): (
+        "fused_add_rmsnorm(x, residual, self.weight.data, self.variance_epsilon)",
+        "= rmsnorm(x, self.weight.data, self.variance_epsilon)",
+    ),
+    (_LAYERNORM, "GemmaRMSNorm._forward_impl"): (
+        "gemma_fused_add_rmsnorm(",
+        "= gemma_rmsnorm(x, self.weight.data, self.variance_epsilon)",
+    ),
+    (_ELEMENTWISE, "rmsnorm"): ("and not torch.compiler.is_dynamo_compiling()", "_flashinfer_norm.rmsnorm("),
+    (_ELEMENTWISE, "fused_add_rmsnorm"): ("_flashinfer_norm.fused_add_rmsnorm(",),
+    (_ELEMENTWISE, "gemma_rmsnorm"): ("_flashinfer_norm.gemma_rmsnorm(",),
+    (_ELEMENTWISE, "gemma_fused_add_rmsnorm"): ("_flashinfer_norm.gemma_fused_add_rmsnorm(",),
+}
+GEMMA3: Place = (_LAYERNORM, "Gemma3RMSNorm.forward_cuda")
+GEMMA3_NORM = {
+    "0.5.16": ("return self.forward_native(x)",),
+    "0.5.23": ("return gemma_rmsnorm(x, self.weight.data, self.eps)",),
 }
 # What both versions of vLLM say, and what one of them does.
 _VLLM = "vllm/v1/attention/backends/flashinfer.py"
@@ -232,6 +254,20 @@ def test_every_place_that_a_rule_of_sglangs_jit_cites_is_quoted() -> None:
 @pytest.mark.parametrize("place", [*SGLANG, *MODELS], ids=lambda place: place[1])
 def test_sglang_0_5_16_still_says_so(place: Place) -> None:
     assert unsaid(wheel_of("sglang", "sglang==0.5.16"), {place: (SGLANG | MODELS)[place]}) == []
+
+
+def test_every_place_that_a_rule_of_norm_cites_is_quoted() -> None:
+    assert places(sglang_norm.MODULES) == {*NORM, GEMMA3}
+
+
+@pytest.mark.parametrize("version", rules.READ["sglang"])
+def test_sglang_still_normalizes_with_flashinfer(version: str) -> None:
+    engine = wheel_of("sglang", f"sglang=={version}")
+    kernel = sources_of("sglang-kernel", f"sglang-kernel=={KERNEL[version]}")
+    text = next(engine.glob("sglang-*.dist-info/METADATA")).read_text()
+    assert f"Requires-Dist: sglang-kernel=={KERNEL[version]}\n" in text
+    for place, quotes in {**NORM, GEMMA3: GEMMA3_NORM[version]}.items():
+        assert unsaid(engine if place[0] == _LAYERNORM else kernel, {place: quotes}) == []
 
 
 def test_every_place_that_a_rule_of_vllm_on_hopper_cites_is_quoted() -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import ast
 import importlib
 import importlib.util
+import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -285,6 +287,65 @@ def test_what_a_wrapper_names_itself(answered: Answered) -> None:
     assert public["note"] == f"no wrapper loads this module, {loaded}"
     nothing = "nothing in this FlashInfer calls gen_pcie_ipc_comm_debug_module"
     assert debug["note"] == f"{nothing}, so a server may never load this module"
+
+
+# Its .pth file has put its packages on the path by then.
+WITHOUT_DSL = 'import sys\nsys.path[:] = [entry for entry in sys.path if "cutlass" not in entry]\n'
+
+
+@needs_torch
+@pytest.mark.parametrize("version", ["0.6.18.post1", "0.7.4"])
+@pytest.mark.parametrize(
+    ("settings", "planned"),
+    [
+        ({}, False),
+        ({"FLASHINFER_USE_CUDA_NORM": "1"}, True),
+        ({"NO_DSL": "1"}, True),
+    ],
+)
+def test_what_models_need_is_planned_where_flashinfer_loads_it(
+    tmp_path: Path, version: str, settings: dict[str, str], planned: bool
+) -> None:
+    """FlashInfer itself says, in the serving environment, whether norm is its module or CuTe-DSL's kernels."""
+    env = environment(tmp_path, version, **settings)
+    request = request_of(("norm", {}), ("page", {}), ("norm", {}))
+    request["kernels"][0]["if_loaded"] = request["kernels"][1]["if_loaded"] = True
+    if env.pop("NO_DSL", ""):
+        (tmp_path / "sitecustomize.py").write_text(WITHOUT_DSL)
+        env["PYTHONPATH"] = os.pathsep.join([str(tmp_path), env["PYTHONPATH"]])
+    _, response = run(PLAN, request, tmp_path, env)
+    derived, page, written = response["kernels"]
+    assert (page["name"], written["name"]) == ("page", "norm"), "what somebody wrote is planned in any case"
+    if planned:
+        assert derived["name"] == "norm"
+        assert derived["note"].startswith("the server loads this module")
+    else:
+        assert mistakes(derived) == [("skipped", None, "norm: CuTe-DSL, compiled in memory by each process", None)]
+        assert written["note"].startswith("the server prefers CuTe-DSL kernels")
+
+
+# FlashInfer's answer of another architecture's GPUs: a DSL that can't serve them.
+UNSUPPORTED = """
+import runpy, sys
+import flashinfer.norm
+flashinfer.norm._cute_dsl_supports_arch = lambda major, minor: (major, minor) != (9, 0)
+sys.argv[:] = sys.argv[1:]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+@needs_torch
+@pytest.mark.parametrize(("target", "planned"), [("9.0a", True), ("8.0", False), ("8.0 8.9", True)])
+def test_an_architecture_that_cute_dsl_may_not_serve(tmp_path: Path, target: str, planned: bool) -> None:
+    request = request_of(("norm", {}))
+    request["kernels"][0]["if_loaded"] = True
+    (tmp_path / "request.json").write_text(json.dumps(request))
+    command = [sys.executable, "-c", UNSUPPORTED, str(PLAN), "request.json", "response.json"]
+    env = environment(tmp_path, FLASHINFER_CUDA_ARCH_LIST=target)
+    subprocess.run(command, cwd=tmp_path, env=env, check=True, capture_output=True)
+    (norm,) = json.loads((tmp_path / "response.json").read_text())["kernels"]
+    assert ("name" in norm) == planned
+    assert not planned or norm["note"].endswith("CuTe-DSL may not serve this target's GPUs")
 
 
 @needs_torch

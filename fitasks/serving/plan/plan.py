@@ -8,7 +8,8 @@ or newer and the standard library, torch and FlashInfer; needs no GPU, no CUDA t
 nothing. It writes what FlashInfer's generators write (generated/), nothing under cached_ops/.
 
 Request: {"version": 1, "sm90": true, "generators": ["my_fork"], "recorded": false, "kernels": [{"id": 0, "op": "page",
-"params": {}}]}. `generators` are packages beside FlashInfer whose gen_… functions may be called; of what was `recorded`
+"params": {}}]}. An entry that is planned only `"if_loaded": true` is skipped where the server takes another way than
+its module. `generators` are packages beside FlashInfer whose gen_… functions may be called; of what was `recorded`
 a generator is called confined (plan_spec.py), and only FlashInfer's.
 
 The response is written last and atomically: FlashInfer, torch, tvm-ffi and the cache's directories (load_flashinfer),
@@ -41,6 +42,7 @@ from plan_generators import (  # noqa: E402
     where,
 )
 from plan_parameters import arguments_for, as_json  # noqa: E402
+from plan_paths import load_condition, refuse_unless_loaded  # noqa: E402
 from plan_reads import Reads  # noqa: E402
 from plan_sglang import is_sglangs  # noqa: E402
 from plan_sglang import planned as planned_sglang  # noqa: E402
@@ -52,10 +54,6 @@ if TYPE_CHECKING:
 sys.path[:] = [entry for entry in sys.path if entry != _HERE]
 
 VERSION = 1
-_ONLY_WITHOUT_DSL = (
-    "the server prefers CuTe-DSL kernels; it loads this module with FLASHINFER_USE_CUDA_NORM=1, without "
-    "nvidia-cutlass-dsl, or on an architecture that the DSL does not support"
-)
 
 
 class Allowed(NamedTuple):
@@ -113,7 +111,13 @@ def _checked(request: dict[str, Any]) -> dict[str, Any]:
     if request["version"] != VERSION:
         raise ValueError(f"version {request['version']}, not {VERSION}")
     kernels = [
-        {"id": one["id"], "op": str(one["op"]), "params": dict(one.get("params") or {})} for one in request["kernels"]
+        {
+            "id": one["id"],
+            "op": str(one["op"]),
+            "params": dict(one.get("params") or {}),
+            "if_loaded": bool(one.get("if_loaded")),
+        }
+        for one in request["kernels"]
     ]
     packages = tuple(map(str, request.get("generators") or ()))
     recorded, sm90 = bool(request.get("recorded")), bool(request.get("sm90", True))
@@ -123,6 +127,8 @@ def _checked(request: dict[str, Any]) -> dict[str, Any]:
 def plan(kernel: dict[str, Any], allowed: Allowed) -> dict[str, Any]:
     """One kernel of the request as a record of the response; its mistakes are part of the record."""
     try:
+        if kernel["if_loaded"]:
+            refuse_unless_loaded(kernel["op"])
         return {"id": kernel["id"], **_planned(kernel["op"], kernel["params"], allowed)}
     except PlanError as error:
         return {"id": kernel["id"], **error.record()}
@@ -152,7 +158,7 @@ def _planned(op: str, params: dict[str, Any], allowed: Allowed) -> dict[str, Any
     if not sm90 and "sm90" in getattr(spec, "name", ""):
         raise _hopper_only(str(spec.name))
     record = {**spec_record(spec), "generator": where(generator), "params": as_json(generator, arguments)}
-    notes += _load_condition(op)
+    notes += load_condition(op)
     return {**record, "note": "; ".join(notes)} if notes else record
 
 
@@ -169,16 +175,6 @@ def _generic(generator: Generator, params: dict[str, Any]) -> tuple[Generator, d
 
 def _hopper_only(name: str) -> PlanError:
     return PlanError("skipped", f"{name} is for Hopper only, and sm90 is false")
-
-
-def _load_condition(op: str) -> list[str]:
-    """When the server loads the module, where FlashInfer has CuTe-DSL kernels for the same purpose (norm)."""
-    off = getattr(sys.modules.get(f"flashinfer.{op}"), "_USE_CUDA_NORM", None)
-    if off is None:
-        return []
-    if off:
-        return ["the server loads this module: the CuTe-DSL path is off in this environment"]
-    return [_ONLY_WITHOUT_DSL]
 
 
 def _write_atomic(path: Path, answer: dict[str, Any]) -> None:
