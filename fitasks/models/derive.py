@@ -44,9 +44,9 @@ class Answer:
     unknown: tuple[str, ...]
 
 
-def derive(facts: Facts, request: ModelRequest, architecture: str) -> Answer:
-    """The answer for one architecture ("9.0")."""
-    situation = _situation(facts, request, architecture)
+def derive(facts: Facts, request: ModelRequest, architecture: str, *, alone: bool = True) -> Answer:
+    """The answer for one architecture ("9.0"), which is `alone` unless its target has several."""
+    situation = _situation(facts, request, architecture) | {"alone": alone}
     asked = request.attention_backend
     chosen = _first(request.engine, situation)
     given = asked != "auto"

@@ -44,10 +44,11 @@ def facts_of(request: ModelRequest) -> Facts:
 def answers(request: ModelRequest, targets: Sequence[str]) -> dict[str, list[Answer]]:
     """For each target, the answers for its architectures. Raises ConfigError."""
     facts = facts_of(request)
-    return {
-        target: [derive(facts, request, capability) for capability in capabilities(target)]
-        for target in dict.fromkeys(targets)
-    }
+    found = {}
+    for target in dict.fromkeys(targets):
+        several = capabilities(target)
+        found[target] = [derive(facts, request, one, alone=len(several) == 1) for one in several]
+    return found
 
 
 def kernels_of_models(requests: Iterable[ModelRequest], targets: Sequence[str]) -> tuple[KernelConfig, ...]:

@@ -10,7 +10,7 @@ from fitasks.models.rule import Asked, Rule
 _READ = "0.5.16"
 DENSE = ("llama", "mistral", "qwen2", "qwen3")
 _HALF = ("float16", "bfloat16")
-_HERE = {"version": (_READ,), "model_type": DENSE, "dtype": _HALF}
+_HERE = {"version": (_READ,), "alone": (True,), "model_type": DENSE, "dtype": _HALF}
 _LAYERS = "sglang/srt/layers"
 _POOL = "sglang/srt/mem_cache/memory_pool.py"
 FUSED_ROPE = (64, 128, 256, 512)  # head dimensions
@@ -80,6 +80,12 @@ MODULES = (
 )
 
 UNKNOWN = (
+    Rule(
+        "sglang",
+        {"version": (_READ,), "alone": (False,)},
+        "what its own JIT compiles, one architecture at a time, for a target of several: write a target for each",
+        "",
+    ),
     Rule("sglang", {"version": ("0.5.23",)}, "which modules of its own JIT it compiles, for this version", ""),
     Rule(
         "sglang",

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import ast
-import json
 import os
 import re
-import subprocess
-import sys
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,7 +14,8 @@ import pytest
 from fitasks.models import rules, sglang_jit, sglang_norm, vllm_hopper
 from tests.models.test_models import answer
 from tests.serving.flashinfer_wheels import sources_of, wheel_of
-from tests.serving.test_record_toolchains import stubbed
+from tests.serving.planner_runs import PLAN, environment, request_of, run
+from tests.serving.sglang_stubs import stubbed
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -291,56 +289,29 @@ def test_what_one_version_says_the_other_does_not() -> None:
     assert not any(quote in source(sources_of("vllm", "vllm==0.33.0"), place) for quote in quotes)
 
 
-# Each function is called as its entry says, and SGLang's own load_jit names the module; nothing is compiled.
-CALL = """
-import importlib, json, os, sys, types
-import torch, tvm_ffi, tvm_ffi.cpp
-names = []
-tvm_ffi.cpp.load_inline = lambda name, **more: names.append(name)
-tvm_ffi.load_module = lambda path: "module"
-custom = types.ModuleType("sglang.srt.utils.custom_op")
-custom.register_custom_op = lambda **more: lambda function: function
-sys.modules["sglang.srt.utils.custom_op"] = custom
-from sglang.jit_kernel.utils import override_jit_cuda_arch
-with override_jit_cuda_arch(9, 0, "a"):
-    for op, params in json.load(sys.stdin):
-        module, _, function = op.partition(":")
-        words = {name: getattr(torch, value) if name == "dtype" else value for name, value in params.items()}
-        getattr(importlib.import_module(module), function)(**words)
-print(json.dumps(names))
-"""
-
-
-def named(tmp_path: Path, entries: list[tuple[str, dict[str, Any]]]) -> list[str]:
-    place = stubbed(tmp_path, wheel_of("sglang", "sglang==0.5.16"))
-    env = os.environ | {"PYTHONPATH": str(place), "HOME": str(tmp_path), "TVM_FFI_CACHE_DIR": str(tmp_path)}
-    done = subprocess.run(
-        [sys.executable, "-c", CALL], env=env, input=json.dumps(entries), capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    names = json.loads(done.stdout.splitlines()[-1])
-    return [name.removeprefix("sgl_kernel_jit_").rpartition("_")[0] for name in names]  # without its sources' hash
-
-
 def own(name: str, **more: Any) -> list[tuple[str, dict[str, Any]]]:
     """The entries of SGLang's own JIT."""
     told = answer(name, "9.0", version="0.5.16", **more)
     return [(entry.op, dict(entry.params)) for entry in told.entries if entry.op.startswith("sglang.")]
 
 
-@pytest.mark.usefixtures("torch")
-def test_a_llama_compiles_what_a_server_was_seen_to_compile(tmp_path: Path) -> None:
-    """bfloat16, head_dim 128, 8 key-value heads: the four modules of SGLang 0.5.16's first request on an H200."""
-    assert named(tmp_path, own("llama-3.1-8b")) == [
+@pytest.mark.usefixtures("flashinfer")
+def test_sglangs_own_functions_make_what_a_server_was_seen_to_compile(tmp_path: Path) -> None:
+    """Of a Llama the four modules of SGLang 0.5.16's first request on an H200: bfloat16, 8 key-value heads of 128."""
+    env = environment(tmp_path)
+    stubs = stubbed(tmp_path, wheel_of("sglang", "sglang==0.5.16"))
+    env |= {"PYTHONPATH": os.pathsep.join([str(stubs), env["PYTHONPATH"]]), "TVM_FFI_GPU_BACKEND": "cuda"}
+    wanted = [*own("llama-3.1-8b"), *own("qwen3-8b", tensor_parallel=2, kv_cache_dtype="fp8_e4m3")]
+    _, response = run(PLAN, request_of(*wanted), tmp_path / "planned", env)
+    names = [kernel["name"].removeprefix("sgl_kernel_jit_").rpartition("_")[0] for kernel in response["kernels"]]
+    assert names == [
         "fused_rope_true_128_true_bf16_t",
         "kvcache_2048_true",
         "clamp_position_int64_t",
         "activation_bf16_t_true",
+        "fused_rope_true_128_true_bf16_t",
+        "kvcache_512_true",  # 4 heads on each of two GPUs, a byte for each value
+        "clamp_position_int64_t",
+        "activation_bf16_t_true",
+        "qknorm_128_true_bf16_t",
     ]
-
-
-@pytest.mark.usefixtures("torch")
-def test_qwen3_on_two_gpus_with_an_fp8_cache(tmp_path: Path) -> None:
-    names = named(tmp_path, own("qwen3-8b", tensor_parallel=2, kv_cache_dtype="fp8_e4m3"))
-    assert "kvcache_512_true" in names, "4 heads of 128 bytes"
-    assert names[-1] == "qknorm_128_true_bf16_t"
