@@ -117,6 +117,37 @@ MODELS: dict[Place, tuple[str, ...]] = {
         'elif scaling_type == "yarn":',
     ),
 }
+# The choice of an attention backend, and what FlashInfer's loads, of both versions; the first place has moved.
+DEFAULT: dict[str, Place] = {
+    "0.5.16": ("sglang/srt/server_args.py", "ServerArgs._get_default_attn_backend"),
+    "0.5.23": ("sglang/srt/arg_groups/model_override_base.py", "get_default_attn_backend"),
+}
+CHOSEN = (
+    "is_no_spec_infer_or_topk_one(",
+    '): return "fa3"',
+    'not model_config.has_attention_sinks: return "flashinfer" return "triton"',
+)
+_OVERRIDES = "sglang/srt/arg_groups/overrides.py"
+_BACKEND, _CLASS = "sglang/srt/layers/attention/flashinfer_backend.py", "FlashInferAttnBackend"
+ATTENTION: dict[Place, tuple[str, ...]] = {
+    (_OVERRIDES, "_attention_backend_fa3_fp8_fallback"): (
+        'view.attention_backend == "fa3" and view.kv_cache_dtype == "fp8_e5m2"',
+        'return {"attention_backend": "triton"}',
+    ),
+    (_OVERRIDES, "_sampling_backend_default"): ('"sampling_backend": ( "flashinfer" if',),
+    (_BACKEND, f"{_CLASS}.__init__"): (
+        'self.prefill_backend = "fa2" self.decode_backend = "fa2"',
+        'fmha_backend = "auto"',
+        'BatchPrefillWithRaggedKVCacheWrapper( self.workspace_buffer, "NHD", backend=fmha_backend',
+        "backend=self.prefill_backend,",
+        "backend=self.decode_backend, use_tensor_cores=self.decode_use_tensor_cores,",
+    ),
+    (_BACKEND, "should_use_tensor_core"): (
+        "if kv_cache_dtype in (torch.float8_e4m3fn, torch.float8_e5m2): return True",
+        "return gqa_group_size >= 4",
+    ),
+    (_BACKEND, "_safe_merge_state"): ("return merge_state(v_a, s_a, v_b, s_b)",),
+}
 # Of both versions of SGLang, with the sgl_kernel that each wants; Gemma 3's norm of the newer one alone.
 KERNEL = {"0.5.16": "0.4.5", "0.5.23": "0.4.10"}
 _LAYERNORM, _ELEMENTWISE = "sglang/srt/layers/layernorm.py", "sgl_kernel/elementwise.py"
@@ -175,6 +206,21 @@ VLLM: dict[Place, tuple[str, ...]] = {
     ),
     ("vllm/utils/flashinfer.py", "can_use_trtllm_attention"): ("num_qo_heads % num_kv_heads == 0",),
     ("vllm/config/cache.py", "CacheConfig"): ("DEFAULT_BLOCK_SIZE: ClassVar[int] = 16",),
+}
+# How it comes to FlashInfer at all.
+_FLASH_ATTN = "vllm/v1/attention/backends/flash_attn.py"
+CHOICE: dict[Place, tuple[str, ...]] = {
+    ("vllm/platforms/cuda.py", "_get_backend_priorities"): (
+        "AttentionBackendEnum.FLASH_ATTN, AttentionBackendEnum.FLASHINFER, AttentionBackendEnum.TRITON_ATTN,",
+    ),
+    (_FLASH_ATTN, "FlashAttentionBackend.supports_head_size"): (
+        "if head_size <= 256: return True",
+        "if is_fa_version_supported(4): return head_size <= 512",
+    ),
+    ("vllm/vllm_flash_attn/flash_attn_interface.py", "_is_fa4_supported"): ("is_device_capability_family(90)",),
+    ("vllm/v1/sample/ops/topk_topp_sampler.py", "flashinfer_sample"): (
+        "flashinfer.sampling.top_p_sampling_from_probs(",
+    ),
 }
 ONLY: dict[str, dict[Place, tuple[str, ...]]] = {
     "0.26.0": {
@@ -254,6 +300,12 @@ def test_sglang_0_5_16_still_says_so(place: Place) -> None:
     assert unsaid(wheel_of("sglang", "sglang==0.5.16"), {place: (SGLANG | MODELS)[place]}) == []
 
 
+@pytest.mark.parametrize("version", rules.READ["sglang"])
+def test_sglang_still_chooses_attention_so(version: str) -> None:
+    root = wheel_of("sglang", f"sglang=={version}")
+    assert [*unsaid(root, {DEFAULT[version]: CHOSEN}), *unsaid(root, ATTENTION)] == []
+
+
 def test_every_place_that_a_rule_of_norm_cites_is_quoted() -> None:
     assert places(sglang_norm.MODULES) == {*NORM, GEMMA3}
 
@@ -275,7 +327,7 @@ def test_every_place_that_a_rule_of_vllm_on_hopper_cites_is_quoted() -> None:
 @pytest.mark.parametrize("version", rules.READ["vllm"])
 def test_vllm_still_says_so(version: str) -> None:
     root = sources_of("vllm", f"vllm=={version}")
-    assert [*unsaid(root, VLLM), *unsaid(root, ONLY[version])] == []
+    assert [*unsaid(root, VLLM), *unsaid(root, CHOICE), *unsaid(root, ONLY[version])] == []
 
 
 @pytest.mark.parametrize("version", WANTED.values())
