@@ -37,7 +37,7 @@ sys.path.insert(0, str(ROOT))
 from bench.environment import bare_path, exports  # noqa: E402
 from bench.server_engines import ENGINES, value  # noqa: E402
 from bench.server_processes import Ran, run  # noqa: E402
-from bench.server_tables import compilers, foretold, heard, latest, modules, tables  # noqa: E402
+from bench.server_tables import compiled, compilers, foretold, heard, latest, modules, tables  # noqa: E402
 from fitasks.record import variables  # noqa: E402
 
 if TYPE_CHECKING:
@@ -172,7 +172,7 @@ def _bench(wanted: argparse.Namespace) -> Bench:
 
 def is_good(row: Mapping[str, Any]) -> bool:
     """The server came to its end and, where that is what the way is for, started no compiler."""
-    return row["status"] == 0 and not (row["way"] in OURS and row["compilers"])
+    return row["status"] == 0 and not (row["way"] in OURS and compiled(row))
 
 
 # The ways.

@@ -26,15 +26,23 @@ _SAYS = {"ahead-of-time": _FOUND, "cached": _FOUND, "would compile": _COMPILED, 
 
 
 def compilers(found: Iterable[Compiler], up: float, heard_of: Sequence[str]) -> list[dict[str, Any]]:
-    """How many of each name, module and time: the engine was up at `up`. Questions (--version) aren't counted."""
+    """How many of each name, module and time: the engine was up at `up`. Questions (--version) aren't counted.
+
+    A ninja that was too short to be seen has compiled nothing.
+    """
     real = [one for one in found if not one.question]
-    counted = collections.Counter((_when(one.time, up), one.module, one.name) for one in real)
+    counted = collections.Counter((_when(one.time, up), one.module, one.name, one.idle) for one in real)
     for name, number in unseen(real, heard_of).items():
-        counted["", "(too short to be seen)", name] += number
+        counted["", "(too short to be seen)", name, name == "ninja"] += number
     return [
-        {"when": when, "module": module, "name": name, "number": number}
-        for (when, module, name), number in sorted(counted.items())
+        {"when": when, "module": module, "name": name, "idle": idle, "number": number}
+        for (when, module, name, idle), number in sorted(counted.items())
     ]
+
+
+def compiled(row: Row) -> list[Row]:
+    """What of a row's compilers was more than a ninja with nothing to do."""
+    return [one for one in row["compilers"] if not one["idle"]]
 
 
 def _when(time: float, up: float) -> str:
@@ -114,7 +122,7 @@ def tables(rows: Sequence[Row]) -> str:
 
 _WAITED = (
     "", "before", "import", "engine up", "first request", "slowest first", "median to the last",
-    "compilers starting", "answering",
+    "compilers starting", "answering", "ninjas with nothing to do",
 )  # fmt: skip
 
 
@@ -127,6 +135,7 @@ def _waited(row: Row) -> Iterator[str]:
     yield _seconds(max(firsts[1:], default=None))
     yield _seconds(row["later"].get("median"))
     yield from (str(_number(row, when)) for when in (STARTING, ANSWERING))
+    yield str(sum(one["number"] for one in row["compilers"] if one["idle"]))
 
 
 def _name(row: Row) -> str:
@@ -138,7 +147,7 @@ def _name(row: Row) -> str:
 def _number(row: Row, when: str) -> int:
     """Those that nobody saw are no less; they are counted while the server answered, the worse case."""
     whens = {when, ""} if when == ANSWERING else {when}
-    return sum(one["number"] for one in row["compilers"] if one["when"] in whens)
+    return sum(one["number"] for one in compiled(row) if one["when"] in whens)
 
 
 def _kinds(row: Row) -> Iterator[str]:
@@ -155,7 +164,7 @@ def _seconds(value: float | None) -> str:
 
 def _compilers(row: Row) -> Iterator[tuple[str, ...]]:
     grouped: dict[tuple[str, str], list[str]] = collections.defaultdict(list)
-    for one in row["compilers"]:
+    for one in compiled(row):
         grouped[one["when"], one["module"]].append(f"{one['name']} {one['number']}")
     for (when, module), names in grouped.items():
         yield _name(row), module, when or "?", ", ".join(names)

@@ -78,6 +78,14 @@ def test_a_question_is_no_compile(env: dict[str, str], tmp_path: Path) -> None:
     assert [one.name for one in done.compilers] == ["nvcc"]
 
 
+def test_a_ninja_that_starts_nothing_is_idle(env: dict[str, str], tmp_path: Path) -> None:
+    busy = ran(f"ninja -C {tmp_path}", env, tmp_path)
+    assert not any(one.idle for one in busy.compilers)
+    (tmp_path / "bin" / "ninja").write_text(f"#!/bin/sh\nsh -c 'sleep {LINGER}; true'\n")
+    idle = ran(f"ninja -C {tmp_path}", env, tmp_path)
+    assert [(one.name, one.idle) for one in idle.compilers] == [("ninja", True)]
+
+
 def test_no_process_beside_the_server_is_counted(env: dict[str, str], tmp_path: Path) -> None:
     beside = subprocess.Popen(["ptxas", "-c", "x"], env=env, start_new_session=True)
     done = ran(f"sleep {LINGER}", env, tmp_path)
@@ -109,6 +117,7 @@ def test_output_is_kept_and_nothing_is_left_to_be_waited_for(env: dict[str, str]
         ("cudafe++", ["cudafe++"], "cudafe++"),
         ("ninja", ["/bin/sh", "/opt/bin/ninja", "-v"], "ninja"),
         ("python3", ["python3", "-m", "ninja"], ""),
+        ("nvcc", ["sh", "-c", "cicc x"], ""),  # what comm was before it executed sh
         ("which", ["which", "nvcc"], ""),
         ("nvcc_reader", ["nvcc_reader"], ""),
         ("ld", ["/usr/bin/ld", "-o", "x"], "ld"),
@@ -135,16 +144,17 @@ def test_what_a_compiler_compiles(words: list[str], inherited: str, module: str)
 
 
 def test_what_python_heard_and_nobody_saw_is_counted() -> None:
-    seen = [Compiler("ninja", "page", 5.0), Compiler("ninja", "norm", 15.0), Compiler("nvcc", "norm", 16.0)]
+    seen = [Compiler("ninja", "page", 5.0, idle=True), Compiler("ninja", "norm", 15.0), Compiler("nvcc", "norm", 16.0)]
     trace = [{"kind": "compiler", "name": f"ninja {number}"} for number in range(3)]
     assert heard(trace) == ["ninja"] * 3
     assert unseen(seen, heard(trace)) == {"ninja": 1}
-    rows = compilers([*seen, Compiler("nvcc", "", 17.0, question=True)], 10.0, heard(trace))
-    assert {(row["when"], row["module"], row["name"]): row["number"] for row in rows} == {
-        ("starting", "page", "ninja"): 1,
-        ("answering", "norm", "ninja"): 1,
-        ("answering", "norm", "nvcc"): 1,
-        ("", "(too short to be seen)", "ninja"): 1,
+    rows = compilers([*seen, Compiler("nvcc", "", 17.0, question=True)], 10.0, [*heard(trace), "ptxas"])
+    assert {(row["when"], row["module"], row["name"], row["idle"]): row["number"] for row in rows} == {
+        ("starting", "page", "ninja", True): 1,
+        ("answering", "norm", "ninja", False): 1,
+        ("answering", "norm", "nvcc", False): 1,
+        ("", "(too short to be seen)", "ninja", True): 1,
+        ("", "(too short to be seen)", "ptxas", False): 1,
     }
 
 
@@ -214,7 +224,9 @@ def installed(env: dict[str, str], tmp_path: Path) -> dict[str, str]:
 
 def bench(out: Path, env: dict[str, str], *words: str) -> tuple[int, str]:
     command = [sys.executable, "bench/server.py", "--engine", "sglang", "--out", str(out), "--requests", "10", *words]
-    done = subprocess.run([*command, "--flag", "extra=3"], cwd=ROOT, env=env, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [*command, "--flag", "extra=3"], cwd=ROOT, env=env, capture_output=True, text=True, check=False
+    )
     return done.returncode, done.stdout + done.stderr
 
 
@@ -289,25 +301,25 @@ def test_the_project_is_one_that_fitasks_reads(engine: str, tmp_path: Path) -> N
 
 
 def test_a_way_of_ours_that_compiles_is_not_good() -> None:
-    row: dict[str, Any] = {"status": 0, "way": "cold", "compilers": [{"name": "nvcc"}]}
+    row: dict[str, Any] = {"status": 0, "way": "cold", "compilers": [{"name": "nvcc", "idle": False}]}
     assert server.is_good(row)
     assert not server.is_good(row | {"way": "doit"})
-    assert server.is_good(row | {"way": "doit", "compilers": []})
+    assert server.is_good(row | {"way": "doit", "compilers": [{"name": "ninja", "idle": True}]})
     assert not server.is_good(row | {"status": None})
 
 
 def test_the_tables_show_the_last_of_each_way(tmp_path: Path) -> None:
-    row = {
+    row: dict[str, Any] = {
         "engine": "vllm", "version": "0.26.0", "way": "doit", "status": None, "before": {"doit": 61.2}, "flags": {},
         "steps": {"import": 16.04, "engine up": 8.1, "greedy": 0.07, "top-k": 0.5}, "later": {"median": 0.0412},
         "compilers": [], "answers": {},
     }  # fmt: skip
-    worse = {"when": "answering", "module": "norm", "name": "nvcc", "number": 3}
+    worse = {"when": "answering", "module": "norm", "name": "nvcc", "idle": False, "number": 3}
     row_before = row | {"compilers": [worse]}
     results = tmp_path / "results.jsonl"
     results.write_text("".join(json.dumps(each) + "\n" for each in (row_before, row | {"way": "cold"}, row)))
     told = tables(latest(results, server.WAYS))
-    first = "| vllm 0.26.0, doit (ended at its limit) | doit 61 s | 16.0 s | 8.1 s | 0.070 s | 0.500 s | 0.041 s | 0 | 0 |"
+    first = "| vllm 0.26.0, doit (ended at its limit) | doit 61 s | 16.0 s | 8.1 s | 0.070 s | 0.500 s | 0.041 s | 0 | 0 | 0 |"
     assert first in told
     assert told.index("vllm 0.26.0, cold") < told.index("vllm 0.26.0, doit")
     assert "norm" not in told
