@@ -58,6 +58,8 @@ _CACHES = (
     "XDG_DATA_HOME", "SGLANG_CACHE_DIR", "TORCH_EXTENSIONS_DIR", "TRITON_HOME", "CUTE_DSL_CACHE_DIR",
     "DG_JIT_CACHE_DIR",
 )  # fmt: skip
+_TOOLS = ("CUDA_HOME", "CUDA_PATH", "CUDACXX", "CC", "CXX")  # where compilers are, if not on PATH
+_ASKED = ("nvidia-smi", "lscpu", "numactl")  # that the engines run when they start
 _OUTSIDE = ("FLASHINFER_", "FITASKS_")
 _CONFIG = {
     "architectures": ["LlamaForCausalLM"], "model_type": "llama", "torch_dtype": "bfloat16", "hidden_size": 4096,
@@ -212,7 +214,7 @@ def _delivered(bench: Bench) -> dict[str, Any]:
     own = {"FLASHINFER_DISABLE_JIT": "1", "FLASHINFER_WORKSPACE_BASE": str(empty)} if installed.status == 0 else {}
     try:
         served = env | _exported(bench, "delivered", env | own) | own | {"PATH": _bare(bench)}
-        served.pop("CUDA_HOME", None)
+        served = {name: text for name, text in served.items() if name not in _TOOLS}
         return _predicted(bench, "delivered", env | own, served, {"doit install": installed.seconds})
     finally:
         _doit(bench, "delivered", env, "uninstall")
@@ -221,19 +223,23 @@ def _delivered(bench: Bench) -> dict[str, Any]:
 def _bare(bench: Bench) -> str:
     directory = bench.work / "bin"
     shutil.rmtree(directory, ignore_errors=True)
-    return bare_path(directory)
+    return bare_path(directory, *_ASKED)
 
 
 def _predicted(
     bench: Bench, way: str, env: dict[str, str], served: dict[str, str], before: dict[str, float]
 ) -> dict[str, Any]:
-    """What check says before the server, and, of the server's trace, after it."""
+    """What check says before the server, in its own environment if it can, and, of the server's trace, after it."""
     checked, trace = bench.file("check", way, "json"), bench.file("trace", way, "jsonl")
     checked.unlink(missing_ok=True)
-    _doit(bench, way, env, "check", "--json", str(checked))
+    asked = served
+    _doit(bench, way, asked, "check", "--json", str(checked))
+    if not checked.exists():
+        asked = env
+        _doit(bench, way, asked, "check", "--json", str(checked))
     row = _serve(bench, way, served, before)
-    _doit(bench, way, env, "check", "--trace", str(trace))
-    return row | {"foretold": foretold(checked, trace)}
+    _doit(bench, way, asked, "check", "--trace", str(trace))
+    return row | {"foretold": foretold(checked, trace), "asked": "as the server" if asked is served else "as doit"}
 
 
 # What they do.
@@ -291,7 +297,7 @@ def _lines(file: Path) -> list[dict[str, Any]]:
 
 
 def _doit(bench: Bench, way: str, env: dict[str, str], *words: str) -> Ran:
-    log = bench.file("-".join(["doit", *words[:1]]) if words else "doit", way, "txt")
+    log = bench.file("-".join(["doit", *(word.lstrip("-") for word in words[:2])]), way, "txt")
     log.unlink(missing_ok=True)
     paths = [str(ROOT), *filter(None, env.get("PYTHONPATH", "").split(os.pathsep))]
     env = env | {"PYTHONPATH": os.pathsep.join(dict.fromkeys(paths))}
