@@ -2,7 +2,7 @@
 
     python bench/server.py --engine sglang --out /tmp/bench          on a GPU, with the engine installed
 
-A real engine with a two-layer Llama of random weights (head_dim 128, 32 heads on 8) answers 100 requests of seven kinds
+A real engine with a two-layer Llama of random weights (head_dim 128, 32 heads on 8) answers 100 requests of eight kinds
 in each way (bench/server_engines.py), and every compiler's process below it is counted (bench/server_processes.py):
 
     cold       with empty caches

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     Made = tuple[Ask, Callable[[], None]]  # and how to stop it
 
 NEW_TOKENS = 8
+_PREFIX = 600  # tokens
 _TOKENS = 31000  # below the model's vocabulary
 
 # Each kind is a way through the engine that may need a kernel of its own: sampling, number and length of prompts.
@@ -36,6 +37,7 @@ KINDS: dict[str, tuple[dict[str, Any], int, int]] = {
     "top-k": ({"temperature": 0.8, "top_k": 40}, 4, 700),
     "top-k top-p": ({"temperature": 0.8, "top_k": 40, "top_p": 0.9}, 4, 700),
     "min-p": ({"temperature": 0.8, "min_p": 0.05}, 4, 700),
+    "cached prefix": ({"temperature": 0.0}, 4, 700),
     "one short": ({"temperature": 0.0}, 1, 5),
     "long": ({"temperature": 0.0}, 1, 3000),
 }
@@ -122,9 +124,13 @@ def value(text: str) -> Any:
 
 
 def prompts(kind: str, number: int) -> Prompts:
-    """Other tokens for each request, so that none is answered from a cached prefix."""
+    """Other tokens for each request, so that only the kind that is to be is answered from a cached prefix."""
     _, many, length = KINDS[kind]
-    return [[(7 * i + 131 * number + j * (i + 1)) % _TOKENS + 5 for j in range(length)] for i in range(many)]
+    made = [[(7 * i + 131 * number + j * (i + 1)) % _TOKENS + 5 for j in range(length)] for i in range(many)]
+    if kind != "cached prefix":
+        return made
+    first = prompts("greedy", 0)  # the very first request
+    return [old[:_PREFIX] + new[_PREFIX:] for old, new in zip(first, made, strict=True)]
 
 
 def requests(number: int) -> Iterator[tuple[int, str]]:

@@ -18,7 +18,7 @@ from bench.server_tables import compilers, foretold, heard, latest, modules, tab
 from fitasks.config.load import load_config
 
 ROOT = Path(__file__).parent.parent.parent
-LINGER = "0.15"  # seconds that a stand-in lives: thirty looks
+LINGER = "0.15"  # seconds that a stand-in lives: many looks
 
 # Compilers' stand-ins start each other as the real ones do, through shells.
 STANDINS = {
@@ -76,6 +76,22 @@ def test_a_question_is_no_compile(env: dict[str, str], tmp_path: Path) -> None:
     done = ran("nvcc --version", env, tmp_path)
     assert found(done) == []
     assert [one.name for one in done.compilers] == ["nvcc"]
+
+
+def test_a_fork_of_one_that_wrote_into_its_own_arguments_is_not_counted_again(
+    env: dict[str, str], tmp_path: Path
+) -> None:
+    """As nvcc does: it cuts "--flag=value" in two."""
+    (tmp_path / "bin" / "nvcc").write_text(f"""#!{sys.executable} -S
+import ctypes, os, time
+time.sleep({LINGER})
+begin, end = map(int, open("/proc/self/stat").read().rpartition(")")[2].split()[45:47])
+ctypes.memset(end - 3, 0, 1)
+if os.fork():
+    os.wait()
+time.sleep({LINGER})
+""")
+    assert [name for name, _ in found(ran("nvcc --flag=ab", env, tmp_path))] == ["nvcc"]
 
 
 def test_a_ninja_that_starts_nothing_is_idle(env: dict[str, str], tmp_path: Path) -> None:
@@ -326,9 +342,13 @@ def test_the_tables_show_the_last_of_each_way(tmp_path: Path) -> None:
     assert "| norm | answering | nvcc 3 |" in tables([row_before])
 
 
-def test_prompts_differ_so_that_no_request_is_answered_from_a_prefix() -> None:
-    kinds = [kind for _, kind in server_engines.requests(20)]
-    assert kinds[: len(server_engines.KINDS)] == list(server_engines.KINDS)
-    asked = [prompt for at, kind in server_engines.requests(100) for prompt in server_engines.prompts(kind, at)]
-    assert len({tuple(prompt[:4]) for prompt in asked}) == len(asked)
-    assert max(map(max, asked)) < 32000
+def test_one_kind_of_request_alone_has_a_prefix_that_was_there_before() -> None:
+    kinds = list(server_engines.requests(100))
+    assert [kind for _, kind in kinds[: len(server_engines.KINDS)]] == list(server_engines.KINDS)
+    asked = [(kind, prompt) for at, kind in kinds for prompt in server_engines.prompts(kind, at)]
+    fresh = [tuple(prompt[:4]) for kind, prompt in asked if kind != "cached prefix"]
+    assert len(set(fresh)) == len(fresh)
+    assert len({tuple(prompt) for _, prompt in asked}) == len(asked)
+    first = [prompt[:600] for prompt in server_engines.prompts(*kinds[0][::-1])]
+    assert all(prompt[:600] in first for kind, prompt in asked if kind == "cached prefix")
+    assert max(max(prompt) for _, prompt in asked) < 32000
