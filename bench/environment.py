@@ -19,10 +19,10 @@ def exports(lines: str, env: Mapping[str, str]) -> dict[str, str]:
     return {name: value.replace("$PATH", env.get("PATH", "")) for name, _, value in pairs}
 
 
-def bare_path(directory: Path) -> str:
-    """For PATH: a new directory with what Python itself needs, and no nvcc, ninja or host compiler."""
+def bare_path(directory: Path, *more: str) -> str:
+    """For PATH: a new directory with what Python itself needs, and `more`; no nvcc, ninja or host compiler."""
     directory.mkdir()
-    for name in ("sh", "uname", "which", "ldconfig", "env"):
+    for name in ("sh", "uname", "which", "ldconfig", "env", *more):
         if found := shutil.which(name, path=f"{os.environ['PATH']}:/sbin:/usr/sbin"):
             (directory / name).symlink_to(found)
     return str(directory)
