@@ -109,6 +109,8 @@ class Bench:
 def main() -> int:
     wanted = _arguments()
     bench = _bench(wanted)
+    if why := _impossible(bench, wanted.ways) if not wanted.show else "":
+        sys.exit(why)
     bench.out.mkdir(parents=True, exist_ok=True)
     results = wanted.json or bench.out / "results.jsonl"
     status = 0
@@ -170,6 +172,16 @@ def _bench(wanted: argparse.Namespace) -> Bench:
         limit=wanted.limit,
         requests=wanted.requests,
     )
+
+
+def _impossible(bench: Bench, ways: tuple[str, ...]) -> str:
+    """Why a way hasn't what it begins with, "" if all have."""
+    cold = bench.file("trace", "cold", "jsonl")
+    if "cold" in ways or cold.exists():
+        return ""
+    if "warm" in ways:
+        return f"warm: no cold server has left its caches in {bench.work}; add cold to --ways"
+    return f"--import: no {cold}; add cold to --ways" if bench.imports else ""
 
 
 def is_good(row: Mapping[str, Any]) -> bool:

@@ -117,7 +117,14 @@ def tables(rows: Sequence[Row]) -> str:
         _table(("seconds", *KINDS, "later, by the slowest kind"), map(_kinds, rows)),
     ]
     parts.append(_table(("", "module", "while", "compilers"), (line for row in rows for line in _compilers(row))))
-    return "\n" + "\n\n".join([*parts, *map(_foretold, filter(lambda row: row.get("foretold"), rows)), _same(rows)])
+    parts.extend(map(_foretold, filter(lambda row: row.get("foretold"), rows)))
+    return "\n" + "\n\n".join([*parts, _same(rows), _kept(rows)])
+
+
+def _kept(rows: Sequence[Row]) -> str:
+    """Caches that one way filled for the next: said, since they make all but the first quicker."""
+    told = sorted({name for row in rows for name in row.get("keep", ())})
+    return f"caches that all ways share: {', '.join(told) or 'none'}"
 
 
 _WAITED = (
@@ -181,7 +188,8 @@ def _foretold(row: Row) -> str:
 def _same(rows: Sequence[Row]) -> str:
     """Whether the same prompts got the same greedy answers, with kernels from wherever."""
     told = {json.dumps(row["answers"]["greedy"]) for row in rows if row["answers"].get("greedy")}
-    return f"first greedy answers: {'the same in all ways' if len(told) == 1 else f'{len(told)} different ones'}"
+    said = {0: "none", 1: "the same in all ways"}.get(len(told), f"{len(told)} different ones")
+    return f"first greedy answers: {said}"
 
 
 def _table(columns: Sequence[str], rows: Iterable[Iterable[str]]) -> str:

@@ -261,7 +261,7 @@ def test_a_cold_and_a_warm_server(installed: dict[str, str], tmp_path: Path) -> 
     assert list(cold["steps"]) == ["import", "engine up", *server_engines.KINDS, "stopped"]
     assert cold["steps"]["top-p"] > 0.3 > warm["steps"]["top-p"]
     assert cold["later"]["requests"] == 10
-    assert "first greedy answers: the same in all ways" in said
+    assert "first greedy answers: the same in all ways\n\ncaches that all ways share: none" in said
     assert "| sglang 0.5.16, cold | sampling | answering |" in said
 
 
@@ -280,6 +280,8 @@ def test_a_server_that_fails_has_a_row_a_log_and_an_exit_status(installed: dict[
     [
         (["--ways", "cold,tepid"], "'tepid' is none of cold, warm, doit, delivered"),
         (["--keep", "triton,all"], "'all' is none of triton"),
+        (["--ways", "warm"], "warm: no cold server has left its caches"),
+        (["--ways", "doit", "--import"], "--import: no "),
         (["--flag", "eager"], "--flag eager: write NAME=VALUE"),
     ],
 )
