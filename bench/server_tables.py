@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import json
+import re
 from typing import TYPE_CHECKING, Any
 
 from bench.server_engines import KINDS
@@ -86,8 +87,8 @@ def _asked(trace: Path) -> dict[str, set[str]]:
 
 
 def _is_named(planned: str, asked: str) -> bool:
-    """A trace has SGLang's modules without the hash that their directories end with."""
-    return planned == asked or planned.startswith(f"{asked}_")
+    """A trace has SGLang's modules without the hash of their sources that their names end with."""
+    return planned == asked or re.fullmatch(re.escape(asked) + "_[0-9a-f]{8,}", planned) is not None
 
 
 def _verdict(states: set[str], how: set[str]) -> str:

@@ -181,7 +181,7 @@ def line(name: str, how: str, kind: str = "nvcc") -> str:
 def test_what_check_foretold_is_held_against_what_the_server_did(tmp_path: Path) -> None:
     checked, trace = tmp_path / "check.json", tmp_path / "trace.jsonl"
     states = {"page": "cached", "norm": "cached", "rope": "would compile", "odd": "unknown"}
-    states["sgl_kernel_jit_rope_true_0123abcd"] = "cached"
+    states |= {"sgl_kernel_jit_rope_true_0123abcd": "cached", "sgl_kernel_jit_rope_true_128_0123abcd": "would compile"}
     checked.write_text(json.dumps({"kernels": [{"name": name, "state": state} for name, state in states.items()]}))
     trace.write_text(
         line("page", "generated") + line("page", "cached") + line("norm", "compiled") + line("rope", "compiled")
