@@ -72,7 +72,7 @@ ARG FLASHINFER_VERSION=0.7.4
 RUN --mount=type=cache,target=/root/.cache/pip --mount=type=secret,id=pip,target=/etc/pip.conf \
     pip install --quiet "${TORCH}" "flashinfer-python==${FLASHINFER_VERSION}" && pip uninstall --quiet --yes ninja
 # Not the wheel itself: a copied file stays in its layer. Its hash is copied, so that another wheel costs the next one.
-COPY --from=builder /src/fitasks/serving/gate/ahead_of_time.py /src/fitasks/serving/gate/ahead_files.py \
+COPY --from=builder /src/fitasks/serving/gate/ahead_*.py \
      /src/dist/kernels.json /src/dist/wheel.sha256 /opt/fitasks/
 RUN --mount=type=bind,from=builder,source=/src/dist,target=/wheel \
     cd /wheel && sha256sum --check --quiet /opt/fitasks/wheel.sha256 && pip install --quiet --no-index --no-deps *.whl
