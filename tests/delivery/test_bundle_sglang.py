@@ -48,6 +48,7 @@ class Both(Place):
     names: tuple[str, ...] = ("page",)
     planned: bool = True
     cache: Path | None = None  # where SGLang looks, if not where the workshop says
+    tvm_ffi: str = "0.1.11"
 
     @property
     def kernels(self) -> tuple[Kernel, ...]:
@@ -59,11 +60,9 @@ class Both(Place):
 
     def _rope(self) -> Kernel:
         kernel = self.workshop.sglangs()
-        if not self.cache:
-            return kernel
-        there, here = str(kernel.build_dir.parent), str(self.cache)
+        place = (self.cache or kernel.build_dir.parent) / kernel.build_dir.name.replace("0.1.11", self.tvm_ffi)
+        there, here = str(kernel.build_dir), str(place)
         moved = json.loads(json.dumps(kernel.texts).replace(there, here))
-        place = self.cache / kernel.build_dir.name
         return replace(
             kernel,
             build_dir=place,
@@ -156,6 +155,14 @@ def test_one_that_is_not_planned_here_goes_into_the_store(
     assert f"{NAME}: kernels.yaml here doesn't name it for this SGLang and tvm-ffi" in list(unbundled_lines(done))
     assert not both.rope.build_dir.parent.exists()
     assert both.build() == ["fresh", "adopted"]
+
+
+def test_one_for_another_tvm_ffi_lies_nowhere_where_sglang_would_look(both: Both, packed: Path) -> None:
+    emptied(both)
+    there = replace(both, tvm_ffi="0.1.15")
+    assert went(unbundle(there.machine, packed)) == {"page": "cache", NAME: "store"}
+    assert not both.rope.build_dir.parent.exists()
+    assert not there.rope.build_dir.exists()
 
 
 def test_another_build_is_replaced_under_the_lock_that_lies_in_it(both: Both, packed: Path) -> None:
