@@ -44,10 +44,9 @@ def unbundled_lines(done: Unbundled) -> Iterator[str]:
     for place, count in Counter(places).items():
         yield f"{_kernels(count)} {place}"
     if done.unusable:
-        yield (
-            f"{_kernels(len(done.unusable))} of no use here as built: doit compiles, "
-            f"or doit unbundle --wheel {done.path} makes a package that needs neither compiler nor these paths"
-        )
+        package = f", or doit unbundle --wheel {done.path} makes a package that needs neither compiler nor these paths"
+        packageable = any(arrival.kind == "flashinfer" for arrival in done.unusable)
+        yield f"{_kernels(len(done.unusable))} of no use here as built: doit compiles{package if packageable else ''}"
 
 
 def repacked_lines(made: Repacked) -> Iterator[str]:

@@ -188,6 +188,14 @@ def test_a_fresh_one_stays_where_the_bundles_would_not_be(both: Both, packed: Pa
     assert both.workshop.verdict(both.rope).verdict == "fresh"
 
 
+def test_of_one_that_is_of_no_use_no_package_is_promised(both: Both, tmp_path: Path) -> None:
+    bundle(both.machine, tmp_path / "alone", ["sgl-rope"])
+    (both.workshop.include / "common.h").write_text("inline int common() { return 7; }\n")
+    emptied(both)
+    done = unbundle(both.machine, tmp_path / "alone")
+    assert list(unbundled_lines(done))[-1] == "1 kernel of no use here as built: doit compiles"
+
+
 KILLED = """
 import os, signal, sys
 from pathlib import Path
