@@ -37,8 +37,11 @@ COPY --from=requirements /requirements.txt /opt/
 RUN --mount=type=cache,target=/root/.cache/pip --mount=type=secret,id=pip,target=/etc/pip.conf \
     /opt/venv/bin/pip install --quiet "${TORCH}" -r /opt/requirements.txt
 ARG FLASHINFER_VERSION=0.7.4
+# The server's engine, sglang==0.5.16: needed where kernels.yaml names modules of its own. It goes into both stages.
+ARG ENGINE=
 RUN --mount=type=cache,target=/root/.cache/pip --mount=type=secret,id=pip,target=/etc/pip.conf \
-    /opt/venv/bin/pip install --quiet "${TORCH}" -r /opt/requirements.txt "flashinfer-python==${FLASHINFER_VERSION}"
+    /opt/venv/bin/pip install --quiet "${TORCH}" -r /opt/requirements.txt "flashinfer-python==${FLASHINFER_VERSION}" \
+      ${ENGINE}
 COPY dodo.py Makefile ./
 COPY fitasks fitasks
 ENV PATH=/opt/venv/bin:$PATH
@@ -48,9 +51,14 @@ FROM toolchain AS builder
 ARG KERNELS=kernels.yaml
 COPY models models
 COPY ${KERNELS} kernels.yaml
+# Modules of SGLang's own JIT, which no wheel can hold, travel as library and receipt, in a directory that may be empty.
+ENV TVM_FFI_CACHE_DIR=/opt/tvm-ffi
 RUN --mount=type=cache,target=/root/.cache/fitasks \
     make kernels PYTHON=/opt/venv/bin/python && mkdir dist && doit check --json dist/kernels.json && doit wheel \
- && cd dist && sha256sum *.whl > wheel.sha256
+ && mkdir -p "${TVM_FFI_CACHE_DIR}" dist/tvm-ffi && (cd dist && sha256sum *.whl > wheel.sha256) \
+ && there=$PWD/dist/tvm-ffi && cd "${TVM_FFI_CACHE_DIR}" \
+ && find . -mindepth 2 -maxdepth 2 \( -name '*.so' -o -name fitasks-receipt.json \) \
+      -exec cp -p --parents -t "$there" {} +
 
 FROM scratch AS wheel
 COPY --from=builder /src/dist/*.whl /
@@ -68,19 +76,24 @@ ARG TORCH=torch==2.13.0
 RUN --mount=type=cache,target=/root/.cache/pip --mount=type=secret,id=pip,target=/etc/pip.conf \
     pip install --quiet "${TORCH}"
 ARG FLASHINFER_VERSION=0.7.4
+ARG ENGINE=
 # FlashInfer requires ninja, for compiling; what isn't there cannot be used by mistake.
 RUN --mount=type=cache,target=/root/.cache/pip --mount=type=secret,id=pip,target=/etc/pip.conf \
-    pip install --quiet "${TORCH}" "flashinfer-python==${FLASHINFER_VERSION}" && pip uninstall --quiet --yes ninja
+    pip install --quiet "${TORCH}" "flashinfer-python==${FLASHINFER_VERSION}" ${ENGINE} \
+ && pip uninstall --quiet --yes ninja
 # Not the wheel itself: a copied file stays in its layer. Its hash is copied, so that another wheel costs the next one.
-COPY --from=builder /src/fitasks/serving/gate/ahead_of_time.py /src/fitasks/serving/gate/ahead_files.py \
+COPY --from=builder /src/fitasks/serving/gate/ahead_*.py \
      /src/dist/kernels.json /src/dist/wheel.sha256 /opt/fitasks/
 RUN --mount=type=bind,from=builder,source=/src/dist,target=/wheel \
     cd /wheel && sha256sum --check --quiet /opt/fitasks/wheel.sha256 && pip install --quiet --no-index --no-deps *.whl
+COPY --from=builder /src/dist/tvm-ffi /opt/tvm-ffi
 
 USER server
 WORKDIR /home/server
-# Refused at once is better than compiled in a live server.
-ENV FLASHINFER_DISABLE_JIT=1
+# Refused at once is better than compiled in a live server. SGLang's cache is root's: a module that isn't
+# there can't be built there either, so that its first call fails at once.
+ENV FLASHINFER_DISABLE_JIT=1 TVM_FFI_CACHE_DIR=/opt/tvm-ffi
 # The gate: FlashInfer's own lookup finds every module that the builder compiled, unaltered, and it can be loaded: as
-# this user, with what is here. Of what it needs, only the driver's libcuda may be missing.
+# this user, with what is here; SGLang's own lie where it looks. Of what they need, only the driver's libcuda may be
+# missing.
 RUN python /opt/fitasks/ahead_of_time.py /opt/fitasks/kernels.json

@@ -73,6 +73,38 @@ def test_no_package_can_hold_it(project: Project) -> None:
     assert "SGLang loads it from" in said
 
 
+def test_a_bundle_brings_it_and_sglang_loads_that(project: Project, tmp_path: Path) -> None:
+    cache = Path(project.env["HOME"]) / ".cache" / "tvm-ffi"
+    assert " 1 kernel, " in project.doit("bundle", str(tmp_path / "kernels.tar.gz"))
+    shutil.rmtree(cache)
+    assert "ffi.Function" not in server(project)
+    shutil.rmtree(cache)
+    assert project.doit("unbundle", str(tmp_path / "kernels.tar.gz")) == "1 kernel into SGLang's cache\n"
+    assert "ffi.Function" in server(project)
+    assert project.doit() == "1 kernel: 1 fresh\n"
+
+
+def test_the_gate_of_an_image_takes_a_copy_and_no_other(project: Project, tmp_path: Path) -> None:
+    """With the installed torch and tvm-ffi; of library and receipt alone, as the Dockerfile copies them."""
+    project.doit("check", "--json", str(tmp_path / "kernels.json"))
+    cache = Path(project.env["HOME"]) / ".cache" / "tvm-ffi"
+    shutil.copytree(
+        cache, tmp_path / "copy", ignore=shutil.ignore_patterns("*.o", "*.cu", "*.ninja", ".ninja*", "lock")
+    )
+    gate = Path(__file__).parents[1] / "fitasks" / "serving" / "gate" / "ahead_of_time.py"
+    command = [sys.executable, str(gate), str(tmp_path / "kernels.json")]
+
+    def said(place: Path) -> str:
+        env = project.env | {"TVM_FFI_CACHE_DIR": str(place)}
+        return subprocess.run(command, env=env, capture_output=True, text=True, check=False).stdout
+
+    assert said(tmp_path / "copy").startswith("SGLang finds all 1 module(s) ahead of time, ")
+    assert "is missing (TVM_FFI_CACHE_DIR=" in said(tmp_path / "empty")
+    (library,) = (tmp_path / "copy").glob("*/*.so")
+    library.write_bytes(library.read_bytes() + b"\0")
+    assert f"{library} is altered: " in said(tmp_path / "copy")
+
+
 def test_what_a_trace_says_becomes_an_entry(project: Project, tmp_path: Path) -> None:
     """As the recorder writes it; a function that makes no module of SGLang's is not called."""
     heard = {"version": 1, "unsaid": "", "kind": "sglang-jit", "how": "compiled", "seconds": 12.0, "pid": 1}

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from fitasks.plan.plan import Plan
     from fitasks.plan.target import Target
 
+_WAY = "copy that directory, or doit bundle"
+
 
 @dataclass(frozen=True)
 class Complete:
@@ -44,13 +46,14 @@ class Complete:
 def collect(plan: Plan, judges: Mapping[str, Judge], names: Sequence[str] = ()) -> tuple[Complete, ...]:
     """The named kernels, or every planned one in the plan's order.
 
-    Raises KernelFailure that names all that aren't complete. What no package can hold is left out, see `left_out`.
+    Raises KernelFailure that names all that aren't complete. What no package can hold isn't among them, see `left_out`
+    and `unpackaged`.
     Judged anew: they may have been built in this very run. Wrong timestamps do not matter here.
     """
     today = {target: judge.refreshed() for target, judge in judges.items()}
     chosen = [kernel for kernel in plan.chosen(names) if not kernel.unfit and kernel.packageable]
     found = collected(chosen, lambda kernel: _complete(kernel, today[kernel.target], plan.targets[kernel.target]))
-    if not found and (told := left_out(plan, names)):
+    if not found and (told := left_out(plan, names) + unpackaged(plan, names)):
         raise KernelFailure("\n".join(told))
     if not found:
         raise KernelFailure("there are no kernels to deliver", remedy="name some in kernels.yaml")
@@ -72,15 +75,18 @@ def collected(kernels: Iterable[Kernel], make: Callable[[Kernel], Complete]) -> 
 
 
 def left_out(plan: Plan, names: Sequence[str] = ()) -> tuple[str, ...]:
-    """A sentence for each of these kernels that no package has: no GPU of its target runs it, or SGLang loads it."""
-    reasons = {kernel.label: _why_not(kernel) for kernel in plan.chosen(names)}
-    return tuple(f"left out: kernel:{label}: {why}" for label, why in reasons.items() if why)
+    """A sentence for each of these kernels that nobody has: no GPU of its target runs it."""
+    return _said((kernel.label, kernel.problem) for kernel in plan.chosen(names) if kernel.unfit)
 
 
-def _why_not(kernel: Kernel) -> str:
-    if not kernel.packageable and not kernel.problem:
-        return f"SGLang loads it from {kernel.build_dir.parent} alone; doit bundle takes it there"
-    return kernel.problem if kernel.unfit else ""
+def unpackaged(plan: Plan, names: Sequence[str] = ()) -> tuple[str, ...]:
+    """A sentence for each of these kernels that no package has, since its engine wouldn't look there."""
+    kernels = [kernel for kernel in plan.chosen(names) if not kernel.packageable and not kernel.problem]
+    return _said((kernel.label, f"SGLang loads it from {kernel.build_dir.parent} alone; {_WAY}") for kernel in kernels)
+
+
+def _said(reasons: Iterable[tuple[str, str]]) -> tuple[str, ...]:
+    return tuple(f"left out: kernel:{label}: {why}" for label, why in dict(reasons).items())
 
 
 def _complete(kernel: Kernel, judge: Judge, target: Target) -> Complete:

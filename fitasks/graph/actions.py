@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from fitasks.delivery.bundle.here import Here
     from fitasks.graph.session import Session
+    from fitasks.plan.plan import Plan
 
 
 def apply_cudart_policy() -> None:
@@ -199,7 +200,7 @@ def env() -> None:
 
 def wheel(json: str, names: list[str]) -> None:
     """the kernels, or some, as a package that FlashInfer loads without compiler or cache, in dist/ (--json FILE)"""
-    from fitasks.delivery.collect import collect, left_out
+    from fitasks.delivery.collect import collect
     from fitasks.delivery.wheel.install import obstacle
     from fitasks.delivery.wheel.sizes import report
     from fitasks.delivery.wheel.wheel import build_wheel
@@ -216,12 +217,12 @@ def wheel(json: str, names: list[str]) -> None:
         _print(f"not for this environment: {why}")
     if json:
         write_sizes(Path(json), sizes)
-    _end_with(left_out(plan, names))
+    _end_with_what_is_left_out(plan, names)
 
 
 def install(names: list[str]) -> None:
     """put that package into the serving environment (pip, or uv)"""
-    from fitasks.delivery.collect import collect, left_out
+    from fitasks.delivery.collect import collect
     from fitasks.delivery.wheel.install import install as put
     from fitasks.delivery.wheel.wheel import build_wheel
 
@@ -230,13 +231,16 @@ def install(names: list[str]) -> None:
     put(plan, made.path)
     _print(f"fitasks-kernels {made.version} is installed for {plan.server.python}; `doit check` asks FlashInfer")
     _say_what_is_left_out(names)
-    _end_with(left_out(plan, names))
+    _end_with_what_is_left_out(plan, names)
 
 
-def _end_with(left_out: Sequence[str]) -> None:
-    """Say what wasn't delivered: exit status 1, though the others were."""
-    _say(left_out)
-    if left_out:
+def _end_with_what_is_left_out(plan: Plan, names: list[str]) -> None:
+    """Say what wasn't delivered; exit status 1 for what is of no use to anybody, though the others were delivered."""
+    from fitasks.delivery.collect import left_out, unpackaged
+
+    _say(unpackaged(plan, names))
+    _say(told := left_out(plan, names))
+    if told:
         raise Silent
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from fitasks.base.files import sha256_file
 from fitasks.cuda.elf import segments
 from fitasks.server.ahead import wanted
 from fitasks.server.loadable import loadable
@@ -32,6 +33,8 @@ def predict(known: Knowledge, kernel: Kernel, place: Place) -> Verdict:
         reason = str(known.judge(kernel).first or f"{kernel.library.name} is missing")
         return at_work(known, kernel, place, replace(blank, state="would compile", reason=reason))
     verdict = loadable(known, loaded(_as_it_is(known, kernel, blank), kernel.library, place))
+    if verdict.good:
+        return replace(verdict, sha256=sha256_file(kernel.library))  # the gate of an image compares copies
     return _again(known, kernel, place, verdict) if verdict.state == "would fail" else verdict
 
 

@@ -31,6 +31,7 @@ CONTENT = {"corrupt", "command", "toolchain", "changed", "vanished"}  # reasons 
 class Verdict:
     """What the server will do with one kernel. `bytes` is the size of what it would load.
 
+    `sha256` is its hash where nothing else tells a copy of it: of a module of SGLang's own that is as it should be.
     `architectures` are those of the target's GPUs that the module has code for: "sm80", "sm90a".
     """
 
@@ -43,6 +44,7 @@ class Verdict:
     bytes: int = 0
     architectures: tuple[str, ...] = ()
     kind: Kind = "flashinfer"
+    sha256: str = ""
 
     @property
     def good(self) -> bool:

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from fitasks.delivery.wheel.from_bundle import Repacked
 
 
+_CACHES = {"flashinfer": "into FlashInfer's cache", "sglang": "into SGLang's cache"}
 _WENT = {
-    "cache": "into FlashInfer's cache",
     "store": "into the store, for the next doit to adopt",
     "kept": "there already",
 }
@@ -40,17 +40,19 @@ def unbundled_lines(done: Unbundled) -> Iterator[str]:
     for arrival in done.arrivals:
         if arrival.note:
             yield f"{arrival.module}: {arrival.note}"
-    for went, count in Counter(arrival.went for arrival in done.arrivals if arrival.usable).items():
-        yield f"{_kernels(count)} {_WENT[went]}"
+    places = (_WENT.get(arrival.went) or _CACHES[arrival.kind] for arrival in done.arrivals if arrival.usable)
+    for place, count in Counter(places).items():
+        yield f"{_kernels(count)} {place}"
     if done.unusable:
-        yield (
-            f"{_kernels(len(done.unusable))} of no use here as built: doit compiles, "
-            f"or doit unbundle --wheel {done.path} makes a package that needs neither compiler nor these paths"
-        )
+        package = f", or doit unbundle --wheel {done.path} makes a package that needs neither compiler nor these paths"
+        packageable = any(arrival.kind == "flashinfer" for arrival in done.unusable)
+        yield f"{_kernels(len(done.unusable))} of no use here as built: doit compiles{package if packageable else ''}"
 
 
 def repacked_lines(made: Repacked) -> Iterator[str]:
     """The wheel, and how it gets into the serving environment: `doit install` would make another one, of the plan."""
+    if made.left:
+        yield f"left in it  {_kernels(made.left)} of SGLang's own JIT, which no package can hold: doit unbundle"
     yield f"{made.wheel.path} ({size(made.wheel.bytes)})"
     if made.obstacle:
         yield f"not for this environment: {made.obstacle}"

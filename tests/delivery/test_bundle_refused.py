@@ -151,9 +151,9 @@ def test_the_good_one_is_taken(place: Place, good: Path, bad: Path) -> None:
         ),
         (
             "version",
-            2,
+            3,
             (
-                "its manifest has format version 2; this fitasks reads 1"
+                "its manifest has format version 3; this fitasks reads 1, 2"
                 " | make the bundle and take it with the same fitasks"
             ),
         ),

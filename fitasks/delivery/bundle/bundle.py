@@ -3,6 +3,7 @@
     manifest.json
     90a/cached_ops/<module>/    the library, objects, build.ninja, ninja's logs, the receipt
     90a/generated/<module>/     what FlashInfer generated
+    90a/tvm-ffi/<directory>/    the same of a module of SGLang's own JIT; its source is part of the plan
 
 tar in gzip: both are in the standard library of every interpreter that may have to read it (zstd from Python 3.14
 on). Times are in the manifest to the nanosecond, and in tar's headers to the second, so that plain `tar xzf` into
@@ -23,12 +24,12 @@ from fitasks.base.errors import EnvironmentProblem, FitasksError
 from fitasks.base.files import sha256_file
 from fitasks.compile import receipt as receipts
 from fitasks.compile.lock import module_lock
-from fitasks.delivery.bundle.manifest import Manifest, Origin, PackedFile
+from fitasks.delivery.bundle.manifest import Held, Manifest, Origin, PackedFile
 from fitasks.delivery.bundle.reading import DASH, GZIP
 from fitasks.delivery.bundle.timestamps import put_right
 from fitasks.delivery.bundle.writing import write
 from fitasks.delivery.tvmffi import headers_abi
-from fitasks.plan.caches import CACHED_OPS, GENERATED
+from fitasks.plan.caches import CACHED_OPS, GENERATED, TVM_FFI
 from fitasks.processes import sessions
 
 if TYPE_CHECKING:
@@ -36,11 +37,12 @@ if TYPE_CHECKING:
 
     from fitasks.compile.receipt import Receipt
     from fitasks.delivery.bundle.here import Here
-    from fitasks.plan.kernel import Kernel
+    from fitasks.plan.kernel import Kernel, Kind
     from fitasks.plan.plan import Plan
 
 NINJA_FILE = "build.ninja"  # as FlashInfer calls it
 
+_PARTS: dict[Kind, str] = {"flashinfer": CACHED_OPS, "sglang": TVM_FFI}
 _GENERATED = f"{{CACHE}}/{GENERATED}/"
 LOCK_TIMEOUT = 1800.0  # seconds to wait for a server that is building the same module
 _AGAIN = "run doit, then doit bundle"
@@ -103,7 +105,13 @@ def manifest_of(here: Here, files: dict[str, PackedFile]) -> Manifest:
         tvm_ffi_abi=headers_abi(plan.server.site_packages),
         workspaces={name: workspaces[name] for name in sorted(workspaces) if not files or name in used},
         files=files,
+        sglang_cache=str(plan.sglang_cache or ""),
     )
+
+
+def held(plan: Plan, kernel: Kernel) -> Held:
+    """Where a bundle of this plan has a kernel."""
+    return Held(plan.targets[kernel.target].arch, _PARTS[kernel.kind], kernel.build_dir.name)
 
 
 def promises_another(name: str) -> str:
@@ -172,10 +180,9 @@ def _unfit(here: Here, kernel: Kernel) -> str:
 
 def _files(plan: Plan, kernel: Kernel, receipt: Receipt) -> dict[str, Path]:
     """Name in the archive → file, of one kernel."""
-    target = plan.targets[kernel.target]
-    paths = [kernel.build_dir / name for name in (*receipt.outputs, NINJA_FILE, receipts.NAME)]
-    paths += [target.generated / name for name in generated_of(receipt)]
-    return {f"{target.arch}/{path.relative_to(target.workspace)}": path for path in paths}
+    place, target = held(plan, kernel), plan.targets[kernel.target]
+    files = {f"{place}/{name}": kernel.build_dir / name for name in (*receipt.outputs, NINJA_FILE, receipts.NAME)}
+    return files | {f"{target.arch}/{GENERATED}/{name}": target.generated / name for name in generated_of(receipt)}
 
 
 def generated_of(receipt: Receipt) -> dict[str, str]:
@@ -185,10 +192,9 @@ def generated_of(receipt: Receipt) -> dict[str, str]:
 
 
 def _origins(plan: Plan, chosen: list[tuple[Kernel, Receipt]]) -> dict[str, Origin]:
-    """By architecture set and module, `90a/page`."""
-    return {
-        f"{plan.targets[kernel.target].arch}/{kernel.name}": Origin(kernel.op, kernel.params) for kernel, _ in chosen
-    }
+    """By architecture set and module, `90a/page`, of those that a package may hold."""
+    kernels = [kernel for kernel, _ in chosen if kernel.packageable]
+    return {f"{plan.targets[one.target].arch}/{one.name}": Origin(one.op, one.params) for one in kernels}
 
 
 def _entry(path: Path) -> PackedFile:
@@ -199,9 +205,8 @@ def _entry(path: Path) -> PackedFile:
 def _compare(plan: Plan, chosen: list[tuple[Kernel, Receipt]], files: dict[str, PackedFile]) -> None:
     """Freshness reads objects only where their times differ; what travels is read whole."""
     for kernel, receipt in chosen:
-        arch = plan.targets[kernel.target].arch
         for name, output in receipt.outputs.items():
-            if files[f"{arch}/{CACHED_OPS}/{kernel.build_dir.name}/{name}"].sha256 != output.sha256:
+            if files[f"{held(plan, kernel)}/{name}"].sha256 != output.sha256:
                 raise FitasksError(
                     f"{kernel.label}: {kernel.build_dir / name} is not what was built; no bundle was written",
                     remedy=f"rm {kernel.build_dir / receipts.NAME}, {_AGAIN}",

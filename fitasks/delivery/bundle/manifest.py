@@ -14,18 +14,18 @@ from typing import TYPE_CHECKING
 from fitasks.base.errors import FitasksError
 from fitasks.base.files import is_plain_name
 from fitasks.delivery.tvmffi import is_version
-from fitasks.plan.caches import CACHED_OPS, GENERATED, LOCKS
+from fitasks.plan.caches import CACHED_OPS, GENERATED, LOCKS, TVM_FFI
 
 if TYPE_CHECKING:
     from collections.abc import Collection
 
 NAME = "manifest.json"
 FORMAT = "fitasks bundle"
-VERSION = 1
+VERSION, WITH_SGLANG = 1, 2  # an earlier fitasks reads 1 alone, and knows no modules of SGLang's own JIT
 LIMIT = 16 << 20  # bytes; 655 kernels with 20 files each take 6 MB
 
 _TEXTS = ("flashinfer", "platform", "glibc", "ninja", "site_packages", "cuda_home")
-_LATER_TEXTS = ("tvm_ffi", "tvm_ffi_abi")  # older bundles have none
+_LATER_TEXTS = ("tvm_ffi", "tvm_ffi_abi", "sglang_cache")  # older bundles have none
 _ARCHITECTURE = re.compile(r"[0-9a-z_]{1,100}")
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _GLIBC = re.compile(r"([0-9]{1,4}(\.[0-9]{1,4}){0,3})?")
@@ -56,6 +56,18 @@ class Origin:
     params: dict[str, object]  # as the generator got them, in its order
 
 
+@dataclass(frozen=True, order=True)
+class Held:
+    """Where a kernel is in a bundle: `<architecture set>/<part>/<directory>`, of FlashInfer's cache or of SGLang's."""
+
+    architecture: str
+    part: str  # "cached_ops", "tvm-ffi"
+    directory: str
+
+    def __str__(self) -> str:
+        return f"{self.architecture}/{self.part}/{self.directory}"
+
+
 @dataclass(frozen=True)
 class Manifest:
     """All of it. `files` has keys like `90a/cached_ops/page/page.so`; roots are absolute paths of the builder."""
@@ -71,11 +83,17 @@ class Manifest:
     kernels: dict[str, Origin] = field(default_factory=dict)  # "90a/page"; older bundles have none
     tvm_ffi: str = ""  # version of the package that the kernels have headers of; "" in older bundles
     tvm_ffi_abi: str = ""  # what those headers say, "0.1.16"
+    sglang_cache: str = ""  # where the builder's SGLang looks for its own modules; "" without any
 
-    def modules(self) -> list[tuple[str, str]]:
-        """(architecture set, module) of every kernel, sorted."""
+    def modules(self) -> list[Held]:
+        """The place of every kernel, sorted."""
         parts = (path.split("/") for path in self.files)
-        return sorted({(words[0], words[2]) for words in parts if words[1] == CACHED_OPS})
+        return sorted({Held(*words[:3]) for words in parts if words[1] != GENERATED})
+
+    @property
+    def version(self) -> int:
+        """Of the format, the oldest that can say it."""
+        return WITH_SGLANG if any(held.part == TVM_FFI for held in self.modules()) else VERSION
 
     def only(self, architectures: Collection[str]) -> Manifest:
         """The part for these architecture sets."""
@@ -97,7 +115,7 @@ class Manifest:
 
 def to_json(manifest: Manifest) -> bytes:
     """The member's bytes; the same manifest, in the same order, gives the same bytes."""
-    return json.dumps({"format": FORMAT, "version": VERSION} | asdict(manifest), indent=1).encode()
+    return json.dumps({"format": FORMAT, "version": manifest.version} | asdict(manifest), indent=1).encode()
 
 
 def parse(data: bytes) -> Manifest:
@@ -108,9 +126,9 @@ def parse(data: bytes) -> Manifest:
         raise BundleRefused("its manifest is damaged") from None
     if not isinstance(said, dict) or said.get("format") != FORMAT:
         raise BundleRefused("its manifest is not one of a fitasks bundle")
-    if said.get("version") != VERSION:
+    if said.get("version") not in (VERSION, WITH_SGLANG):
         raise BundleRefused(
-            f"its manifest has format version {said.get('version')!r:.40}; this fitasks reads {VERSION}",
+            f"its manifest has format version {said.get('version')!r:.40}; this fitasks reads {VERSION}, {WITH_SGLANG}",
             remedy="make the bundle and take it with the same fitasks",
         )
     texts = {name: _text(said.get(name), name) for name in _TEXTS}
@@ -126,7 +144,10 @@ def parse(data: bytes) -> Manifest:
     texts |= {name: _text(said.get(name, ""), name) for name in _LATER_TEXTS}
     if texts["tvm_ffi_abi"] and not is_version(texts["tvm_ffi_abi"]):
         raise BundleRefused("its manifest says nothing usable of tvm_ffi_abi")
-    return Manifest(**texts, workspaces=workspaces, files=entries, kernels=_origins(said.get("kernels", {})))
+    found = Manifest(**texts, workspaces=workspaces, files=entries, kernels=_origins(said.get("kernels", {})))
+    if found.version > said["version"]:
+        raise BundleRefused(f"its manifest has format version {VERSION}, which knows no modules of SGLang's own")
+    return found
 
 
 def _text(said: object, name: str) -> str:
@@ -175,15 +196,15 @@ def _entry(path: str, said: object, workspaces: dict[str, str]) -> PackedFile:
 
 
 def _misplaced(path: str, workspaces: dict[str, str]) -> str:
-    """Why no file may go to this path; "" for `<architecture>/cached_ops/<module>/…` and `…/generated/…`."""
+    """Why no file may go to this path; "" for `90a/cached_ops/<module>/…`, `…/tvm-ffi/…`, `…/generated/…`."""
     words = path.split("/")
     if path.startswith("/"):
         return "an absolute path"
     if ".." in words:
         return "which leads out of the cache"
-    if len(words) < 4 or words[0] not in workspaces or words[1] not in {CACHED_OPS, GENERATED}:
+    if len(words) < 4 or words[0] not in workspaces or words[1] not in {CACHED_OPS, GENERATED, TVM_FFI}:
         return "which has no place in a cache"
-    if words[1:3] == [CACHED_OPS, LOCKS]:
+    if words[1:3] == [CACHED_OPS, LOCKS] or (words[1] == TVM_FFI and words[3] == "lock"):
         return "where locks are"
     if not all(map(is_plain_name, words)):
         return "which is no plain path"

@@ -6,6 +6,7 @@ A module that is fresh here is never replaced by one that would not be.
 from __future__ import annotations
 
 import errno
+import os
 import shutil
 import tempfile
 from contextlib import AbstractContextManager, nullcontext
@@ -14,19 +15,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from fitasks.base.errors import EnvironmentProblem
-from fitasks.base.files import sha256_file
+from fitasks.base.files import sha256_file, write_if_changed
+from fitasks.compile import begun
 from fitasks.compile import receipt as receipts
 from fitasks.compile.lock import module_lock
 from fitasks.delivery.bundle.bundle import generated_of
 from fitasks.delivery.bundle.timestamps import put_right
-from fitasks.plan.caches import CACHED_OPS, GENERATED
+from fitasks.plan.caches import GENERATED, LOCKS, TVM_FFI
 from fitasks.processes import sessions
 
 if TYPE_CHECKING:
     from fitasks.compile.receipt import Output
+    from fitasks.delivery.bundle.destination import Destinations
     from fitasks.delivery.bundle.here import Here
     from fitasks.delivery.bundle.usable import PackedModule
-    from fitasks.plan.kernel import Kernel
+    from fitasks.plan.kernel import Kernel, Kind
 
 Went = Literal["cache", "store", "kept"]
 _UNNAMED = "kernels.yaml here doesn't name it"
@@ -36,7 +39,7 @@ _UNNAMED = "kernels.yaml here doesn't name it"
 class Arrival:
     """Where one kernel went, `kept`: what was there is the same, or better. `usable`: doit won't compile it.
 
-    `note` is what is to be said of it; mostly "".
+    `note` is what is to be said of it; mostly "". `kind` says whose cache it is loaded from.
     """
 
     module: str
@@ -45,6 +48,7 @@ class Arrival:
     place: Path
     note: str = ""
     usable: bool = True
+    kind: Kind = "flashinfer"
 
 
 @dataclass(frozen=True)
@@ -52,31 +56,39 @@ class Arriving:
     """Moves proven modules out of the directory where they were unpacked. Raises OSError."""
 
     here: Here
-    workspaces: dict[str, str]
+    destinations: Destinations
     unpacked: Path
-    moved: bool
     lock_timeout: float
 
     def arrive(self, module: PackedModule) -> Arrival:
-        """Under FlashInfer's lock. A kill between the two renames leaves a module that was never built."""
+        """Under the lock of FlashInfer, or of SGLang's tvm_ffi.cpp.
+
+        A kill between two renames leaves a module that was never built.
+        """
         with self._locked(module):
-            if kept := self._kept(module):
+            target = self.destinations.directory(module.held)
+            if target and (kept := self._kept(module, target)):
                 return kept
-            return self._into_store(module) if self.moved else self._into_cache(module)
+            if not target or self.destinations.into_store(module.held):
+                return self._into_store(module)
+            return self._into_cache(module, target)
 
     def _locked(self, module: PackedModule) -> AbstractContextManager[None]:
-        target = self._target(module)
-        if self.moved and not target.exists():
+        target = self.destinations.directory(module.held)
+        if not target or (self.destinations.into_store(module.held) and not target.exists()):
             return nullcontext()
-        lock = target.parent / "tmp" / f"{module.name}.lock"
+        in_it, beside = target / "lock", target.parent / LOCKS / f"{module.name}.lock"
+        lock = in_it if module.held.part == TVM_FFI else beside
         return module_lock(lock, timeout=self.lock_timeout, stopping=sessions.stopping)
 
-    def _into_cache(self, module: PackedModule) -> Arrival:
-        for name in generated_of(module.receipt):
-            self._lay_generated(module.architecture, name)
-        target = self._target(module)
-        _exchange(module.staged, target)
-        return self._settled(Arrival(module.name, module.architecture, "cache", target))
+    def _into_cache(self, module: PackedModule, target: Path) -> Arrival:
+        if module.held.part == TVM_FFI:
+            _replace(module, target, self._planned(module))
+        else:
+            for name in generated_of(module.receipt):
+                self._lay_generated(module.held.architecture, name)
+            _exchange(module.staged, target)
+        return self._settled(module, _arrival(module, "cache", target))
 
     def _into_store(self, module: PackedModule) -> Arrival:
         """As if it had been compiled here."""
@@ -85,20 +97,16 @@ class Arriving:
         store.put(module.name, module.staged, receipt)
         if not store.holds(place, module.name):
             raise EnvironmentProblem(f"{place} could not be written", remedy=f"make room in {store.root}")
-        planned = self._planned(module.architecture, module.name)
-        why = self._unlike(planned, module) if planned else _UNNAMED
-        return Arrival(module.name, module.architecture, "store", place, why, usable=not (planned and why))
+        planned = self._planned(module)
+        why = self._unlike(planned, module) if planned else _unnamed(module)
+        return replace(_arrival(module, "store", place), note=why, usable=not (planned and why))
 
-    def _target(self, module: PackedModule) -> Path:
-        return Path(self.workspaces[module.architecture]) / CACHED_OPS / module.name
-
-    def _kept(self, module: PackedModule) -> Arrival | None:
+    def _kept(self, module: PackedModule, target: Path) -> Arrival | None:
         """What is there, where it is the same, or fresh while the bundle's would not be."""
-        target = self._target(module)
-        there = Arrival(module.name, module.architecture, "kept", target)
+        there = _arrival(module, "kept", target)
         if _same(module, target):
-            return self._settled(there)
-        planned = self._planned(module.architecture, module.name)
+            return self._settled(module, there)
+        planned = self._planned(module)
         if not planned or not target.exists():
             return None
         if (why := self._unlike(planned, module)) and not self._put_right(planned):
@@ -108,15 +116,15 @@ class Arriving:
     def _lay_generated(self, architecture: str, name: str) -> None:
         """File by file: modules may share a directory of generated sources."""
         source = self.unpacked / architecture / GENERATED / name
-        root = Path(self.workspaces[architecture]) / GENERATED
+        root = Path(self.destinations.workspaces[architecture]) / GENERATED
         if source.exists():  # another module may have brought it
             (root / name).parent.mkdir(parents=True, exist_ok=True)
             source.replace(root / name)
 
-    def _settled(self, arrival: Arrival) -> Arrival:
+    def _settled(self, module: PackedModule, arrival: Arrival) -> Arrival:
         """Headers that were installed here after the builder compiled are newer than objects: put that right."""
-        if not (kernel := self._planned(arrival.architecture, arrival.module)):
-            return replace(arrival, note=_UNNAMED)
+        if not (kernel := self._planned(module)):
+            return replace(arrival, note=_unnamed(module))
         why = self._put_right(kernel)
         return replace(arrival, note=why, usable=not why)
 
@@ -128,10 +136,33 @@ class Arriving:
         judge = self.here.judges[kernel.target].refreshed()
         return "; ".join(map(str, judge.differences(kernel, module.receipt)))
 
-    def _planned(self, architecture: str, name: str) -> Kernel | None:
-        plan = self.here.plan
-        found = (one for one in plan.buildable() if (plan.targets[one.target].arch, one.name) == (architecture, name))
-        return next(found, None)
+    def _planned(self, module: PackedModule) -> Kernel | None:
+        return self.destinations.planned(module.held)
+
+
+def _arrival(module: PackedModule, went: Went, place: Path) -> Arrival:
+    kind: Kind = "sglang" if module.held.part == TVM_FFI else "flashinfer"
+    return Arrival(module.name, module.held.architecture, went, place, kind=kind)
+
+
+def _unnamed(module: PackedModule) -> str:
+    """SGLang's directories have the state of its sources, and tvm-ffi's version, in their names."""
+    return f"{_UNNAMED}{' for this SGLang and tvm-ffi' if module.held.part == TVM_FFI else ''}"
+
+
+def _replace(module: PackedModule, target: Path, kernel: Kernel | None) -> None:
+    """File by file, since the lock lies among them. What vouches for the old module goes first, and comes last.
+
+    A server that looks meanwhile finds one library or the other, whole.
+    """
+    for name in (receipts.NAME, begun.NAME):
+        (target / name).unlink(missing_ok=True)
+    for path, text in (kernel.texts if kernel else {}).items():
+        write_if_changed(Path(path), text)
+        os.utime(path, ns=(module.receipt.sealed_ns, module.receipt.sealed_ns))  # older than the objects
+    files = sorted(module.staged.iterdir(), key=lambda file: (file.name == receipts.NAME, file.suffix == ".so"))
+    for file in files:
+        file.replace(target / file.name)
 
 
 def _exchange(new: Path, target: Path) -> None:

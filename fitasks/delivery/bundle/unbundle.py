@@ -5,6 +5,9 @@ the server's ninja has no work. Where a path differs, ninja would compile (it co
 paths), so the finished kernels go into the store, from which the next doit adopts them by content. Those that it can't
 adopt may be had as a package (delivery/wheel/from_bundle.py), for which neither paths nor compilers matter.
 
+So it is with modules of SGLang's own JIT and SGLang's cache: of those that kernels.yaml here doesn't name nobody knows
+where they belong, so that the store takes them.
+
 A module that is fresh here is never replaced by one that would not be. Hashes tell damage, not malice: a bundle is
 code that the server will run, to be taken from where one takes code.
 """
@@ -20,15 +23,15 @@ from typing import TYPE_CHECKING
 from fitasks.base.errors import EnvironmentProblem
 from fitasks.compile import scratch
 from fitasks.delivery.bundle.bundle import LOCK_TIMEOUT, manifest_of
+from fitasks.delivery.bundle.destination import Destinations
 from fitasks.delivery.bundle.manifest import BundleRefused
 from fitasks.delivery.bundle.placing import Arrival, Arriving
 from fitasks.delivery.bundle.reading import DASH, opened
 from fitasks.delivery.bundle.staging import staging
-from fitasks.delivery.bundle.usable import of_use, proven, refuse_too_large, roots_that_differ
-from fitasks.plan.caches import CACHED_OPS, GENERATED, LOCKS
+from fitasks.delivery.bundle.usable import of_use, proven, refuse_too_large
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from fitasks.delivery.bundle.here import Here
     from fitasks.delivery.bundle.manifest import Manifest
@@ -75,33 +78,45 @@ def refusals(path: Path) -> Iterator[None]:
 
 def _unbundle(here: Here, path: Path, lock_timeout: float) -> Unbundled:
     ours = manifest_of(here, {})
-    for place in {here.store.root.parent, *scratch.places(map(Path, ours.workspaces.values()))}:
-        scratch.remove_leftovers(place)
+    _sweep(here, ours)
     with ExitStack() as stack:
         with opened(path) as archive:
             whole = archive.manifest()
             manifest = of_use(whole, ours)
-            moved = roots_that_differ(manifest, ours)
-            if moved and (refusal := here.store.refusal):
-                raise EnvironmentProblem(f"{here.store.root} is not used: {refusal}", remedy=here.store.remedy)
-            base = here.store.root if moved else Path(ours.workspaces[min(manifest.workspaces)])
-            unpacked = stack.enter_context(staging(base.parent))
-            for name in () if moved else manifest.workspaces:
-                _stage_inside(stack, unpacked / name, Path(ours.workspaces[name]))
-            refuse_too_large(manifest, unpacked if moved else unpacked / min(manifest.workspaces) / CACHED_OPS)
+            destinations = Destinations.of(here, manifest, ours)
+            destinations.refuse_store(manifest)
+            unpacked = stack.enter_context(staging(destinations.unpacked_in(manifest)))
+            refuse_too_large(manifest, _stage_inside(stack, unpacked, destinations.beside(manifest)))
             archive.unpack(whole, unpacked, manifest.workspaces)
             modules = proven(manifest, unpacked)
-        arriving = Arriving(here, ours.workspaces, unpacked, bool(moved), lock_timeout)
+        arriving = Arriving(here, destinations, unpacked, lock_timeout)
         arrivals = tuple(map(arriving.arrive, modules))
-    return Unbundled(path, arrivals, len(manifest.files), manifest.bytes, moved, _left(whole, manifest))
+    moved, left = destinations.moved, _left(whole, manifest)
+    return Unbundled(path, arrivals, len(manifest.files), manifest.bytes, moved, left)
 
 
-def _stage_inside(stack: ExitStack, unpacked: Path, workspace: Path) -> None:
-    """Have what is unpacked for a cache lie in its parts, since each may be a mount: renames will do."""
-    unpacked.mkdir()
-    for part, beside in ((CACHED_OPS, workspace / CACHED_OPS / LOCKS), (GENERATED, workspace / GENERATED)):
-        (unpacked / part).symlink_to(stack.enter_context(staging(beside)))
+def _sweep(here: Here, ours: Manifest) -> None:
+    """Remove what killed runs left, wherever they may have unpacked."""
+    places = {here.store.root.parent, *scratch.places(map(Path, ours.workspaces.values()))}
+    for place in places | ({Path(ours.sglang_cache)} if ours.sglang_cache else set()):
+        scratch.remove_leftovers(place)
+
+
+def _stage_inside(stack: ExitStack, unpacked: Path, parts: Iterable[tuple[str, Path]]) -> Path:
+    """Have what is unpacked for a part of a cache lie in it, since it may be a mount: renames will do.
+
+    Return where most of it lies.
+    """
+    staged: dict[Path, Path] = {}
+    for part, beside in parts:
+        if beside not in staged:
+            staged[beside] = stack.enter_context(staging(beside))
+        inside = staged[beside] / part.replace("/", "-")
+        inside.mkdir()
+        (unpacked / part).parent.mkdir(exist_ok=True)
+        (unpacked / part).symlink_to(inside)
+    return next(iter(staged.values()), unpacked)
 
 
 def _left(whole: Manifest, taken: Manifest) -> dict[str, int]:
-    return dict(Counter(name for name, _ in whole.modules() if name not in taken.workspaces))
+    return dict(Counter(held.architecture for held in whole.modules() if held.architecture not in taken.workspaces))

@@ -12,23 +12,23 @@ from fitasks.compile import receipt as receipts
 from fitasks.delivery.bundle.bundle import NINJA_FILE, generated_of, version_key
 from fitasks.delivery.bundle.manifest import BundleRefused
 from fitasks.delivery.tvmffi import same_abi
-from fitasks.plan.caches import CACHED_OPS, GENERATED
+from fitasks.plan.caches import CACHED_OPS, GENERATED, TVM_FFI
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from fitasks.compile.receipt import Receipt
-    from fitasks.delivery.bundle.manifest import Manifest, PackedFile
+    from fitasks.delivery.bundle.manifest import Held, Manifest, PackedFile
 
 # The names of compile/judge/roots.py; paths are normalised when a receipt is made.
-_INPUT = re.compile(r"[0-9a-f]{64} (\{(CACHE|FLASHINFER|CUDA|SITE|PYTHON)\})?(/(?!\.{0,2}(/|$))[^/]+)+")
+_INPUT = re.compile(r"[0-9a-f]{64} (\{(CACHE|FLASHINFER|CUDA|SITE|PYTHON|JIT)\})?(/(?!\.{0,2}(/|$))[^/]+)+")
 
 
 @dataclass(frozen=True)
 class PackedModule:
-    """One kernel that was unpacked and proven: `staged` is what is to become its directory in cached_ops."""
+    """One kernel that was unpacked and proven: `staged` holds what is to become its directory in a cache."""
 
-    architecture: str
+    held: Held
     name: str
     staged: Path
     receipt: Receipt
@@ -87,36 +87,53 @@ def refuse_too_large(manifest: Manifest, directory: Path) -> None:
         )
 
 
-def roots_that_differ(manifest: Manifest, here: Manifest) -> tuple[str, ...]:
-    """The paths that are part of ninja's commands and not what they were for the builder, one sentence each."""
-    pairs = {"CUDA_HOME": (manifest.cuda_home, here.cuda_home)}
-    pairs |= {"site-packages": (manifest.site_packages, here.site_packages)}
-    pairs |= {f"cache of {name}": (path, here.workspaces[name]) for name, path in manifest.workspaces.items()}
+def roots_that_differ(manifest: Manifest, here: Manifest) -> dict[str, tuple[str, ...]]:
+    """For kernels of each part, the paths of ninja's commands that aren't what they were for the builder, as sentences.
+
+    Where no module of SGLang's own is planned here, nothing is known of its cache.
+    """
+    both = {"CUDA_HOME": (manifest.cuda_home, here.cuda_home)}
+    both |= {"site-packages": (manifest.site_packages, here.site_packages)}
+    caches = {f"cache of {name}": (path, here.workspaces[name]) for name, path in manifest.workspaces.items()}
+    sglangs = {"SGLang's cache": (manifest.sglang_cache, here.sglang_cache or manifest.sglang_cache)}
+    own = {CACHED_OPS: caches, TVM_FFI: sglangs}
+    return {part: _differing(both | own[part]) for part in sorted({held.part for held in manifest.modules()})}
+
+
+def _differing(pairs: dict[str, tuple[str, str]]) -> tuple[str, ...]:
     return tuple(f"{name}: {there} there, {ours} here" for name, (there, ours) in pairs.items() if there != ours)
 
 
 def proven(manifest: Manifest, unpacked: Path) -> list[PackedModule]:
     """The kernels of an unpacked bundle. Raises BundleRefused for a receipt that doesn't hold, or fit its files."""
     modules = []
-    for architecture, name in manifest.modules():
-        inside = f"{architecture}/{CACHED_OPS}/{name}"
-        receipt = receipts.said(unpacked / inside / receipts.NAME, name)
+    for held in manifest.modules():
+        name = held.directory if held.part == CACHED_OPS else _named(held, manifest)
+        receipt = receipts.said(unpacked / str(held) / receipts.NAME, name)
         if receipt is None:
-            raise BundleRefused(f"{inside} has no receipt that this fitasks can read")
-        if f"{inside}/{NINJA_FILE}" not in manifest.files:
-            raise BundleRefused(f"{inside} has no {NINJA_FILE}")
-        if problem := _unsound(receipt) or _unfit(receipt, manifest, architecture):
-            raise BundleRefused(f"the receipt of {inside} {problem}")
-        modules.append(PackedModule(architecture, name, unpacked / inside, receipt))
+            raise BundleRefused(f"{held} has no receipt that this fitasks can read")
+        if f"{held}/{NINJA_FILE}" not in manifest.files:
+            raise BundleRefused(f"{held} has no {NINJA_FILE}")
+        if problem := _unsound(receipt) or _unfit(receipt, manifest, held):
+            raise BundleRefused(f"the receipt of {held} {problem}")
+        modules.append(PackedModule(held, name, unpacked / str(held), receipt))
     _refuse_unknown(manifest, modules)
     if not modules:
         raise BundleRefused("it holds no kernel")
     return modules
 
 
+def _named(held: Held, manifest: Manifest) -> str:
+    """The module in a directory of SGLang's, `<module>__arch_9.0a__tvmffi_0.1.11`. Raises BundleRefused."""
+    names = [name.removesuffix(".so") for name in manifest.below(str(held)) if name.endswith(".so")]
+    if len(names) != 1 or not held.directory.startswith(f"{names[0]}__"):
+        raise BundleRefused(f"{held} is not named after the one library in it")
+    return names[0]
+
+
 def _refuse_unknown(manifest: Manifest, modules: list[PackedModule]) -> None:
     """Raise BundleRefused for a generated file that no kernel was made from."""
-    known = {f"{one.architecture}/{GENERATED}/{name}" for one in modules for name in generated_of(one.receipt)}
+    known = {f"{one.held.architecture}/{GENERATED}/{name}" for one in modules for name in generated_of(one.receipt)}
     held = (path for path in manifest.files if path.split("/")[1] == GENERATED)
     if unknown := min(set(held) - known, default=""):
         raise BundleRefused(f"no receipt in it knows of the file {unknown!r}")
@@ -137,9 +154,9 @@ def _unsound(receipt: Receipt) -> str:
     return ""
 
 
-def _unfit(receipt: Receipt, manifest: Manifest, architecture: str) -> str:
+def _unfit(receipt: Receipt, manifest: Manifest, held: Held) -> str:
     """What is wrong between a receipt and the files of its module: each is known, and as the receipt has it."""
-    files = manifest.below(f"{architecture}/{CACHED_OPS}/{receipt.name}")
+    files = manifest.below(str(held))
     for name, output in receipt.outputs.items():
         if name not in files or (files[name].sha256, files[name].size) != (output.sha256, output.size):
             return f"is not about the file {name!r} that the bundle holds"
@@ -147,7 +164,7 @@ def _unfit(receipt: Receipt, manifest: Manifest, architecture: str) -> str:
         return problem
     if unknown := sorted(files.keys() - receipt.outputs.keys() - {NINJA_FILE, receipts.NAME}):
         return f"knows nothing of the file {unknown[0]!r} beside it"
-    return _unfit_sources(receipt, manifest.below(f"{architecture}/generated"))
+    return _unfit_sources(receipt, manifest.below(f"{held.architecture}/{GENERATED}"))
 
 
 def _unfit_sources(receipt: Receipt, files: dict[str, PackedFile]) -> str:

@@ -23,6 +23,7 @@ from fitasks.delivery.collect import collected, complete
 from fitasks.delivery.tvmffi import headers_abi
 from fitasks.delivery.wheel.install import obstacle
 from fitasks.delivery.wheel.wheel import Wheel, build_wheel
+from fitasks.plan.caches import CACHED_OPS
 from fitasks.plan.kernel import Kernel
 from fitasks.plan.target import Target
 
@@ -34,11 +35,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Repacked:
-    """A wheel of a bundle's kernels, for all its architecture sets; `obstacle` as of install.py."""
+    """A wheel of a bundle's kernels, for all its architecture sets; `obstacle` as of install.py.
+
+    `left` is the number of modules of SGLang's own JIT in the bundle, which no package can hold.
+    """
 
     wheel: Wheel
     python: Path  # the interpreter that it is for
     obstacle: str
+    left: int = 0
 
 
 def repack(server: Server, path: Path, directory: Path, state: Path) -> Repacked:
@@ -54,14 +59,20 @@ def repack(server: Server, path: Path, directory: Path, state: Path) -> Repacked
             refuse_foreign(manifest, _flashinfer(server, manifest), sysconfig.get_platform(), abi)
             refuse_too_large(manifest, unpacked)
             archive.unpack(manifest, unpacked, manifest.workspaces)
-        modules = {f"{one.name}@{one.architecture}": one for one in proven(manifest, unpacked)}
+        whole = proven(manifest, unpacked)
+        modules = {f"{one.name}@{one.held.architecture}": one for one in whole if one.held.part == CACHED_OPS}
+        if not modules:
+            raise BundleRefused(
+                "it holds modules of SGLang's own JIT alone, which no package can hold", remedy="doit unbundle takes it"
+            )
         targets = {name: _target(name, manifest, server) for name in manifest.workspaces}
         kernels = collected(
             [_kernel(one, manifest) for one in modules.values()],
             lambda kernel: complete(kernel, modules[kernel.label].receipt, targets[kernel.target]),
         )
         why = obstacle(server, next(iter(targets.values())))
-        return Repacked(build_wheel(kernels, server, directory), server.python, why)
+        wheel = build_wheel(kernels, server, directory)
+        return Repacked(wheel, server.python, why, len(whole) - len(modules))
 
 
 def _flashinfer(server: Server, manifest: Manifest) -> str:
@@ -89,12 +100,12 @@ def _kernel(module: PackedModule, manifest: Manifest) -> Kernel:
     library = module.staged / f"{module.name}.so"
     if is_shared_object(library):
         raise BundleRefused(f"{library.name!r} in it can't be loaded on this machine")
-    origin = manifest.kernels.get(f"{module.architecture}/{module.name}") or _guessed(module)
+    origin = manifest.kernels.get(f"{module.held.architecture}/{module.name}") or _guessed(module)
     return Kernel(
-        label=f"{module.name}@{module.architecture}",
+        label=f"{module.name}@{module.held.architecture}",
         entry="",
         op=origin.op,
-        target=module.architecture,
+        target=module.held.architecture,
         place="",
         given={},
         params=origin.params,

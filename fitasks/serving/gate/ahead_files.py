@@ -76,6 +76,11 @@ def load(libraries: Sequence[Path]) -> dict[Path, str]:
     return {library: _other_abi(library, abi) or _refused(str(library), _packaged(library)) for library in libraries}
 
 
+def refused(library: Path) -> str:
+    """Why the dynamic loader doesn't take a library of which nothing else is known; "" if it does."""
+    return _refused(str(library), {})
+
+
 def _refused(library: str, said: dict[str, Any]) -> str:
     """Why it can't be loaded, every symbol bound; "" if it can.
 

@@ -1,14 +1,16 @@
-"""Will this environment's FlashInfer load each module ahead of time? The gate at the end of an image build.
+"""Will this environment's FlashInfer load each module ahead of time, and SGLang its own? The gate of an image build.
 
     <serving python> ahead_of_time.py [FILE.json ...]
 
-Runs from wherever it was copied to, with ahead_files.py beside it: standard library, torch and the installed
-FlashInfer, no GPU, no toolchain. A FILE is what `doit check --json` writes: then the planned kernels are asked for.
-Without one it is the manifest of the installed wheel (fitasks_kernels/manifest.json): then all that the wheel has.
+Runs from wherever it was copied to, with ahead_files.py and ahead_sglang.py beside it: standard library, torch, the
+installed FlashInfer and tvm-ffi, no GPU, no toolchain. A FILE is what `doit check --json` writes: then the planned
+kernels are asked for. Without one it is the manifest of the installed wheel (fitasks_kernels/manifest.json): then all
+that the wheel has.
 
 Exit status 0 if FlashInfer's own lookup finds every module for every architecture that it has code for, each is the
 file that was packaged, and the dynamic loader takes it beside torch; 1 if not, naming those; 2 if FlashInfer cannot be
-asked. Only the driver's libcuda may be missing: it comes with the GPU.
+asked. Modules of SGLang's own JIT must be where this environment leads SGLang, as they were built (ahead_sglang.py).
+Only the driver's libcuda may be missing: it comes with the GPU.
 """
 
 from __future__ import annotations
@@ -24,7 +26,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import ahead_sglang
 from ahead_files import WHEEL, UnusableError, apart, faults, import_flashinfer
+from ahead_sglang import Module
 
 
 @dataclass(frozen=True)
@@ -52,9 +56,12 @@ class Found:
 def main(arguments: list[str]) -> int:
     """Ask, report; the exit status."""
     try:
-        wanted = [entry for file in map(Path, arguments or [installed_manifest()]) for entry in read(file)]
+        entries = [entry for file in map(Path, arguments or [installed_manifest()]) for entry in read(file)]
+        wanted = [entry for entry in entries if isinstance(entry, Wanted)]
         found = ask(wanted)
-        return report(wanted, found, faults({path for one in found.values() for path in one.files.values() if path}))
+        faulty = faults({path for one in found.values() for path in one.files.values() if path})
+        modules = ahead_sglang.faults(entry for entry in entries if isinstance(entry, Module))
+        return report(wanted, found, faulty, modules)
     except UnusableError as error:
         print(error, file=sys.stderr)
         return 2
@@ -68,7 +75,7 @@ def installed_manifest() -> str:
     return str(Path(spec.origin).with_name("manifest.json"))
 
 
-def read(file: Path) -> list[Wanted]:
+def read(file: Path) -> list[Wanted | Module]:
     """What a file asks for, each thing once. Raises UnusableError."""
     try:
         data = json.loads(file.read_text(encoding="utf-8"))
@@ -81,7 +88,12 @@ def read(file: Path) -> list[Wanted]:
     return list(dict.fromkeys(wanted))
 
 
-def _wanted(kernel: dict[str, Any], made_for: str) -> Wanted:
+def _wanted(kernel: dict[str, Any], made_for: str) -> Wanted | Module:
+    kind = kernel.get("kind", "flashinfer")  # earlier ones don't say
+    if kind == ahead_sglang.KIND:
+        return ahead_sglang.module(kernel)
+    if kind != "flashinfer":
+        raise ValueError(f"kernels of kind {kind!r:.40} are not known here")
     target = _target(kernel)
     codes = kernel.get("architectures", ())
     asked = tuple(word for word in target.split() if not codes or any(_runs_on(code, word) for code in codes))
@@ -142,25 +154,39 @@ def find(module: str) -> Path | None:
     return next((Path(artifact.path) for artifact in env.get_aot_artifacts(module)), None)
 
 
-def report(wanted: list[Wanted], found: dict[str, Found], faulty: dict[Path, str]) -> int:
+def report(wanted: list[Wanted], found: dict[str, Found], faulty: dict[Path, str], modules: dict[Module, str]) -> int:
     """Print what is missing or can't be used, or how much is there; the exit status."""
-    version = next(iter(found.values())).flashinfer
+    version = next((one.flashinfer for one in found.values()), "")
     for made_for in sorted({entry.flashinfer for entry in wanted} - {"", version}):
         print(f"the wheel is for FlashInfer {made_for}, which is {version} here")
     files = {entry: {word: found[entry.target].files[entry.module, word] for word in entry.asked} for entry in wanted}
+    _say_what_is_missing(files)
+    for path, problem in faulty.items():
+        print(f"{path} {problem}")
+    told = list(filter(None, modules.values()))
+    print(*told, sep="\n", end="\n" if told else "")
+    bad = [entry for entry, places in files.items() if any(path is None or path in faulty for path in places.values())]
+    who, count = _server(version, modules), len(wanted) + len(modules)
+    if bad or told:
+        print(f"{who} would not load {len(bad) + len(told)} of {count} module(s)")
+        return 1
+    there = {path for places in files.values() for path in places.values() if path} | {one.library for one in modules}
+    size = sum(path.stat().st_size for path in there)
+    print(f"{who} finds all {count} module(s) ahead of time, {size / 1e6:.1f} MB")
+    return 0
+
+
+def _say_what_is_missing(files: dict[Wanted, dict[str, Path | None]]) -> None:
     for entry, places in files.items():
         for word in [word for word, path in places.items() if path is None]:
             host = "" if entry.target == word else f" (targets: {entry.target})"
             print(f"{entry.module}: not found ahead of time for {word}{host}")
-    for path, problem in faulty.items():
-        print(f"{path} {problem}")
-    bad = [entry for entry, places in files.items() if any(path is None or path in faulty for path in places.values())]
-    if bad:
-        print(f"FlashInfer {version} would not load {len(bad)} of {len(wanted)} module(s)")
-        return 1
-    size = sum(path.stat().st_size for path in {path for places in files.values() for path in places.values() if path})
-    print(f"FlashInfer {version} finds all {len(wanted)} module(s) ahead of time, {size / 1e6:.1f} MB")
-    return 0
+
+
+def _server(version: str, modules: dict[Module, str]) -> str:
+    if not modules:
+        return f"FlashInfer {version}"
+    return f"A server with FlashInfer {version} and SGLang" if version else "SGLang"
 
 
 if __name__ == "__main__":
