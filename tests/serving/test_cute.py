@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
+from fitasks.record import variables
 from tests.serving.planner_runs import PLAN, environment, run
 
 GATE = "flashinfer.norm.kernels.rmsnorm_sigmoid_gate"
@@ -50,7 +51,7 @@ MISTAKES: list[tuple[str, dict[str, Any], str, str]] = [
     ("os:system", {"command": "true"}, "unknown_op", "is no function of FlashInfer that makes CuTe-DSL"),
     (f"{GATE}:_get_compiled", {"num_heads": 8}, "missing_parameter", "needs x_token_stride, gate_token_stride, lanes"),
     (f"{GATE}:_get_compiled", {"num_heads": "8", **GATED}, "bad_value", "'8' is no value for num_heads"),
-    (f"{TOPK}:_compile_gvr", {"cute_dtype": "cutlass.Float33"}, "bad_value", "cutlass.Float33 is no dtype"),
+    (f"{TOPK}:_compile_gvr", {"cute_dtype": "Float33"}, "bad_value", "CuTe-DSL (did you mean Float32?)"),
     (MULTIPROCESSORS, {"device_index": 0}, "device", "it depends on the GPU's multi_processor_count"),
 ]
 # What a server does, and nothing of ours; it may not compile.
@@ -151,10 +152,19 @@ def test_what_cannot_be_kept_or_compiled_says_so(built: Built) -> None:
     assert "\x1b" not in failed["message"]
 
 
-def test_flashinfer_finds_them_in_another_process_and_place(cache: Path) -> None:
+def test_flashinfer_finds_them_in_another_process_and_place(cache: Path, tmp_path: Path) -> None:
+    """And the recorder says of a server's objects what kernels.yaml has to."""
+    trace = tmp_path / "trace.jsonl"
     env = environment(cache)
+    env |= variables(trace, env)
     done = subprocess.run([sys.executable, "-c", SERVER], env=env, capture_output=True, text=True, check=False)
     assert done.stdout.split() == ["Function"] * 2, done.stderr[-2000:]
+    lines = [json.loads(line) for line in trace.read_text().splitlines()]
+    assert [(one["name"], one["kind"], one["how"], one["unsaid"]) for one in lines] == [
+        (name, "cute-dsl", "cached", "") for name in NAMES[:2]
+    ]
+    said = [(one["generator"], one["arguments"]) for one in lines]
+    assert said == [(op, {**params, "enable_pdl": False}) for op, params in KERNELS[:2]]
 
 
 def test_a_torn_object_and_a_torn_key_are_made_again(built: Built, cache: Path) -> None:
@@ -189,10 +199,13 @@ def test_another_path_is_another_key_and_so_is_another_source(built: Built, cach
     for one in moved:
         Path(one["meta"]).write_text(json.dumps(one["expected"]))
     source = package / "norm" / "kernels" / "rmsnorm_sigmoid_gate.py"
-    source.write_text(source.read_text() + "\n# changed\n")
-    changed = objects(ask("cute_plan.py", cache, *KERNELS, path=str(tmp_path / "site")))
+    source.write_text(source.read_text() + "\ndef _write(path: str):\n    open(path, 'w')\n")
+    write = (f"{GATE}:_write", {"path": str(tmp_path / "written")})
+    answer = ask("cute_plan.py", cache, *KERNELS, write, path=str(tmp_path / "site"), recorded=True)
+    changed = objects(answer)
     assert [(one["valid"], list(one["differs"])) for one in changed] == [(False, ["source_sha256"])] * 2 + [(True, [])]
     assert changed[0]["sources"] != moved[0]["sources"]
+    assert f"would write {tmp_path}/written, which nothing may" in answer["kernels"][-1]["error"]["message"]
 
 
 def _linked(package: Path, place: Path) -> Path:
@@ -254,3 +267,37 @@ def test_what_an_installer_makes_itself_is_no_content(tmp_path: Path) -> None:
     said = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
     assert said[0] == said[1] == said[2] != said[3]
     assert said[4:] == ["unknown", "unknown"]
+
+
+ORIGIN = """
+import sys, types; sys.path.insert(0, sys.argv[1]); import fitasks_origin
+made = types.ModuleType("flashinfer.ops")
+exec(sys.argv[2], vars(made))
+kind = type("Float32", (), {"__module__": "cutlass.base_dsl.typing"})
+made.tensor = type("Tensor", (), {})()
+made.look = lambda: fitasks_origin.of_kernel(sys._getframe())
+print(made.warm(8, kind))
+print(made.serve())
+"""
+OPS = """
+import functools
+@functools.cache
+def make(heads, kind):
+    return keep(lambda: look())
+def warm(heads, kind):
+    return make(heads, kind)
+def keep(compile_fn):
+    return compile_fn()
+def use(tensor):
+    return keep(lambda: look())
+def serve():
+    return use(tensor)
+"""
+
+
+def test_the_recorder_names_the_innermost_function_that_can_be_said() -> None:
+    record = PLAN.parents[1] / "record"
+    command = [sys.executable, "-c", ORIGIN, str(record), OPS]
+    said = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+    assert said[0] == "('flashinfer.ops:make', {'heads': 8, 'kind': 'Float32'}, '')"
+    assert said[1] == "('flashinfer.ops:keep', {}, 'compile_fn is a function')"

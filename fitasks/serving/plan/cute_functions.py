@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 
 _OP = re.compile(r"(flashinfer(?:\.\w+)+):(\w+)", re.ASCII)
 _COMPILES = re.compile(rb"\bcute\.compile\b|\bbuild_and_load\w*\(")
-_DTYPES = ("torch", "cutlass")
 
 
 def find_function(op: str) -> Callable[..., Any]:
@@ -70,34 +69,44 @@ def _is_own(value: Any, module: Any) -> bool:
 def arguments_for(function: Callable[..., Any], given: dict[str, Any]) -> dict[str, Any]:
     """Keyword arguments for the function, dtypes of torch and CuTe-DSL made of their names. Raises PlanError."""
     hints = parameters._hints(function)
-    return parameters.arguments_for(function, {name: _value(value, hints.get(name)) for name, value in given.items()})
+    return parameters.arguments_for(
+        function, {name: _value(name, value, hints.get(name)) for name, value in given.items()}
+    )
 
 
-def _value(value: Any, hint: Any) -> Any:
-    """What a text stands for: `torch.bfloat16`, `cutlass.BFloat16`, or a device where the function takes one."""
+def _value(name: str, value: Any, hint: Any) -> Any:
+    """What a text stands for: a device, or a dtype where the function doesn't say that it takes a text."""
     import torch
 
     if not isinstance(value, str):
         return value
     if hint is torch.device:
         return torch.device(value)
-    package, _, name = value.partition(".")
-    return _dtype(package, name, value) if package in _DTYPES and name.isidentifier() else value
+    return _dtype(name, value) if hint is None and name.endswith("dtype") else value
 
 
-def _dtype(package: str, name: str, text: str) -> Any:
-    module = importlib.import_module(package)
-    found = getattr(module, name, None)
-    if isinstance(found, sys.modules["torch"].dtype if package == "torch" else type):
-        return found
-    raise PlanError("bad_value", f"{text} is no dtype: {package} has none of that name")
+def _dtype(parameter: str, name: str) -> Any:
+    known = _dtypes()
+    if name in known:
+        return known[name]
+    suggestion = near(name, known)
+    message = (
+        f"{name!r} is no value for {parameter}; it takes a dtype of torch or of CuTe-DSL{did_you_mean(suggestion)}"
+    )
+    raise PlanError("bad_value", message, parameter=parameter, accepted=sorted(known), suggestion=suggestion)
+
+
+def _dtypes() -> dict[str, Any]:
+    """By name: torch's have small letters (float32), CuTe-DSL's don't (Float32)."""
+    import cutlass
+    import torch
+
+    numerics = {key: value for key, value in vars(cutlass).items() if inspect.isclass(value)}
+    dtypes = {key: value for key, value in vars(torch).items() if isinstance(value, torch.dtype)}
+    return {**{key: value for key, value in numerics.items() if issubclass(value, cutlass.Numeric)}, **dtypes}
 
 
 def as_json(function: Callable[..., Any], arguments: dict[str, Any]) -> dict[str, Any]:
     """All arguments, defaults included, as kernels.yaml would say them."""
     said = parameters.as_json(function, arguments)
-    return said | {name: _said(value) for name, value in arguments.items() if inspect.isclass(value)}
-
-
-def _said(kind: type) -> str:
-    return f"{kind.__module__.partition('.')[0]}.{kind.__name__}"
+    return said | {name: value.__name__ for name, value in arguments.items() if inspect.isclass(value)}

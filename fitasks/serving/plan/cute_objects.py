@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from plan_errors import FatalError, PlanError, one_line
-from plan_spec import replaced
+from plan_spec import explained, replaced
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -78,17 +78,14 @@ def call(function: Callable[..., Any], arguments: dict[str, Any], allowed: Calla
             return theirs(*args, **kwargs)
         raise _InMemory
 
-    try:
-        with replaced(kind, "__call__", compile_):
-            return function(**arguments)
-    except _Used:
-        return None
-    except _InMemory:
-        raise PlanError("in_memory", f"{_where(function)}: {_why_in_memory()}") from None
-    except (KeyboardInterrupt, PlanError):
-        raise
-    except BaseException as error:
-        raise PlanError("generator", f"{_where(function)} raised {_said(error)}") from error
+    with explained(_where(function), _said):
+        try:
+            with replaced(kind, "__call__", compile_):
+                return function(**arguments)
+        except _Used:
+            return None
+        except _InMemory:
+            raise PlanError("in_memory", f"{_where(function)}: {_why_in_memory()}") from None
 
 
 def _said(error: BaseException) -> str:
