@@ -52,7 +52,7 @@ MISTAKES: list[tuple[str, dict[str, Any], str, str]] = [
     (f"{GATE}:_get_compiled", {"num_heads": 8}, "missing_parameter", "needs x_token_stride, gate_token_stride, lanes"),
     (f"{GATE}:_get_compiled", {"num_heads": "8", **GATED}, "bad_value", "'8' is no value for num_heads"),
     (f"{TOPK}:_compile_gvr", {"cute_dtype": "Float33"}, "bad_value", "CuTe-DSL (did you mean Float32?)"),
-    (MULTIPROCESSORS, {"device_index": 0}, "device", "it depends on the GPU's multi_processor_count"),
+    (MULTIPROCESSORS, {"device_index": 0}, "device", "_num_sms: it depends on the GPU's multi_processor_count"),
 ]
 # What a server does, and nothing of ours; it may not compile.
 SERVER = f"""

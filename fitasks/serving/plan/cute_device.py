@@ -11,7 +11,7 @@ import os
 import re
 from typing import TYPE_CHECKING, Any
 
-from plan_errors import FatalError, PlanError
+from plan_errors import FatalError, one_line
 from plan_spec import replaced
 
 if TYPE_CHECKING:
@@ -27,6 +27,10 @@ _PROPERTIES = {  # the driver's names of what torch calls so
     "MAX_SHARED_MEMORY_PER_MULTIPROCESSOR": "shared_memory_per_multiprocessor",
 }
 _RESERVED = 1024  # bytes of shared memory that CUDA takes of each block since 8.0 (CUDA C++ Programming Guide)
+
+
+class Untold(BaseException):
+    """A function asks for more of the GPU than is known. BaseException, so that nothing between makes a guess of it."""
 
 
 class Device:
@@ -46,8 +50,7 @@ class Device:
             raise AttributeError(name)
         if name in self.known:
             return self.known[name]
-        message = f"it depends on the GPU's {name}, which compute capability {self.major}.{self.minor} doesn't tell"
-        raise PlanError("device", message, parameter=name)
+        raise Untold(f"it depends on the GPU's {name}, which compute capability {self.major}.{self.minor} doesn't tell")
 
     def attribute(self, attribute: Any, _device: int = 0) -> Any:
         """One of the device's attributes, as CuTe-DSL asks the driver for them."""
@@ -89,7 +92,6 @@ def check_architecture(device: Device, named: bool) -> None:
 def standing_in(device: Device) -> Iterator[None]:
     """Let torch.cuda and CuTe-DSL speak of this device, and of no other."""
     import torch
-    from cutlass.base_dsl.runtime import cuda
 
     answers: dict[str, Any] = {
         "is_available": lambda: True,
@@ -104,8 +106,20 @@ def standing_in(device: Device) -> Iterator[None]:
     with contextlib.ExitStack() as stack:
         for name, answer in answers.items():
             stack.enter_context(replaced(torch.cuda, name, answer))
-        stack.enter_context(replaced(cuda, "get_device_attribute", device.attribute))
+        stack.enter_context(replaced(_driver(), "get_device_attribute", device.attribute))
         yield
+
+
+def _driver() -> Any:
+    """CuTe-DSL's module that asks the driver. Raises FatalError where it has none."""
+    try:
+        from cutlass.base_dsl.runtime import cuda
+
+        cuda.get_device_attribute  # noqa: B018
+    except (ImportError, AttributeError) as error:
+        message = f"this nvidia-cutlass-dsl asks the driver in another way than is known: {one_line(error)}"
+        raise FatalError("unsupported", message, "compile its kernels on a machine with the GPU") from error
+    return cuda
 
 
 def know_shared_memory(device: Device) -> None:

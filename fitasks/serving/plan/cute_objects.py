@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cute_device import Untold
 from plan_errors import FatalError, PlanError, one_line
 from plan_spec import explained, replaced
 
@@ -84,6 +85,8 @@ def call(function: Callable[..., Any], arguments: dict[str, Any], allowed: Calla
                 return function(**arguments)
         except _Used:
             return None
+        except Untold as error:
+            raise PlanError("device", f"{_where(function)}: {error}") from None
         except _InMemory:
             raise PlanError("in_memory", f"{_where(function)}: {_why_in_memory()}") from None
 
