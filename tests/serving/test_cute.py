@@ -171,6 +171,9 @@ def test_a_torn_object_and_a_torn_key_are_made_again(built: Built, cache: Path) 
     torn = object_in(cache, NAMES[0])
     torn.write_bytes(torn.read_bytes()[:-1])
     object_in(cache, NAMES[2]).with_name("meta.json").write_text('{"arch": "sm90a"')
+    judged = objects(ask("cute_plan.py", cache, *KERNELS, load=True))
+    assert [(one["valid"], one["loads"]) for one in judged] == [(True, False), (True, True), (False, False)]
+    assert "Failed to load cached CuTe-DSL kernel" in judged[0]["why"]
     answer = ask("cute_build.py", cache, *KERNELS)
     assert [one["how"] for one in objects(answer)] == ["compiled", "cached", "compiled"]
     assert "Failed to load cached CuTe-DSL kernel" in objects(answer)[0]["message"]

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import logging
 import os
 import sys
 import time
@@ -26,7 +25,7 @@ _HERE = str(Path(__file__).resolve().parent)
 sys.path.insert(0, _HERE)
 import cute_functions  # noqa: E402
 from cute_content import Sources  # noqa: E402
-from cute_objects import call, core, object_record, refuse  # noqa: E402
+from cute_objects import call, core, object_record, refuse, warnings_kept  # noqa: E402
 from cute_plan import run  # noqa: E402
 from plan_errors import PlanError  # noqa: E402
 from plan_spec import replaced  # noqa: E402
@@ -55,7 +54,7 @@ class Making:
     said: list[str] = field(default_factory=list)  # FlashInfer's warnings, and what it raised
 
 
-def built(op: str, params: dict[str, Any]) -> dict[str, Any]:
+def built(op: str, params: dict[str, Any], _load: bool) -> dict[str, Any]:
     """Compile what an op needs, and say how it went. Raises PlanError where that is nothing."""
     function = cute_functions.find_function(op)
     arguments = cute_functions.arguments_for(function, params)
@@ -84,7 +83,7 @@ def _watched(made: list[Making], loading: list[Making]) -> Iterator[None]:
         made.append(note)
         loading.append(note)
         try:
-            with _warnings(note.said):
+            with warnings_kept(note.said):
                 return load(spec)
         finally:
             loading.pop()
@@ -96,26 +95,6 @@ def _watched(made: list[Making], loading: list[Making]) -> Iterator[None]:
 
     with replaced(kind, "build_and_load", loaded), replaced(kind, "build", watched):
         yield
-
-
-class _Keeping(logging.Handler):
-    def __init__(self, kept: list[str]) -> None:
-        super().__init__(logging.WARNING)
-        self._kept = kept
-
-    def emit(self, record: logging.LogRecord) -> None:
-        self._kept.append(" ".join(record.getMessage().split())[:400])
-
-
-@contextlib.contextmanager
-def _warnings(kept: list[str]) -> Iterator[None]:
-    """Keep what FlashInfer warns of meanwhile: it goes on where it can't read or write an object."""
-    handler, logger = _Keeping(kept), core().logger
-    logger.addHandler(handler)
-    try:
-        yield
-    finally:
-        logger.removeHandler(handler)
 
 
 def _record(made: Making, sources: Sources) -> dict[str, Any]:

@@ -6,6 +6,8 @@ it would load or compile.
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import re
 import sys
 from pathlib import Path
@@ -16,7 +18,7 @@ from plan_errors import FatalError, PlanError, one_line
 from plan_spec import explained, replaced
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from cute_content import Sources
 
@@ -162,3 +164,30 @@ def _differs(spec: Any) -> dict[str, list[Any]]:
     keys = sorted({*found, *spec.expected_meta})
     both = {key: [found.get(key), spec.expected_meta.get(key)] for key in keys}
     return {key: pair for key, pair in both.items() if pair[0] != pair[1]}
+
+
+def loads(spec: Any) -> dict[str, Any]:
+    """Whether FlashInfer takes what is there: its whole rule, which loads the object. `why` is what it says if not."""
+    said: list[str] = []
+    with warnings_kept(said):
+        return {"loads": spec.try_load() is not None, "why": "; ".join(said)}
+
+
+class _Keeping(logging.Handler):
+    def __init__(self, kept: list[str]) -> None:
+        super().__init__(logging.WARNING)
+        self._kept = kept
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._kept.append(" ".join(record.getMessage().split())[:400])
+
+
+@contextlib.contextmanager
+def warnings_kept(kept: list[str]) -> Iterator[None]:
+    """Keep what FlashInfer warns of meanwhile: it goes on where it can't read or write an object."""
+    handler, logger = _Keeping(kept), core().logger
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)

@@ -3,11 +3,12 @@
     <serving python> cute_plan.py REQUEST.json RESPONSE.json
 
 Runs like plan.py beside it, in the same environment, and fails like it (exit status 3, "fatal"), but needs no toolkit:
-nvidia-cutlass-dsl brings its own compiler. No GPU is needed, nothing is compiled, loaded or written.
+nvidia-cutlass-dsl brings its own compiler. No GPU is needed, nothing is compiled or written.
 
-Request: {"version": 1, "architecture": "9.0a", "device": {"multi_processor_count": 132}, "recorded": false, "kernels":
-[{"id": 0, "op": "flashinfer.norm.kernels.rmsnorm_sigmoid_gate:_get_compiled", "params": {}}]}. `device` is what is
-known of the GPU beside its architecture; it may be left out.
+Request: {"version": 1, "architecture": "9.0a", "device": {"multi_processor_count": 132}, "recorded": false, "load":
+false, "kernels": [{"id": 0, "op": "flashinfer.norm.kernels.rmsnorm_sigmoid_gate:_get_compiled", "params": {}}]}.
+`device` is what is known of the GPU beside its architecture; it may be left out. With `load` each object also has
+"loads", FlashInfer's whole judgement, for which it loads what is there, and "why" it doesn't take it.
 
 Response: what was imported, "stack" (FlashInfer's fingerprint of the compiler), "strict" (whether its keys cover
 helpers, too), "python" and "packages" (the same, wherever they are installed: cute_content), "kernels", each with "op",
@@ -22,8 +23,9 @@ import contextlib
 import json
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 _HERE = str(Path(__file__).resolve().parent)
 sys.path.insert(0, _HERE)
@@ -31,14 +33,11 @@ import cute_content  # noqa: E402
 import cute_functions  # noqa: E402
 from cute_content import Sources  # noqa: E402
 from cute_device import Device, check_architecture, know_shared_memory, name_architecture, standing_in  # noqa: E402
-from cute_objects import core, object_record, objects_of  # noqa: E402
+from cute_objects import core, loads, object_record, objects_of  # noqa: E402
 from load_flashinfer import import_flashinfer  # noqa: E402
 from plan import VERSION, respond  # noqa: E402
 from plan_errors import FatalError, PlanError, one_line  # noqa: E402
 from plan_spec import confined  # noqa: E402
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 sys.path[:] = [entry for entry in sys.path if entry != _HERE]
 
@@ -49,6 +48,11 @@ class Wanted(NamedTuple):
     device: Device
     kernels: list[dict[str, Any]]
     recorded: bool
+    load: bool
+
+
+# What is said of an op, its parameters, and whether objects are to be loaded.
+Each = Callable[[str, dict[str, Any], bool], dict[str, Any]]
 
 
 def main(argv: list[str]) -> int:
@@ -56,7 +60,7 @@ def main(argv: list[str]) -> int:
     return run(argv, planned)
 
 
-def run(argv: list[str], each: Callable[[str, dict[str, Any]], dict[str, Any]]) -> int:
+def run(argv: list[str], each: Each) -> int:
     """Answer a request with what `each` says of an op and its parameters."""
     try:
         request, response = map(Path, argv[:2])
@@ -66,7 +70,7 @@ def run(argv: list[str], each: Callable[[str, dict[str, Any]], dict[str, Any]]) 
     return respond(response, lambda: _answer(request, each))
 
 
-def _answer(request: Path, each: Callable[[str, dict[str, Any]], dict[str, Any]]) -> dict[str, Any]:
+def _answer(request: Path, each: Each) -> dict[str, Any]:
     wanted = _read(request)
     named = "CUTE_DSL_ARCH" in os.environ
     name_architecture(wanted.device)
@@ -76,7 +80,7 @@ def _answer(request: Path, each: Callable[[str, dict[str, Any]], dict[str, Any]]
     know_shared_memory(wanted.device)
     guard = confined() if wanted.recorded else contextlib.nullcontext()
     with standing_in(wanted.device), guard:
-        return {**head, "kernels": [_one(kernel, each) for kernel in wanted.kernels]}
+        return {**head, "kernels": [_one(kernel, each, wanted.load) for kernel in wanted.kernels]}
 
 
 def _read(path: Path) -> Wanted:
@@ -94,7 +98,7 @@ def _checked(request: dict[str, Any]) -> Wanted:
     kernels = [
         {"id": one["id"], "op": str(one["op"]), "params": dict(one.get("params") or {})} for one in request["kernels"]
     ]
-    return Wanted(device, kernels, bool(request.get("recorded")))
+    return Wanted(device, kernels, bool(request.get("recorded")), bool(request.get("load")))
 
 
 def _head() -> dict[str, Any]:
@@ -117,24 +121,24 @@ def _head() -> dict[str, Any]:
     }
 
 
-def _one(kernel: dict[str, Any], each: Callable[[str, dict[str, Any]], dict[str, Any]]) -> dict[str, Any]:
+def _one(kernel: dict[str, Any], each: Each, load: bool) -> dict[str, Any]:
     """One kernel of the request as a record of the response; its mistakes are part of the record."""
     try:
-        return {"id": kernel["id"], **each(kernel["op"], kernel["params"])}
+        return {"id": kernel["id"], **each(kernel["op"], kernel["params"], load)}
     except PlanError as error:
         return {"id": kernel["id"], **error.record()}
     except Exception as error:  # a FlashInfer unlike those we know must not cost the other kernels
         return {"id": kernel["id"], **PlanError("generator", f"{kernel['op']}: {one_line(error)}").record()}
 
 
-def planned(op: str, params: dict[str, Any]) -> dict[str, Any]:
+def planned(op: str, params: dict[str, Any], load: bool) -> dict[str, Any]:
     """What a server would load or make for an op. Raises PlanError."""
     function = cute_functions.find_function(op)
     arguments = cute_functions.arguments_for(function, params)
     sources = Sources(core())
     with sources.noted():
         specs = objects_of(function, arguments)
-    objects = [object_record(spec, sources) for spec in specs]
+    objects = [{**object_record(spec, sources), **(loads(spec) if load else {})} for spec in specs]
     return {"op": op, "params": cute_functions.as_json(function, arguments), "objects": objects}
 
 
