@@ -80,11 +80,18 @@ class Built(NamedTuple):
     made: dict[str, Any]
 
 
-def ask(script: str, base: Path, *kernels: tuple[str, dict[str, Any]], path: str = "", **more: Any) -> dict[str, Any]:
+def ask(
+    script: str,
+    base: Path,
+    *kernels: tuple[str, dict[str, Any]],
+    path: str = "",
+    version: str = "0.7.4",
+    **more: Any,
+) -> dict[str, Any]:
     """The answer of a script, in an environment without a toolkit."""
     wanted = [{"id": index, "op": op, "params": params} for index, (op, params) in enumerate(kernels)]
     request = {"version": 1, "architecture": "9.0a", "kernels": wanted, **more}
-    env = environment(base, CUDA_HOME="/nowhere", FLASHINFER_DISABLE_JIT="1")
+    env = environment(base, version, CUDA_HOME="/nowhere", FLASHINFER_DISABLE_JIT="1")
     env["PYTHONPATH"] = f"{path}:{env['PYTHONPATH']}"
     _, answer = run(PLAN.with_name(script), request, base / "asked", env)
     assert "fatal" not in answer, answer
@@ -165,6 +172,13 @@ def test_flashinfer_finds_them_in_another_process_and_place(cache: Path, tmp_pat
     ]
     said = [(one["generator"], one["arguments"]) for one in lines]
     assert said == [(op, {**params, "enable_pdl": False}) for op, params in KERNELS[:2]]
+
+
+def test_the_version_that_engines_pin_makes_the_same_object(built: Built, tmp_path: Path) -> None:
+    answer = ask("cute_build.py", tmp_path, KERNELS[0], version="0.7.2.post1")
+    assert answer["flashinfer"] == "0.7.2.post1"
+    (one,) = objects(answer)
+    assert (one["how"], one["name"], one["sha256"]) == ("compiled", NAMES[0], objects(built.made)[0]["sha256"])
 
 
 def test_a_torn_object_and_a_torn_key_are_made_again(built: Built, cache: Path) -> None:
