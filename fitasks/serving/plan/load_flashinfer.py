@@ -31,6 +31,19 @@ _RUNTIME = ("prefill", "decode", "attention", "mla")
 
 def load() -> dict[str, Any]:
     """Import torch and FlashInfer; return what heads every response. Raises FatalError."""
+    import_flashinfer()
+    try:
+        return _description()
+    except AttributeError as error:
+        raise FatalError(
+            "unsupported",
+            f"this FlashInfer lacks what planning needs: {one_line(error)}",
+            "use FlashInfer 0.6.7 or newer",
+        ) from error
+
+
+def import_flashinfer() -> None:
+    """Import torch and FlashInfer as a server would. Raises FatalError."""
     for module, package in (("torch", "torch"), ("flashinfer", "flashinfer-python")):
         if importlib.util.find_spec(module) is None:
             raise FatalError(
@@ -40,14 +53,6 @@ def load() -> dict[str, Any]:
             )
     _import("torch")
     _import_flashinfer()
-    try:
-        return _description()
-    except AttributeError as error:
-        raise FatalError(
-            "unsupported",
-            f"this FlashInfer lacks what planning needs: {one_line(error)}",
-            "use FlashInfer 0.6.7 or newer",
-        ) from error
 
 
 def _import(name: str) -> Any:

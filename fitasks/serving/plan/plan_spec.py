@@ -100,10 +100,16 @@ def replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
 
 def generate(generator: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     """Call a generator; whatever it raises, SystemExit and AssertionError included, becomes a PlanError."""
-    name = generator.__name__
+    with explained(generator.__name__), _safe_generation():
+        return generator(*args, **kwargs)
+
+
+@contextlib.contextmanager
+def explained(name: str, said: Callable[[BaseException], str] = one_line) -> Iterator[None]:
+    """Let whatever a function of this name raises be a PlanError; nothing reaches the network meanwhile."""
     try:
-        with _safe_generation():
-            return generator(*args, **kwargs)
+        with _without_network():
+            yield
     except (KeyboardInterrupt, PlanError):
         raise
     except _NetworkBlocked:
@@ -112,7 +118,16 @@ def generate(generator: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         message = f"{name} would {blocked}, which nothing may that a trace asks for"
         raise PlanError("generator", f"{message}; write the entry into kernels.yaml yourself") from None
     except BaseException as error:
-        raise PlanError("generator", f"{name} raised {one_line(error)}") from error
+        raise PlanError("generator", f"{name} raised {said(error)}") from error
+
+
+@contextlib.contextmanager
+def _without_network() -> Iterator[None]:
+    _offline["on"] = True
+    try:
+        yield
+    finally:
+        _offline["on"] = False
 
 
 def _needs_network(name: str) -> str:
@@ -142,8 +157,6 @@ def _safe_generation() -> Iterator[None]:
         stack.enter_context(replaced(core.JitSpec, "build_and_load", _refuse_build))
         if dsl is not None:
             stack.enter_context(replaced(dsl.JitSpecCuteDsl, "__init__", _refuse_cute_dsl))
-        _offline["on"] = True
-        stack.callback(_offline.update, on=False)
         yield
 
 

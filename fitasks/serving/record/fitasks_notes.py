@@ -114,7 +114,8 @@ def _loaded(spec: Any, how: str, seconds: float, frame: Any) -> None:
 def _origin_of(spec: Any, frame: Any) -> Any:
     """(generator, arguments, unsaid), found once: who loads a spec is seldom who generated it."""
     if not hasattr(spec, "_fitasks_origin"):
-        spec._fitasks_origin = fitasks_origin.origin(frame)
+        find = fitasks_origin.of_kernel if _kind(spec) == "cute-dsl" else fitasks_origin.origin
+        spec._fitasks_origin = find(frame)
     return spec._fitasks_origin
 
 

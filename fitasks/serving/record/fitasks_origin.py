@@ -39,6 +39,29 @@ def of_function(frame: FrameType | None, package: str, prefix: str) -> tuple[str
     return _call(found[-1]) if found else ("", {}, f"it was made by no {prefix}… function of {package.rstrip('.')}")
 
 
+def of_kernel(frame: FrameType | None) -> tuple[str, dict[str, Any], str]:
+    """The same for what CuTe-DSL compiles: the innermost function of FlashInfer's whose arguments can be said.
+
+    No name tells which function makes a kernel. One that takes tensors uses it, as do those that call that one.
+    """
+    unsaid: tuple[str, dict[str, Any], str] | None = None
+    for one in filter(_is_maker, _stack(frame)):
+        made = _call(one)
+        if not made[2]:
+            return made
+        unsaid = unsaid or made
+        if any(type(value).__name__ == "Tensor" for value in one.f_locals.values()):
+            break
+    return unsaid or origin(frame)
+
+
+def _is_maker(frame: FrameType) -> bool:
+    module = frame.f_globals.get("__name__", "")
+    return (
+        module.startswith("flashinfer.") and not module.startswith("flashinfer.jit.") and _function(frame) is not None
+    )
+
+
 def _stack(frame: FrameType | None) -> Iterator[FrameType]:
     """This frame and those that called it, outwards."""
     while frame is not None:
@@ -102,8 +125,10 @@ def _told(value: Any, annotation: Any) -> Any:
         value = value.name if by_name else value.value
     if isinstance(value, (bool, int, float, str)):
         return value
-    if type(value).__module__ == "torch" and type(value).__name__ == "dtype":
+    if type(value).__module__ == "torch" and type(value).__name__ in ("dtype", "device"):
         return str(value).replace("torch.", "", 1)
+    if isinstance(value, type) and value.__module__.startswith("cutlass."):
+        return value.__name__  # Float32
     if isinstance(value, (list, tuple)):
         items = [_told(item, "") for item in value]
         return None if any(item is None or isinstance(item, list) for item in items) else items
