@@ -20,9 +20,12 @@ def exports(lines: str, env: Mapping[str, str]) -> dict[str, str]:
 
 
 def bare_path(directory: Path, *more: str) -> str:
-    """For PATH: a new directory with what Python itself needs, and `more`; no nvcc, ninja or host compiler."""
+    """For PATH: a new directory with what Python itself needs, and `more`; no nvcc, ninja or host compiler.
+
+    Triton's keys have what platform.architecture() says, which asks `file`: without it, it compiles its launcher again.
+    """
     directory.mkdir()
-    for name in ("sh", "uname", "which", "ldconfig", "env", *more):
+    for name in ("sh", "uname", "file", "which", "ldconfig", "env", *more):
         if found := shutil.which(name, path=f"{os.environ['PATH']}:/sbin:/usr/sbin"):
             (directory / name).symlink_to(found)
     return str(directory)

@@ -9,8 +9,10 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from fitasks.base.errors import NoCompiler
 from fitasks.base.files import sha256_file
 from fitasks.cuda.elf import segments
+from fitasks.cuda.survey import host_compiler
 from fitasks.server.ahead import wanted
 from fitasks.server.loadable import loadable
 from fitasks.server.verdict import CONTENT, Verdict, at_work, compiled_since, explained, loaded, provenance
@@ -42,10 +44,19 @@ def _as_it_is(known: Knowledge, kernel: Kernel, blank: Verdict) -> Verdict:
     """Nobody asks what it was made from; whether it is what a build would make now, contents tell."""
     if compiled_since(kernel):
         return replace(blank, state="cached", reason="compiled by a server since: fitasks has no receipt of it")
-    first = known.judge(kernel).first
-    if first and first.kind in CONTENT:
-        return replace(blank, state="outdated", reason=f"SGLang loads it as it is, but {first}")
+    differing = [reason for reason in known.judge(kernel).reasons if reason.kind in _decisive(known)]
+    if differing:
+        return replace(blank, state="outdated", reason=f"SGLang loads it as it is, but {differing[0]}")
     return replace(blank, state="cached", reason=provenance(known, kernel))
+
+
+def _decisive(known: Knowledge) -> set[str]:
+    """Kinds of reasons that make it another than a build here would make; where nothing is built, not its commands."""
+    try:
+        host_compiler(known.plan.server.env)
+    except NoCompiler:
+        return CONTENT - {"command", "toolchain"}
+    return CONTENT
 
 
 def _again(known: Knowledge, kernel: Kernel, place: Place, failing: Verdict) -> Verdict:

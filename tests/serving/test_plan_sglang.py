@@ -120,7 +120,7 @@ def test_a_trace_may_name_it_and_what_is_there_is_not_loaded(
     there.parent.mkdir(parents=True)
     there.write_text("not a library")
     moved = env | {"TVM_FFI_CACHE_DIR": str(tmp_path / "cache"), "FLASHINFER_CUDA_ARCH_LIST": "8.9"}
-    odd: tuple[str, dict[str, Any]] = ("sglang.jit_kernel.utils.deps:_jit_nothing", {})
+    odd: tuple[str, dict[str, Any]] = ("sglang.jit_kernel.norm:_jit_nothing", {})
     _, answer = run(PLAN, request_of(ENTRIES[0], odd, recorded=True), tmp_path, moved)
     right, wrong = answer["kernels"]
     assert right["library"] == str(there)
