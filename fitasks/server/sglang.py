@@ -51,11 +51,14 @@ def _as_it_is(known: Knowledge, kernel: Kernel, blank: Verdict) -> Verdict:
 
 
 def _decisive(known: Knowledge) -> set[str]:
-    """Kinds of reasons that make it another than a build here would make; where nothing is built, not its commands."""
+    """Kinds of reasons that make it another than a build here would make.
+
+    Where nothing can be built, as in a delivered image, commands mean nothing, nor do the headers that aren't there.
+    """
     try:
         host_compiler(known.plan.server.env)
     except NoCompiler:
-        return CONTENT - {"command", "toolchain"}
+        return CONTENT - {"command", "toolchain", "vanished"}
     return CONTENT
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -47,8 +48,9 @@ def _waits(found: Coverage) -> Iterator[str]:
         made = f", {one.compiled} of them compiled in {one.seconds:.1f} s{_advice(one)}" if one.compiled else ""
         yield f"  {one.toolchain.title}: {one.modules} module{'s'[: one.modules != 1]}{made}"
     if found.compilers:
-        more = f" and {len(found.compilers) - _MOST} more" if len(found.compilers) > _MOST else ""
-        yield f"  compilers that Python started, each told once: {', '.join(found.compilers[:_MOST])}{more}"
+        counts = Counter(name.partition(" ")[0] for name in found.compilers)
+        told = ", ".join(f"{name} {count}" for name, count in counts.most_common())
+        yield f"  compilers that Python started, by the number of things they worked on: {told}"
 
 
 def _advice(one: Waited) -> str:

@@ -114,9 +114,12 @@ def test_a_directory_that_is_gone_is_no_traceback(shop: Workshop, rope: Kernel) 
 
 
 def test_where_nothing_can_be_compiled_other_commands_mean_nothing(shop: Workshop, rope: Kernel) -> None:
-    """A server without compilers would say `c++` where the builder had CXX set; headers count all the same."""
+    """Nor do headers that aren't there; those that are, count all the same."""
     other = replace(rope, ninja=rope.ninja.replace("cxx = c++", "cxx = /opt/gcc/bin/g++"))
     assert "command changed: cxx in build.ninja" in said(shop, other)
+    assert said(shop, other, PATH=str(shop.root), CXX="none") == "cached: "
+    (shop.include / "common.h").rename(shop.include / "away.h")
+    assert said(shop, other).startswith("outdated: ")
     assert said(shop, other, PATH=str(shop.root), CXX="none") == "cached: "
     (shop.include / "common.h").write_text("inline int common() { return 2; }\n")
     assert said(shop, other, PATH=str(shop.root), CXX="none").startswith("outdated: ")
