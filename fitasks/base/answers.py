@@ -91,9 +91,54 @@ class Planned(TypedDict):
     lock: str
     sources: list[str]
     aot: list[Found]
-    kind: NotRequired[Literal["flashinfer", "sglang"]]
+    kind: NotRequired[Literal["flashinfer", "sglang", "cute"]]
     texts: NotRequired[dict[str, str]]
     note: NotRequired[str]
+
+
+class CuteObject(TypedDict):
+    """cute_objects.py."""
+
+    name: str
+    directory: str
+    path: str
+    meta: str
+    lock: str
+    expected: dict[str, Any]
+
+
+class BuiltObject(CuteObject):
+    """cute_build.py: how is compiled, cached or failed."""
+
+    how: str
+    seconds: float
+    message: str
+    size: int
+    sha256: str
+
+
+class PlannedObjects(TypedDict):
+    id: int
+    params: dict[str, Any]
+    objects: list[CuteObject]
+
+
+class MadeObjects(TypedDict):
+    id: int
+    objects: list[BuiltObject]
+
+
+class Objects(TypedDict):
+    """cute_plan.py."""
+
+    kernels: list[PlannedObjects | Refused]
+    reads: Reading
+
+
+class BuiltObjects(TypedDict):
+    """cute_build.py."""
+
+    kernels: list[MadeObjects | Refused]
 
 
 class Plans(_Environment):

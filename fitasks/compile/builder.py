@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Literal, Protocol
 
 from fitasks.base.errors import FitasksError, KernelFailure
 from fitasks.base.files import write_if_changed
-from fitasks.compile import begun
+from fitasks.compile import begun, objects
 from fitasks.compile import receipt as receipts
 from fitasks.compile.failure import failed
 from fitasks.compile.failure.noplace import no_place
@@ -110,6 +110,8 @@ class Builder:
     def _build(self, kernel: Kernel, *, force: bool) -> Done:
         if kernel.problem:
             raise KernelFailure(kernel.problem)
+        if kernel.kind == "cute":
+            return self._object(kernel, force=force)
         with module_lock(kernel.lock, timeout=self.lock_timeout, stopping=sessions.stopping, say=self.runner.say):
             if kernel.texts:
                 _write_sources(kernel)
@@ -117,6 +119,14 @@ class Builder:
                 self._regenerate(kernel)
             judge = self.judges[kernel.target].refreshed()  # somebody may have built it while we waited
             return self._make_right(kernel, judge, force=force)
+
+    def _object(self, kernel: Kernel, *, force: bool) -> Done:
+        """One of CuTe-DSL's, under FlashInfer's own lock."""
+        forced = judgement("stale", [Reason("forced", "asked for")])
+        judged = forced if force else self.judges[kernel.target].refreshed().judge(kernel)
+        if judged.verdict == "fresh":
+            return Done("fresh")
+        return Done("compiled", objects.make(kernel, self.runner, judged))
 
     def _make_right(self, kernel: Kernel, judge: Judge, *, force: bool) -> Done:
         judged = judgement("stale", [Reason("forced", "asked for")]) if force else judge.judge(kernel)

@@ -8,7 +8,7 @@ import re
 from typing import TYPE_CHECKING
 
 from fitasks.config.dtypes import SHORT, suggestion
-from fitasks.config.generators import is_named_like_one, may_be_called
+from fitasks.config.generators import is_named_like_one, may_be_called, may_make_object
 from fitasks.config.labels import label
 from fitasks.config.model import KernelConfig
 from fitasks.config.problem import MOST, Problem, did_you_mean, found, shorten, shown
@@ -60,7 +60,7 @@ def _entry_problems(name: str, values: Values, document: Document) -> Iterator[P
 def _op_problems(name: str, op: str, generators: Sequence[str], document: Document) -> Iterator[Problem]:
     """`module:function` is called: it must make a module of FlashInfer, SGLang, or a package that the file names."""
     module, colon, function = op.partition(":")
-    if not colon or may_be_called(op, generators):
+    if not colon or may_be_called(op, generators) or may_make_object(op):
         return
     path: Path = ("kernels", name, "op")
     if module.partition(".")[0] == "sglang":

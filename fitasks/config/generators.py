@@ -16,6 +16,7 @@ _OWN = "flashinfer"  # the package whose generators nobody has to name
 _SGLANG = "sglang"  # whose functions that make modules with its own JIT are called _jit_…
 _JIT = re.compile(r"_jit_\w+", re.ASCII)
 _NAME = re.compile(r"_?gen_(?!\w*(?:modules|specs)$)\w+", re.ASCII)
+_FUNCTION = re.compile(r"[A-Za-z_]\w*", re.ASCII)
 _MODULE = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*", re.ASCII)
 
 
@@ -35,6 +36,17 @@ def may_be_called(op: str, packages: Sequence[str] = ()) -> bool:
     if _is_in(module, _SGLANG) and _JIT.fullmatch(function):
         return True
     return any(_is_in(module, package) for package in (_OWN, *packages)) and is_named_like_one(function)
+
+
+def may_make_object(op: str) -> bool:
+    """Return whether `module:function` may make a CuTe-DSL object of FlashInfer's, by its words.
+
+    The serving interpreter reads the module's source before it imports it (serving/plan/cute_functions.py).
+    """
+    module, _, function = op.partition(":")
+    if not _MODULE.fullmatch(module) or module == _OWN or _is_in(module, f"{_OWN}.jit"):
+        return False
+    return _is_in(module, _OWN) and bool(_FUNCTION.fullmatch(function)) and not is_named_like_one(function)
 
 
 def _is_in(module: str, package: str) -> bool:

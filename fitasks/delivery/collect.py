@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 _WAY = "copy that directory, or doit bundle"
 
+KEYED = "where its key names this environment's packages and paths: run doit where the server will be"
+
 
 @dataclass(frozen=True)
 class Complete:
@@ -82,7 +84,13 @@ def left_out(plan: Plan, names: Sequence[str] = ()) -> tuple[str, ...]:
 def unpackaged(plan: Plan, names: Sequence[str] = ()) -> tuple[str, ...]:
     """A sentence for each of these kernels that no package has, since its engine wouldn't look there."""
     kernels = [kernel for kernel in plan.chosen(names) if not kernel.packageable and not kernel.problem]
-    return _said((kernel.label, f"SGLang loads it from {kernel.build_dir.parent} alone; {_WAY}") for kernel in kernels)
+    return _said((kernel.label, _alone(kernel)) for kernel in kernels)
+
+
+def _alone(kernel: Kernel) -> str:
+    if kernel.kind == "cute":
+        return f"FlashInfer loads it from {kernel.build_dir.parent} alone, {KEYED}"
+    return f"SGLang loads it from {kernel.build_dir.parent} alone; {_WAY}"
 
 
 def _said(reasons: Iterable[tuple[str, str]]) -> tuple[str, ...]:

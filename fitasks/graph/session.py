@@ -207,8 +207,8 @@ class Session:
 
     def _will_compile(self, kernel: Kernel) -> bool:
         """As far as can be foretold: asked for, stale, and not to be had from the store."""
-        if self.wanted is not None and kernel.label not in self.wanted:
-            return False
+        if kernel.kind == "cute" or (self.wanted is not None and kernel.label not in self.wanted):
+            return False  # an object is compiled by FlashInfer in one go, not file by file
         return self.judge(kernel).verdict == "stale" and not self.store.find(kernel, self.judges[kernel.target])
 
     def _may_split(self) -> bool:

@@ -61,6 +61,7 @@ def _kernel(entry: KernelConfig, target: str, label: str, planned: dict[str, Any
         ninja=planned["ninja"],
         kind=planned.get("kind", "flashinfer"),
         texts=planned.get("texts", {}),
+        meta=planned.get("meta", ""),
         note=planned.get("note", ""),
     )
 

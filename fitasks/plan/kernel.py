@@ -12,7 +12,7 @@ from fitasks.config.model import Scalar  # noqa: TC001 - part of Kernel, whose f
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable
 
-Kind = Literal["flashinfer", "sglang"]  # whose JIT loads it
+Kind = Literal["flashinfer", "sglang", "cute"]  # FlashInfer's nvcc modules, SGLang's own JIT's, CuTe-DSL objects
 
 _SOURCES_HASH = re.compile(r"_[0-9a-f]{16}$")  # at the end of a module's name of SGLang's
 _PATHS = ("build_dir", "library", "ninja_file", "lock")
@@ -62,6 +62,7 @@ class Kernel:
     ninja: str = ""
     kind: Kind = "flashinfer"
     texts: dict[str, str] = field(default_factory=dict)  # of sources that are written beside the library, by path
+    meta: str = ""  # JSON: what meta.json, its ninja_file, has to say of a CuTe-DSL object
     note: str = ""  # what the planner has to say of it, e.g. under which condition a server loads it
     problem: str = ""
     twin: str = ""
@@ -127,12 +128,22 @@ def _has_place(record: dict[str, Any]) -> bool:
     SGLang's is `<name>__arch_9.0a__tvmffi_0.1.11`.
     """
     name, directory, sources = record["name"], record["build_dir"], record["sources"]
+    if record["kind"] == "cute":
+        return _is_object(record)
     own = directory.rpartition("/")[2]
     if not name or not sources or not (own == name or (record["kind"] == "sglang" and own.startswith(f"{name}__"))):
         return False
     beside = [record["ninja_file"], *record["texts"]]
     inside = record["library"] == f"{directory}/{name}.so" and all(_is_in(directory, path) for path in beside)
     return inside and all(path.startswith("/") for path in (directory, record["lock"], *sources))
+
+
+def _is_object(record: dict[str, Any]) -> bool:
+    """Whether it is `<family>/<kernel>`, in a directory of that family's name."""
+    directory, (family, _, kernel) = record["build_dir"], record["name"].partition("/")
+    inside = record["library"] == f"{directory}/{kernel}.o" and record["ninja_file"] == f"{directory}/meta.json"
+    absolute = directory.startswith("/") and record["lock"].startswith("/")
+    return inside and absolute and bool(kernel and record["meta"]) and directory.rpartition("/")[2] == family
 
 
 def _is_in(directory: str, path: str) -> bool:

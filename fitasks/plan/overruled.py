@@ -19,7 +19,7 @@ def overruled(records: Iterable[Mapping[str, Any]]) -> dict[str, str]:
     """
     found = {}
     for record in records:
-        if record["problem"] or record["twin"]:
+        if record["problem"] or record["twin"] or not record["ninja"]:
             continue
         try:
             with regular(record["ninja_file"]) as stream:

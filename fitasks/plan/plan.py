@@ -193,7 +193,8 @@ def _ask(config: Config, targets: tuple[str, ...], server: Server, toolkit: Tool
     since = time.time_ns()
     home, named = toolkit.home, config.generators
     answers = planner.ask(server, home, targets, config.kernels, sm90=config.sm90, generators=named)
-    reads = Reads.of((answer["reads"] for answer in answers.values()), since, server.python)
+    noted = [one for answer in answers.values() for one in (answer["reads"], *answer.get("more_reads", ()))]
+    reads = Reads.of(noted, since, server.python)
     kernels = list(map(as_record, kernels_of(config, answers)))
     if why := impossible(kernels, answers):
         message = f"{server.python}: its FlashInfer plans what can't be compiled: {why}"

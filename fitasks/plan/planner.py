@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING, Any
 from fitasks.base.answers import Plans
 from fitasks.base.errors import EnvironmentProblem
 from fitasks.base.files import sha256_file
+from fitasks.config.generators import may_make_object
 from fitasks.cuda.architecture import is_one, single
+from fitasks.plan.objects import ask_objects
 from fitasks.processes import interpreter
 
 if TYPE_CHECKING:
@@ -43,17 +45,31 @@ def ask(
     FlashInfer's own are called alone, and may start nothing and write nowhere but in its cache.
     """
 
+    def of_target(target: str) -> dict[int, KernelConfig]:
+        known = enumerate(kernels)
+        return {index: kernel for index, kernel in known if not kernel.targets or target in kernel.targets}
+
+    def answered(target: str) -> Answer:
+        answer = _ask_one(server, cuda_home, target, request(target))
+        objects = {index: kernel for index, kernel in of_target(target).items() if may_make_object(kernel.op)}
+        if objects:
+            env = environment(server, cuda_home, target)
+            records, reads = ask_objects(server.python, env, target, objects, recorded=recorded)
+            answer["kernels"] = sorted([*answer["kernels"], *records], key=lambda one: int(one["id"]))
+            answer["more_reads"] = reads
+        return answer
+
     def request(target: str) -> dict[str, Any]:
         wanted = [
             {"id": index, "op": kernel.op, "params": kernel.params, "if_loaded": kernel.if_loaded}
-            for index, kernel in enumerate(kernels)
-            if not kernel.targets or target in kernel.targets
+            for index, kernel in of_target(target).items()
+            if not may_make_object(kernel.op)
         ]
         allowed = {"sm90": sm90, "generators": list(generators), "recorded": recorded}
         return {"version": 1, **allowed, "kernels": wanted}
 
     with ThreadPoolExecutor(max_workers=2) as pool:
-        answers = pool.map(lambda target: _ask_one(server, cuda_home, target, request(target)), targets)
+        answers = pool.map(answered, targets)
         return dict(zip(targets, answers, strict=True))
 
 

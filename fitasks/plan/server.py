@@ -46,8 +46,9 @@ _FINDERS = (
 )
 _PROVIDERS = "flashinfer_jit_cache_*.dist-info"  # FlashInfer's own, one for each architecture
 
-# What decides a module's name, place or commands; all FLASHINFER_* and TVM_FFI_* variables are added to these. Not
+# What decides a module's name, place or commands; those that begin like _FAMILIES are added. Not
 # CUDA_HOME and FLASHINFER_CUDA_ARCH_LIST: toolkit and target are chosen by then, and the planner gets both from us.
+_FAMILIES = ("FLASHINFER_", "TVM_FFI_", "CUTE_DSL_")
 _VARIABLES = ("CC", "CXX", "SGLANG_CACHE_DIR")
 # What decides where Python looks for modules, and how it runs them.
 _PYTHON = ("HOME", "PYTHONHOME", "PYTHONNOUSERSITE", "PYTHONOPTIMIZE", "PYTHONPATH", "PYTHONUSERBASE")
@@ -121,7 +122,7 @@ class Server:
         return {
             name: value
             for name, value in sorted(self.env.items())
-            if name in (*_VARIABLES, *_PYTHON) or (name.startswith(("FLASHINFER_", "TVM_FFI_")) and name not in QUIET)
+            if name in (*_VARIABLES, *_PYTHON) or (name.startswith(_FAMILIES) and name not in QUIET)
         }
 
 

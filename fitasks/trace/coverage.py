@@ -14,7 +14,7 @@ from fitasks.base.errors import BadInput
 from fitasks.base.shape import fits
 from fitasks.cuda.architecture import members, together
 from fitasks.plan.kernel import asked_as
-from fitasks.trace.toolchains import AHEAD, COMPILER, Waited, waited
+from fitasks.trace.toolchains import COMPILER, Waited, nameable, waited
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -51,12 +51,12 @@ class Coverage:
 def coverage(requested: Sequence[Requested], planned: Names, packaged: Names | None) -> Coverage:
     """Compare what was asked for with what kernels.yaml plans and, if one is installed, the official package has."""
     loaded = [one for one in requested if one.loaded]
-    modules = [one for one in loaded if one.kind in AHEAD]
+    modules = [one for one in loaded if nameable(one)]
     return Coverage(
         len(modules),
         tuple(one for one in modules if not _cached(planned, one)),
         None if packaged is None else tuple(one for one in modules if not _packaged(packaged, one)),
-        tuple(one for one in loaded if one.kind not in AHEAD),
+        tuple(one for one in loaded if not nameable(one)),
         tuple(one for one in requested if one.unused),
         tuple(waited(requested)),
         tuple(one.name for one in requested if one.kind == COMPILER),

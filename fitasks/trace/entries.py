@@ -10,10 +10,10 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from fitasks.config.generators import may_be_called
+from fitasks.config.generators import may_be_called, may_make_object
 from fitasks.config.problem import shown
 from fitasks.config.shorthands import meant, shortened
-from fitasks.trace.toolchains import AHEAD
+from fitasks.trace.toolchains import CUTE, nameable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -45,8 +45,8 @@ def unsayable(one: Requested) -> str:
     """Why a request cannot be an entry whatever its op, "" where it may."""
     if one.unsaid:
         return one.unsaid
-    if one.kind not in AHEAD:
-        return "neither FlashInfer's nvcc nor SGLang's own JIT builds it, so nothing can be compiled beforehand"
+    if not nameable(one):
+        return "neither FlashInfer nor SGLang's own JIT keeps it, so nothing can be compiled beforehand"
     if refused := _foreign(one):
         return f"{one.place}: {refused}" if one.place else refused
     lists = [name for name, value in one.arguments.items() if isinstance(value, (list, dict))]
@@ -55,7 +55,7 @@ def unsayable(one: Requested) -> str:
 
 def _foreign(one: Requested) -> str:
     """What a request says that no recorded server does, and that would run code of its choice; "" where nothing."""
-    if one.generator and not may_be_called(one.generator):
+    if one.generator and not may_be_called(one.generator) and not (one.kind == CUTE and may_make_object(one.generator)):
         said = f"generator {shown(one.generator)} is no gen_… function of FlashInfer, nor a _jit_… function of SGLang"
         return f"{said}, and nothing else is called for a trace"
     if odd := [name for name in one.arguments if not _NAME.fullmatch(name)]:

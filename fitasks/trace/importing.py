@@ -16,7 +16,7 @@ from fitasks.plan.offers import offers
 from fitasks.trace.document import added, difference
 from fitasks.trace.merge import merge
 from fitasks.trace.resolve import Resolved, Unresolved, resolve
-from fitasks.trace.toolchains import AHEAD
+from fitasks.trace.toolchains import nameable
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -51,8 +51,8 @@ class Proposal:
 def propose(plan: Plan, file: Path, requested: Sequence[Requested]) -> Proposal:
     """The entries for everything requested that `file` doesn't give. Raises EnvironmentProblem, ConfigError."""
     unused = tuple(one for one in requested if one.unused)
-    uncompiled = tuple(one for one in requested if one.loaded and one.kind not in AHEAD)
-    wanted = [one for one in requested if one.loaded and one.kind in AHEAD]
+    uncompiled = tuple(one for one in requested if one.loaded and not nameable(one))
+    wanted = [one for one in requested if one.loaded and nameable(one)]
     present = tuple(one for one in wanted if _planned(plan, one))
     missing = [one for one in wanted if one not in present]
     resolved, refused = _resolve(plan, missing) if missing else ((), ())

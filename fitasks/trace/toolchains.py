@@ -24,7 +24,7 @@ class KnownToolchain:
 
 TOOLCHAINS = {
     "nvcc": KnownToolchain("FlashInfer, nvcc", "cached_ops", ahead=True),
-    "cute-dsl": KnownToolchain("FlashInfer, CuTe-DSL", "cached_ops"),
+    "cute-dsl": KnownToolchain("FlashInfer, CuTe-DSL", "cached_ops", ahead=True),
     "cute-dsl-in-memory": KnownToolchain("CuTe-DSL, in memory", ""),
     "sglang-jit": KnownToolchain(
         "SGLang's own JIT", "~/.cache/tvm-ffi, or ~/.cache/sglang/jit of newer versions", ahead=True
@@ -35,7 +35,13 @@ TOOLCHAINS = {
 }
 
 
-AHEAD = frozenset(kind for kind, one in TOOLCHAINS.items() if one.ahead)
+CUTE = "cute-dsl"
+
+
+def nameable(one: Requested) -> bool:
+    """Whether kernels.yaml may name it; of CuTe-DSL's objects those whose function, and its arguments, were heard."""
+    known = TOOLCHAINS.get(one.kind)
+    return bool(known and known.ahead) and (one.kind != CUTE or bool(one.generator and not one.unsaid))
 
 
 @dataclass(frozen=True)

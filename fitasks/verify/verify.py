@@ -109,6 +109,9 @@ def _hopeless(kernel: Kernel, library: Path) -> ProofResult | None:
     """The verdict on a kernel that no GPU need be asked about."""
     if kernel.problem:
         return ProofResult(kernel.label, kernel.target, "unplanned", message=kernel.problem)
+    if kernel.kind == "cute":
+        message = "an object of CuTe-DSL's, which nothing here computes with yet"
+        return ProofResult(kernel.label, kernel.target, "unplanned", message=message)
     if not library.exists():
         return ProofResult(kernel.label, kernel.target, "missing", message=f"{library.name} is missing; run doit")
     if problem := is_shared_object(library):

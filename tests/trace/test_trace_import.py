@@ -88,7 +88,7 @@ OUTSIDE = "not covered by precompilation: 1 modules, 7.5 s in the server\n  rmsn
 WAITED = """\
 what this server waited for, each module by the process that waited longest:
   FlashInfer, nvcc: 5 modules, 5 of them compiled in 12.5 s
-  FlashInfer, CuTe-DSL: 1 module, 1 of them compiled in 7.5 s; nothing compiles it beforehand yet, kept in cached_ops
+  FlashInfer, CuTe-DSL: 1 module, 1 of them compiled in 7.5 s
 """
 
 

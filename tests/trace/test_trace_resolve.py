@@ -106,7 +106,7 @@ def test_refusals_say_why() -> None:
     found = entries(
         Requested("a", "m:f", unsaid="x is a tensor"),
         Requested("b", "flashinfer.m:gen_f", {"names": ["p", "q"]}),
-        Requested("c", "flashinfer.m:gen_f", kind="cute-dsl"),
+        Requested("c", "flashinfer.m:gen_f", kind="triton"),
         Requested("d", "flashinfer.m:gen_f"),
         Requested("page", PAGE.generator, architectures="80"),
         Requested("page_old", PAGE.generator, flashinfer="0.7.1"),
@@ -117,7 +117,7 @@ def test_refusals_say_why() -> None:
         [
             "x is a tensor",
             "names: kernels.yaml has no way to say a list as one value",
-            "neither FlashInfer's nvcc nor SGLang's own JIT builds it, so nothing can be compiled beforehand",
+            "neither FlashInfer nor SGLang's own JIT keeps it, so nothing can be compiled beforehand",
             "unknown op flashinfer.m:gen_f",
             "it was for 80; the targets of kernels.yaml are 90a",
             "page gives page; unknown op flashinfer.jit.page:gen_page_module (recorded with FlashInfer 0.7.1)",

@@ -28,6 +28,7 @@ from fitasks.delivery.bundle.manifest import Held, Manifest, Origin, PackedFile
 from fitasks.delivery.bundle.reading import DASH, GZIP
 from fitasks.delivery.bundle.timestamps import put_right
 from fitasks.delivery.bundle.writing import write
+from fitasks.delivery.collect import KEYED
 from fitasks.delivery.tvmffi import headers_abi
 from fitasks.plan.caches import CACHED_OPS, GENERATED, TVM_FFI
 from fitasks.processes import sessions
@@ -37,12 +38,12 @@ if TYPE_CHECKING:
 
     from fitasks.compile.receipt import Receipt
     from fitasks.delivery.bundle.here import Here
-    from fitasks.plan.kernel import Kernel, Kind
+    from fitasks.plan.kernel import Kernel
     from fitasks.plan.plan import Plan
 
 NINJA_FILE = "build.ninja"  # as FlashInfer calls it
 
-_PARTS: dict[Kind, str] = {"flashinfer": CACHED_OPS, "sglang": TVM_FFI}
+_PARTS = {"flashinfer": CACHED_OPS, "sglang": TVM_FFI}
 _GENERATED = f"{{CACHE}}/{GENERATED}/"
 LOCK_TIMEOUT = 1800.0  # seconds to wait for a server that is building the same module
 _AGAIN = "run doit, then doit bundle"
@@ -154,8 +155,8 @@ def _chosen(here: Here, names: Sequence[str]) -> tuple[list[tuple[Kernel, Receip
     """The fresh kernels with their receipts, and the others with their reasons. Raises FitasksError if none is."""
     chosen, left_out = [], []
     for kernel in here.plan.chosen(names):
-        if kernel.problem:
-            left_out.append((kernel.label, kernel.problem))
+        if kernel.problem or kernel.kind == "cute":
+            left_out.append((kernel.label, kernel.problem or f"an object of CuTe-DSL's, {KEYED}"))
         elif (why := _unfit(here, kernel)) or not (receipt := receipts.read(kernel)):
             left_out.append((kernel.label, why or "its receipt is gone"))
         else:

@@ -1,0 +1,107 @@
+"""CuTe-DSL objects from kernels.yaml to FlashInfer's own code, without a GPU (each object takes about 2 s)."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.doit_project import Project
+
+pytestmark = pytest.mark.real
+
+GATE = "flashinfer.norm.kernels.rmsnorm_sigmoid_gate"
+_KERNELS = f"""\
+targets: ["9.0a"]
+kernels:
+  gate:
+    op: {GATE}:_get_compiled
+    num_heads: [8, 4]
+    x_token_stride: 1024
+    gate_token_stride: 1024
+    lanes: 16
+    warps: 4
+    cluster: 1
+  rmsnorm:
+    op: flashinfer.norm.kernels.rmsnorm:_get_compiled_rmsnorm_kernel
+    dtype_str: bfloat16
+    H: 4096
+    weight_bias: 0.0
+    enable_pdl: true
+    sm_version: 90
+"""
+# A server's first calls; it may not compile.
+_SERVER = f"""
+import importlib, os
+os.environ["CUTE_DSL_ARCH"] = "sm_90a"
+from cutlass import cute
+def compile(*args, **kwargs):
+    raise SystemExit("it compiles")
+type(cute.compile).__call__ = compile
+module = importlib.import_module({GATE!r})
+for heads in (8, 4):
+    print("loaded", module._get_compiled(heads, 1024, 1024, 16, 4, 1))
+"""
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory, flashinfer: Path) -> Project:
+    if not importlib.util.find_spec("cutlass"):
+        pytest.skip("nvidia-cutlass-dsl isn't installed")
+    made = Project.make(tmp_path_factory.mktemp("cute"), _KERNELS)
+    assert states(made, status=1) == ["would compile", "would compile", "unplanned"]
+    said = made.doit("kernel:gate*")
+    assert "compiling with CuTe-DSL; new: never built" in said
+    assert said.endswith("2 kernels: 2 compiled\n")
+    return made
+
+
+def states(project: Project, *words: str, status: int = 0) -> list[str]:
+    file = project.root / "check.json"
+    project.doit("check", "--json", str(file), *words, status=status)
+    return [one["state"] for one in json.loads(file.read_text())["kernels"]]
+
+
+def objects(project: Project) -> list[Path]:
+    return sorted(project.cached_ops.glob("*_cute_dsl/*.o"))
+
+
+def server(project: Project, **env: str) -> str:
+    command = [sys.executable, "-c", _SERVER]
+    return subprocess.run(command, env=project.env | env, capture_output=True, text=True, check=False).stdout
+
+
+def test_flashinfer_finds_them_and_compiles_nothing(project: Project) -> None:
+    env = {"FLASHINFER_CUDA_ARCH_LIST": "9.0a"}
+    assert states(project, "gate*") == ["cached", "cached"]
+    assert server(project, **env).count("loaded") == 2
+    assert server(project, **env, FLASHINFER_DISABLE_JIT="1").count("loaded") == 2
+
+
+def test_a_second_doit_compiles_nothing(project: Project) -> None:
+    assert project.doit("kernel:gate*") == "2 kernels: 2 fresh\n"
+
+
+def test_what_flashinfer_keeps_nowhere_is_said(project: Project) -> None:
+    assert "each process of a server compiles it anew, in memory" in project.doit("why", "rmsnorm*")
+
+
+def test_altered_gpu_code_is_noticed_and_made_again(project: Project) -> None:
+    """FlashInfer would load it without a word."""
+    changed = objects(project)[0]
+    data = bytearray(changed.read_bytes())
+    data[len(data) // 2] ^= 1
+    changed.write_bytes(data)
+    assert sorted(states(project, "gate*", status=1)) == ["cached", "unknown"]
+    assert project.doit("kernel:gate*").endswith("2 kernels: 1 fresh, 1 compiled\n")
+    assert states(project, "gate*") == ["cached", "cached"]
+
+
+def test_no_package_and_no_bundle_can_hold_them(project: Project) -> None:
+    why = "where its key names this environment's packages and paths"
+    assert why in project.doit("wheel", "gate*", status=1)
+    assert "an object of CuTe-DSL's" in project.doit("bundle", "-f", "x.tar.gz", "gate*", status=2)
