@@ -25,6 +25,7 @@ from fitasks.compile.judge.reasons import Reason, judgement
 from fitasks.compile.lock import module_lock
 from fitasks.compile.ninja import ninja as ninjas
 from fitasks.compile.outcome import check, receipt_of, utc
+from fitasks.config.generators import may_make_object
 from fitasks.cuda.survey import host_compiler
 from fitasks.plan import planner
 from fitasks.processes import sessions
@@ -218,7 +219,9 @@ class Builder:
             if all(source.exists() for source in kernel.sources):
                 return
             config, home = self.runner.plan.config, self.runner.plan.toolkit.home
-            planner.ask(self.runner.plan.server, home, [kernel.target], config.kernels, sm90=config.sm90)
+            own = [one for one in config.kernels if not may_make_object(one.op) and not one.op.startswith("sglang.")]
+            ask = functools.partial(planner.ask, sm90=config.sm90, generators=config.generators)
+            ask(self.runner.plan.server, home, [kernel.target], own)
         if missing := [str(source) for source in kernel.sources if not source.exists()]:
             raise KernelFailure(f"{kernel.label}: FlashInfer did not generate {missing[0]}")
 

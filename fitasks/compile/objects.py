@@ -6,6 +6,7 @@ we hold no lock, and a kill at any moment leaves what is whole. The receipt come
 
 from __future__ import annotations
 
+import contextlib
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
@@ -14,9 +15,12 @@ from fitasks.base.errors import KernelFailure
 from fitasks.base.files import sha256_file
 from fitasks.compile.judge import objects
 from fitasks.compile.judge.objects import ObjectReceipt
+from fitasks.plan.objects import request_for
 from fitasks.processes import interpreter, sessions
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from fitasks.base.answers import BuiltObject
     from fitasks.compile.judge.reasons import Judgement
     from fitasks.compile.runner import Runner
@@ -32,7 +36,8 @@ def make(kernel: Kernel, runner: Runner, judged: Judgement) -> float:
         if not held:
             raise KernelFailure(f"{kernel.label}: stopped; what was finished stays, run doit again to go on")
         _announce(kernel, runner, judged)
-        built = _build(kernel, runner)
+        with _aside(kernel):
+            built = _build(kernel, runner)
     if built["how"] == "failed" or built["path"] != str(kernel.library):
         raise KernelFailure(f"{kernel.label}: {built['message'] or 'FlashInfer made another object'}")
     digest = sha256_file(kernel.library)
@@ -43,6 +48,21 @@ def make(kernel: Kernel, runner: Runner, judged: Judgement) -> float:
     return built["seconds"]
 
 
+@contextlib.contextmanager
+def _aside(kernel: Kernel) -> Iterator[None]:
+    """An object that is in the way goes aside, for FlashInfer would load it, and comes back if none takes its place."""
+    objects.path_of(kernel).unlink(missing_ok=True)
+    aside = kernel.library.with_suffix(".fitasks-aside")
+    if kernel.library.exists():
+        kernel.library.replace(aside)
+    try:
+        yield
+    finally:
+        if aside.exists() and not kernel.library.exists():
+            aside.replace(kernel.library)
+        aside.unlink(missing_ok=True)
+
+
 def _announce(kernel: Kernel, runner: Runner, judged: Judgement) -> None:
     why = [str(reason) for reason in judged.reasons]
     facts = {"label": kernel.label, "op": kernel.op, "target": kernel.target, "files": 1}
@@ -51,12 +71,9 @@ def _announce(kernel: Kernel, runner: Runner, judged: Judgement) -> None:
 
 
 def _build(kernel: Kernel, runner: Runner) -> BuiltObject:
-    """Where a stale object of the same key is in the way, FlashInfer would load it: it goes first."""
-    objects.path_of(kernel).unlink(missing_ok=True)
-    kernel.library.unlink(missing_ok=True)
+    """Ask FlashInfer. Raises KernelFailure, EnvironmentProblem."""
     plan = runner.plan
-    wanted = [{"id": 0, "op": kernel.op, "params": kernel.given}]
-    request = {"version": 1, "architecture": kernel.target, "kernels": wanted}
+    request = request_for(kernel.target, {0: (kernel.op, kernel.given)})
     env, what = plan.environment(kernel.target), f"how it compiled {kernel.name}"
     answer = interpreter.ask(plan.server.python, _SCRIPT, BuiltObjects, env, what, request=request)
     (one,) = answer["kernels"]

@@ -47,7 +47,7 @@ class Receipt:
     flashinfer: str
     target: str
     generator: str
-    commands: str  # FlashInfer's build.ninja with roots named
+    commands: str  # build.ninja with roots named, and the sources that are written with it
     toolchain: dict[str, str]  # "nvcc": release and build, "c++": first line of --version
     inputs: str
     fingerprint: str

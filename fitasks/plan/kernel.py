@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from fitasks.base.files import is_plain_name
 from fitasks.config.model import Scalar  # noqa: TC001 - part of Kernel, whose fields are looked at
 
 if TYPE_CHECKING:
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 Kind = Literal["flashinfer", "sglang", "cute"]  # FlashInfer's nvcc modules, SGLang's own JIT's, CuTe-DSL objects
 
 _SOURCES_HASH = re.compile(r"_[0-9a-f]{16}$")  # at the end of a module's name of SGLang's
+_INCLUDED = re.compile(r'^#include "(/[^"\n]+)"', re.MULTILINE)
 _PATHS = ("build_dir", "library", "ninja_file", "lock")
 
 
@@ -71,6 +73,12 @@ class Kernel:
     def workspace(self) -> Path:
         """FlashInfer's cache that a module of its own lies in, of its version and its target's architectures."""
         return self.build_dir.parent.parent
+
+    @property
+    def reading(self) -> tuple[Path, ...]:
+        """The files that its sources are or, where these are written only for a build, include by absolute paths."""
+        found = (Path(path) for text in self.texts.values() for path in _INCLUDED.findall(text))
+        return (*self.sources, *found)
 
     @property
     def packageable(self) -> bool:
@@ -133,6 +141,8 @@ def _has_place(record: dict[str, Any]) -> bool:
     own = directory.rpartition("/")[2]
     if not name or not sources or not (own == name or (record["kind"] == "sglang" and own.startswith(f"{name}__"))):
         return False
+    if not record["texts"].keys() <= set(sources):
+        return False
     beside = [record["ninja_file"], *record["texts"]]
     inside = record["library"] == f"{directory}/{name}.so" and all(_is_in(directory, path) for path in beside)
     return inside and all(path.startswith("/") for path in (directory, record["lock"], *sources))
@@ -143,8 +153,10 @@ def _is_object(record: dict[str, Any]) -> bool:
     directory, (family, _, kernel) = record["build_dir"], record["name"].partition("/")
     inside = record["library"] == f"{directory}/{kernel}.o" and record["ninja_file"] == f"{directory}/meta.json"
     absolute = directory.startswith("/") and record["lock"].startswith("/")
-    return inside and absolute and bool(kernel and record["meta"]) and directory.rpartition("/")[2] == family
+    named = is_plain_name(kernel) and is_plain_name(family) and directory.rpartition("/")[2] == family
+    return inside and absolute and named and bool(record["meta"])
 
 
 def _is_in(directory: str, path: str) -> bool:
-    return path.rpartition("/")[0] == directory
+    parent, _, name = path.rpartition("/")
+    return parent == directory and is_plain_name(name)

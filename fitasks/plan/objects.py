@@ -17,29 +17,35 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from fitasks.base.answers import CuteObject
-    from fitasks.config.model import KernelConfig
+    from fitasks.config.model import KernelConfig, Scalar
 
 _SCRIPT = interpreter.SCRIPTS / "plan" / "cute_plan.py"
 Record = dict[str, Any]
 
 
-def request_for(target: str, kernels: Mapping[int, KernelConfig], *, recorded: bool = False) -> dict[str, Any]:
-    """What cute_plan.py and cute_build.py are asked, of a target of one architecture."""
-    wanted = [{"id": index, "op": kernel.op, "params": kernel.params} for index, kernel in kernels.items()]
+def request_for(
+    target: str, kernels: Mapping[int, tuple[str, Mapping[str, Scalar]]], *, recorded: bool = False
+) -> dict[str, Any]:
+    """What cute_plan.py and cute_build.py are asked, of a target of one architecture: ops with their parameters."""
+    wanted = [{"id": index, "op": op, "params": params} for index, (op, params) in kernels.items()]
     return {"version": 1, "architecture": target, "recorded": recorded, "kernels": wanted}
 
 
 def ask_objects(
     python: Path, env: Mapping[str, str], target: str, kernels: Mapping[int, KernelConfig], *, recorded: bool
 ) -> tuple[list[Record], list[dict[str, Any]]]:
-    """The planner's records of these kernels, and what they rest on. What can't be asked is a mistake of each."""
+    """The planner's records of these kernels, and what they rest on. What the script can't say is a mistake of each.
+
+    Raises NoAnswer where there is no answer at all: another try may bring one.
+    """
     if " " in target:
         said = f"CuTe-DSL compiles for one GPU at a time, and the target is {target!r}; write a target for each"
         return _mistakes(kernels, said), []
-    what, request = f"which CuTe-DSL objects it loads for {target}", request_for(target, kernels, recorded=recorded)
+    asked = {index: (kernel.op, kernel.params) for index, kernel in kernels.items()}
+    what, request = f"which CuTe-DSL objects it loads for {target}", request_for(target, asked, recorded=recorded)
     try:
         answer = interpreter.ask(python, _SCRIPT, Objects, env, what, request=request)
-    except interpreter.NoAnswer as error:
+    except interpreter.CantSay as error:
         return _mistakes(kernels, error.why), []
     given = {one["id"]: one for one in answer["kernels"]}
     if given.keys() != kernels.keys():

@@ -207,7 +207,7 @@ def _ask(config: Config, targets: tuple[str, ...], server: Server, toolkit: Tool
 def _needs(kernels: Sequence[Kernel]) -> frozenset[str]:
     """Toolkit headers that the planned modules include, found before anything is compiled."""
     memo = IncludeMemo()
-    found = (needed_headers(kernel.sources, include_dirs(kernel.ninja), memo) for kernel in kernels)
+    found = (needed_headers(kernel.reading, include_dirs(kernel.ninja), memo) for kernel in kernels)
     return frozenset[str]().union(*found)
 
 

@@ -44,6 +44,10 @@ class NoAnswer(EnvironmentProblem):
         self.why = ": ".join([why, *said[-1:]])
 
 
+class CantSay(NoAnswer):
+    """The script itself says why there is no answer."""
+
+
 def ask(
     python: Path,
     script: Path,
@@ -108,7 +112,7 @@ def _read(answer: Path, shape: type[Any], sought: str) -> dict[str, Any]:
     said = read_json(answer, MOST_BYTES, finite=False, encodable=False)
     if isinstance(said, dict) and "fatal" in said:
         fatal = checked(said["fatal"], Fatal)
-        raise NoAnswer(sought, fatal["message"], remedy=fatal.get("remedy", ""))
+        raise CantSay(sought, fatal["message"], remedy=fatal.get("remedy", ""))
     return dict(checked(said, shape))
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from fitasks.server import cute, flashinfer, sglang
 from fitasks.server.place import place_of
+from fitasks.server.verdict import Verdict
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -14,7 +15,6 @@ if TYPE_CHECKING:
     from fitasks.plan.kernel import Kernel, Kind
     from fitasks.server.knowledge import Knowledge
     from fitasks.server.place import Place
-    from fitasks.server.verdict import Verdict
 
 _BY_KIND: dict[Kind, Callable[[Knowledge, Kernel, Place], Verdict]] = {
     "flashinfer": flashinfer.predict,
@@ -36,4 +36,8 @@ def check(known: Knowledge, names: Sequence[str] = ()) -> list[Verdict]:
 
 def predict(known: Knowledge, kernel: Kernel, place: Place) -> Verdict:
     """What a server that has the lines of `doit env` in its environment will do with this kernel."""
-    return _BY_KIND[kernel.kind](known, kernel, place)
+    try:
+        return _BY_KIND[kernel.kind](known, kernel, place)
+    except OSError as error:  # a directory in a file's place, or what we may not even look at
+        reason = f"{error.filename or kernel.build_dir}: {error.strerror or error}"
+        return Verdict(kernel.label, kernel.name, kernel.target, "unknown", reason, kind=kernel.kind)

@@ -19,7 +19,7 @@ from fitasks.plan.hopper import left_out
 from fitasks.server import sm90_switch
 from fitasks.server.engine_conditions import finds_nvcc, version_of_engine, wanted_without_nvcc
 from fitasks.server.loadable import provisos
-from fitasks.server.place import moved
+from fitasks.server.place import home_left, moved
 from fitasks.server.sglang import VARIABLE
 from fitasks.server.variables import in_choices, in_commands
 
@@ -60,7 +60,7 @@ def _same(plan: Plan, variables: Mapping[str, str]) -> list[str]:
 
 def _sglang(plan: Plan) -> list[str]:
     """Where SGLang's own modules lie, unless its user's home tells."""
-    if not (place := plan.sglang_cache) or not (moved(plan) or VARIABLE in plan.server.env):
+    if not (place := plan.sglang_cache) or not (home_left(plan) or VARIABLE in plan.server.env):
         return []
     if VARIABLE in plan.config.serving.env:
         return []

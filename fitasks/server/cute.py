@@ -1,7 +1,7 @@
 """What a server will do with an object that FlashInfer's CuTe-DSL kernels keep (jit/cute_dsl_core.py: build_and_load).
 
 No package provides them: FlashInfer looks into its cache alone. Where meta.json says what it expects, the object is
-loaded, without a lock; otherwise it is compiled, in memory if nothing can be written there.
+loaded, without a lock; otherwise the family is locked, and it is compiled.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from fitasks.compile.judge import objects
-from fitasks.server.verdict import Verdict
+from fitasks.server.verdict import Verdict, barred
 
 if TYPE_CHECKING:
     from fitasks.plan.kernel import Kernel
@@ -24,24 +24,27 @@ def predict(known: Knowledge, kernel: Kernel, place: Place) -> Verdict:
     if kernel.problem:
         return blank
     blank = replace(blank, library=str(kernel.library), architectures=known.plan.targets[kernel.target].gpus)
-    if obstacle := place.importing(kernel.workspace):
-        return replace(blank, state="would fail" if obstacle.known else "unknown", reason=obstacle.reason)
-    return _loaded(known, kernel, blank) if kernel.library.is_file() else _missed(known, kernel, blank)
+    target = known.plan.targets[kernel.target]
+    if obstacle := place.starting(known.plan.server.python, target.root) or place.importing(kernel.workspace):
+        return barred(blank, obstacle)
+    if place.opening(kernel.library, kernel.ninja_file) or not kernel.library.is_file() or any(objects.unlike(kernel)):
+        return _missed(known, kernel, place, blank)
+    return _loaded(known, kernel, blank)
 
 
 def _loaded(known: Knowledge, kernel: Kernel, blank: Verdict) -> Verdict:
-    if any(objects.unlike(kernel)):
-        return _missed(known, kernel, blank)
     first = known.judge(kernel).first
     if first is None:
         return replace(blank, state="cached", bytes=kernel.library.stat().st_size)
-    if first.kind == "corrupt":
-        return replace(blank, state="unknown", reason=f"{first}: FlashInfer loads it unless it is torn")
     return replace(blank, state="unknown", reason=f"{first}: FlashInfer loads it unless it is torn; doit makes it anew")
 
 
-def _missed(known: Knowledge, kernel: Kernel, blank: Verdict) -> Verdict:
-    reason = str(known.judge(kernel).first)
+def _missed(known: Knowledge, kernel: Kernel, place: Place, blank: Verdict) -> Verdict:
+    """Where it is there and can't be read, it is as good as not there."""
+    unread = place.opening(kernel.library, kernel.ninja_file)
+    reason = unread.reason if unread else str(known.judge(kernel).first)
     if known.plan.server.env.get("FLASHINFER_DISABLE_JIT"):
         return replace(blank, state="refused", reason=f"FLASHINFER_DISABLE_JIT is set; {reason}")
+    if obstacle := place.locking(kernel):
+        return barred(blank, obstacle)
     return replace(blank, state="would compile", reason=reason)

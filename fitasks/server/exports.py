@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from fitasks.plan.hopper import left_out
 from fitasks.server import buildlog, sm90_switch
 from fitasks.server.engine_conditions import finds_nvcc, version_of_engine, wanted_without_nvcc
-from fitasks.server.place import moved
+from fitasks.server.place import home_left, moved
 from fitasks.server.sglang import VARIABLE
 from fitasks.server.variables import in_choices, in_commands
 
@@ -61,7 +61,7 @@ def exports(plan: Plan, ninja_dir: os.PathLike[str]) -> dict[str, str]:
     wanted = {"CUDA_HOME": cuda_home}
     if base := server.env.get("FLASHINFER_WORKSPACE_BASE") or moved(plan):
         wanted["FLASHINFER_WORKSPACE_BASE"] = base
-    if plan.sglang_cache and (moved(plan) or VARIABLE in server.env):
+    if plan.sglang_cache and (home_left(plan) or VARIABLE in server.env):
         wanted[VARIABLE] = str(plan.sglang_cache)
     ahead: dict[str, str] = {}
     found = shutil.which("ninja", path=os.defpath)  # as in a clean shell, without what is activated here

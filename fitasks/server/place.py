@@ -92,6 +92,10 @@ class Place:
             return read
         return self._writing(kernel.ninja_file, "FlashInfer writes it")
 
+    def opening(self, *files: Path) -> Obstacle | None:
+        """Why one of these can't be read; what isn't there is no obstacle."""
+        return _first(self._needed(file, os.R_OK, "read") for file in files)
+
     def mapping(self, library: Path) -> Obstacle | None:
         """Why the dynamic loader can't use the file, whatever is in it."""
         if not os.path.lexists(library):
@@ -152,10 +156,14 @@ def place_of(config: Config) -> Iterator[Place]:
 
 def moved(plan: Plan) -> str:
     """The directory that FlashInfer's cache is below, where a server of another user would take its home for that."""
-    user, env = user_of(plan.config.serving.user, plan.config.file), plan.server.env
-    if user is None or env.get("FLASHINFER_WORKSPACE_BASE") or "HOME" in plan.config.serving.env:
+    return "" if plan.server.env.get("FLASHINFER_WORKSPACE_BASE") else home_left(plan)
+
+
+def home_left(plan: Plan) -> str:
+    """The home that was planned with, where a server of another user has another one; "" where it has the same."""
+    user, planned = user_of(plan.config.serving.user, plan.config.file), plan.server.env.get("HOME", "")
+    if user is None or "HOME" in plan.config.serving.env:
         return ""
-    planned = env.get("HOME", "")
     return planned if home_of(user) != planned else ""
 
 

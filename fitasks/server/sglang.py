@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from fitasks.base.errors import NoCompiler
+from fitasks.base.errors import EnvironmentProblem, NoCompiler, Unbuildable
 from fitasks.base.files import sha256_file
 from fitasks.cuda.elf import segments
 from fitasks.cuda.survey import host_compiler
@@ -32,19 +32,29 @@ def predict(known: Knowledge, kernel: Kernel, place: Place) -> Verdict:
         return replace(blank, state="would fail") if kernel.unfit else blank
     blank = replace(blank, architectures=wanted(known.plan, kernel))
     if not kernel.library.is_file():
-        reason = str(known.judge(kernel).first or f"{kernel.library.name} is missing")
-        return at_work(known, kernel, place, replace(blank, state="would compile", reason=reason))
+        return _missed(known, kernel, place, blank)
     verdict = loadable(known, loaded(_as_it_is(known, kernel, blank), kernel.library, place))
     if verdict.good:
         return replace(verdict, sha256=sha256_file(kernel.library))  # the gate of an image compares copies
     return _again(known, kernel, place, verdict) if verdict.state == "would fail" else verdict
 
 
+def _missed(known: Knowledge, kernel: Kernel, place: Place, blank: Verdict) -> Verdict:
+    if known.problem and not isinstance(known.problem, Unbuildable):  # that is about FlashInfer's cache
+        return replace(blank, state="would fail", reason=f"nothing to compile it with: {known.problem.message}")
+    reason = str(known.judge(kernel).first or f"{kernel.library.name} is missing")
+    return at_work(known, kernel, place, replace(blank, state="would compile", reason=reason))
+
+
 def _as_it_is(known: Knowledge, kernel: Kernel, blank: Verdict) -> Verdict:
     """Nobody asks what it was made from; whether it is what a build would make now, contents tell."""
     if compiled_since(kernel):
         return replace(blank, state="cached", reason="compiled by a server since: fitasks has no receipt of it")
-    differing = [reason for reason in known.judge(kernel).reasons if reason.kind in _decisive(known)]
+    try:
+        reasons = known.judge(kernel).reasons
+    except EnvironmentProblem:  # a delivered server has no ninja, and needs none
+        return replace(blank, state="cached", reason="what it was made from isn't compared: there is no ninja here")
+    differing = [reason for reason in reasons if reason.kind in _decisive(known)]
     if differing:
         return replace(blank, state="outdated", reason=f"SGLang loads it as it is, but {differing[0]}")
     return replace(blank, state="cached", reason=provenance(known, kernel))
@@ -55,10 +65,13 @@ def _decisive(known: Knowledge) -> set[str]:
 
     Where nothing can be built, as in a delivered image, commands mean nothing, nor do the headers that aren't there.
     """
+    nothing = CONTENT - {"command", "toolchain", "vanished"}
+    if known.problem and not isinstance(known.problem, Unbuildable):
+        return nothing
     try:
         host_compiler(known.plan.server.env)
     except NoCompiler:
-        return CONTENT - {"command", "toolchain", "vanished"}
+        return nothing
     return CONTENT
 
 

@@ -41,14 +41,14 @@ class ProofResult:
 
     label: str
     capability: str
-    outcome: str  # "numerical", "loaded", "failed", "busy", "gpu", "missing", "unplanned", "no GPU"
+    outcome: str  # "numerical", "loaded", "failed", "busy", "gpu", "missing", "unplanned", "not tried", "no GPU"
     proof: Proof | None = None
     message: str = ""
     gpu: str = ""  # that proved it in this run
 
     @property
     def good(self) -> bool:
-        return self.outcome in {"numerical", "loaded"}
+        return self.outcome in {"numerical", "loaded", "not tried"}
 
 
 @dataclass(frozen=True)
@@ -111,7 +111,7 @@ def _hopeless(kernel: Kernel, library: Path) -> ProofResult | None:
         return ProofResult(kernel.label, kernel.target, "unplanned", message=kernel.problem)
     if kernel.kind == "cute":
         message = "an object of CuTe-DSL's, which nothing here computes with yet"
-        return ProofResult(kernel.label, kernel.target, "unplanned", message=message)
+        return ProofResult(kernel.label, kernel.target, "not tried", message=message)
     if not library.exists():
         return ProofResult(kernel.label, kernel.target, "missing", message=f"{library.name} is missing; run doit")
     if problem := is_shared_object(library):

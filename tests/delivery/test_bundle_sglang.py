@@ -21,14 +21,18 @@ from filelock import FileLock
 from fitasks.base.errors import KernelFailure
 from fitasks.compile import receipt as receipts
 from fitasks.compile import scratch
-from fitasks.delivery.bundle.bundle import bundle
-from fitasks.delivery.bundle.manifest import BundleRefused
+from fitasks.delivery.bundle.bundle import bundle, manifest_of
+from fitasks.delivery.bundle.destination import Destinations
+from fitasks.delivery.bundle.here import Here
+from fitasks.delivery.bundle.manifest import BundleRefused, Held
 from fitasks.delivery.bundle.unbundle import Unbundled, _stage_inside, unbundle
 from fitasks.delivery.wheel.from_bundle import repack
+from fitasks.store.local import Store
 from fitasks.ui.bundles import repacked_lines, unbundled_lines
 from tests.delivery.conftest import Place, snapshot
 from tests.delivery.test_bundle import ROOT, elsewhere, empty
 from tests.delivery.test_bundle_refused import members_of, pack, plain, refused, with_manifest
+from tests.workshop import TARGET
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -376,3 +380,15 @@ def test_what_a_killed_unbundle_left_is_swept(both: Both, packed: Path) -> None:
     left.mkdir(parents=True)
     unbundle(both.machine, packed)
     assert not left.parent.exists()
+
+
+def test_a_planned_object_of_cute_dsl_is_in_nobodys_way(shop: Workshop, tmp_path: Path) -> None:
+    """It has no place in a bundle, and is asked for none."""
+    page = shop.built()
+    cute = replace(page, kind="cute", label="gate", name="gate_sm90a_cute_dsl/h8", library=tmp_path / "h8.o")
+    plan = replace(shop.plan(), kernels=(cute, page))
+    here = Here(plan, {TARGET: shop.judge()}, shop.ninja, Store(tmp_path / "store"))
+    ours = manifest_of(here, {})
+    destinations = Destinations.of(here, ours, ours)
+    assert destinations.planned(Held("90a", "cached_ops", "page")) == page
+    assert destinations.planned(Held("90a", "cached_ops", "other")) is None

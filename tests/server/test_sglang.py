@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from fitasks.base.errors import EnvironmentProblem
 from fitasks.compile import receipt as receipts
 from fitasks.graph.session import Session
 from fitasks.server.check import check
@@ -18,6 +19,7 @@ from tests.sessions import session_of
 from tests.workshop import TARGET
 
 if TYPE_CHECKING:
+    from fitasks.compile.judge.reasons import Judgement
     from fitasks.plan.kernel import Kernel
     from tests.workshop import Workshop
 
@@ -111,6 +113,44 @@ def test_a_directory_that_is_gone_is_no_traceback(shop: Workshop, rope: Kernel) 
     shutil.rmtree(rope.build_dir)
     rope.build_dir.write_text("a file in its place")
     assert said(shop, rope).startswith("would ")
+
+
+def test_without_ninja_it_is_loaded_all_the_same(shop: Workshop, rope: Kernel, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = session(shop, rope)
+
+    def judge(kernel: Kernel) -> Judgement:
+        raise EnvironmentProblem("no ninja on the server's PATH")
+
+    monkeypatch.setattr(made, "judge", judge)
+    (verdict,) = check(made)
+    assert (verdict.state, verdict.reason) == ("cached", "what it was made from isn't compared: there is no ninja here")
+
+
+def test_without_a_toolkit(shop: Workshop, rope: Kernel) -> None:
+    """A host compiler may be there all the same."""
+    made = session(shop, rope)
+    made.problem = EnvironmentProblem("no CUDA toolkit")
+    (shop.include / "common.h").rename(shop.include / "away.h")
+    assert check(made)[0].state == "cached"
+    rope.library.unlink()
+    (verdict,) = check(made)
+    assert (verdict.state, verdict.reason) == ("would fail", "nothing to compile it with: no CUDA toolkit")
+
+
+@pytest.mark.parametrize("name", [".ninja_log", "fitasks-receipt.json"])
+def test_a_directory_in_a_files_place_costs_no_other_kernel(shop: Workshop, rope: Kernel, name: str) -> None:
+    (rope.build_dir / name).unlink()
+    (rope.build_dir / name).mkdir()
+    assert said(shop, rope).partition(":")[0] in {"unknown", "cached"}
+
+
+def test_another_users_home_is_not_ours(shop: Workshop, rope: Kernel, monkeypatch: pytest.MonkeyPatch) -> None:
+    """FLASHINFER_WORKSPACE_BASE, which is FlashInfer's, doesn't lead SGLang anywhere."""
+    made = session(shop, rope, FLASHINFER_WORKSPACE_BASE=str(shop.root), HOME="/root")
+    config = replace(made.plan.config, serving=replace(made.plan.config.serving, user="nobody"))
+    monkeypatch.setattr(made, "_plan", replace(made.plan, config=config))
+    assert exports(made.plan, shop.ninja.executable.parent)["TVM_FFI_CACHE_DIR"] == str(rope.build_dir.parent)
+    assert [line for line in conditions(made) if "TVM_FFI_CACHE_DIR" in line]
 
 
 def test_where_nothing_can_be_compiled_other_commands_mean_nothing(shop: Workshop, rope: Kernel) -> None:

@@ -48,6 +48,7 @@ MISTAKES: list[tuple[str, dict[str, Any], str, str]] = [
     (f"{GATE}:Path", {}, "unknown_op", "has no function Path"),
     ("flashinfer.norm.kernels.rmsnorm_gate:_get_compiled", {}, "unknown_op", "isn't in this FlashInfer"),
     ("flashinfer.jit.core:clear_cache_dir", {}, "unknown_op", "is no function of FlashInfer that makes CuTe-DSL"),
+    ("flashinfer.page:get_page_module", {}, "unknown_op", "flashinfer.page makes no CuTe-DSL kernels"),
     ("os:system", {"command": "true"}, "unknown_op", "is no function of FlashInfer that makes CuTe-DSL"),
     (f"{GATE}:_get_compiled", {"num_heads": 8}, "missing_parameter", "needs x_token_stride, gate_token_stride, lanes"),
     (f"{GATE}:_get_compiled", {"num_heads": "8", **GATED}, "bad_value", "'8' is no value for num_heads"),

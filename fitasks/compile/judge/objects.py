@@ -53,7 +53,14 @@ def read(kernel: Kernel) -> ObjectReceipt | None:
     data: dict[str, Any] | None = memo.read(path_of(kernel), ObjectReceipt)
     if data is None or (data["version"], data["name"]) != (VERSION, kernel.name):
         return None
-    return ObjectReceipt(**data)
+    return ObjectReceipt(**data) if _is_json(data["meta"]) else None
+
+
+def _is_json(text: str) -> bool:
+    try:
+        return isinstance(json.loads(text), dict)
+    except (ValueError, RecursionError):
+        return False
 
 
 def write(kernel: Kernel, receipt: ObjectReceipt) -> None:
@@ -70,6 +77,8 @@ def judge(kernel: Kernel, contents: Contents) -> Judgement:
     reasons = list(unlike(kernel))
     if receipt is None:
         reasons.append(Reason("incomplete", f"{kernel.library.name} has no receipt"))
+    elif json.loads(receipt.meta) != json.loads(kernel.meta):
+        reasons.append(Reason("changed", "the key in its receipt"))
     elif state.digest != receipt.sha256:
         reasons.append(Reason("corrupt", kernel.library.name, receipt.sha256[:_SHORT], state.digest[:_SHORT]))
     return judgement("stale" if reasons else "fresh", reasons, 1)

@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 
 NINJA_FILE = "build.ninja"  # as FlashInfer calls it
 
-_PARTS = {"flashinfer": CACHED_OPS, "sglang": TVM_FFI}
+PARTS = {"flashinfer": CACHED_OPS, "sglang": TVM_FFI}
 _GENERATED = f"{{CACHE}}/{GENERATED}/"
 LOCK_TIMEOUT = 1800.0  # seconds to wait for a server that is building the same module
 _AGAIN = "run doit, then doit bundle"
@@ -112,7 +112,7 @@ def manifest_of(here: Here, files: dict[str, PackedFile]) -> Manifest:
 
 def held(plan: Plan, kernel: Kernel) -> Held:
     """Where a bundle of this plan has a kernel."""
-    return Held(plan.targets[kernel.target].arch, _PARTS[kernel.kind], kernel.build_dir.name)
+    return Held(plan.targets[kernel.target].arch, PARTS[kernel.kind], kernel.build_dir.name)
 
 
 def promises_another(name: str) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fitasks.base.errors import EnvironmentProblem
-from fitasks.delivery.bundle.bundle import held
+from fitasks.delivery.bundle.bundle import PARTS, held
 from fitasks.delivery.bundle.usable import roots_that_differ
 from fitasks.plan.caches import CACHED_OPS, GENERATED, LOCKS, TVM_FFI
 
@@ -41,7 +41,8 @@ class Destinations:
     def planned(self, place: Held) -> Kernel | None:
         """The kernel of kernels.yaml that a bundle made here would have in the same place."""
         plan = self.here.plan
-        return next((kernel for kernel in plan.buildable() if held(plan, kernel) == place), None)
+        packable = (kernel for kernel in plan.buildable() if kernel.kind in PARTS)
+        return next((kernel for kernel in packable if held(plan, kernel) == place), None)
 
     def into_store(self, place: Held) -> bool:
         """Whether it would be of no use in a cache, or, of SGLang's own, nobody here knows in which."""

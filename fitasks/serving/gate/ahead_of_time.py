@@ -92,6 +92,9 @@ def _wanted(kernel: dict[str, Any], made_for: str) -> Wanted | Module:
     kind = kernel.get("kind", "flashinfer")  # earlier ones don't say
     if kind == ahead_sglang.KIND:
         return ahead_sglang.module(kernel)
+    if kind == "cute":
+        why = "an object of CuTe-DSL's, which no package holds, and which FLASHINFER_DISABLE_JIT=1 refuses"
+        raise UnusableError(f"{kernel['name']!r:.200}: {why}; leave its entry out of an image's kernels.yaml")
     if kind != "flashinfer":
         raise ValueError(f"kernels of kind {kind!r:.40} are not known here")
     target = _target(kernel)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 _OP = re.compile(r"(flashinfer(?:\.\w+)+):(\w+)", re.ASCII)
-_COMPILES = re.compile(rb"\bcute\.compile\b|\bbuild_and_load\w*\(")
+_COMPILES = re.compile(rb"\bcute\.compile\b|\bbuild_and_load_cute_dsl_kernel\(")
 
 
 def find_function(op: str) -> Callable[..., Any]:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from cute_device import Untold
 from plan_errors import FatalError, PlanError, one_line
-from plan_spec import explained, replaced
+from plan_spec import explained, modules_refused, replaced
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -81,7 +81,7 @@ def call(function: Callable[..., Any], arguments: dict[str, Any], allowed: Calla
             return theirs(*args, **kwargs)
         raise _InMemory
 
-    with explained(_where(function), _said):
+    with explained(_where(function), _said), modules_refused():
         try:
             with replaced(kind, "__call__", compile_):
                 return function(**arguments)

@@ -160,6 +160,19 @@ def _safe_generation() -> Iterator[None]:
         yield
 
 
+@contextlib.contextmanager
+def modules_refused() -> Iterator[None]:
+    """Let no function build a module of nvcc's at once."""
+    from flashinfer.jit import core
+
+    kinds = {core.JitSpec, getattr(core, "JitSpecNvcc", core.JitSpec)}
+    with contextlib.ExitStack() as stack:
+        for kind in kinds:
+            if "build_and_load" in vars(kind):
+                stack.enter_context(replaced(kind, "build_and_load", _refuse_build))
+        yield
+
+
 def _refuse_build(spec: Any) -> None:
     raise PlanError("generator", f"this function builds {spec.name} at once; name its generator")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,8 +14,11 @@ from fitasks.base.files import sha256_file
 from fitasks.compile.judge import objects
 from fitasks.compile.judge.contents import Contents
 from fitasks.compile.judge.objects import ObjectReceipt, judge
+from fitasks.graph.session import Session
 from fitasks.plan.kernel import Kernel, as_record, from_record, impossible
-from fitasks.server.check import check
+from fitasks.server.check import check, predict
+from fitasks.server.place import Place
+from fitasks.server.user import User
 from tests.sessions import session_of
 from tests.workshop import TARGET
 
@@ -56,11 +60,14 @@ def why(kernel: Kernel, tmp_path: Path) -> str:
     return f"{judged.verdict}: {'; '.join(map(str, judged.reasons))}"
 
 
-def said(shop: Workshop, kernel: Kernel, **env: str) -> str:
+def session(shop: Workshop, kernel: Kernel, **env: str) -> Session:
     plan = shop.plan()
     server = replace(plan.server, env=plan.server.env | env)
-    made = session_of(replace(plan, server=server, kernels=(kernel,)), ninja=shop.ninja, judges={TARGET: shop.judge()})
-    (verdict,) = check(made)
+    return session_of(replace(plan, server=server, kernels=(kernel,)), ninja=shop.ninja, judges={TARGET: shop.judge()})
+
+
+def said(shop: Workshop, kernel: Kernel, **env: str) -> str:
+    (verdict,) = check(session(shop, kernel, **env))
     return f"{verdict.state}: {verdict.reason}"
 
 
@@ -123,6 +130,36 @@ def test_the_receipt_of_another(gate: Kernel, tmp_path: Path) -> None:
     assert why(replace(gate, name="gate_sm90a_cute_dsl/h4"), tmp_path).endswith("has no receipt")
 
 
+def test_a_receipt_of_another_key(shop: Workshop, gate: Kernel, tmp_path: Path) -> None:
+    """FlashInfer's rmtree passes over what it may not delete: the object is of before, meta.json of now."""
+    receipt = objects.read(gate)
+    assert receipt
+    objects.write(gate, replace(receipt, meta=json.dumps(EXPECTED | {"arch": "sm80"})))
+    assert why(gate, tmp_path) == "stale: the key in its receipt changed"
+    assert said(shop, gate).startswith("unknown: ")
+    objects.write(gate, replace(receipt, meta="no JSON"))
+    assert why(gate, tmp_path) == "stale: incomplete: h8.o has no receipt"
+
+
+@pytest.mark.parametrize("denied", ["h8.o", "meta.json"])
+def test_one_that_the_servers_user_may_not_read(shop: Workshop, gate: Kernel, denied: str) -> None:
+    """FlashInfer takes it for missing."""
+    place = Place(User("server", 1000, 1000, frozenset({1000})), lambda path, mode: Path(path).name != denied)
+    made = session(shop, gate)
+    verdict = predict(made, gate, place)
+    assert verdict.state == "would compile"
+    assert f"may not read {gate.build_dir / denied}" in verdict.reason
+
+
+def test_no_lock_no_compile(shop: Workshop, gate: Kernel) -> None:
+    gate.library.unlink()
+    place = Place(
+        User("server", 1000, 1000, frozenset({1000})),
+        lambda path, mode: "cached_ops" not in str(path) or mode == os.R_OK,
+    )
+    assert predict(session(shop, gate), gate, place).state == "would fail"
+
+
 def test_its_record_survives_json(gate: Kernel) -> None:
     record = json.loads(json.dumps(as_record(gate)))
     assert from_record(record) == gate
@@ -134,6 +171,7 @@ def test_its_record_survives_json(gate: Kernel) -> None:
     [
         {"name": "other/h8"},
         {"name": "gate_sm90a_cute_dsl"},
+        {"name": "gate_sm90a_cute_dsl/../x", "library": "/cache/gate_sm90a_cute_dsl/../x.o"},
         {"library": "/etc/passwd"},
         {"ninja_file": "/elsewhere/meta.json"},
         {"meta": ""},
