@@ -47,9 +47,9 @@ def is_sglangs(op: str) -> bool:
 def planned(op: str, params: dict[str, Any], *, recorded: bool) -> dict[str, Any]:
     """One module as a record of the response. Raises PlanError."""
     capability = _capability()
-    function = _function(op, recorded=recorded)
+    function = find_function(op, recorded=recorded)
     arguments = arguments_for(function, params)
-    with _gpu(capability), confined() if recorded else contextlib.nullcontext():
+    with gpu(capability), confined() if recorded else contextlib.nullcontext():
         caught = _call(function, arguments)
     return {**_record(op, caught), "generator": op, "params": as_json(function, arguments)}
 
@@ -64,14 +64,14 @@ def _capability() -> tuple[int, int]:
     return int(one[1]), int(one[2])
 
 
-def _function(op: str, *, recorded: bool) -> Callable[..., Any]:
+def find_function(op: str, *, recorded: bool) -> Callable[..., Any]:
     """The function that an entry names, out of its cache. Raises PlanError."""
     module_name, _, name = op.partition(":")
     _import(PACKAGE)
     if not _NAME.fullmatch(name) or (recorded and not defines(module_name, name)):
         raise PlanError("unknown_op", f"{op} is no function of SGLang that makes a module: they are called _jit_…")
     module = _import(module_name)
-    function = inspect.unwrap(getattr(module, name, _function))
+    function = inspect.unwrap(getattr(module, name, find_function))
     if getattr(function, "__module__", "") != module_name or not inspect.isfunction(function):
         known = sorted(key for key in vars(module) if _NAME.fullmatch(key))
         suggestion = near(name, known)
@@ -90,7 +90,7 @@ def _import(name: str) -> Any:
 
 
 @contextlib.contextmanager
-def _gpu(capability: tuple[int, int]) -> Iterator[None]:
+def gpu(capability: tuple[int, int]) -> Iterator[None]:
     """torch.cuda answers as with a GPU of the target, as far as SGLang asks (utils/arch.py)."""
     import torch
 
@@ -136,7 +136,7 @@ def _catching(caught: _Caught) -> Iterator[None]:
             stack.enter_context(replaced(extension, name, step))
         stack.enter_context(replaced(tvm_ffi, "load_module", _refuse_to_load))
         stack.enter_context(replaced(Path, "mkdir", lambda *_args, **_kwargs: None))
-        stack.enter_context(_silent())
+        stack.enter_context(silent())
         yield
 
 
@@ -155,7 +155,7 @@ def _refuse_to_load(*_args: Any, **_kwargs: Any) -> None:
 
 
 @contextlib.contextmanager
-def _silent() -> Iterator[None]:
+def silent() -> Iterator[None]:
     """SGLang warns of a library that it can't load, which it is we who see to."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)

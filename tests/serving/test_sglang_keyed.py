@@ -1,0 +1,310 @@
+"""SGLang 0.5.23's own JIT, planned, compiled and judged by its own code: the real package, without a GPU.
+
+What a build leaves behind is made by a stand-in for ninja, but in one test.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+from fitasks.cuda.assemble import assemble
+from tests.doit_project import cudart_in_reach
+from tests.serving.flashinfer_wheels import wheel_of
+from tests.serving.planner_runs import PLAN, environment, run
+from tests.serving.sglang_stubs import stubbed
+
+CLAMP = "sglang.kernels.ops.attention.clamp_position:_jit_clamp_position_module"
+NAME = "sgl_kernel_jit_clamp_position_int64_t"
+INT64: tuple[str, dict[str, Any]] = (CLAMP, {"dtype": "int64"})
+INT32: tuple[str, dict[str, Any]] = (CLAMP, {"dtype": "int32"})  # which fails
+MISTAKES: tuple[tuple[str, dict[str, Any], str], ...] = (
+    (CLAMP.replace("_jit_clamp", "_jit_klamp"), {}, "(did you mean _jit_clamp_position_module?)"),
+    (CLAMP, {"dtyp": "int64"}, "_jit_clamp_position_module takes dtype (did you mean dtype?)"),
+    ("sglang.kernels.jit.utils.arch:_jit_cuda_version", {}, "makes 0 modules through load_jit, not one"),
+)
+# As SGLang's own ninja leaves a directory: the module, and what it was made from.
+NINJA = """\
+#!/bin/sh
+grep -q int32 build.ninja && { echo "x.cuh(12): error: nonsense"; exit 1; }
+set -- $(sed -n 's/^build \\(sgl_[^ ]*[.]so\\).*/\\1/p' build.ninja)
+echo 'int x;' | cc -shared -fPIC -x c - -o "$1"
+echo "x.o: $SOURCE $CUDA_HOME/include/cuda.h /usr/include/stdio.h" > x.o.d
+"""
+# SGLang itself, each time in a process of its own, which may ask compilers for their version and start nothing else.
+SERVERS = """
+import json, os, subprocess, sys, torch
+import sglang.kernels.jit.utils.compile.loader
+from sglang.kernels.ops.attention.clamp_position import _jit_clamp_position_module
+torch.cuda.current_device, torch.cuda.get_device_capability = lambda: 0, lambda device: (9, 0)
+class Popen(subprocess.Popen):
+    def __init__(self, command, *args, **kwargs):
+        if list(command[1:]) != ["--version"]:
+            raise SystemExit(f"it starts {command[0]}")
+        super().__init__(command, *args, **kwargs)
+subprocess.Popen = Popen
+def serve(env):
+    os.environ |= env
+    try:
+        return f"found {type(_jit_clamp_position_module(torch.int64).clamp_position).__name__}"
+    except (SystemExit, RuntimeError) as error:
+        return str(error)
+    except AttributeError:
+        return "found"
+for env in json.loads(sys.argv[1]):
+    if not os.fork():
+        print(json.dumps(serve(env)), flush=True)
+        os._exit(0)
+    os.wait()
+"""
+
+
+class Place(NamedTuple):
+    """SGLang with sources of its own, a server's environment for it, and what scripts answered there."""
+
+    root: Path
+    env: dict[str, str]
+    planned: dict[str, Any]
+    made: dict[str, Any]
+
+    @property
+    def cache(self) -> Path:
+        return self.root / ".cache" / "sglang" / "jit"
+
+    @property
+    def module(self) -> dict[str, Any]:
+        """As it was built."""
+        module: dict[str, Any] = self.made["kernels"][0]
+        return module
+
+    def servers(self, *environments: dict[str, str]) -> list[str]:
+        """What SGLang says in each."""
+        command = [sys.executable, "-c", SERVERS, json.dumps(environments)]
+        done = subprocess.run(command, env=self.env, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr[-3000:]
+        return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+def ask(script: str, root: Path, env: dict[str, str], *kernels: tuple[str, dict[str, Any]]) -> dict[str, Any]:
+    wanted = [{"id": index, "op": op, "params": params} for index, (op, params) in enumerate(kernels)]
+    request = {"version": 1, "architecture": "9.0a", "kernels": wanted}
+    _, answer = run(PLAN.with_name(script), request, root / "asked", env)
+    assert "fatal" not in answer, answer
+    return answer
+
+
+def serving(root: Path, **more: str) -> dict[str, str]:
+    """SGLang's JIT directory is a copy: what it is made from may be changed."""
+    real = wheel_of("sglang", "sglang==0.5.23")
+    stubs = stubbed(root, real)
+    shutil.copytree(real / "sglang" / "kernels" / "jit", stubs / "sglang" / "kernels" / "jit")
+    source = stubs / "sglang" / "kernels" / "jit" / "csrc" / "elementwise" / "clamp_position.cuh"
+    env = environment(root, HOME=str(root), SOURCE=str(source), **more)
+    msgspec = wheel_of("msgspec", "msgspec==0.22.0")
+    return env | {"PYTHONPATH": os.pathsep.join([str(stubs), str(msgspec), env["PYTHONPATH"]])}
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory, flashinfer: Path) -> Place:
+    root = tmp_path_factory.mktemp("sglang")
+    script(root / "bin" / "ninja", NINJA)
+    env = serving(root, PATH=f"{root}/bin:{os.environ['PATH']}", SGLANG_CRASH_ON_JIT_COMPILE="1")
+    (root / "cuda" / "include").mkdir()
+    (root / "cuda" / "include" / "cuda.h").write_text("// CUDA\n")
+    planned = ask("sglang_keyed_plan.py", root, env, INT64, *(wrong[:2] for wrong in MISTAKES))
+    assert not (root / ".cache" / "sglang").exists(), "planning writes nothing"
+    return Place(root, env, planned, ask("sglang_keyed_build.py", root, env, INT64, INT64, INT32))
+
+
+def script(path: Path, text: str) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    path.chmod(0o755)
+    return path
+
+
+def saying(path: Path, text: str) -> Path:
+    """A program that says its version, and can do nothing else."""
+    return script(path, f"#!/bin/sh\nprintf %s {shlex.quote(text)}\n")
+
+
+def image(place: Place, root: Path) -> dict[str, str]:
+    """A server's environment without compilers: CUDA_HOME and PATH have what `needs` says of them."""
+    said = {name: one["says"] for name, one in place.planned["needs"]["compilers"].items()}
+    saying(root / "cuda" / "bin" / "nvcc", said["nvcc"])
+    saying(root / "bin" / "c++", said["c++"])
+    return {"CUDA_HOME": str(root / "cuda"), "PATH": str(root / "bin")}
+
+
+def with_headers(place: Place, root: Path) -> dict[str, str]:
+    env = image(place, root)
+    shutil.copytree(place.root / "cuda" / "include", root / "cuda" / "include")
+    return env
+
+
+def test_a_plan_says_where_a_server_looks_and_what_its_key_rests_on(place: Place) -> None:
+    one = place.planned["kernels"][0]
+    assert one["name"] == NAME
+    assert one["directory"] == f"{place.cache}/sm90a/{NAME}/build-{one['key']}"
+    assert one["lock"] == f"{one['directory']}/.lock"
+    assert one["sources"] == [place.env["SOURCE"]]
+    assert (one["found"], one["library"], one["read"], one["other_keys"]) == (False, "", {}, [])
+    assert one["params"] == {"dtype": "int64"}
+    needs = place.planned["needs"]
+    assert needs["compilers"]["nvcc"] == {
+        "path": f"{place.root}/cuda/bin/nvcc",
+        "says": "Cuda compilation tools, release 13.0, V13.0.88\n",
+    }
+    assert needs["variables"] == {"CUDA_HOME": f"{place.root}/cuda", "CUDA_PATH": None, "CXX": os.environ.get("CXX")}
+    assert needs["roots"]["toolkit"] == f"{place.root}/cuda"
+
+
+@pytest.mark.parametrize("index", range(len(MISTAKES)))
+def test_mistakes_are_named(place: Place, index: int) -> None:
+    assert MISTAKES[index][2] in place.planned["kernels"][index + 1]["error"]["message"]
+
+
+def test_what_was_planned_is_published_by_sglang(place: Place) -> None:
+    one, planned = place.module, place.planned["kernels"][0]
+    assert (one["how"], one["message"], one["found"], one["whole"]) == ("compiled", "", True, True)
+    assert (one["directory"], one["key"]) == (planned["directory"], planned["key"])
+    library = Path(one["library"])
+    assert library.parents[1] == Path(one["directory"])
+    assert one["sha256"] == hashlib.sha256(library.read_bytes()).hexdigest()
+    assert one["read"] == {"kernels": 1, "toolkit": 1, "sys": 1}
+
+
+def test_a_second_time_nothing_is_compiled(place: Place) -> None:
+    _, second, _ = place.made["kernels"]
+    assert (second["how"], second["library"]) == ("cached", place.module["library"])
+
+
+def test_a_failure_has_the_compilers_words(place: Place) -> None:
+    _, _, one = place.made["kernels"]
+    assert (one["how"], one["found"], one["sha256"]) == ("failed", False, "")
+    assert "Failed to build JIT module" in one["message"]
+    assert "x.cuh(12): error: nonsense" in one["log"]
+    assert [path.name for path in Path(one["directory"]).iterdir()] == [".lock"]
+
+
+def test_a_torn_library_is_told_and_compiled_again(place: Place, tmp_path: Path) -> None:
+    copy = shutil.copytree(place.cache, tmp_path / "jit")
+    (library,) = copy.glob(f"*/{NAME}/*/*/*.so")
+    library.write_bytes(library.read_bytes()[:-1])
+    before = library.parent.stat().st_mtime_ns
+    env = place.env | {"SGLANG_JIT_CACHE_DIR": str(copy)}
+    (torn,) = ask("sglang_keyed_plan.py", place.root, env, INT64)["kernels"]
+    assert (torn["found"], torn["whole"]) == (True, False), "SGLang's own judgement doesn't look at the library"
+    assert library.parent.stat().st_mtime_ns == before, "planning doesn't mark it as used"
+    (made,) = ask("sglang_keyed_build.py", place.root, env, INT64)["kernels"]
+    assert (made["how"], made["whole"], made["library"]) == ("compiled", True, str(library))
+
+
+def other_nvcc(place: Place, root: Path) -> dict[str, str]:
+    env = with_headers(place, root)
+    saying(root / "cuda" / "bin" / "nvcc", "Cuda compilation tools, release 13.0, V13.0.48\n")
+    return env
+
+
+def no_compiler(place: Place, root: Path) -> dict[str, str]:
+    env = with_headers(place, root)
+    (root / "cuda" / "bin" / "nvcc").unlink()
+    (root / "bin" / "c++").unlink()
+    return env
+
+
+def changed_header(place: Place, root: Path) -> dict[str, str]:
+    env = with_headers(place, root)
+    (root / "cuda" / "include" / "cuda.h").write_text("// another CUDA\n")
+    return env
+
+
+def linked(place: Place, root: Path) -> dict[str, str]:
+    env = with_headers(place, root)
+    (root / "link").symlink_to(root / "cuda")
+    return env | {"CUDA_HOME": str(root / "link")}
+
+
+def another_cache(place: Place, root: Path) -> dict[str, str]:
+    shutil.copytree(place.cache, root / "elsewhere")
+    return {"HOME": "/nowhere", "SGLANG_JIT_CACHE_DIR": str(root / "elsewhere")}
+
+
+def sglangs_cache(place: Place, root: Path) -> dict[str, str]:
+    shutil.copytree(place.cache, root / "cache" / "jit")
+    return {"HOME": str(root), "SGLANG_CACHE_DIR": str(root / "cache")}
+
+
+FINDS: tuple[Callable[[Place, Path], dict[str, str]], ...] = (another_cache, with_headers)
+MISSES: tuple[Callable[[Place, Path], dict[str, str]], ...] = (
+    other_nvcc, no_compiler, changed_header, image, linked, sglangs_cache,
+)  # fmt: skip
+
+
+def test_what_sglang_finds_in_another_process_and_what_it_does_not(place: Place, tmp_path: Path) -> None:
+    """Where a server has no compiler, programs that answer as they did stand for them; a copy of the headers does."""
+    cases = [*FINDS, *MISSES]
+    said = place.servers({}, *(case(place, tmp_path / case.__name__) for case in cases))
+    told = dict(zip(["as it is", *(case.__name__ for case in cases)], said, strict=True))
+    assert [name for name, one in told.items() if one == "found"] == ["as it is", *(case.__name__ for case in FINDS)]
+    assert all("SGLANG_CRASH_ON_JIT_COMPILE forbids" in told[case.__name__] for case in MISSES), told
+
+
+def torn_cache(place: Place, root: Path) -> Path:
+    """The library in it."""
+    (library,) = shutil.copytree(place.cache, root / "jit").glob(f"*/{NAME}/*/*/*.so")
+    library.write_bytes(library.read_bytes()[:100])
+    return library
+
+
+def test_a_torn_library_is_thrown_away_by_a_server_that_may_compile(place: Place, tmp_path: Path) -> None:
+    kept, gone = (torn_cache(place, tmp_path / name) for name in ("kept", "gone"))
+    caches = [{"SGLANG_JIT_CACHE_DIR": str(tmp_path / name / "jit")} for name in ("kept", "gone")]
+    crashed, compiles = place.servers(caches[0], caches[1] | {"SGLANG_CRASH_ON_JIT_COMPILE": "0"})
+    assert "forbids compiling" in crashed
+    assert compiles == "it starts ninja"
+    assert (kept.exists(), gone.parent.exists()) == (True, False)
+
+
+def test_a_changed_source_of_sglangs_is_seen(place: Place) -> None:
+    source = Path(place.env["SOURCE"])
+    text = source.read_text()
+    try:
+        source.write_text(f"{text}// changed\n")
+        assert "forbids compiling" in place.servers({})[0]
+    finally:
+        source.write_text(text)
+
+
+def test_a_plan_tells_what_changed(place: Place, tmp_path: Path) -> None:
+    (one,) = ask("sglang_keyed_plan.py", place.root, place.env | changed_header(place, tmp_path), INT64)["kernels"]
+    assert (one["found"], one["changed"]) == (False, ["toolkit:include/cuda.h"])
+    answer = ask("sglang_keyed_plan.py", place.root, place.env | no_compiler(place, tmp_path / "none"), INT64)
+    assert [one["says"] for one in answer["needs"]["compilers"].values()] == [None, None]
+    (one,) = answer["kernels"]
+    assert (one["found"], one["changed"], one["other_keys"]) == (False, [], [place.module["key"]])
+
+
+@pytest.mark.real
+def test_a_real_module_is_loaded_where_there_is_no_compiler(
+    pip_toolkit: Path, flashinfer: Path, tmp_path: Path
+) -> None:
+    assemble(pip_toolkit, tmp_path / "toolkit")
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    env = serving(tmp_path, PATH=path, **cudart_in_reach()) | {"CUDA_HOME": str(tmp_path / "toolkit")}
+    answer = ask("sglang_keyed_build.py", tmp_path, env, INT64)
+    place = Place(tmp_path, env, answer, answer)
+    assert place.module["how"] == "compiled", place.module["log"]
+    assert {"kernels", "tvm_ffi", "pkg:nvidia", "sys"} == set(place.module["read"])
+    (tmp_path / "said.json").write_text(json.dumps(answer))
+    assert place.servers({}, image(place, tmp_path / "image")) == ["found Function"] * 2
