@@ -28,6 +28,10 @@ CLAMP = "sglang.kernels.ops.attention.clamp_position:_jit_clamp_position_module"
 NAME = "sgl_kernel_jit_clamp_position_int64_t"
 INT64: tuple[str, dict[str, Any]] = (CLAMP, {"dtype": "int64"})
 INT32: tuple[str, dict[str, Any]] = (CLAMP, {"dtype": "int32"})  # which fails
+CHANGING: tuple[str, dict[str, Any]] = (  # whose source changes meanwhile
+    "sglang.kernels.ops.elementwise.add_constant:_jit_add_constant_module",
+    {"constant": 7},
+)
 MISTAKES: tuple[tuple[str, dict[str, Any], str], ...] = (
     (CLAMP.replace("_jit_clamp", "_jit_klamp"), {}, "(did you mean _jit_clamp_position_module?)"),
     (CLAMP, {"dtyp": "int64"}, "_jit_clamp_position_module takes dtype (did you mean dtype?)"),
@@ -36,10 +40,12 @@ MISTAKES: tuple[tuple[str, dict[str, Any], str], ...] = (
 # As SGLang's own ninja leaves a directory: the module, and what it was made from.
 NINJA = """\
 #!/bin/sh
-grep -q int32 build.ninja && { echo "x.cuh(12): error: nonsense"; exit 1; }
+grep -q int32 cuda.cu && { echo "x.cuh(12): error: nonsense"; exit 1; }
+source=$(sed -n 's/^#include "\\(.*\\)"$/\\1/p' cuda.cu)
 set -- $(sed -n 's/^build \\(sgl_[^ ]*[.]so\\).*/\\1/p' build.ninja)
 echo 'int x;' | cc -shared -fPIC -x c - -o "$1"
-echo "x.o: $SOURCE $CUDA_HOME/include/cuda.h /usr/include/stdio.h" > x.o.d
+echo "x.o: $source $CUDA_HOME/include/cuda.h /usr/include/stdio.h" > x.o.d
+case $source in *add_constant*) echo // changed >> "$source"; esac
 """
 # SGLang itself, each time in a process of its own, which may ask compilers for their version and start nothing else.
 SERVERS = """
@@ -95,9 +101,11 @@ class Place(NamedTuple):
         return [json.loads(line) for line in done.stdout.splitlines()]
 
 
-def ask(script: str, root: Path, env: dict[str, str], *kernels: tuple[str, dict[str, Any]]) -> dict[str, Any]:
+def ask(
+    script: str, root: Path, env: dict[str, str], *kernels: tuple[str, dict[str, Any]], recorded: bool = False
+) -> dict[str, Any]:
     wanted = [{"id": index, "op": op, "params": params} for index, (op, params) in enumerate(kernels)]
-    request = {"version": 1, "architecture": "9.0a", "kernels": wanted}
+    request = {"version": 1, "architecture": "9.0a", "kernels": wanted, "recorded": recorded}
     _, answer = run(PLAN.with_name(script), request, root / "asked", env)
     assert "fatal" not in answer, answer
     return answer
@@ -121,9 +129,10 @@ def place(tmp_path_factory: pytest.TempPathFactory, flashinfer: Path) -> Place:
     env = serving(root, PATH=f"{root}/bin:{os.environ['PATH']}", SGLANG_CRASH_ON_JIT_COMPILE="1")
     (root / "cuda" / "include").mkdir()
     (root / "cuda" / "include" / "cuda.h").write_text("// CUDA\n")
-    planned = ask("sglang_keyed_plan.py", root, env, INT64, *(wrong[:2] for wrong in MISTAKES))
+    forced = env | {"SGLANG_JIT_FORCE_RECOMPILE": "1"}
+    planned = ask("sglang_keyed_plan.py", root, forced, INT64, *(wrong[:2] for wrong in MISTAKES))
     assert not (root / ".cache" / "sglang").exists(), "planning writes nothing"
-    return Place(root, env, planned, ask("sglang_keyed_build.py", root, env, INT64, INT64, INT32))
+    return Place(root, env, planned, ask("sglang_keyed_build.py", root, forced, INT64, INT64, INT32, CHANGING))
 
 
 def script(path: Path, text: str) -> Path:
@@ -159,6 +168,7 @@ def test_a_plan_says_where_a_server_looks_and_what_its_key_rests_on(place: Place
     assert one["lock"] == f"{one['directory']}/.lock"
     assert one["sources"] == [place.env["SOURCE"]]
     assert (one["found"], one["library"], one["read"], one["other_keys"]) == (False, "", {}, [])
+    assert one["forced"], "a server would compile it whatever is there"
     assert one["params"] == {"dtype": "int64"}
     needs = place.planned["needs"]
     assert needs["compilers"]["nvcc"] == {
@@ -185,16 +195,23 @@ def test_what_was_planned_is_published_by_sglang(place: Place) -> None:
 
 
 def test_a_second_time_nothing_is_compiled(place: Place) -> None:
-    _, second, _ = place.made["kernels"]
+    _, second, *_ = place.made["kernels"]
     assert (second["how"], second["library"]) == ("cached", place.module["library"])
 
 
 def test_a_failure_has_the_compilers_words(place: Place) -> None:
-    _, _, one = place.made["kernels"]
+    _, _, one, _ = place.made["kernels"]
     assert (one["how"], one["found"], one["sha256"]) == ("failed", False, "")
     assert "Failed to build JIT module" in one["message"]
     assert "x.cuh(12): error: nonsense" in one["log"]
     assert [path.name for path in Path(one["directory"]).iterdir()] == [".lock"]
+
+
+def test_what_changed_while_it_was_compiled_failed(place: Place) -> None:
+    one = place.made["kernels"][-1]
+    assert (one["how"], one["found"]) == ("failed", False)
+    assert one["message"] == "SGLang doesn't find it: a file that it read has changed"
+    assert one["changed"] == ["kernels:csrc/elementwise/add_constant.cuh"]
 
 
 def test_a_torn_library_is_told_and_compiled_again(place: Place, tmp_path: Path) -> None:
@@ -236,7 +253,13 @@ def linked(place: Place, root: Path) -> dict[str, str]:
 
 
 def another_cache(place: Place, root: Path) -> dict[str, str]:
-    shutil.copytree(place.cache, root / "elsewhere")
+    """Of two files of each module."""
+    build = Path(place.module["directory"]).relative_to(place.cache)
+    leaf = Path(place.module["library"]).parent
+    copy = root / "elsewhere" / build / leaf.name
+    copy.mkdir(parents=True)
+    for name in (f"{NAME}.so", "sgl_deps.json"):
+        shutil.copy(leaf / name, copy)
     return {"HOME": "/nowhere", "SGLANG_JIT_CACHE_DIR": str(root / "elsewhere")}
 
 
@@ -286,8 +309,9 @@ def test_a_changed_source_of_sglangs_is_seen(place: Place) -> None:
         source.write_text(text)
 
 
-def test_a_plan_tells_what_changed(place: Place, tmp_path: Path) -> None:
-    (one,) = ask("sglang_keyed_plan.py", place.root, place.env | changed_header(place, tmp_path), INT64)["kernels"]
+def test_a_plan_tells_what_changed_also_of_what_a_trace_names(place: Place, tmp_path: Path) -> None:
+    env = place.env | changed_header(place, tmp_path)
+    (one,) = ask("sglang_keyed_plan.py", place.root, env, INT64, recorded=True)["kernels"]
     assert (one["found"], one["changed"]) == (False, ["toolkit:include/cuda.h"])
     answer = ask("sglang_keyed_plan.py", place.root, place.env | no_compiler(place, tmp_path / "none"), INT64)
     assert [one["says"] for one in answer["needs"]["compilers"].values()] == [None, None]
@@ -306,5 +330,4 @@ def test_a_real_module_is_loaded_where_there_is_no_compiler(
     place = Place(tmp_path, env, answer, answer)
     assert place.module["how"] == "compiled", place.module["log"]
     assert {"kernels", "tvm_ffi", "pkg:nvidia", "sys"} == set(place.module["read"])
-    (tmp_path / "said.json").write_text(json.dumps(answer))
     assert place.servers({}, image(place, tmp_path / "image")) == ["found Function"] * 2
