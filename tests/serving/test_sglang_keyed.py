@@ -102,10 +102,10 @@ class Place(NamedTuple):
 
 
 def ask(
-    script: str, root: Path, env: dict[str, str], *kernels: tuple[str, dict[str, Any]], recorded: bool = False
+    script: str, root: Path, env: dict[str, str], *kernels: tuple[str, dict[str, Any]], **more: Any
 ) -> dict[str, Any]:
     wanted = [{"id": index, "op": op, "params": params} for index, (op, params) in enumerate(kernels)]
-    request = {"version": 1, "architecture": "9.0a", "kernels": wanted, "recorded": recorded}
+    request = {"version": 1, "architecture": "9.0a", "kernels": wanted, **more}
     _, answer = run(PLAN.with_name(script), request, root / "asked", env)
     assert "fatal" not in answer, answer
     return answer
@@ -176,6 +176,7 @@ def test_a_plan_says_where_a_server_looks_and_what_its_key_rests_on(place: Place
         "says": "Cuda compilation tools, release 13.0, V13.0.88\n",
     }
     assert needs["variables"] == {"CUDA_HOME": f"{place.root}/cuda", "CUDA_PATH": None, "CXX": os.environ.get("CXX")}
+    assert not needs["linked"]
     assert needs["roots"]["toolkit"] == f"{place.root}/cuda"
 
 
@@ -313,10 +314,37 @@ def test_a_plan_tells_what_changed_also_of_what_a_trace_names(place: Place, tmp_
     env = place.env | changed_header(place, tmp_path)
     (one,) = ask("sglang_keyed_plan.py", place.root, env, INT64, recorded=True)["kernels"]
     assert (one["found"], one["changed"]) == (False, ["toolkit:include/cuda.h"])
-    answer = ask("sglang_keyed_plan.py", place.root, place.env | no_compiler(place, tmp_path / "none"), INT64)
+    env = place.env | no_compiler(place, tmp_path / "none")
+    (tmp_path / "link").symlink_to(env["CUDA_HOME"])
+    answer = ask("sglang_keyed_plan.py", place.root, env | {"CUDA_HOME": str(tmp_path / "link")}, INT64)
+    assert answer["needs"]["linked"]
     assert [one["says"] for one in answer["needs"]["compilers"].values()] == [None, None]
     (one,) = answer["kernels"]
     assert (one["found"], one["changed"], one["other_keys"]) == (False, [], [place.module["key"]])
+
+
+def test_what_is_packed_needs_no_header_of_toolkit_and_system(place: Place, tmp_path: Path) -> None:
+    """Two programs that say their version, and the cache, are all that a server without compilers gets."""
+    into = tmp_path / "packed"
+    kernels = ask("sglang_keyed_pack.py", place.root, place.env, INT64, INT32, into=str(into))["kernels"]
+    packed = [Path(one["packed"]) for one in kernels if one["packed"]]
+    files = {into / "compilers" / "nvcc", into / "compilers" / "c++", *packed, packed[0].with_name("sgl_deps.json")}
+    assert len(packed) == 1
+    assert {path for path in into.rglob("*") if path.is_file()} == files
+    (tmp_path / "cuda" / "bin").mkdir(parents=True)
+    nvcc = shutil.copy(into / "compilers" / "nvcc", tmp_path / "cuda" / "bin" / "nvcc")
+    cache = {"SGLANG_JIT_CACHE_DIR": str(into / "jit")}
+    env = {"CUDA_HOME": str(tmp_path / "cuda"), "PATH": str(into / "compilers")}
+    unpacked, found = place.servers(env, env | cache)
+    assert ("forbids compiling" in unpacked, found) == (True, "found")
+    done = subprocess.run([nvcc, "-c", "x.cu"], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (1, f"{nvcc}: this says its version to SGLang, and compiles nothing\n")
+
+
+def test_where_to_pack_is_asked_for(place: Place, tmp_path: Path) -> None:
+    request = {"version": 1, "architecture": "9.0a", "kernels": [{"id": 0, "op": CLAMP, "params": {"dtype": "int64"}}]}
+    _, answer = run(PLAN.with_name("sglang_keyed_pack.py"), request, tmp_path, place.env)
+    assert answer["fatal"]["message"] == "`into` names no absolute directory"
 
 
 @pytest.mark.real

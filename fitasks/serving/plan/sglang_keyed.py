@@ -34,7 +34,7 @@ _PARTS = {
     "loader": ("load_jit", "_find_prebuilt", "_load", "ninja", "envs"),
     "ninja": ("build",),
     "cache": ("find_prebuilt", "commit_build", "cache_root", "_read_deps", "_refresh", "_environment_fingerprint"),
-    "toolchain": ("device_compiler_path", "host_compiler_path"),
+    "toolchain": ("device_compiler_path", "host_compiler_path", "toolkit_home"),
 }
 _VARIABLES = ("CUDA_HOME", "CUDA_PATH", "CXX")
 _HEADER = struct.Struct("<40xQ10xHH")  # of a 64-bit ELF file: e_shoff, e_shentsize, e_shnum
@@ -75,36 +75,38 @@ def part(name: str) -> Any:
 
 def environment(capability: tuple[int, int]) -> dict[str, Any]:
     """What all modules have in common: where they are kept, for what, and what a server `needs` to find them."""
-    cache, toolchain = part("cache"), part("toolchain")
+    cache, toolkit = part("cache"), part("toolchain").toolkit_home()
     part("loader"), part("ninja")
-    said: dict[str, str | None] = {}
-    with standing_in(capability), _hearing(said):
+    with standing_in(capability), plan_sglang.silent(), replaced(subprocess, "check_output", _hear):
         fingerprint, target = cache._environment_fingerprint(), cache._target_tag()
-    compilers = {"nvcc": toolchain.device_compiler_path(), "c++": toolchain.host_compiler_path()}
     return {
         "cache": str(cache.cache_root()),
         "target": target,
         "fingerprint": fingerprint,
         "needs": {
-            "compilers": {name: {"path": path, "says": said.get(path)} for name, path in compilers.items()},
+            "compilers": compilers(),
             "variables": {name: os.environ.get(name) for name in _VARIABLES},
+            "linked": toolkit != toolkit.resolve(),
             "roots": {name: str(root) for name, root in cache._anchor_roots()},
         },
     }
 
 
-@contextlib.contextmanager
-def _hearing(said: dict[str, str | None]) -> Iterator[None]:
-    """Note what compilers answer to SGLang: that text is part of its key. None for one that doesn't."""
-    theirs = subprocess.check_output
+_ask = subprocess.check_output
+_heard: dict[str, str] = {}  # what compilers answered to SGLang: that text is part of its key
 
-    def asking(command: list[str], **more: Any) -> Any:
-        said[command[0]] = None
-        said[command[0]] = theirs(command, **more)
-        return said[command[0]]
 
-    with replaced(subprocess, "check_output", asking), plan_sglang.silent():
-        yield
+def _hear(command: list[str], **more: Any) -> Any:
+    answer = _ask(command, **more)
+    _heard[command[0]] = answer
+    return answer
+
+
+def compilers() -> dict[str, dict[str, str | None]]:
+    """By what they are: the name that SGLang calls them by, and what they say, None of one that doesn't answer."""
+    toolchain = part("toolchain")
+    named = {"nvcc": toolchain.device_compiler_path(), "c++": toolchain.host_compiler_path()}
+    return {name: {"path": path, "says": _heard.get(path)} for name, path in named.items()}
 
 
 @contextlib.contextmanager

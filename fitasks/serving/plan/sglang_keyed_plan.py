@@ -11,7 +11,8 @@ Request: {"version": 1, "architecture": "9.0a", "recorded": false, "kernels": [{
 
 Response: what was imported; "cache", "target" and "fingerprint" (SGLang's, of compilers and packages); "needs", what a
 server must have to find these modules: compilers' answers (`says`: null where one can't be started, and then nothing
-can be compiled here), variables that are part of the key, and the roots below which a leaf's files are looked for;
+can be compiled here), variables that are part of the key, whether CUDA_HOME is `linked` (then its spelling is part of
+the key, too), and the roots below which a leaf's files are looked for;
 "kernels", each with sglang_keyed.record's fields or its "error"; and "reads".
 """
 
@@ -121,18 +122,25 @@ def _one(kernel: dict[str, Any], each: Each, recorded: bool) -> dict[str, Any]:
         return {"id": kernel["id"], **each(kernel["op"], kernel["params"], recorded)}
     except PlanError as error:
         return {"id": kernel["id"], **error.record()}
+    except FatalError:
+        raise
     except Exception as error:  # an SGLang unlike those we know must not cost the other kernels
         return {"id": kernel["id"], **PlanError("generator", f"{kernel['op']}: {one_line(error)}").record()}
 
 
 def planned(op: str, params: dict[str, Any], recorded: bool) -> dict[str, Any]:
     """Which module an op is, and what a server would find of it. Raises PlanError."""
+    function, arguments, asked = asked_for(op, params, recorded)
+    return {**sglang_keyed.record(asked), "op": op, "params": as_json(function, arguments)}
+
+
+def asked_for(op: str, params: dict[str, Any], recorded: bool) -> tuple[Callable[..., Any], dict[str, Any], Asked]:
+    """An op's function, its arguments, and the module that they ask load_jit for. Raises PlanError."""
     function, arguments = sglang_keyed.find(op, params, recorded=recorded)
     asked: list[Asked] = []
     with sglang_keyed.noting(asked, find_prebuilt=lambda **_asked: Path(), load=lambda _library: Loaded()):
         sglang_keyed.call(function, arguments)
-    found = sglang_keyed.record(sglang_keyed.only(asked, function))
-    return {**found, "op": op, "params": as_json(function, arguments)}
+    return function, arguments, sglang_keyed.only(asked, function)
 
 
 if __name__ == "__main__":
