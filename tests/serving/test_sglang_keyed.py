@@ -358,4 +358,11 @@ def test_a_real_module_is_loaded_where_there_is_no_compiler(
     place = Place(tmp_path, env, answer, answer)
     assert place.module["how"] == "compiled", place.module["log"]
     assert {"kernels", "tvm_ffi", "pkg:nvidia", "sys"} == set(place.module["read"])
-    assert place.servers({}, image(place, tmp_path / "image")) == ["found Function"] * 2
+    (packed,) = ask("sglang_keyed_pack.py", tmp_path, env, INT64, into=str(tmp_path / "packed"))["kernels"]
+    assert {one[0] for one in json.loads(Path(packed["packed"]).with_name("sgl_deps.json").read_text())} == {
+        "kernels",
+        "tvm_ffi",
+    }
+    without = image(place, tmp_path / "image")
+    copy = without | {"SGLANG_JIT_CACHE_DIR": str(tmp_path / "packed" / "jit")}
+    assert place.servers({}, without, copy) == ["found Function"] * 3
