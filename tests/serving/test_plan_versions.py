@@ -230,6 +230,7 @@ def test_paths_of_a_kernel(planned: Planned) -> None:
     jit = response["workspace"] + "/cached_ops"
     assert {key: value for key, value in page.items() if key not in ("ninja", "sources")} == {
         "id": 10,
+        "kind": "flashinfer",
         "name": "page",
         "generator": "flashinfer.jit.page:gen_page_module",
         "build_dir": f"{jit}/page",
