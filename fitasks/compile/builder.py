@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Literal, Protocol
 
 from fitasks.base.errors import FitasksError, KernelFailure
 from fitasks.base.files import write_if_changed
-from fitasks.compile import begun, objects
+from fitasks.compile import begun, cute
 from fitasks.compile import receipt as receipts
 from fitasks.compile.failure import failed
 from fitasks.compile.failure.noplace import no_place
@@ -127,7 +127,7 @@ class Builder:
         judged = forced if force else self.judges[kernel.target].refreshed().judge(kernel)
         if judged.verdict == "fresh":
             return Done("fresh")
-        return Done("compiled", objects.make(kernel, self.runner, judged))
+        return Done("compiled", cute.make(kernel, self.runner, judged))
 
     def _make_right(self, kernel: Kernel, judge: Judge, *, force: bool) -> Done:
         judged = judgement("stale", [Reason("forced", "asked for")]) if force else judge.judge(kernel)

@@ -15,7 +15,7 @@ from fitasks.base.errors import EnvironmentProblem
 from fitasks.base.files import sha256_file
 from fitasks.config.generators import may_make_object
 from fitasks.cuda.architecture import is_one, single
-from fitasks.plan.objects import ask_objects
+from fitasks.plan.cute import ask_objects
 from fitasks.processes import interpreter
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from fitasks.compile.judge import objects
+from fitasks.compile.judge import cute
 from fitasks.server.verdict import Verdict, barred
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ def predict(known: Knowledge, kernel: Kernel, place: Place) -> Verdict:
     target = known.plan.targets[kernel.target]
     if obstacle := place.starting(known.plan.server.python, target.root) or place.importing(kernel.workspace):
         return barred(blank, obstacle)
-    if place.opening(kernel.library, kernel.ninja_file) or not kernel.library.is_file() or any(objects.unlike(kernel)):
+    if place.opening(kernel.library, kernel.ninja_file) or not kernel.library.is_file() or any(cute.unlike(kernel)):
         return _missed(known, kernel, place, blank)
     return _loaded(known, kernel, blank)
 

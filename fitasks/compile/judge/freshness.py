@@ -20,7 +20,7 @@ from fitasks.base.files import sha256_text
 from fitasks.compile import begun
 from fitasks.compile import receipt as receipts
 from fitasks.compile.failure import failed
-from fitasks.compile.judge import objects
+from fitasks.compile.judge import cute
 from fitasks.compile.judge.elsewhere import elsewhere
 from fitasks.compile.judge.reasons import Judgement, Reason, judgement
 from fitasks.compile.ninja.ninja import DEPS, LOG
@@ -53,7 +53,7 @@ class Judge:
 
     def judge(self, kernel: Kernel) -> Judgement:
         """The verdict on one kernel, with every reason."""
-        return objects.judge(kernel, self.contents) if kernel.kind == "cute" else self._module(kernel)
+        return cute.judge(kernel, self.contents) if kernel.kind == "cute" else self._module(kernel)
 
     def _module(self, kernel: Kernel) -> Judgement:
         receipt = receipts.read(kernel)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from fitasks.base.errors import FitasksError
 from fitasks.compile import receipt as receipts
-from fitasks.compile.judge import objects
+from fitasks.compile.judge import cute
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -37,7 +37,7 @@ def kernels_on_disk(kernels: Iterable[Kernel], judge: Callable[[Kernel], Judgeme
 def _info(kernel: Kernel, judge: Callable[[Kernel], Judgement]) -> KernelInfo:
     receipt = receipts.read(kernel)
     if receipt is None:  # an object of CuTe-DSL's has one of another shape
-        made = objects.read(kernel) if kernel.kind == "cute" else None
+        made = cute.read(kernel) if kernel.kind == "cute" else None
         fresh = bool(made) and _usable(kernel, judge)
         return KernelInfo(kernel.label, kernel.op, kernel.target, fresh, made.size if made else 0)
     size = receipt.outputs[f"{kernel.name}.so"].size

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING
 from fitasks.base.answers import BuiltObjects
 from fitasks.base.errors import KernelFailure
 from fitasks.base.files import sha256_file
-from fitasks.compile.judge import objects
-from fitasks.compile.judge.objects import ObjectReceipt
-from fitasks.plan.objects import request_for
+from fitasks.compile.judge import cute
+from fitasks.compile.judge.cute import ObjectReceipt
+from fitasks.plan.cute import request_for
 from fitasks.processes import interpreter, sessions
 
 if TYPE_CHECKING:
@@ -44,14 +44,14 @@ def make(kernel: Kernel, runner: Runner, judged: Judgement) -> float:
     if digest != built["sha256"]:
         raise KernelFailure(f"{kernel.label}: {kernel.library.name} was written by somebody else meanwhile")
     now = datetime.now(UTC).isoformat(timespec="seconds")
-    objects.write(kernel, ObjectReceipt(kernel.name, digest, built["size"], kernel.meta, built["seconds"], now))
+    cute.write(kernel, ObjectReceipt(kernel.name, digest, built["size"], kernel.meta, built["seconds"], now))
     return built["seconds"]
 
 
 @contextlib.contextmanager
 def _aside(kernel: Kernel) -> Iterator[None]:
     """An object that is in the way goes aside, for FlashInfer would load it, and comes back if none takes its place."""
-    objects.path_of(kernel).unlink(missing_ok=True)
+    cute.path_of(kernel).unlink(missing_ok=True)
     aside = kernel.library.with_suffix(".fitasks-aside")
     if kernel.library.exists():
         kernel.library.replace(aside)

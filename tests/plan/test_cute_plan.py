@@ -9,8 +9,8 @@ import pytest
 
 from fitasks.config.generators import may_be_called, may_make_object
 from fitasks.config.model import KernelConfig, Position
-from fitasks.plan import objects
-from fitasks.plan.objects import ask_objects
+from fitasks.plan import cute
+from fitasks.plan.cute import ask_objects
 from fitasks.processes.interpreter import NoAnswer
 
 _GATE = "flashinfer.norm.kernels.gate:_get_compiled"
@@ -21,7 +21,7 @@ def asked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, script: str, target: 
     """The mistake of the one kernel."""
     file = tmp_path / "script.py"
     file.write_text(script)
-    monkeypatch.setattr(objects, "_SCRIPT", file)
+    monkeypatch.setattr(cute, "_SCRIPT", file)
     (record,), reads = ask_objects(Path(sys.executable), {}, target, _KERNELS, recorded=False)
     assert record["id"] == 3
     assert reads == []
