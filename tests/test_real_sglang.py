@@ -113,9 +113,7 @@ def test_what_a_trace_says_becomes_an_entry(project: Project, tmp_path: Path) ->
     lines = [heard | kvcache | {"name": "sgl_kernel_jit_kvcache_2048_true"}, heard | odd]
     trace = tmp_path / "trace.jsonl"
     trace.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    said = project.doit("check", "--trace", str(trace), status=1)
-    assert "2 of 2 requested modules are not covered by kernels.yaml" in said
     out = project.doit("import_trace", str(trace), "--write")
     assert "+  kvcache: {op: sglang.jit_kernel.kvcache:_jit_kvcache_module, row_bytes: 2048}" in out
     assert "generator 'sglang.utils:is_in_ci' is no" in out
-    assert "1 of 2 requested modules are not covered" in project.doit("check", "--trace", str(trace), status=1)
+    assert "row_bytes: 2048" in (project.root / "kernels.yaml").read_text()
