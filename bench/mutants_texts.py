@@ -251,13 +251,14 @@ def real_planner(world: Path) -> Callable[..., list[dict[str, Any]]]:
     sys.path.insert(0, str(ROOT / "fitasks" / "serving" / "plan"))
     import plan
     from load_flashinfer import load
+    from plan_requests import VERSION
+    from plan_spec import install_network_guard
 
     load()
-    if guard := getattr(plan, "install_network_guard", None):
-        guard()  # before the watch's hook: what the planner stops itself isn't done
+    install_network_guard()  # before the watch's hook: what the planner stops itself isn't done
 
     def planner(kernels: list[dict[str, Any]], *, sm90: bool = True) -> list[dict[str, Any]]:
-        request = {"version": plan.VERSION, "sm90": sm90}
+        request = {"version": VERSION, "sm90": sm90}
         kernels = [{"id": number, **kernel} for number, kernel in enumerate(kernels)]
         checked = plan._checked(request | {"recorded": True, "kernels": kernels})  # noqa: SLF001
         allowed = plan.Allowed(checked["sm90"], checked["generators"], checked["recorded"])

@@ -13,7 +13,6 @@ Response: as cute_plan.py's; each of "objects" also has "how" ("compiled", "cach
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
 import sys
 import time
@@ -28,6 +27,7 @@ from cute_content import Sources  # noqa: E402
 from cute_objects import call, core, object_record, refuse, warnings_kept  # noqa: E402
 from cute_plan import run  # noqa: E402
 from plan_errors import PlanError  # noqa: E402
+from plan_requests import file_record  # noqa: E402
 from plan_spec import replaced  # noqa: E402
 
 if TYPE_CHECKING:
@@ -102,15 +102,7 @@ def _record(made: Making, sources: Sources) -> dict[str, Any]:
     record = object_record(made.spec, sources)
     how = made.how if record["valid"] else "failed"
     said = {"how": how, "seconds": made.seconds, "message": "; ".join(made.said)}
-    return {**record, **said, **_file(record["path"])}
-
-
-def _file(path: str) -> dict[str, Any]:
-    try:
-        data = Path(path).read_bytes()
-    except OSError:
-        return {"size": 0, "sha256": ""}
-    return {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+    return {**record, **said, **file_record(record["path"])}
 
 
 if __name__ == "__main__":

@@ -20,7 +20,6 @@ is known.
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import sys
 from collections.abc import Callable
@@ -31,12 +30,12 @@ _HERE = str(Path(__file__).resolve().parent)
 sys.path.insert(0, _HERE)
 import cute_content  # noqa: E402
 import cute_functions  # noqa: E402
+import plan_requests  # noqa: E402
 from cute_content import Sources  # noqa: E402
 from cute_device import Device, check_architecture, know_shared_memory, name_architecture, standing_in  # noqa: E402
 from cute_objects import core, loads, object_record, objects_of  # noqa: E402
 from load_flashinfer import import_flashinfer  # noqa: E402
-from plan import VERSION, respond  # noqa: E402
-from plan_errors import FatalError, PlanError, one_line  # noqa: E402
+from plan_requests import kernels_of, read_request, record_of  # noqa: E402
 from plan_spec import confined  # noqa: E402
 
 sys.path[:] = [entry for entry in sys.path if entry != _HERE]
@@ -62,16 +61,11 @@ def main(argv: list[str]) -> int:
 
 def run(argv: list[str], each: Each) -> int:
     """Answer a request with what `each` says of an op and its parameters."""
-    try:
-        request, response = map(Path, argv[:2])
-    except ValueError:
-        print(f"usage: {Path(sys.argv[0]).name} REQUEST.json RESPONSE.json", file=sys.stderr)
-        return 2
-    return respond(response, lambda: _answer(request, each))
+    return plan_requests.run(argv, lambda request: _answer(request, each))
 
 
 def _answer(request: Path, each: Each) -> dict[str, Any]:
-    wanted = _read(request)
+    wanted = read_request(request, _checked)
     named = "CUTE_DSL_ARCH" in os.environ
     name_architecture(wanted.device)
     import_flashinfer()
@@ -80,25 +74,13 @@ def _answer(request: Path, each: Each) -> dict[str, Any]:
     know_shared_memory(wanted.device)
     guard = confined() if wanted.recorded else contextlib.nullcontext()
     with standing_in(wanted.device), guard:
-        return {**head, "kernels": [_one(kernel, each, wanted.load) for kernel in wanted.kernels]}
-
-
-def _read(path: Path) -> Wanted:
-    try:
-        return _checked(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        message = f"{path} is no request for this planner: {one_line(error)}"
-        raise FatalError("request", message, "use the script that belongs to this fitasks") from error
+        kernels = [record_of(one, lambda op, params: each(op, params, wanted.load)) for one in wanted.kernels]
+        return {**head, "kernels": kernels}
 
 
 def _checked(request: dict[str, Any]) -> Wanted:
-    if request["version"] != VERSION:
-        raise ValueError(f"version {request['version']}, not {VERSION}")
     device = Device(str(request["architecture"]), dict(request.get("device") or {}))
-    kernels = [
-        {"id": one["id"], "op": str(one["op"]), "params": dict(one.get("params") or {})} for one in request["kernels"]
-    ]
-    return Wanted(device, kernels, bool(request.get("recorded")), bool(request.get("load")))
+    return Wanted(device, kernels_of(request), bool(request.get("recorded")), bool(request.get("load")))
 
 
 def _head() -> dict[str, Any]:
@@ -119,16 +101,6 @@ def _head() -> dict[str, Any]:
         "packages": cute_content.packages(),
         "strict": getattr(cute, "cute_dsl_strict_cache_key", bool)(),
     }
-
-
-def _one(kernel: dict[str, Any], each: Each, load: bool) -> dict[str, Any]:
-    """One kernel of the request as a record of the response; its mistakes are part of the record."""
-    try:
-        return {"id": kernel["id"], **each(kernel["op"], kernel["params"], load)}
-    except PlanError as error:
-        return {"id": kernel["id"], **error.record()}
-    except Exception as error:  # a FlashInfer unlike those we know must not cost the other kernels
-        return {"id": kernel["id"], **PlanError("generator", f"{kernel['op']}: {one_line(error)}").record()}
 
 
 def planned(op: str, params: dict[str, Any], load: bool) -> dict[str, Any]:

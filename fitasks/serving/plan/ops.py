@@ -25,8 +25,8 @@ import plan_generators as generators  # noqa: E402
 import plan_parameters as parameters  # noqa: E402
 from load_flashinfer import load  # noqa: E402
 from ops_values import accepted_values  # noqa: E402
-from plan import respond  # noqa: E402
 from plan_errors import PlanError  # noqa: E402
+from plan_requests import respond  # noqa: E402
 from plan_sources import GENERATOR, defining_modules  # noqa: E402
 from plan_wrappers import of_wrapper  # noqa: E402
 

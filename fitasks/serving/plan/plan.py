@@ -20,18 +20,15 @@ status 0; or 3, with a response that is {"version": 1, "fatal": {"kind", "messag
 from __future__ import annotations
 
 import contextlib
-import json
-import os
 import sys
-import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 # The script's neighbours are for this script alone: their names must not hide what FlashInfer imports.
 _HERE = str(Path(__file__).resolve().parent)
 sys.path.insert(0, _HERE)
 from load_flashinfer import load  # noqa: E402
-from plan_errors import FatalError, PlanError, one_line  # noqa: E402
+from plan_errors import PlanError, one_line  # noqa: E402
 from plan_generators import (  # noqa: E402
     Generator,
     find_generator,
@@ -43,17 +40,12 @@ from plan_generators import (  # noqa: E402
 )
 from plan_parameters import arguments_for, as_json  # noqa: E402
 from plan_paths import load_condition, refuse_unless_loaded  # noqa: E402
-from plan_reads import Reads  # noqa: E402
+from plan_requests import kernels_of, read_request, run  # noqa: E402
 from plan_sglang import is_sglangs  # noqa: E402
 from plan_sglang import planned as planned_sglang  # noqa: E402
-from plan_spec import confined, generate, install_network_guard, spec_record  # noqa: E402
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
+from plan_spec import confined, generate, spec_record  # noqa: E402
 
 sys.path[:] = [entry for entry in sys.path if entry != _HERE]
-
-VERSION = 1
 
 
 class Allowed(NamedTuple):
@@ -66,59 +58,19 @@ class Allowed(NamedTuple):
 
 def main(argv: list[str]) -> int:
     """Run the script; the exit status."""
-    try:
-        request, response = map(Path, argv[:2])
-    except ValueError:
-        print("usage: plan.py REQUEST.json RESPONSE.json", file=sys.stderr)
-        return 2
-    return respond(response, lambda: _answer(request))
-
-
-def respond(response: Path, make: Callable[[], dict[str, Any]]) -> int:
-    """Write the response that is made, and what it rests on; the exit status."""
-    reads = Reads()
-    reads.start()
-    os.dup2(2, 1)  # FlashInfer and torch print at import; our answer is a file
-    response.unlink(missing_ok=True)  # whoever finds a response finds this run's
-    install_network_guard()
-    try:
-        answer = make()
-    except FatalError as error:
-        print(f"{Path(sys.argv[0]).name}: {error.fields['message']}", file=sys.stderr)
-        _write_atomic(response, {"version": VERSION, "fatal": error.fields})
-        return 3
-    answer["reads"] = reads.noted(str(response.parent), answer["workspace"])
-    _write_atomic(response, {"version": VERSION, **answer})
-    return 0
+    return run(argv, _answer)
 
 
 def _answer(request: Path) -> dict[str, Any]:
-    wanted = _read_request(request)
+    wanted = read_request(request, _checked)
     head = load()
     allowed = Allowed(wanted["sm90"], wanted["generators"], wanted["recorded"])
     return {**head, "kernels": [plan(kernel, allowed) for kernel in wanted["kernels"]]}
 
 
-def _read_request(path: Path) -> dict[str, Any]:
-    try:
-        return _checked(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        message = f"{path} is no request for this planner: {one_line(error)}"
-        raise FatalError("request", message, "use the plan.py that belongs to this fitasks") from error
-
-
 def _checked(request: dict[str, Any]) -> dict[str, Any]:
-    if request["version"] != VERSION:
-        raise ValueError(f"version {request['version']}, not {VERSION}")
-    kernels = [
-        {
-            "id": one["id"],
-            "op": str(one["op"]),
-            "params": dict(one.get("params") or {}),
-            "if_loaded": bool(one.get("if_loaded")),
-        }
-        for one in request["kernels"]
-    ]
+    asked = zip(kernels_of(request), request["kernels"])  # noqa: B905 - strict= came with Python 3.10
+    kernels = [{**kernel, "if_loaded": bool(one.get("if_loaded"))} for kernel, one in asked]
     packages = tuple(map(str, request.get("generators") or ()))
     recorded, sm90 = bool(request.get("recorded")), bool(request.get("sm90", True))
     return {"sm90": sm90, "generators": () if recorded else packages, "recorded": recorded, "kernels": kernels}
@@ -175,20 +127,6 @@ def _generic(generator: Generator, params: dict[str, Any]) -> tuple[Generator, d
 
 def _hopper_only(name: str) -> PlanError:
     return PlanError("skipped", f"{name} is for Hopper only, and sm90 is false")
-
-
-def _write_atomic(path: Path, answer: dict[str, Any]) -> None:
-    descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=str(path.parent))
-    try:
-        with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
-            json.dump(answer, stream)
-            stream.flush()
-            os.fsync(stream.fileno())
-        Path(temporary).chmod(0o644)
-        Path(temporary).replace(path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
 
 
 if __name__ == "__main__":

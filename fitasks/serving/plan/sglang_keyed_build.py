@@ -13,7 +13,6 @@ Response: as sglang_keyed_plan.py's; each kernel also has "how" ("compiled", "ca
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
 import sys
 import time
@@ -26,6 +25,7 @@ sys.path.insert(0, _HERE)
 import sglang_keyed  # noqa: E402
 from plan_errors import PlanError  # noqa: E402
 from plan_parameters import as_json  # noqa: E402
+from plan_requests import file_record  # noqa: E402
 from plan_spec import replaced  # noqa: E402
 from sglang_keyed import Asked, Loaded, part  # noqa: E402
 from sglang_keyed_plan import run  # noqa: E402
@@ -102,15 +102,7 @@ def _record(making: Making, asked: Asked) -> dict[str, Any]:
     found = sglang_keyed.record(asked)
     how = making.how if found["whole"] else "failed"
     message = making.message or ("" if found["whole"] else "SGLang doesn't find it: a file that it read has changed")
-    return {**found, "how": how, "message": message, "log": making.log, **_file(found["library"])}
-
-
-def _file(path: str) -> dict[str, Any]:
-    try:
-        data = Path(path).read_bytes()
-    except OSError:
-        return {"size": 0, "sha256": ""}
-    return {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+    return {**found, "how": how, "message": message, "log": making.log, **file_record(found["library"])}
 
 
 if __name__ == "__main__":

@@ -19,7 +19,6 @@ the key, too), and the roots below which a leaf's files are looked for;
 from __future__ import annotations
 
 import contextlib
-import json
 import re
 import sys
 from collections.abc import Callable
@@ -28,11 +27,12 @@ from typing import Any, NamedTuple
 
 _HERE = str(Path(__file__).resolve().parent)
 sys.path.insert(0, _HERE)
+import plan_requests  # noqa: E402
 import sglang_keyed  # noqa: E402
 from load_flashinfer import import_flashinfer  # noqa: E402
-from plan import VERSION, respond  # noqa: E402
-from plan_errors import FatalError, PlanError, one_line  # noqa: E402
+from plan_errors import FatalError  # noqa: E402
 from plan_parameters import as_json  # noqa: E402
+from plan_requests import kernels_of, read_request, record_of  # noqa: E402
 from plan_spec import confined  # noqa: E402
 from sglang_keyed import Asked, Loaded  # noqa: E402
 
@@ -68,40 +68,23 @@ def main(argv: list[str]) -> int:
 
 def run(argv: list[str], each: Each) -> int:
     """Answer a request with what `each` says of an op and its parameters."""
-    try:
-        request, response = map(Path, argv[:2])
-    except ValueError:
-        print(f"usage: {Path(sys.argv[0]).name} REQUEST.json RESPONSE.json", file=sys.stderr)
-        return 2
-    return respond(response, lambda: _answer(request, each))
+    return plan_requests.run(argv, lambda request: _answer(request, each))
 
 
 def _answer(request: Path, each: Each) -> dict[str, Any]:
-    wanted = _read(request)
+    wanted = read_request(request, _checked)
     capability = wanted.capability
     if wanted.recorded:  # what a trace names is confined to FlashInfer's cache, too
         import_flashinfer()
     head = _head(wanted, sglang_keyed.environment(capability))
     guard = confined() if wanted.recorded else contextlib.nullcontext()
     with sglang_keyed.standing_in(capability), guard:
-        return {**head, "kernels": [_one(kernel, each, wanted.recorded) for kernel in wanted.kernels]}
-
-
-def _read(path: Path) -> Wanted:
-    try:
-        return _checked(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        message = f"{path} is no request for this planner: {one_line(error)}"
-        raise FatalError("request", message, "use the script that belongs to this fitasks") from error
+        kernels = [record_of(one, lambda op, params: each(op, params, wanted.recorded)) for one in wanted.kernels]
+        return {**head, "kernels": kernels}
 
 
 def _checked(request: dict[str, Any]) -> Wanted:
-    if request["version"] != VERSION:
-        raise ValueError(f"version {request['version']}, not {VERSION}")
-    kernels = [
-        {"id": one["id"], "op": str(one["op"]), "params": dict(one.get("params") or {})} for one in request["kernels"]
-    ]
-    return Wanted(str(request["architecture"]), kernels, bool(request.get("recorded")))
+    return Wanted(str(request["architecture"]), kernels_of(request), bool(request.get("recorded")))
 
 
 def _head(wanted: Wanted, environment: dict[str, Any]) -> dict[str, Any]:
@@ -115,18 +98,6 @@ def _head(wanted: Wanted, environment: dict[str, Any]) -> dict[str, Any]:
         raise FatalError("unsupported", message, "name the architecture that it compiles for as the target")
     versions = {"torch": str(torch.__version__), "tvm_ffi": tvm_ffi.__version__}
     return {**versions, **environment, "workspace": environment["cache"]}
-
-
-def _one(kernel: dict[str, Any], each: Each, recorded: bool) -> dict[str, Any]:
-    """One kernel of the request as a record of the response; its mistakes are part of the record."""
-    try:
-        return {"id": kernel["id"], **each(kernel["op"], kernel["params"], recorded)}
-    except PlanError as error:
-        return {"id": kernel["id"], **error.record()}
-    except FatalError:
-        raise
-    except Exception as error:  # an SGLang unlike those we know must not cost the other kernels
-        return {"id": kernel["id"], **PlanError("generator", f"{kernel['op']}: {one_line(error)}").record()}
 
 
 def planned(op: str, params: dict[str, Any], recorded: bool) -> dict[str, Any]:
