@@ -73,13 +73,14 @@ def sglang(model: str, flags: dict[str, Any], steps: Steps) -> Made:
 
 def vllm(model: str, flags: dict[str, Any], steps: Steps) -> Made:
     theirs = importlib.import_module("vllm")
+    make, sampling_params = theirs.LLM, theirs.SamplingParams  # imported when they are first named
     steps.done("import", version=version("vllm"))
-    engine = theirs.LLM(model=model, **flags)
+    engine = make(model=model, **flags)
     steps.done("engine up")
 
     def ask(prompts: Prompts, sampling: dict[str, Any]) -> list[int]:
         asked: Any = [{"prompt_token_ids": prompt} for prompt in prompts]
-        wanted = theirs.SamplingParams(max_tokens=NEW_TOKENS, detokenize=False, **sampling)
+        wanted = sampling_params(max_tokens=NEW_TOKENS, detokenize=False, **sampling)
         return list(engine.generate(asked, wanted, use_tqdm=False)[0].outputs[0].token_ids)
 
     return ask, lambda: None

@@ -15,7 +15,8 @@ from fitasks.base.border import is_name, number, parse_json
 from fitasks.base.errors import BadInput
 
 VERSION = 1
-_NEVER_LOADED = frozenset({"generated", "started"})  # a compiler is no module
+_NEVER_LOADED = frozenset({"generated", "started", "answering"})  # a compiler is no module, nor is a server
+_ENDED = frozenset({"compiled", "failed", "answering"})
 _MOST_PROCESSES = 1024  # that are told apart; a set that grows with every line costs the square of their number
 _LONGEST_WORD = 1000  # characters; a module's name becomes a directory's, of at most 255
 
@@ -29,12 +30,14 @@ class Requested:
     arguments: dict[str, Any] = field(default_factory=dict)
     unsaid: str = ""  # why kernels.yaml has no way to say the arguments
     kind: str = "nvcc"  # the toolchain, see toolchains.py
-    how: frozenset[str] = frozenset()  # ahead-of-time, cached, compiled, failed, generated, started
+    how: frozenset[str] = frozenset()  # ahead-of-time, cached, compiled, failed, generated, started, answering
     seconds: float = 0.0  # the longest that one process waited
     processes: frozenset[int] = frozenset()
     flashinfer: str = ""
     architectures: str = ""  # "90a"; "" where it isn't known
     place: str = ""  # the first line that says it: "trace.jsonl:3"
+    ended: float = 0.0  # when a process was last done compiling it, in seconds since 1970; 0 where that isn't known
+    late: bool = False  # whether its server was already answering then
 
     @property
     def compiled(self) -> bool:
@@ -76,6 +79,7 @@ def _requested(data: dict[str, Any]) -> Requested:
         processes=frozenset({_whole(data["pid"])}),
         flashinfer=_word(data.get("flashinfer") or "", empty=True),
         architectures=_word(data.get("architectures") or "", empty=True),
+        ended=float(number(data.get("time") or 0.0)) if data["how"] in _ENDED else 0.0,
     )
 
 
@@ -112,4 +116,6 @@ def together(one: Requested, other: Requested) -> Requested:
         how=one.how | other.how,
         seconds=max(one.seconds, other.seconds),
         processes=one.processes | other.processes if len(one.processes) < _MOST_PROCESSES else one.processes,
+        ended=max(one.ended, other.ended),
+        late=one.late or other.late,
     )

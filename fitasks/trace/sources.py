@@ -8,8 +8,9 @@ FLASHINFER_JIT_BUILD_LOG (server/buildlog.py), which has seconds, too.
 
 from __future__ import annotations
 
+import math
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from fitasks.base.border import read_lines
@@ -18,6 +19,7 @@ from fitasks.plan.caches import CACHED_OPS, LOCKS
 from fitasks.plan.modules import toolchain_named, toolchain_of
 from fitasks.server import buildlog
 from fitasks.trace.model import Requested, identity, parse, together
+from fitasks.trace.toolchains import SERVER
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -136,7 +138,13 @@ def _file(path: Path) -> tuple[list[Requested], list[str]]:
             "\n".join([f"{path} names no FlashInfer module", *notes]),
             remedy="record the server: python -m fitasks.record -o trace.jsonl -- <its command>",
         )
-    return list(found.values()), notes
+    return _timed(list(found.values())), notes
+
+
+def _timed(found: list[Requested]) -> list[Requested]:
+    """Those of one server, by whether it was already answering when it was done with them."""
+    begin = max((one.ended for one in found if one.kind == SERVER), default=math.inf)
+    return [replace(one, late=one.kind != SERVER and one.ended > begin) for one in found]
 
 
 def _of_log(line: str) -> Iterator[Requested]:

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from fitasks.trace.model import Requested
 
 COMPILER = "compiler"  # not a toolchain: processes that Python started, for whichever of them
+SERVER = "server"  # nor is this: when it began to answer
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,9 @@ TOOLCHAINS = {
         "SGLang's own JIT", "~/.cache/tvm-ffi, or ~/.cache/sglang/jit of newer versions", ahead=True
     ),
     "triton": KnownToolchain("Triton", "TRITON_CACHE_DIR (~/.triton/cache)"),
+    "torch-compile": KnownToolchain("torch.compile, tracing", ""),
+    "inductor": KnownToolchain("torch.compile, Inductor", "TORCHINDUCTOR_CACHE_DIR, vLLM's in ~/.cache/vllm"),
+    "autotuning": KnownToolchain("FlashInfer, autotuning", "~/.cache/vllm/flashinfer_autotune_cache by vLLM"),
     "tirx": KnownToolchain("FlashInfer, TIRx", "cached_ops"),
     "other": KnownToolchain("others of FlashInfer"),
 }
@@ -52,14 +56,17 @@ class Waited:
     modules: int
     compiled: int  # the rest was there
     seconds: float  # of those that were compiled
+    late: float  # of these seconds, those when the server was already answering
 
 
 def waited(requested: Sequence[Requested]) -> list[Waited]:
     """By toolchain, the longest wait first."""
     found = []
-    for kind in dict.fromkeys(one.kind for one in requested if one.kind != COMPILER):
+    for kind in dict.fromkeys(one.kind for one in requested if one.kind not in {COMPILER, SERVER}):
         of_kind = [one for one in requested if one.kind == kind and one.loaded]
         compiled = [one for one in of_kind if one.compiled]
         toolchain = TOOLCHAINS.get(kind.replace("_", "-"), KnownToolchain(kind))
-        found.append(Waited(toolchain, len(of_kind), len(compiled), sum(one.seconds for one in compiled)))
+        seconds = sum(one.seconds for one in compiled)
+        late = sum(one.seconds for one in compiled if one.late)
+        found.append(Waited(toolchain, len(of_kind), len(compiled), seconds, late))
     return sorted((one for one in found if one.modules), key=lambda one: -one.seconds)

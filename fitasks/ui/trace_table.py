@@ -45,7 +45,8 @@ def _waits(found: Coverage) -> Iterator[str]:
         return
     yield "what this server waited for, each module by the process that waited longest:"
     for one in found.waited:
-        made = f", {one.compiled} of them compiled in {one.seconds:.1f} s{_advice(one)}" if one.compiled else ""
+        late = f", {one.late:.1f} s of it while it was already answering" if one.late >= _SHORTEST else ""
+        made = f", {one.compiled} of them compiled in {one.seconds:.1f} s{late}{_advice(one)}" if one.compiled else ""
         yield f"  {one.toolchain.title}: {one.modules} module{'s'[: one.modules != 1]}{made}"
     if found.compilers:
         counts = Counter(name.partition(" ")[0] for name in found.compilers)

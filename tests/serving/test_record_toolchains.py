@@ -234,3 +234,77 @@ def test_what_a_server_waited_for_is_told_by_toolchain(tmp_path: Path) -> None:
 def test_a_server_that_compiled_nothing_waited_for_nothing(tmp_path: Path) -> None:
     found = coverage(traced(tmp_path, line_of("page", "nvcc", "cached", 0.1)), {}, None)
     assert not any("waited" in line for line in covered(found, "kernels.yaml"))
+
+
+COMPILED = """
+import torch
+@torch.compile
+def squared(x):
+    return x @ x
+squared(torch.ones(8, 8))
+torch._dynamo.reset()
+squared(torch.ones(8, 8))
+"""
+
+
+@pytest.mark.usefixtures("torch")
+def test_torch_compile_is_told_of_by_function_and_graph(tmp_path: Path) -> None:
+    """By real torch on the CPU; the second time Inductor finds what it has kept."""
+    env = {"TORCHINDUCTOR_CACHE_DIR": str(tmp_path), "TORCHINDUCTOR_COMPILE_THREADS": "1"}
+    lines, said = recorded(tmp_path, COMPILED, **env, TORCHINDUCTOR_AUTOGRAD_CACHE="0")
+    assert "fitasks" not in said
+    told = [(line["kind"], line["name"], line["how"]) for line in lines]
+    assert told[:2] == [("inductor", "graph 0", "compiled"), ("torch-compile", "squared", "compiled")]
+    assert ("inductor", "graph 1", "cached") in told
+
+
+# As flashinfer.autotuner and uvicorn.server are, as far as they are wrapped.
+SEARCHED = """
+import asyncio, time
+from flashinfer.autotuner import AutoTuner
+from uvicorn.server import Server
+import triton.knobs
+tuner = AutoTuner()
+tuner.is_tuning_mode = False
+tuner.choose_one("gemm")
+tuner.is_tuning_mode = True
+tuner.choose_one("gemm")
+asyncio.run(Server().startup())
+tuner.choose_one("gemm late")
+"""
+AUTOTUNER = """
+import time, fitasks_lines
+class AutoTuner:
+    def choose_one(self, custom_op, runners=(), **more):
+        time.sleep(0.06)
+        fitasks_lines.write(fitasks_lines.os.environ["FITASKS_RECORD"], "tried", "nvcc", "compiled", seconds=0.01)
+        return custom_op
+"""
+
+
+def test_searches_and_when_a_server_answers(tmp_path: Path) -> None:
+    for name, text in (
+        ("flashinfer/__init__.py", ""),
+        ("uvicorn/__init__.py", ""),
+        ("triton/__init__.py", ""),
+        ("flashinfer/autotuner/__init__.py", "from .autotuner import AutoTuner"),
+        ("flashinfer/autotuner/autotuner.py", AUTOTUNER),
+        ("uvicorn/server.py", "class Server:\n    async def startup(self, sockets=None): pass\n"),
+        ("triton/knobs.py", "class compilation:\n    listener = None\n"),
+    ):
+        file = tmp_path / "site" / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text)
+    lines, said = recorded(tmp_path, SEARCHED, tmp_path / "site")
+    assert "fitasks" not in said
+    told = [(line["kind"], line["name"]) for line in lines if line["kind"] != "nvcc"]
+    assert told == [("autotuning", "gemm"), ("server", "uvicorn"), ("autotuning", "gemm late")]
+    assert 0.04 < lines[2]["seconds"] < 0.06, "without the seconds of what was compiled meanwhile"
+    found = read_sources([tmp_path / "trace.jsonl"]).requested
+    assert {one.name: one.late for one in found} == {"tried": True, "gemm": False, "uvicorn": False, "gemm late": True}
+    table = list(covered(coverage(found, {}, None), "kernels.yaml"))
+    assert any(
+        line.startswith("  FlashInfer, autotuning: 2 modules, 2 of them compiled in 0.1 s, 0.1 s of it while")
+        for line in table
+    )
+    assert not any("uvicorn" in line for line in table)

@@ -6,6 +6,7 @@ import json
 import os
 import sys
 import time
+from _thread import get_ident
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -17,6 +18,12 @@ if TYPE_CHECKING:
 _LONGEST = 4000  # bytes of a line: one write of less than a page isn't torn by another process's
 _RANKS = ("LOCAL_RANK", "OMPI_COMM_WORLD_RANK", "SGLANG_TP_RANK", "VLLM_DP_RANK")
 NOBODYS: Origin = ("", {}, "")
+_told_of: dict[int, float] = {}  # thread → seconds
+
+
+def told_of() -> float:
+    """Seconds that this thread has waited for, by its lines so far."""
+    return _told_of.get(get_ident(), 0.0)
 
 
 def write(trace: str, name: str, kind: str, how: str, *, seconds: float = 0.0, origin: Origin = NOBODYS) -> None:
@@ -35,8 +42,9 @@ def write(trace: str, name: str, kind: str, how: str, *, seconds: float = 0.0, o
         "pid": os.getpid(),
         "rank": _rank(),
         "flashinfer": str(_said_by("flashinfer.version", "__version__")),
-        "architectures": getattr(_said_by("flashinfer.jit.env", "FLASHINFER_WORKSPACE_DIR"), "name", ""),
+        "architectures": _architectures(),
     }
+    _told_of[get_ident()] = told_of() + seconds
     line = json.dumps(record)
     if len(line) >= _LONGEST:
         line = json.dumps(dict(record, arguments={}, unsaid="its arguments are too long to be noted"))
@@ -45,6 +53,12 @@ def write(trace: str, name: str, kind: str, how: str, *, seconds: float = 0.0, o
         os.write(descriptor, line.encode() + b"\n")
     finally:
         os.close(descriptor)
+
+
+def _architectures() -> str:
+    """The last part of FlashInfer's workspace, which is its version where it sees neither a GPU nor a list of them."""
+    last = getattr(_said_by("flashinfer.jit.env", "FLASHINFER_WORKSPACE_DIR"), "name", "")
+    return "" if last == _said_by("flashinfer.version", "__version__") else str(last)
 
 
 def _said_by(module: str, name: str) -> Any:

@@ -1,7 +1,7 @@
 """Waits for modules that compile to be imported, then has what they compile noted.
 
-FlashInfer's by fitasks_notes.py, those of other toolchains by fitasks_toolchains.py, and each compiler that a process
-starts by itself.
+FlashInfer's by fitasks_notes.py, those of other toolchains by fitasks_toolchains.py, what else a server waits for by
+fitasks_waits.py, and each compiler that a process starts by itself.
 
 Standard library only, and little of it: this runs in every process of a recorded server.
 """
@@ -24,6 +24,11 @@ _WATCHED = {
     "sglang.kernels.jit.utils.compile.loader": ("fitasks_toolchains", "sglang_kernels"),
     "triton.knobs": ("fitasks_toolchains", "triton"),
     "cutlass.cute": ("fitasks_toolchains", "cute"),
+    "torch._dynamo.convert_frame": ("fitasks_waits", "dynamo"),
+    "torch._inductor.compile_fx": ("fitasks_waits", "inductor"),
+    "flashinfer.autotuner": ("fitasks_waits", "flashinfer_autotuner"),
+    "flashinfer.autotuner.autotuner": ("fitasks_waits", "flashinfer_autotuner"),
+    "uvicorn.server": ("fitasks_waits", "uvicorn"),
 }
 _trace = ""
 
