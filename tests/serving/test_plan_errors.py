@@ -507,6 +507,12 @@ def test_neighbours_do_not_hide_packages(bare_python: str, tmp_path: Path) -> No
     assert message.endswith("ImportError: False")
 
 
+def test_the_garbage_collector_rests_during_the_import(bare_python: str, tmp_path: Path) -> None:
+    text = "import gc; raise ImportError(gc.isenabled())"
+    message = fatal(bare_python, tmp_path, torch=TORCH, flashinfer=text)["message"]
+    assert message.endswith("ImportError: False")
+
+
 @pytest.mark.parametrize("request_text", ["", "[]", '{"version": 2, "kernels": []}', '{"version": 1}'])
 def test_bad_request(bare_python: str, tmp_path: Path, request_text: str) -> None:
     (tmp_path / "wrong.json").write_text(request_text)
