@@ -439,6 +439,7 @@ kernels: {}
 # What FlashInfer's own functions call the modules: of the project below, and of vLLM's calls on Hopper with a 16-bit and
 # an fp8 cache, the arguments in the order of FlashInfer's wrappers. Then the planner, in the same process.
 NAMES = """
+import gc; gc.disable()
 import json, runpy, sys, torch
 from flashinfer.jit.attention import modules
 from flashinfer.jit.xqa import gen_xqa_module
