@@ -52,13 +52,13 @@ def import_flashinfer() -> None:
                 f"import {module} fails in {sys.executable}: No module named {module!r}",
                 f"install {package} there, or name the server's own interpreter as serving.python",
             )
-    with _uncollected():
+    with uncollected():
         _import("torch")
         _import_flashinfer()
 
 
 @contextlib.contextmanager
-def _uncollected() -> Iterator[None]:
+def uncollected() -> Iterator[None]:
     """Keep the garbage collector from what is imported: looking at it again and again, and at exit, is a third."""
     gc.disable()
     try:
