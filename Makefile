@@ -71,8 +71,9 @@ clean:
 	rm -rf .venv .venv-* .fitasks .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
 # The environment is made, or brought up to date, only when pyproject.toml's text has changed. pip's own progress is for
-# a terminal; elsewhere a line every 30 s tells that something happens.
-INSTALL = $(VENV)/bin/python -m pip install --disable-pip-version-check -e '.[$(EXTRAS)]'
+# a terminal; elsewhere a line every 30 s tells that something happens. Byte code is left to the first import: pip makes
+# it for every module of torch and its like, on one core, for more than a minute.
+INSTALL = $(VENV)/bin/python -m pip install --disable-pip-version-check --no-compile -e '.[$(EXTRAS)]'
 $(VENV)/.made-for: pyproject.toml
 	@test -x $(VENV)/bin/python || $(PYTHON3) -m venv $(VENV)
 	@cmp -s pyproject.toml $@ || if [ -t 1 ]; then $(INSTALL); else \

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from tests.doit_project import Project
+from tests.serving.cute_server import GATE, LOADED, served
 
 pytestmark = pytest.mark.real
 
-GATE = "flashinfer.norm.kernels.rmsnorm_sigmoid_gate"
 _KERNELS = f"""\
 targets: ["9.0a"]
 kernels:
@@ -33,18 +31,6 @@ kernels:
     weight_bias: 0.0
     enable_pdl: true
     sm_version: 90
-"""
-# A server's first calls; it may not compile.
-_SERVER = f"""
-import importlib, os
-os.environ["CUTE_DSL_ARCH"] = "sm_90a"
-from cutlass import cute
-def compile(*args, **kwargs):
-    raise SystemExit("it compiles")
-type(cute.compile).__call__ = compile
-module = importlib.import_module({GATE!r})
-for heads in (8, 4):
-    print("loaded", module._get_compiled(heads, 1024, 1024, 16, 4, 1))
 """
 
 
@@ -70,16 +56,11 @@ def objects(project: Project) -> list[Path]:
     return sorted(project.cached_ops.glob("*_cute_dsl/*.o"))
 
 
-def server(project: Project, **env: str) -> str:
-    command = [sys.executable, "-c", _SERVER]
-    return subprocess.run(command, env=project.env | env, capture_output=True, text=True, check=False).stdout
-
-
 def test_flashinfer_finds_them_and_compiles_nothing(project: Project) -> None:
-    env = {"FLASHINFER_CUDA_ARCH_LIST": "9.0a"}
     assert states(project, "gate*") == ["cached", "cached"]
-    assert server(project, **env).count("loaded") == 2
-    assert server(project, **env, FLASHINFER_DISABLE_JIT="1").count("loaded") == 2
+    env = project.env | {"FLASHINFER_CUDA_ARCH_LIST": "9.0a"}
+    empty = {"FLASHINFER_WORKSPACE_BASE": str(project.root / "empty")}
+    assert served(env, {}, {"FLASHINFER_DISABLE_JIT": "1"}, empty) == [LOADED, LOADED, ["it compiles"]]
 
 
 def test_a_second_doit_compiles_nothing(project: Project) -> None:

@@ -26,6 +26,7 @@ kernels:
 """
 # A server's first call that needs it, in a process that finds no compiler; a GPU is needed for the answer about it only.
 _SERVER = """
+import gc; gc.disable()
 import subprocess, torch
 subprocess.Popen = None
 torch.cuda.current_device, torch.cuda.get_device_capability = lambda: 0, lambda device: (9, 0)

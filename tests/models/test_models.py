@@ -9,7 +9,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 
@@ -21,8 +21,8 @@ from fitasks.models.facts import Facts, read_facts
 from fitasks.models.kernels import answers
 from fitasks.plan.plan import effective
 from fitasks.plan.server import Package, Server
-from tests.doit_project import Project
-from tests.serving.planner_runs import PLAN, environment, request_of, run
+from tests.doit_project import Planned, Project
+from tests.serving.planner_runs import PLAN, environment, request_of
 
 CONFIGS = Path(__file__).parent / "configs"
 DENSE = ["llama-3.1-8b", "llama-3.2-1b", "qwen2.5-7b", "qwen3-8b", "mistral-7b-v0.1", "gemma-2-9b", "gemma-3-4b"]
@@ -436,74 +436,74 @@ models:
 kernels: {}
 """
 
-# What FlashInfer's own functions call these modules.
+# What FlashInfer's own functions call the modules: of the project below, and of vLLM's calls on Hopper with a 16-bit and
+# an fp8 cache, the arguments in the order of FlashInfer's wrappers. Then the planner, in the same process.
 NAMES = """
-import json, torch
-from flashinfer.jit.attention import modules
-half, fp8, i32 = torch.bfloat16, torch.float8_e4m3fn, torch.int32
-prefill = lambda kv, dim: modules.get_batch_prefill_uri("fa2", half, kv, half, i32, dim, dim, 0, False, False, False)
-print(json.dumps([prefill(half, 128), prefill(half, 256), prefill(fp8, 256)]))
-"""
-
-
-@pytest.fixture
-def project(tmp_path: Path) -> Project:
-    made = Project.make(tmp_path, KERNELS)
-    for name, config in (("llama", "llama-3.1-8b"), ("gemma", "gemma-2-9b")):
-        (made.root / name).mkdir()
-        shutil.copy(CONFIGS / f"{config}.json", made.root / name / "config.json")
-    return made
-
-
-@pytest.mark.usefixtures("flashinfer")
-def test_planned_under_the_names_that_flashinfer_gives(project: Project) -> None:
-    listed = project.doit("list", "--all")
-    for label in ("llama.sampling@80", "llama.sampling@90a", "gemma.paged-fa2-bf16-kv_e4m3-d256@80"):
-        assert f"kernel:{label} " in listed
-    assert "llama.ragged" not in listed.replace("llama.ragged-fa2-bf16-d128@80", ""), "not on Hopper"
-    told = subprocess.run(
-        [sys.executable, "-c", NAMES],
-        env=project.env | {"FLASHINFER_CUDA_ARCH_LIST": "8.0"},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    expected = {f"{name}_kv_stride_equal" for name in json.loads(told.stdout.splitlines()[-1])}
-    plan = json.loads((project.root / ".fitasks" / "plan.json").read_text())
-    planned = {kernel["name"] for kernel in plan["kernels"] if kernel["op"] == "batch_prefill"}
-    assert planned == expected
-
-
-# vLLM's calls on Hopper, with a 16-bit and an fp8 cache; the arguments in the order of FlashInfer's wrappers.
-HOPPERS = """
-import json, torch
+import gc; gc.disable()
+import json, runpy, sys, torch
 from flashinfer.jit.attention import modules
 from flashinfer.jit.xqa import gen_xqa_module
 half, fp8, i32 = torch.bfloat16, torch.float8_e4m3fn, torch.int32
-prefill = lambda backend, q, kv: modules.get_batch_prefill_uri(backend, q, kv, half, i32, 128, 128, 0, *3 * [False])
+prefill = lambda backend, q, kv, dim=128: modules.get_batch_prefill_uri(backend, q, kv, half, i32, dim, dim, 0, *3 * [False])
 xqa = lambda kv: gen_xqa_module(half, kv, 16, 128, 4, False, half, 1).name
-names = [prefill("fa3", half, half), prefill("fa2", half, half), xqa(half)]
-print(json.dumps([*names, prefill("fa3", fp8, fp8), prefill("fa2", half, fp8), xqa(fp8)]))
+ours = [prefill("fa2", half, half), prefill("fa2", half, half, 256), prefill("fa2", half, fp8, 256)]
+vllms = [prefill("fa3", half, half), prefill("fa2", half, half), xqa(half)]
+vllms += [prefill("fa3", fp8, fp8), prefill("fa2", half, fp8), xqa(fp8)]
+print(json.dumps([ours, vllms]), flush=True)
+sys.argv[:] = sys.argv[1:]
+runpy.run_path(sys.argv[0], run_name="__main__")
 """
 
 
-@pytest.mark.usefixtures("flashinfer")
-def test_vllms_modules_on_hopper_are_planned_under_the_names_that_flashinfer_gives(tmp_path: Path) -> None:
+class Names(NamedTuple):
+    project: list[str]
+    vllm: list[str]
+    planned: list[str]  # for vLLM
+
+
+@pytest.fixture(scope="module")
+def names(tmp_path_factory: pytest.TempPathFactory, flashinfer: Path) -> Names:
+    directory = tmp_path_factory.mktemp("names")
     told = [
         answer("llama-3.1-8b", "9.0", "vllm", version="0.26.0", kv_cache_dtype=kv, **HOPPER)
         for kv in ("auto", "fp8_e4m3")
     ]
     wanted = [(entry.op, dict(entry.params)) for one in told for entry in one.entries if entry.op != "sampling"]
-    env = environment(tmp_path)
-    _, response = run(PLAN, request_of(*wanted), tmp_path / "planned", env)
-    said = subprocess.run([sys.executable, "-c", HOPPERS], env=env, capture_output=True, text=True, check=True)
-    expected = json.loads(said.stdout.splitlines()[-1])
-    assert [kernel["name"].removesuffix("_kv_stride_equal") for kernel in response["kernels"]] == expected
+    (directory / "request.json").write_text(json.dumps(request_of(*wanted)))
+    command = [sys.executable, "-c", NAMES, str(PLAN), "request.json", str(directory / "response.json")]
+    env = environment(directory)
+    said = subprocess.run(command, cwd=directory, env=env, capture_output=True, text=True, check=True)
+    planned = [kernel["name"] for kernel in json.loads((directory / "response.json").read_text())["kernels"]]
+    ours, vllms = json.loads(said.stdout.splitlines()[-1])
+    return Names(ours, vllms, planned)
 
 
-@pytest.mark.usefixtures("flashinfer")
+def with_models(project: Project) -> None:
+    for name, config in (("llama", "llama-3.1-8b"), ("gemma", "gemma-2-9b")):
+        (project.root / name).mkdir()
+        shutil.copy(CONFIGS / f"{config}.json", project.root / name / "config.json")
+
+
+@pytest.fixture
+def project(planned: Planned) -> Project:
+    return planned.project(KERNELS, with_models)
+
+
+def test_planned_under_the_names_that_flashinfer_gives(project: Project, names: Names) -> None:
+    listed = project.doit("list", "--all")
+    for label in ("llama.sampling@80", "llama.sampling@90a", "gemma.paged-fa2-bf16-kv_e4m3-d256@80"):
+        assert f"kernel:{label} " in listed
+    assert "llama.ragged" not in listed.replace("llama.ragged-fa2-bf16-d128@80", ""), "not on Hopper"
+    plan = json.loads((project.root / ".fitasks" / "plan.json").read_text())
+    planned = {kernel["name"] for kernel in plan["kernels"] if kernel["op"] == "batch_prefill"}
+    assert planned == {f"{name}_kv_stride_equal" for name in names.project}
+
+
+def test_vllms_modules_on_hopper_are_planned_under_the_names_that_flashinfer_gives(names: Names) -> None:
+    assert [name.removesuffix("_kv_stride_equal") for name in names.planned] == names.vllm
+
+
 def test_a_changed_config_json_is_planned_anew(project: Project) -> None:
-    project.doit("list")
     assert "planning" not in project.doit("list") + project.stderr
     config = project.root / "llama" / "config.json"
     config.write_text(config.read_text().replace('"num_attention_heads": 32', '"num_attention_heads": 64'))
@@ -511,7 +511,6 @@ def test_a_changed_config_json_is_planned_anew(project: Project) -> None:
     assert "planning" in project.stderr
 
 
-@pytest.mark.usefixtures("flashinfer")
 def test_norm_is_planned_where_flashinfer_loads_its_module(project: Project) -> None:
     """This environment has nvidia-cutlass-dsl, whose kernels FlashInfer prefers."""
     why = "norm: CuTe-DSL, compiled in memory by each process"
@@ -529,7 +528,6 @@ def test_norm_is_planned_where_flashinfer_loads_its_module(project: Project) -> 
     assert "left out" not in project.doit("explain_models")
 
 
-@pytest.mark.usefixtures("flashinfer")
 def test_explained(project: Project) -> None:
     out = project.doit("explain_models")
     assert "llama on sglang, 8.0 (targets: 8.0)\n  attention: flashinfer; otherwise FlashInfer [sglang/srt/" in out
@@ -555,7 +553,9 @@ def test_the_installed_engine_is_the_one_that_serves() -> None:
     assert planned_versions("unknown", "") == planned_versions("", "") == [""]
 
 
-def test_mistakes_name_their_place(project: Project) -> None:
+def test_mistakes_name_their_place(tmp_path: Path) -> None:
+    project = Project.make(tmp_path, KERNELS)
+    with_models(project)
     (project.root / "llama" / "config.json").unlink()
     project.doit("list", status=2)
     assert "kernels.yaml:4:3: models.llama.config: " in project.stderr

@@ -36,7 +36,7 @@ def copied(installed: Path, site: Path) -> Path:
     third_party = {"cutlass", "spdlog", "cccl"}
 
     def skipped(directory: str, names: list[str]) -> set[str]:
-        return {"__pycache__"} | (third_party if Path(directory) == installed / "data" else set()) & set(names)
+        return (third_party if Path(directory) == installed / "data" else set()) & set(names)
 
     shutil.copytree(installed, package, copy_function=ours, ignore=skipped)
     for name in third_party & {entry.name for entry in (installed / "data").iterdir()}:

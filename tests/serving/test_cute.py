@@ -14,9 +14,9 @@ from typing import Any, NamedTuple
 import pytest
 
 from fitasks.record import variables
+from tests.serving.cute_server import GATE, LOADED, served
 from tests.serving.planner_runs import PLAN, environment, run
 
-GATE = "flashinfer.norm.kernels.rmsnorm_sigmoid_gate"
 TOPK = "flashinfer.topk_varlen.topk_varlen"
 GATED = {"x_token_stride": 1024, "gate_token_stride": 1024, "lanes": 16, "warps": 4, "cluster": 1}
 RESIDUAL = "flashinfer.norm.kernels.gated_residual_rmsnorm:_get_compiled"
@@ -55,18 +55,6 @@ MISTAKES: list[tuple[str, dict[str, Any], str, str]] = [
     (f"{TOPK}:_compile_gvr", {"cute_dtype": "Float33"}, "bad_value", "CuTe-DSL (did you mean Float32?)"),
     (MULTIPROCESSORS, {"device_index": 0}, "device", "_num_sms: it depends on the GPU's multi_processor_count"),
 ]
-# What a server does, and nothing of ours; it may not compile.
-SERVER = f"""
-import importlib, os, sys
-os.environ["CUTE_DSL_ARCH"] = "sm_90a"
-from cutlass import cute
-def compile(*args, **kwargs):
-    raise SystemExit("it compiles")
-type(cute.compile).__call__ = compile
-module = importlib.import_module({GATE!r})
-for heads in (8, 4):
-    print(type(module._get_compiled(heads, 1024, 1024, 16, 4, 1)).__name__)
-"""
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -165,8 +153,7 @@ def test_flashinfer_finds_them_in_another_process_and_place(cache: Path, tmp_pat
     trace = tmp_path / "trace.jsonl"
     env = environment(cache)
     env |= variables(trace, env)
-    done = subprocess.run([sys.executable, "-c", SERVER], env=env, capture_output=True, text=True, check=False)
-    assert done.stdout.split() == ["Function"] * 2, done.stderr[-2000:]
+    assert served(env, {}) == [LOADED]
     lines = [json.loads(line) for line in trace.read_text().splitlines()]
     assert [(one["name"], one["kind"], one["how"], one["unsaid"]) for one in lines] == [
         (name, "cute-dsl", "cached", "") for name in NAMES[:2]

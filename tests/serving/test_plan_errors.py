@@ -294,13 +294,13 @@ WITHOUT_DSL = 'import sys\nsys.path[:] = [entry for entry in sys.path if "cutlas
 
 
 @needs_torch
-@pytest.mark.parametrize("version", ["0.6.18.post1", "0.7.4"])
 @pytest.mark.parametrize(
-    ("settings", "planned"),
+    ("version", "settings", "planned"),  # the newest with and without CuTe-DSL's norm: tests/models/test_models.py
     [
-        ({}, False),
-        ({"FLASHINFER_USE_CUDA_NORM": "1"}, True),
-        ({"NO_DSL": "1"}, True),
+        ("0.6.18.post1", {}, False),
+        ("0.6.18.post1", {"FLASHINFER_USE_CUDA_NORM": "1"}, True),
+        ("0.6.18.post1", {"NO_DSL": "1"}, True),
+        ("0.7.4", {"NO_DSL": "1"}, True),
     ],
 )
 def test_what_models_need_is_planned_where_flashinfer_loads_it(
@@ -326,6 +326,7 @@ def test_what_models_need_is_planned_where_flashinfer_loads_it(
 
 # FlashInfer's answer of another architecture's GPUs: a DSL that can't serve them.
 UNSUPPORTED = """
+import gc; gc.disable()
 import runpy, sys
 import flashinfer.norm
 flashinfer.norm._cute_dsl_supports_arch = lambda major, minor: (major, minor) != (9, 0)
@@ -503,6 +504,12 @@ def test_cpu_only_assertion_is_turned_into_what_flashinfer_swallows(bare_python:
 def test_neighbours_do_not_hide_packages(bare_python: str, tmp_path: Path) -> None:
     """The script's own directory is off sys.path before FlashInfer is imported."""
     text = f"import sys; raise ImportError({str(PLAN.parent)!r} in sys.path)"
+    message = fatal(bare_python, tmp_path, torch=TORCH, flashinfer=text)["message"]
+    assert message.endswith("ImportError: False")
+
+
+def test_the_garbage_collector_rests_during_the_import(bare_python: str, tmp_path: Path) -> None:
+    text = "import gc; raise ImportError(gc.isenabled())"
     message = fatal(bare_python, tmp_path, torch=TORCH, flashinfer=text)["message"]
     assert message.endswith("ImportError: False")
 

@@ -26,6 +26,7 @@ ENTRIES: tuple[tuple[str, dict[str, Any]], ...] = (
 )  # fmt: skip
 # SGLang's own way to the first step that needs a compiler, in a process that has none.
 ITSELF = """
+import gc; gc.disable()
 import sys, torch, tvm_ffi.cpp.extension as extension
 extension.build_ninja = lambda build_dir: None
 torch.cuda.current_device, torch.cuda.get_device_capability = lambda: 0, lambda device: (9, 0)

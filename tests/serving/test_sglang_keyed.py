@@ -49,6 +49,7 @@ case $source in *add_constant*) echo // changed >> "$source"; esac
 """
 # SGLang itself, each time in a process of its own, which may ask compilers for their version and start nothing else.
 SERVERS = """
+import gc; gc.disable()
 import json, os, subprocess, sys, torch
 import sglang.kernels.jit.utils.compile.loader
 from sglang.kernels.ops.attention.clamp_position import _jit_clamp_position_module

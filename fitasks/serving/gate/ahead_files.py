@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import functools
+import gc
 import hashlib
 import json
 import multiprocessing
@@ -153,6 +154,7 @@ def apart(doing: str, function: Callable[..., Any], *arguments: Any) -> Any:
 def import_flashinfer() -> str:
     """As a server that may not compile does; its version. Raises UnusableError."""
     os.environ["FLASHINFER_DISABLE_JIT"] = "1"
+    gc.disable()  # it would look at all that is imported again and again
     try:
         with _device_questions_answered():
             import flashinfer.jit
@@ -161,6 +163,7 @@ def import_flashinfer() -> str:
     except BaseException as error:  # a provider for another version raises up to 0.7.0; a package may also exit
         text = " ".join(str(error).split())[:400]
         raise UnusableError(f"import flashinfer fails in {sys.executable}: {type(error).__name__}: {text}") from None
+    gc.freeze()  # nor at exit
     return str(flashinfer.__version__)
 
 

@@ -6,6 +6,7 @@ loaded as it is (load_jit of sglang/jit_kernel/utils/compile.py).
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import importlib
 import os
@@ -91,6 +92,7 @@ def _altered(one: Module) -> str:
 
 def _import() -> str:
     """In a process of its own, as SGLang does before it loads: torch, which brings libcudart, and libtvm_ffi."""
+    gc.disable()  # it would look at all that is imported again and again
     for name in ("torch", "tvm_ffi"):
         try:
             imported = importlib.import_module(name)
@@ -99,6 +101,7 @@ def _import() -> str:
         except BaseException as error:
             text = " ".join(str(error).split())[:400]
             raise UnusableError(f"import {name} fails in {sys.executable}: {type(error).__name__}: {text}") from None
+    gc.freeze()  # nor at exit
     return str(imported.__version__)
 
 

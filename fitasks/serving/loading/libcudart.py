@@ -9,6 +9,7 @@ the loaded library and every LIBRARY. Each library is opened in a child process 
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import subprocess
@@ -32,6 +33,7 @@ def main(arguments: list[str]) -> int:
     """Write the response; the exit status."""
     response, libraries = arguments[0], arguments[1:]
     os.dup2(2, 1)  # torch may print
+    gc.disable()  # it would look at all of torch again and again
     loaded, how = _loaded()
     paths = list(dict.fromkeys([*([loaded] if loaded else []), *libraries]))
     answer = {
@@ -43,6 +45,7 @@ def main(arguments: list[str]) -> int:
     beside = Path(response + ".tmp")
     beside.write_text(json.dumps(answer), encoding="utf-8")
     beside.replace(response)
+    gc.freeze()  # nor at exit
     return 0
 
 

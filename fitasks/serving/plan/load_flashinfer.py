@@ -7,6 +7,7 @@ cannot give: a failure that FlashInfer expects as RuntimeError, and the CUDA_HOM
 from __future__ import annotations
 
 import contextlib
+import gc
 import importlib
 import importlib.util
 import linecache
@@ -51,8 +52,20 @@ def import_flashinfer() -> None:
                 f"import {module} fails in {sys.executable}: No module named {module!r}",
                 f"install {package} there, or name the server's own interpreter as serving.python",
             )
-    _import("torch")
-    _import_flashinfer()
+    with uncollected():
+        _import("torch")
+        _import_flashinfer()
+
+
+@contextlib.contextmanager
+def uncollected() -> Iterator[None]:
+    """Keep the garbage collector from what is imported: looking at it again and again, and at exit, is a third."""
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 def _import(name: str) -> Any:

@@ -29,7 +29,7 @@ _HERE = str(Path(__file__).resolve().parent)
 sys.path.insert(0, _HERE)
 import plan_requests  # noqa: E402
 import sglang_keyed  # noqa: E402
-from load_flashinfer import import_flashinfer  # noqa: E402
+from load_flashinfer import import_flashinfer, uncollected  # noqa: E402
 from plan_errors import FatalError  # noqa: E402
 from plan_parameters import as_json  # noqa: E402
 from plan_requests import kernels_of, read_request, record_of  # noqa: E402
@@ -76,7 +76,8 @@ def _answer(request: Path, each: Each) -> dict[str, Any]:
     capability = wanted.capability
     if wanted.recorded:  # what a trace names is confined to FlashInfer's cache, too
         import_flashinfer()
-    head = _head(wanted, sglang_keyed.environment(capability))
+    with uncollected():  # SGLang imports torch
+        head = _head(wanted, sglang_keyed.environment(capability))
     guard = confined() if wanted.recorded else contextlib.nullcontext()
     with sglang_keyed.standing_in(capability), guard:
         kernels = [record_of(one, lambda op, params: each(op, params, wanted.recorded)) for one in wanted.kernels]
