@@ -103,6 +103,7 @@ class Bench:
         env = {name: text for name, text in clean.items() if name not in _CACHES}
         env |= {"HOME": str(home), "PYTHONUSERBASE": site.getuserbase(), "PYTHONUNBUFFERED": "1"}
         env |= {"TORCHINDUCTOR_CACHE_DIR": str(home / ".cache" / "inductor")}  # by default in /tmp, for all
+        env |= ENGINES[self.engine].variables
         return env | {KEPT[name]: str(self.work / "kept" / name) for name in self.keep}
 
 

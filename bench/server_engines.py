@@ -14,7 +14,7 @@ import importlib
 import json
 import statistics
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -93,6 +93,7 @@ class Known:
     start: Callable[[str, dict[str, Any], Steps], Made]
     flags: dict[str, Any]
     models: dict[str, str]  # what `models:` says of the same flags
+    variables: dict[str, str] = field(default_factory=dict)  # that decide which kernels it takes
 
 
 ENGINES = {
@@ -112,6 +113,8 @@ ENGINES = {
             "max_model_len": 4096, "dtype": "bfloat16", "attention_backend": "FLASHINFER",
         },
         {"attention_backend": "flashinfer"},
+        # Without it vLLM asks NVIDIA's server whether there are cubins, and decodes with XQA only where it answers.
+        {"VLLM_HAS_FLASHINFER_CUBIN": "1"},
     ),
 }  # fmt: skip
 

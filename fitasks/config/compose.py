@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 _MOST_NODES = 20_000  # aliases written out; a real file has hundreds
 _DEEPEST = 40  # PyYAML composes recursively
+_FLOAT = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+\Z")
 _TOO_MANY = f"more than {_MOST_NODES:,} values, aliases written out"
 
 # PyYAML's words → ours, for the mistakes that everybody makes
@@ -46,6 +47,11 @@ def compose(text: str, file: str) -> yaml.Node | None:
         raise unreadable(place, "an escape or directive that means nothing; correct or remove it") from None
     finally:
         loader.dispose()
+
+
+def is_text(word: str) -> bool:
+    """Whether `word` is read as this text where it stands without quotes, and as nothing else."""
+    return bool(_Loader("").resolve(yaml.ScalarNode, word, (True, False)) == "tag:yaml.org,2002:str")  # type: ignore[no-untyped-call]
 
 
 def unreadable(place: Position, text: str) -> ConfigError:
@@ -99,6 +105,10 @@ class _Loader(yaml.SafeLoader):
         _refuse(levels > _DEEPEST, f"nested deeper than {_DEEPEST} levels, aliases written out", mark)
         self.sizes[id(node)] = nodes, levels
         return node
+
+
+# 1e-5, as YAML 1.2, JSON and Python write it, and people do; YAML 1.1 wants a dot and a sign, and would read a text.
+_Loader.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, list("-+.0123456789"))
 
 
 def _refuse(condition: bool, problem: str, mark: yaml.Mark) -> None:

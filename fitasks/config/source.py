@@ -1,7 +1,7 @@
 """kernels.yaml's nodes → plain data, with the place of every key and value.
 
-YAML 1.1 as PyYAML's SafeLoader reads it, except that duplicate keys, dates, unknown tags and keys that aren't
-text are mistakes.
+YAML 1.1 as PyYAML's SafeLoader reads it, except that 1e-5 is a number, and that duplicate keys, dates, unknown tags
+and keys that aren't text are mistakes.
 """
 
 from __future__ import annotations

@@ -8,6 +8,7 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from fitasks.base.errors import EnvironmentProblem
+from fitasks.config.compose import is_text
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -45,6 +46,17 @@ class _Null:
 
     def __repr__(self) -> str:
         return "null"
+
+
+def _written(value: Any) -> Any:
+    """Such that kernels.yaml's reader finds the same: ruamel.yaml leaves `on` and `12:30` without quotes."""
+    if value is None:
+        return _Null()
+    if isinstance(value, str) and not is_text(value):
+        from ruamel.yaml.scalarstring import DoubleQuotedScalarString
+
+        return DoubleQuotedScalarString(value)
+    return value
 
 
 def _null(representer: Any, _value: _Null) -> Any:
@@ -85,7 +97,7 @@ def _entry(yaml: Any, matrix: Matrix) -> Any:
 
 
 def _values(yaml: Any, values: tuple[Any, ...]) -> Any:
-    shown = [_Null() if value is None else value for value in values]
+    shown = [_written(value) for value in values]
     if len(shown) == 1:
         return shown[0]
     several = yaml.seq(shown)

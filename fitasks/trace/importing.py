@@ -113,8 +113,16 @@ def _prove(plan: Plan, text: str, resolved: Sequence[Resolved]) -> None:
         given = {asked_as(str(record.get("name")), str(record.get("kind"))) for record in records}
         wanted = {one.requested.name for one in resolved if one.requested.architectures in {"", arch}}
         if len(records) > len(resolved) or not wanted <= given:
-            lost = ", ".join(sorted(wanted - given)) or "others than were asked for"
-            raise EnvironmentProblem(f"the entries made from the trace would give {lost}; nothing was written")
+            raise EnvironmentProblem(f"{_unlike(wanted - given, records)}; nothing was written")
+
+
+def _unlike(lost: set[str], records: Sequence[Record]) -> str:
+    """Of entries that give other modules than were asked for: which they don't, and the planner's first word on it."""
+    if not lost:
+        return "the entries made from the trace would give more than was asked for"
+    why = next((f": {record['error']['message']}" for record in records if record.get("error")), "")
+    more = f" and {len(lost) - 1} more" * (len(lost) > 1)
+    return f"the entries made from the trace wouldn't give {min(lost)}{more}{why}"
 
 
 def kernels_in(text: str) -> tuple[KernelConfig, ...]:

@@ -124,6 +124,10 @@ def test_module_and_function_as_op() -> None:
 
 
 def test_scalars_keep_their_type() -> None:
+    """1e-5, too, as in Python; YAML 1.1 would have it be a text."""
+    small = load("kernels: {a: {x: [1e-5, -1E+5, 1.5e3, .5e-1, 1.e-6], y: '1e-5', z: 1e}}").kernels
+    assert [kernel.params["x"] for kernel in small] == [1e-5, -1e5, 1.5e3, 0.05, 1e-6]
+    assert (small[0].params["y"], small[0].params["z"]) == ("1e-5", "1e")
     params = load("kernels: {a: {b: true, i: 1, f: 1.5, s: x, n: null, q: '1'}}").kernels[0].params
     expected = {"b": True, "i": 1, "f": 1.5, "s": "x", "n": None, "q": "1"}
     assert {key: (type(value), value) for key, value in params.items()} == {

@@ -53,6 +53,36 @@ def test_none_is_written_as_null(tmp_path: Path) -> None:
     ]
 
 
+WORDS = [
+    "on",
+    "No",
+    "12:30",
+    "0777",
+    "1_000",
+    "1e-05",
+    "1.",
+    ".inf",
+    "2001-01-01",
+    "~",
+    "null",
+    "=",
+    "<<",
+    "plain",
+    "",
+    " x",
+    "a: b",
+]
+NUMBERS = [1e-05, 1e22, -1.5e-07, 0.1, 1.0, 10**12, True, None]
+
+
+@pytest.mark.parametrize("value", [*WORDS, *NUMBERS], ids=repr)
+def test_what_is_written_is_read_as_the_same(value: str | float | bool | None, tmp_path: Path) -> None:
+    file = tmp_path / "kernels.yaml"
+    file.write_text(added("", [Matrix("x", "x", {"a": (value,), "b": (1, value)})]))
+    found = [kernel.params for kernel in load_config(file).kernels]
+    assert repr(found) == repr([{"a": value, "b": 1}, {"a": value, "b": value}])
+
+
 def test_nothing_to_add_changes_nothing() -> None:
     assert added("kernels: {a:   {}}", []) == "kernels: {a:   {}}"
     assert difference("a\n", "a\n", "kernels.yaml") == ""
