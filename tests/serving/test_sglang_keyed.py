@@ -10,6 +10,7 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -239,6 +240,26 @@ def test_fitasks_finds_what_sglang_finds(place: Place, tmp_path: Path) -> None:
     assert (changed.kind, changed.subject) == ("changed", "toolkit:include/cuda.h")
     shutil.copy(place.root / "cuda" / "include" / "cuda.h", tmp_path / "include" / "cuda.h")
     assert found(place, {"toolkit": str(tmp_path)}).library == Path(place.module["library"])
+
+
+ANOTHER = """
+import sys, types
+sys.path.insert(0, {directory!r})
+import plan_keyed, plan_errors
+words = dict(_DEPS_KEY_PREFIX="deps-", _DEPS_FILE="sgl_deps.json", _LOCK_FILE=".lock", _DepEntry=lambda *words: words)
+another = types.SimpleNamespace(**words, _deps_key=lambda entries: "another")
+plan_keyed.part = lambda name: another
+try:
+    plan_keyed._refuse_another_rule()
+except plan_errors.PlanError as error:
+    print(error)
+"""
+
+
+def test_an_sglang_with_another_rule_is_not_planned_for() -> None:
+    command = [sys.executable, "-c", ANOTHER.format(directory=str(PLAN.parent))]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout == "this SGLang keeps its modules in a way that isn't known\n"
 
 
 def found(place: Place, roots: dict[str, str]) -> Found:
