@@ -43,7 +43,7 @@ KNOWN = ("plan", "compile", "server")
 
 # What ui takes at run time, of rooms that act or ask processes: names, readers of logs, what is remembered. Fewer is
 # better.
-READ_BY_UI = "compile.journal compile.judge.cute compile.pool.usage config.shorthands compile.receipt plan.modules plan.offers processes.sessions server.jitlog trace.toolchains"
+READ_BY_UI = "compile.journal compile.judge.engine_receipt compile.pool.usage config.shorthands compile.receipt plan.modules plan.offers processes.sessions server.jitlog trace.toolchains"
 
 
 @cache

@@ -200,6 +200,7 @@ def planned(border: Border) -> Callable[[], object]:
             "needs": ["cuda.h"],
             "commands": {"V13": [["-O3"]]},
             "overruled": {},
+            "host": [],
             "not_loaded": [{"entry": "norm", "target": "9.0a", "why": "CuTe-DSL"}],
             "reads": _READS,
         }

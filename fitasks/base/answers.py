@@ -91,7 +91,8 @@ class Planned(TypedDict):
     lock: str
     sources: list[str]
     aot: list[Found]
-    kind: NotRequired[Literal["flashinfer", "sglang", "cute"]]
+    kind: NotRequired[Literal["flashinfer", "sglang", "sglang-keyed"]]
+    meta: NotRequired[str]
     texts: NotRequired[dict[str, str]]
     note: NotRequired[str]
 
@@ -139,6 +140,27 @@ class BuiltObjects(TypedDict):
     """cute_build.py."""
 
     kernels: list[MadeObjects | Refused]
+
+
+class BuiltModule(TypedDict):
+    """sglang_keyed_build.py: how is compiled, cached or failed."""
+
+    id: int
+    directory: str
+    library: str
+    how: str
+    seconds: float
+    message: str
+    log: str
+    size: int
+    sha256: str
+
+
+class BuiltModules(TypedDict):
+    """sglang_keyed_build.py."""
+
+    kernels: list[BuiltModule | Refused]
+    reads: Reading
 
 
 class Plans(_Environment):

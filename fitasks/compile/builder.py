@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Literal, Protocol
 
 from fitasks.base.errors import FitasksError, KernelFailure
 from fitasks.base.files import write_if_changed
-from fitasks.compile import begun, cute
+from fitasks.compile import begun, whole
 from fitasks.compile import receipt as receipts
 from fitasks.compile.failure import failed
 from fitasks.compile.failure.noplace import no_place
@@ -111,8 +111,8 @@ class Builder:
     def _build(self, kernel: Kernel, *, force: bool) -> Done:
         if kernel.problem:
             raise KernelFailure(kernel.problem)
-        if kernel.kind == "cute":
-            return self._object(kernel, force=force)
+        if kernel.built_whole:
+            return self._whole(kernel, force=force)
         with module_lock(kernel.lock, timeout=self.lock_timeout, stopping=sessions.stopping, say=self.runner.say):
             if kernel.texts:
                 _write_sources(kernel)
@@ -121,13 +121,15 @@ class Builder:
             judge = self.judges[kernel.target].refreshed()  # somebody may have built it while we waited
             return self._make_right(kernel, judge, force=force)
 
-    def _object(self, kernel: Kernel, *, force: bool) -> Done:
-        """One of CuTe-DSL's, under FlashInfer's own lock."""
+    def _whole(self, kernel: Kernel, *, force: bool) -> Done:
+        """By its engine's own code, under the engine's lock; under one of ours two doits build it once."""
         forced = judgement("stale", [Reason("forced", "asked for")])
-        judged = forced if force else self.judges[kernel.target].refreshed().judge(kernel)
-        if judged.verdict == "fresh":
-            return Done("fresh")
-        return Done("compiled", cute.make(kernel, self.runner, judged))
+        own = whole.lock_of(kernel)
+        with module_lock(own, timeout=self.lock_timeout, stopping=sessions.stopping, say=self.runner.say):
+            judged = forced if force else self.judges[kernel.target].refreshed().judge(kernel)
+            if judged.verdict == "fresh":
+                return Done("fresh")
+            return Done("compiled", whole.make(kernel, self.runner, judged))
 
     def _make_right(self, kernel: Kernel, judge: Judge, *, force: bool) -> Done:
         judged = judgement("stale", [Reason("forced", "asked for")]) if force else judge.judge(kernel)

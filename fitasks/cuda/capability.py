@@ -24,7 +24,7 @@ Flags = tuple[str, ...]
 Commands = dict[str, list[list[str]]]  # nvcc's build → the flags that FlashInfer plans with that nvcc; "": with any
 
 _CONTINUED = re.compile(r"\$\n\s*")
-_CUDA_FLAGS = re.compile(r"^\s*cuda_cflags = (.*)$", re.MULTILINE)
+_CUDA_FLAGS = re.compile(r"^\s*(?:cuda_cflags|cudaflags) = (.*)$", re.MULTILINE)
 _CAPABILITY = re.compile(r"(\d+)\.(\d+[a-z]?)")
 _WITH_VALUE = {"-isystem", "-I", "-D", "-ccbin"}
 _FATAL = re.compile(r"^nvcc fatal\s*: (?!.*host compiler)(.+)$", re.MULTILINE)

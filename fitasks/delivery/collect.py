@@ -21,7 +21,10 @@ if TYPE_CHECKING:
 
 _WAY = "copy that directory, or doit bundle"
 
-KEYED = "where its key names this environment's packages and paths: run doit where the server will be"
+_KEYED = {  # what is found only where the same things are again
+    "cute": "where its key names this environment's packages and paths",
+    "sglang-keyed": "beside the same compilers, and unchanged headers of toolkit and system",
+}
 
 
 @dataclass(frozen=True)
@@ -87,10 +90,16 @@ def unpackaged(plan: Plan, names: Sequence[str] = ()) -> tuple[str, ...]:
     return _said((kernel.label, _alone(kernel)) for kernel in kernels)
 
 
+def undeliverable(kernel: Kernel) -> str:
+    """Why neither a package nor a bundle can hold it; "" where one can."""
+    return f"{_KEYED[kernel.kind]}: run doit where the server will be" if kernel.built_whole else ""
+
+
 def _alone(kernel: Kernel) -> str:
     if kernel.kind == "cute":
-        return f"FlashInfer loads it from {kernel.build_dir.parent} alone, {KEYED}"
-    return f"SGLang loads it from {kernel.build_dir.parent} alone; {_WAY}"
+        return f"FlashInfer loads it from {kernel.build_dir.parent} alone, {undeliverable(kernel)}"
+    place = kernel.build_dir.parents[2 if kernel.built_whole else 0]
+    return f"SGLang loads it from {place} alone{', ' + why if (why := undeliverable(kernel)) else '; ' + _WAY}"
 
 
 def _said(reasons: Iterable[tuple[str, str]]) -> tuple[str, ...]:

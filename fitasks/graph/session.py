@@ -207,8 +207,8 @@ class Session:
 
     def _will_compile(self, kernel: Kernel) -> bool:
         """As far as can be foretold: asked for, stale, and not to be had from the store."""
-        if kernel.kind == "cute" or (self.wanted is not None and kernel.label not in self.wanted):
-            return False  # an object is compiled by FlashInfer in one go, not file by file
+        if kernel.built_whole or (self.wanted is not None and kernel.label not in self.wanted):
+            return False  # what an engine compiles in one go isn't compiled file by file
         return self.judge(kernel).verdict == "stale" and not self.store.find(kernel, self.judges[kernel.target])
 
     def _may_split(self) -> bool:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from fitasks.base.answers import Objects
 from fitasks.base.errors import EnvironmentProblem
+from fitasks.plan.whole import request_for
 from fitasks.processes import interpreter
 
 if TYPE_CHECKING:
@@ -17,18 +18,10 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from fitasks.base.answers import CuteObject
-    from fitasks.config.model import KernelConfig, Scalar
+    from fitasks.config.model import KernelConfig
 
 _SCRIPT = interpreter.SCRIPTS / "plan" / "cute_plan.py"
 Record = dict[str, Any]
-
-
-def request_for(
-    target: str, kernels: Mapping[int, tuple[str, Mapping[str, Scalar]]], *, recorded: bool = False
-) -> dict[str, Any]:
-    """What cute_plan.py and cute_build.py are asked, of a target of one architecture: ops with their parameters."""
-    wanted = [{"id": index, "op": op, "params": params} for index, (op, params) in kernels.items()]
-    return {"version": 1, "architecture": target, "recorded": recorded, "kernels": wanted}
 
 
 def ask_objects(

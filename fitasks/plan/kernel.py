@@ -2,22 +2,34 @@
 
 from __future__ import annotations
 
+import json
 import re
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
 from fitasks.base.files import is_plain_name
+from fitasks.base.shape import fits
 from fitasks.config.model import Scalar  # noqa: TC001 - part of Kernel, whose fields are looked at
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable
 
-Kind = Literal["flashinfer", "sglang", "cute"]  # FlashInfer's nvcc modules, SGLang's own JIT's, CuTe-DSL objects
+# FlashInfer's nvcc modules; those of SGLang's own JIT, in tvm-ffi's cache or kept by content; CuTe-DSL objects.
+Kind = Literal["flashinfer", "sglang", "sglang-keyed", "cute"]
+# What its engine's own code builds in one go, from key to publishing, and how that is called.
+WHOLE: dict[Kind, str] = {"cute": "an object of CuTe-DSL's", "sglang-keyed": "a module that SGLang keeps by content"}
 
 _SOURCES_HASH = re.compile(r"_[0-9a-f]{16}$")  # at the end of a module's name of SGLang's
 _INCLUDED = re.compile(r'^#include "(/[^"\n]+)"', re.MULTILINE)
 _PATHS = ("build_dir", "library", "ninja_file", "lock")
+
+
+class KeyedMeta(TypedDict):
+    """The `meta` of a module that SGLang keeps by content."""
+
+    roots: dict[str, str]  # the words of its lists → the directories that they mean here
+    leaves: int  # as many of the newest are looked at
 
 
 @dataclass(frozen=True)
@@ -64,7 +76,9 @@ class Kernel:
     ninja: str = ""
     kind: Kind = "flashinfer"
     texts: dict[str, str] = field(default_factory=dict)  # of sources that are written beside the library, by path
-    meta: str = ""  # JSON: what meta.json, its ninja_file, has to say of a CuTe-DSL object
+    # JSON: what meta.json, its ninja_file, has to say of a CuTe-DSL object; what a module that SGLang keeps by content
+    # is looked for with (serving/plan/plan_keyed.py).
+    meta: str = ""
     note: str = ""  # what the planner has to say of it, e.g. under which condition a server loads it
     problem: str = ""
     twin: str = ""
@@ -84,6 +98,11 @@ class Kernel:
     def packageable(self) -> bool:
         """Whether FlashInfer would load it from a package of kernels; SGLang's own JIT looks into its cache alone."""
         return self.kind == "flashinfer"
+
+    @property
+    def built_whole(self) -> bool:
+        """Whether its engine's own code builds it in one go, from key to publishing."""
+        return self.kind in WHOLE
 
     @property
     def unfit(self) -> bool:
@@ -138,6 +157,8 @@ def _has_place(record: dict[str, Any]) -> bool:
     name, directory, sources = record["name"], record["build_dir"], record["sources"]
     if record["kind"] == "cute":
         return _is_object(record)
+    if record["kind"] == "sglang-keyed":
+        return _is_keyed(record)
     own = directory.rpartition("/")[2]
     if not name or not sources or not (own == name or (record["kind"] == "sglang" and own.startswith(f"{name}__"))):
         return False
@@ -155,6 +176,22 @@ def _is_object(record: dict[str, Any]) -> bool:
     absolute = directory.startswith("/") and record["lock"].startswith("/")
     named = is_plain_name(kernel) and is_plain_name(family) and directory.rpartition("/")[2] == family
     return inside and absolute and named and bool(record["meta"])
+
+
+def _is_keyed(record: dict[str, Any]) -> bool:
+    """Whether its files are in `<cache>/<target>/<name>/build-<key>`, and it says what that is searched with."""
+    name, directory = record["name"], record["build_dir"]
+    own = {"library": f"{name}.so", "ninja_file": "build.ninja", "lock": ".lock"}
+    inside = all(record[key] == f"{directory}/{file}" for key, file in own.items())
+    named = is_plain_name(name) and directory.startswith("/") and directory.split("/")[-2:-1] == [name]
+    return inside and named and not record["texts"] and _has_roots(record["meta"])
+
+
+def _has_roots(meta: str) -> bool:
+    try:
+        return fits(json.loads(meta), KeyedMeta, theirs=True)
+    except (ValueError, RecursionError):
+        return False
 
 
 def _is_in(directory: str, path: str) -> bool:

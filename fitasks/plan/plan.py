@@ -25,6 +25,7 @@ from fitasks.cuda.capability import Commands, Flags, nvcc_flags, of_targets
 from fitasks.cuda.gpus import architectures
 from fitasks.cuda.needs import IncludeMemo, include_dirs, needed_headers
 from fitasks.cuda.probe import ProbeMemo
+from fitasks.cuda.survey import host_compiler
 from fitasks.cuda.toolkit import choose_toolkit
 from fitasks.models.kernels import digests, kernels_of_models
 from fitasks.plan import hopper, planner
@@ -76,6 +77,11 @@ class Plan:
         """The directory that modules of SGLang's own JIT lie in, for every target; None where none is planned."""
         return next((one.build_dir.parent for one in self.kernels if one.kind == "sglang" and one.name), None)
 
+    @property
+    def keyed_cache(self) -> Path | None:
+        """The directory that SGLang keeps modules in by content; None where none is planned."""
+        return next((one.build_dir.parents[2] for one in self.kernels if one.kind == "sglang-keyed" and one.name), None)
+
     def buildable(self) -> tuple[Kernel, ...]:
         """Kernels that have a module of their own: planned without a problem, and nobody's twin."""
         return tuple(kernel for kernel in self.kernels if not kernel.problem and not kernel.twin)
@@ -112,12 +118,14 @@ def make_plan(root: Path, *, file: str = "kernels.yaml") -> Plan:
     config = effective(written, targets, server)
     choice = _choice(server, cache, probe)
     derived = {"sm90": config.sm90, "models": digests(config.models)}
-    reads = _reads(cache, _key(digest, targets, server, choice.toolkit) | derived)
+    key = _key(digest, targets, server, choice.toolkit) | derived
+    reads = _reads(cache, key) if _same_host(cache, server, probe) else None
     if not reads:
         cache, choice = _plan_anew(config, targets, server, cache.get("needs", ()), probe)
         key = _key(digest, targets, server, choice.toolkit) | derived
         cache |= {"key": key, "config": asdict(written), "overruled": overruled(cache["kernels"])}
         cache |= {"resolved": resolved(cache["targets"]), "chosen": chosen.as_record(choice.toolkit, server.env)}
+        cache["host"] = _host(cache["kernels"], server, probe)
     elif reads.renewed:
         cache["reads"] = reads.as_record()
     if not reads or reads.renewed:
@@ -138,6 +146,22 @@ def _choice(server: Server, cache: dict[str, Any], probe: ProbeMemo) -> Choice:
         if same := chosen.again(cache.get("chosen", {}), server.env, probe):
             return same
         raise
+
+
+def _host(records: Sequence[Mapping[str, Any]], server: Server, probe: ProbeMemo) -> list[str]:
+    """The host compiler and its words, where they are part of a kernel's key; [] where they aren't, or nobody knows."""
+    if not any(record["kind"] == "sglang-keyed" for record in records):
+        return []
+    try:
+        compiler = host_compiler(server.env)
+        return [str(compiler), probe.output(compiler, "--version")]
+    except EnvironmentProblem:  # the plan stays as it is, and `doit check` says what that means
+        return []
+
+
+def _same_host(cache: dict[str, Any], server: Server, probe: ProbeMemo) -> bool:
+    host = _host(cache.get("kernels", ()), server, probe)
+    return not host or host == cache["host"]
 
 
 def _reads(cache: dict[str, Any], key: dict[str, Any]) -> Reads | None:
@@ -276,6 +300,7 @@ class _Memo(TypedDict):
     commands: Commands
     not_loaded: list[NotLoaded]
     overruled: dict[str, str]
+    host: list[str]
     reads: dict[str, Any]  # Reads.holding looks at it
 
 

@@ -48,7 +48,7 @@ _PROVIDERS = "flashinfer_jit_cache_*.dist-info"  # FlashInfer's own, one for eac
 
 # What decides a module's name, place or commands; those that begin like _FAMILIES are added. Not
 # CUDA_HOME and FLASHINFER_CUDA_ARCH_LIST: toolkit and target are chosen by then, and the planner gets both from us.
-_FAMILIES = ("FLASHINFER_", "TVM_FFI_", "CUTE_DSL_")
+_FAMILIES = ("FLASHINFER_", "TVM_FFI_", "CUTE_DSL_", "SGLANG_JIT_")
 _VARIABLES = ("CC", "CXX", "SGLANG_CACHE_DIR")
 # What decides where Python looks for modules, and how it runs them.
 _PYTHON = ("HOME", "PYTHONHOME", "PYTHONNOUSERSITE", "PYTHONOPTIMIZE", "PYTHONPATH", "PYTHONUSERBASE")
@@ -59,6 +59,10 @@ QUIET = {
     "FLASHINFER_LOGDEST",
     "FLASHINFER_DISABLE_JIT",
     "FLASHINFER_DISABLE_SM90",  # our own hook's; only which of the modules a server loads
+    "SGLANG_JIT_FORCE_RECOMPILE",
+    "SGLANG_JIT_CACHE_DEBUG",
+    "SGLANG_JIT_CACHE_KEEP",
+    "SGLANG_JIT_LOG_LEVEL",
     "FLASHINFER_DISABLE_EAGLE_VERIFY_FP8KV_SM90",  # of the same kind, and set by that hook
 }
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
-from fitasks.server import cute, flashinfer, sglang
+from fitasks.server import cute, flashinfer, keyed, sglang
 from fitasks.server.place import place_of
 from fitasks.server.verdict import Verdict
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 _BY_KIND: dict[Kind, Callable[[Knowledge, Kernel, Place], Verdict]] = {
     "flashinfer": flashinfer.predict,
     "sglang": sglang.predict,
+    "sglang-keyed": keyed.predict,
     "cute": cute.predict,
 }
 

@@ -19,8 +19,7 @@ from fitasks.plan.hopper import left_out
 from fitasks.server import sm90_switch
 from fitasks.server.engine_conditions import finds_nvcc, version_of_engine, wanted_without_nvcc
 from fitasks.server.loadable import provisos
-from fitasks.server.place import home_left, moved
-from fitasks.server.sglang import VARIABLE
+from fitasks.server.place import caches_of_sglang, moved
 from fitasks.server.variables import in_choices, in_commands
 
 if TYPE_CHECKING:
@@ -60,11 +59,11 @@ def _same(plan: Plan, variables: Mapping[str, str]) -> list[str]:
 
 def _sglang(plan: Plan) -> list[str]:
     """Where SGLang's own modules lie, unless its user's home tells."""
-    if not (place := plan.sglang_cache) or not (home_left(plan) or VARIABLE in plan.server.env):
-        return []
-    if VARIABLE in plan.config.serving.env:
-        return []
-    return [f"the server has {VARIABLE}={place} (SGLang looks for its own modules there); `doit env` prints the lines"]
+    return [
+        f"the server has {name}={place} (SGLang looks for its own modules there); `doit env` prints the lines"
+        for name, place in caches_of_sglang(plan).items()
+        if name not in plan.config.serving.env
+    ]
 
 
 def _home(plan: Plan) -> list[str]:

@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING
 from fitasks.plan.hopper import left_out
 from fitasks.server import buildlog, sm90_switch
 from fitasks.server.engine_conditions import finds_nvcc, version_of_engine, wanted_without_nvcc
-from fitasks.server.place import home_left, moved
-from fitasks.server.sglang import VARIABLE
+from fitasks.server.place import caches_of_sglang, moved
 from fitasks.server.variables import in_choices, in_commands
 
 if TYPE_CHECKING:
@@ -61,8 +60,7 @@ def exports(plan: Plan, ninja_dir: os.PathLike[str]) -> dict[str, str]:
     wanted = {"CUDA_HOME": cuda_home}
     if base := server.env.get("FLASHINFER_WORKSPACE_BASE") or moved(plan):
         wanted["FLASHINFER_WORKSPACE_BASE"] = base
-    if plan.sglang_cache and (home_left(plan) or VARIABLE in server.env):
-        wanted[VARIABLE] = str(plan.sglang_cache)
+    wanted |= {name: str(place) for name, place in caches_of_sglang(plan).items()}
     ahead: dict[str, str] = {}
     found = shutil.which("ninja", path=os.defpath)  # as in a clean shell, without what is activated here
     if not found or os.path.dirname(found) != os.fspath(ninja_dir):  # noqa: PTH120

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from fitasks.base.errors import FitasksError
+    from fitasks.compile.judge.contents import Contents
     from fitasks.compile.judge.reasons import Judgement
     from fitasks.compile.ninja.ninja import Ninja
     from fitasks.cuda.cudart import Runtime
@@ -30,5 +31,7 @@ class Knowledge(Protocol):
     def loader(self) -> Loader: ...
     @property
     def runtime(self) -> Runtime: ...
+    @property
+    def contents(self) -> Contents: ...
     def judge(self, kernel: Kernel) -> Judgement:
         """The verdict on a kernel."""

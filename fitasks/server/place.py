@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from fitasks.plan.kernel import Kernel
     from fitasks.plan.plan import Plan
 
+_TVM_FFI, _KEYED = "TVM_FFI_CACHE_DIR", "SGLANG_JIT_CACHE_DIR"
 LOG = "flashinfer_jit.log"
 _BASE = "set FLASHINFER_WORKSPACE_BASE, for doit and the server, to a directory that it may write to"
 
@@ -165,6 +166,13 @@ def home_left(plan: Plan) -> str:
     if user is None or "HOME" in plan.config.serving.env:
         return ""
     return planned if home_of(user) != planned else ""
+
+
+def caches_of_sglang(plan: Plan) -> dict[str, Path]:
+    """The variables by which a server has to be told where SGLang's own modules lie, with the directories."""
+    places = {_TVM_FFI: plan.sglang_cache, _KEYED: plan.keyed_cache}
+    told = home_left(plan)
+    return {name: place for name, place in places.items() if place and (told or name in plan.server.env)}
 
 
 def _same(kernel: Kernel) -> bool:

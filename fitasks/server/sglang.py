@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from fitasks.server.knowledge import Knowledge
     from fitasks.server.place import Place
 
-VARIABLE = "TVM_FFI_CACHE_DIR"
-
 
 def predict(known: Knowledge, kernel: Kernel, place: Place) -> Verdict:
     """What the server's first call that needs this module will do."""

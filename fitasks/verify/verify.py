@@ -16,6 +16,7 @@ from fitasks.cuda.architecture import capabilities
 from fitasks.cuda.elf import is_shared_object, machine_code_architectures
 from fitasks.cuda.gpus import all_gpus, driver_version, usable
 from fitasks.plan import planner
+from fitasks.plan.kernel import WHOLE
 from fitasks.server import sm90_switch
 from fitasks.server.ahead import ahead_of_time
 from fitasks.verify import proof as proofs
@@ -109,8 +110,8 @@ def _hopeless(kernel: Kernel, library: Path) -> ProofResult | None:
     """The verdict on a kernel that no GPU need be asked about."""
     if kernel.problem:
         return ProofResult(kernel.label, kernel.target, "unplanned", message=kernel.problem)
-    if kernel.kind == "cute":
-        message = "an object of CuTe-DSL's, which nothing here computes with yet"
+    if kernel.built_whole:
+        message = f"{WHOLE[kernel.kind]}, which nothing here computes with yet"
         return ProofResult(kernel.label, kernel.target, "not tried", message=message)
     if not library.exists():
         return ProofResult(kernel.label, kernel.target, "missing", message=f"{library.name} is missing; run doit")

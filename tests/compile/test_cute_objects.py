@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from fitasks.base.files import sha256_file
-from fitasks.compile.judge import cute
+from fitasks.compile.judge import engine_receipt
 from fitasks.compile.judge.contents import Contents
-from fitasks.compile.judge.cute import ObjectReceipt, judge
+from fitasks.compile.judge.cute import judge
+from fitasks.compile.judge.engine_receipt import EngineReceipt
 from fitasks.graph.session import Session
 from fitasks.plan.kernel import Kernel, as_record, from_record, impossible
 from fitasks.server.check import check, predict
@@ -51,7 +52,7 @@ def gate(shop: Workshop) -> Kernel:
     made.library.write_bytes(b"an object")
     made.ninja_file.write_text(json.dumps(EXPECTED, indent=2))
     size = made.library.stat().st_size
-    cute.write(made, ObjectReceipt(made.name, sha256_file(made.library), size, made.meta, 1.5, "2026-11-29"))
+    engine_receipt.write(made, EngineReceipt(made.name, sha256_file(made.library), size, made.meta, 1.5, "2026-11-29"))
     return made
 
 
@@ -80,7 +81,7 @@ def test_a_fresh_one(shop: Workshop, gate: Kernel, tmp_path: Path) -> None:
 def test_one_that_is_not_there(shop: Workshop, gate: Kernel, tmp_path: Path) -> None:
     gate.library.unlink()
     assert why(gate, tmp_path) == "stale: h8.o is missing"
-    cute.path_of(gate).unlink()
+    engine_receipt.path_of(gate).unlink()
     assert said(shop, gate) == "would compile: new: never built"
     assert said(shop, gate, FLASHINFER_DISABLE_JIT="1").startswith("refused: ")
 
@@ -121,7 +122,7 @@ def test_altered_contents(shop: Workshop, gate: Kernel, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("text", ["", "{}", "{", "[]", '{"version": 1}'])
 def test_a_receipt_that_cannot_be_believed(shop: Workshop, gate: Kernel, tmp_path: Path, text: str) -> None:
-    cute.path_of(gate).write_text(text)
+    engine_receipt.path_of(gate).write_text(text)
     assert why(gate, tmp_path) == "stale: incomplete: h8.o has no receipt"
     assert said(shop, gate).startswith("unknown: ")
 
@@ -132,12 +133,12 @@ def test_the_receipt_of_another(gate: Kernel, tmp_path: Path) -> None:
 
 def test_a_receipt_of_another_key(shop: Workshop, gate: Kernel, tmp_path: Path) -> None:
     """FlashInfer's rmtree passes over what it may not delete: the object is of before, meta.json of now."""
-    receipt = cute.read(gate)
+    receipt = engine_receipt.read(gate)
     assert receipt
-    cute.write(gate, replace(receipt, meta=json.dumps(EXPECTED | {"arch": "sm80"})))
+    engine_receipt.write(gate, replace(receipt, meta=json.dumps(EXPECTED | {"arch": "sm80"})))
     assert why(gate, tmp_path) == "stale: the key in its receipt changed"
     assert said(shop, gate).startswith("unknown: ")
-    cute.write(gate, replace(receipt, meta="no JSON"))
+    engine_receipt.write(gate, replace(receipt, meta="no JSON"))
     assert why(gate, tmp_path) == "stale: incomplete: h8.o has no receipt"
 
 

@@ -445,12 +445,12 @@ def test_only_a_server_of_sglang_has_its_directory(answering: Answering, engine:
 def test_which_variables_decide_what_a_module_is(answering: Answering) -> None:
     names = (
         *("CC", "CXX", "SGLANG_CACHE_DIR", "HOME", "PYTHONHOME", "PYTHONNOUSERSITE", "PYTHONOPTIMIZE", "PYTHONPATH"),
-        *("PYTHONUSERBASE", "FLASHINFER_WORKSPACE_BASE", "FLASHINFER_EXTRA_LDFLAGS"),
+        *("PYTHONUSERBASE", "FLASHINFER_WORKSPACE_BASE", "FLASHINFER_EXTRA_LDFLAGS", "SGLANG_JIT_CACHE_DIR"),
     )
     quiet = (
         *("PATH", "CUDA_HOME", "MY_FLASHINFER_", "FLASHINFER", "FLASHINFER_CUDA_ARCH_LIST", "FLASHINFER_LOGGING_LEVEL"),
         *("FLASHINFER_LOGLEVEL", "FLASHINFER_LOGDEST", "FLASHINFER_DISABLE_JIT", "FLASHINFER_DISABLE_SM90"),
-        "FLASHINFER_DISABLE_EAGLE_VERIFY_FP8KV_SM90",
+        *("FLASHINFER_DISABLE_EAGLE_VERIFY_FP8KV_SM90", "SGLANG_JIT_FORCE_RECOMPILE"),
     )
     deciding = {name: f"/{name}" for name in names}
     found = answering.server(environ=deciding | dict.fromkeys(quiet, "1")).relevant_environment()

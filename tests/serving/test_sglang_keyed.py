@@ -1,6 +1,6 @@
 """SGLang 0.5.23's own JIT, planned, compiled and judged by its own code: the real package, without a GPU.
 
-What a build leaves behind is made by a stand-in for ninja, but in one test.
+What a build leaves behind is made by a stand-in for ninja; tests/test_real_sglang_keyed.py has a real one.
 """
 
 from __future__ import annotations
@@ -8,25 +8,21 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import shlex
 import shutil
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 
-from fitasks.cuda.assemble import assemble
-from tests.doit_project import cudart_in_reach
-from tests.serving.flashinfer_wheels import wheel_of
-from tests.serving.planner_runs import PLAN, environment, run
-from tests.serving.sglang_stubs import stubbed
+from fitasks.compile.judge.contents import Contents
+from fitasks.compile.judge.keyed import Found, find
+from fitasks.plan.kernel import Kernel
+from tests.serving.keyed_sglang import CLAMP, INT64, NAME, Place, ask, image, saying, script, serving
+from tests.serving.planner_runs import PLAN, run
 
-CLAMP = "sglang.kernels.ops.attention.clamp_position:_jit_clamp_position_module"
-NAME = "sgl_kernel_jit_clamp_position_int64_t"
-INT64: tuple[str, dict[str, Any]] = (CLAMP, {"dtype": "int64"})
 INT32: tuple[str, dict[str, Any]] = (CLAMP, {"dtype": "int32"})  # which fails
 CHANGING: tuple[str, dict[str, Any]] = (  # whose source changes meanwhile
     "sglang.kernels.ops.elementwise.add_constant:_jit_add_constant_module",
@@ -47,80 +43,6 @@ echo 'int x;' | cc -shared -fPIC -x c - -o "$1"
 echo "x.o: $source $CUDA_HOME/include/cuda.h /usr/include/stdio.h" > x.o.d
 case $source in *add_constant*) echo // changed >> "$source"; esac
 """
-# SGLang itself, each time in a process of its own, which may ask compilers for their version and start nothing else.
-SERVERS = """
-import gc; gc.disable()
-import json, os, subprocess, sys, torch
-import sglang.kernels.jit.utils.compile.loader
-from sglang.kernels.ops.attention.clamp_position import _jit_clamp_position_module
-torch.cuda.current_device, torch.cuda.get_device_capability = lambda: 0, lambda device: (9, 0)
-class Popen(subprocess.Popen):
-    def __init__(self, command, *args, **kwargs):
-        if list(command[1:]) != ["--version"]:
-            raise SystemExit(f"it starts {command[0]}")
-        super().__init__(command, *args, **kwargs)
-subprocess.Popen = Popen
-def serve(env):
-    os.environ |= env
-    try:
-        return f"found {type(_jit_clamp_position_module(torch.int64).clamp_position).__name__}"
-    except (SystemExit, RuntimeError) as error:
-        return str(error)
-    except AttributeError:
-        return "found"
-for env in json.loads(sys.argv[1]):
-    if not os.fork():
-        print(json.dumps(serve(env)), flush=True)
-        os._exit(0)
-    os.wait()
-"""
-
-
-class Place(NamedTuple):
-    """SGLang with sources of its own, a server's environment for it, and what scripts answered there."""
-
-    root: Path
-    env: dict[str, str]
-    planned: dict[str, Any]
-    made: dict[str, Any]
-
-    @property
-    def cache(self) -> Path:
-        return self.root / ".cache" / "sglang" / "jit"
-
-    @property
-    def module(self) -> dict[str, Any]:
-        """As it was built."""
-        module: dict[str, Any] = self.made["kernels"][0]
-        return module
-
-    def servers(self, *environments: dict[str, str]) -> list[str]:
-        """What SGLang says in each."""
-        command = [sys.executable, "-c", SERVERS, json.dumps(environments)]
-        done = subprocess.run(command, env=self.env, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stderr[-3000:]
-        return [json.loads(line) for line in done.stdout.splitlines()]
-
-
-def ask(
-    script: str, root: Path, env: dict[str, str], *kernels: tuple[str, dict[str, Any]], **more: Any
-) -> dict[str, Any]:
-    wanted = [{"id": index, "op": op, "params": params} for index, (op, params) in enumerate(kernels)]
-    request = {"version": 1, "architecture": "9.0a", "kernels": wanted, **more}
-    _, answer = run(PLAN.with_name(script), request, root / "asked", env)
-    assert "fatal" not in answer, answer
-    return answer
-
-
-def serving(root: Path, **more: str) -> dict[str, str]:
-    """SGLang's JIT directory is a copy: what it is made from may be changed."""
-    real = wheel_of("sglang", "sglang==0.5.23")
-    stubs = stubbed(root, real)
-    shutil.copytree(real / "sglang" / "kernels" / "jit", stubs / "sglang" / "kernels" / "jit")
-    source = stubs / "sglang" / "kernels" / "jit" / "csrc" / "elementwise" / "clamp_position.cuh"
-    env = environment(root, HOME=str(root), SOURCE=str(source), **more)
-    msgspec = wheel_of("msgspec", "msgspec==0.22.0")
-    return env | {"PYTHONPATH": os.pathsep.join([str(stubs), str(msgspec), env["PYTHONPATH"]])}
 
 
 @pytest.fixture(scope="module")
@@ -134,26 +56,6 @@ def place(tmp_path_factory: pytest.TempPathFactory, flashinfer: Path) -> Place:
     planned = ask("sglang_keyed_plan.py", root, forced, INT64, *(wrong[:2] for wrong in MISTAKES))
     assert not (root / ".cache" / "sglang").exists(), "planning writes nothing"
     return Place(root, env, planned, ask("sglang_keyed_build.py", root, forced, INT64, INT64, INT32, CHANGING))
-
-
-def script(path: Path, text: str) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text)
-    path.chmod(0o755)
-    return path
-
-
-def saying(path: Path, text: str) -> Path:
-    """A program that says its version, and can do nothing else."""
-    return script(path, f"#!/bin/sh\nprintf %s {shlex.quote(text)}\n")
-
-
-def image(place: Place, root: Path) -> dict[str, str]:
-    """A server's environment without compilers: CUDA_HOME and PATH have what `needs` says of them."""
-    said = {name: one["says"] for name, one in place.planned["needs"]["compilers"].items()}
-    saying(root / "cuda" / "bin" / "nvcc", said["nvcc"])
-    saying(root / "bin" / "c++", said["c++"])
-    return {"CUDA_HOME": str(root / "cuda"), "PATH": str(root / "bin")}
 
 
 def with_headers(place: Place, root: Path) -> dict[str, str]:
@@ -324,6 +226,49 @@ def test_a_plan_tells_what_changed_also_of_what_a_trace_names(place: Place, tmp_
     assert (one["found"], one["changed"], one["other_keys"]) == (False, [], [place.module["key"]])
 
 
+def test_fitasks_finds_what_sglang_finds(place: Place, tmp_path: Path) -> None:
+    """The doit process follows SGLang's rule without SGLang (compile/judge/keyed.py)."""
+    assert found(place, {}).library == Path(place.module["library"])
+    (tmp_path / "include").mkdir()
+    missed = found(place, {"toolkit": str(tmp_path)})
+    assert (missed.library, [str(one) for one in missed.changed]) == (
+        None,
+        ["toolkit:include/cuda.h, which it was compiled from, is gone"],
+    )
+    (tmp_path / "include" / "cuda.h").write_text("// another CUDA\n")
+    (changed,) = found(place, {"toolkit": str(tmp_path)}).changed
+    assert (changed.kind, changed.subject) == ("changed", "toolkit:include/cuda.h")
+    shutil.copy(place.root / "cuda" / "include" / "cuda.h", tmp_path / "include" / "cuda.h")
+    assert found(place, {"toolkit": str(tmp_path)}).library == Path(place.module["library"])
+
+
+ANOTHER = """
+import sys, types
+sys.path.insert(0, {directory!r})
+import plan_keyed, plan_errors
+words = dict(_DEPS_KEY_PREFIX="deps-", _DEPS_FILE="sgl_deps.json", _LOCK_FILE=".lock", _DepEntry=lambda *words: words)
+another = types.SimpleNamespace(**words, _deps_key=lambda entries: "another")
+plan_keyed.part = lambda name: another
+try:
+    plan_keyed._refuse_another_rule()
+except plan_errors.PlanError as error:
+    print(error)
+"""
+
+
+def test_an_sglang_with_another_rule_is_not_planned_for() -> None:
+    command = [sys.executable, "-c", ANOTHER.format(directory=str(PLAN.parent))]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout == "this SGLang keeps its modules in a way that isn't known\n"
+
+
+def found(place: Place, roots: dict[str, str]) -> Found:
+    scope = Path(place.module["directory"])
+    meta = json.dumps({"roots": place.planned["needs"]["roots"] | roots, "leaves": 100})
+    kernel = Kernel("clamp", "clamp", CLAMP, "9.0a", "", {}, name=NAME, build_dir=scope, kind="sglang-keyed", meta=meta)
+    return find(kernel, Contents(Path(os.devnull)))
+
+
 def test_what_is_packed_needs_no_header_of_toolkit_and_system(place: Place, tmp_path: Path) -> None:
     """Two programs that say their version, and the cache, are all that a server without compilers gets."""
     into = tmp_path / "packed"
@@ -346,24 +291,3 @@ def test_where_to_pack_is_asked_for(place: Place, tmp_path: Path) -> None:
     request = {"version": 1, "architecture": "9.0a", "kernels": [{"id": 0, "op": CLAMP, "params": {"dtype": "int64"}}]}
     _, answer = run(PLAN.with_name("sglang_keyed_pack.py"), request, tmp_path, place.env)
     assert answer["fatal"]["message"] == "`into` names no absolute directory"
-
-
-@pytest.mark.real
-def test_a_real_module_is_loaded_where_there_is_no_compiler(
-    pip_toolkit: Path, flashinfer: Path, tmp_path: Path
-) -> None:
-    assemble(pip_toolkit, tmp_path / "toolkit")
-    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
-    env = serving(tmp_path, PATH=path, **cudart_in_reach()) | {"CUDA_HOME": str(tmp_path / "toolkit")}
-    answer = ask("sglang_keyed_build.py", tmp_path, env, INT64)
-    place = Place(tmp_path, env, answer, answer)
-    assert place.module["how"] == "compiled", place.module["log"]
-    assert {"kernels", "tvm_ffi", "pkg:nvidia", "sys"} == set(place.module["read"])
-    (packed,) = ask("sglang_keyed_pack.py", tmp_path, env, INT64, into=str(tmp_path / "packed"))["kernels"]
-    assert {one[0] for one in json.loads(Path(packed["packed"]).with_name("sgl_deps.json").read_text())} == {
-        "kernels",
-        "tvm_ffi",
-    }
-    without = image(place, tmp_path / "image")
-    copy = without | {"SGLANG_JIT_CACHE_DIR": str(tmp_path / "packed" / "jit")}
-    assert place.servers({}, without, copy) == ["found Function"] * 3

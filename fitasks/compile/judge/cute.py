@@ -8,64 +8,20 @@ contents: one whose GPU code was altered is loaded without a word, so its hash i
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from fitasks.base import memo
 from fitasks.base.border import read_json
 from fitasks.base.errors import BadInput
-from fitasks.base.files import write_atomic
+from fitasks.compile.judge.engine_receipt import SHORT, read
 from fitasks.compile.judge.reasons import Judgement, Reason, judgement
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     from fitasks.compile.judge.contents import Contents
     from fitasks.plan.kernel import Kernel
 
-VERSION = 1
-_SUFFIX = ".fitasks.json"
 _MOST_BYTES = 1 << 20  # of meta.json
-_SHORT = 12  # digits of a hash that people compare
-
-
-@dataclass(frozen=True)
-class ObjectReceipt:
-    """What was built: `meta` is the text of the plan's meta.json; `seconds` of CuTe-DSL's compiler."""
-
-    name: str
-    sha256: str
-    size: int
-    meta: str
-    seconds: float
-    built: str  # UTC, ISO 8601
-    version: int = VERSION
-
-
-def path_of(kernel: Kernel) -> Path:
-    """Where an object's receipt lies: it goes with the family's directory, which FlashInfer may wipe."""
-    return kernel.library.with_suffix(_SUFFIX)
-
-
-def read(kernel: Kernel) -> ObjectReceipt | None:
-    """The receipt; None where there is none that can be believed."""
-    data: dict[str, Any] | None = memo.read(path_of(kernel), ObjectReceipt)
-    if data is None or (data["version"], data["name"]) != (VERSION, kernel.name):
-        return None
-    return ObjectReceipt(**data) if _is_json(data["meta"]) else None
-
-
-def _is_json(text: str) -> bool:
-    try:
-        return isinstance(json.loads(text), dict)
-    except (ValueError, RecursionError):
-        return False
-
-
-def write(kernel: Kernel, receipt: ObjectReceipt) -> None:
-    """Vouch for an object; the last step of its build."""
-    write_atomic(path_of(kernel), memo.sealed(asdict(receipt), indent=1))
 
 
 def judge(kernel: Kernel, contents: Contents) -> Judgement:
@@ -80,7 +36,7 @@ def judge(kernel: Kernel, contents: Contents) -> Judgement:
     elif json.loads(receipt.meta) != json.loads(kernel.meta):
         reasons.append(Reason("changed", "the key in its receipt"))
     elif state.digest != receipt.sha256:
-        reasons.append(Reason("corrupt", kernel.library.name, receipt.sha256[:_SHORT], state.digest[:_SHORT]))
+        reasons.append(Reason("corrupt", kernel.library.name, receipt.sha256[:SHORT], state.digest[:SHORT]))
     return judgement("stale" if reasons else "fresh", reasons, 1)
 
 

@@ -20,20 +20,21 @@ from fitasks.base.files import sha256_text
 from fitasks.compile import begun
 from fitasks.compile import receipt as receipts
 from fitasks.compile.failure import failed
-from fitasks.compile.judge import cute
+from fitasks.compile.judge import cute, keyed
 from fitasks.compile.judge.elsewhere import elsewhere
 from fitasks.compile.judge.reasons import Judgement, Reason, judgement
 from fitasks.compile.ninja.ninja import DEPS, LOG
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from fitasks.compile.judge.contents import Contents, State
     from fitasks.compile.judge.roots import Roots
     from fitasks.compile.receipt import Output, Receipt
-    from fitasks.plan.kernel import Kernel
+    from fitasks.plan.kernel import Kernel, Kind
 
+_WHOLE: dict[Kind, Callable[[Kernel, Contents], Judgement]] = {"cute": cute.judge, "sglang-keyed": keyed.judge}
 _SHORT = 12  # digits of a hash that people compare
 _WORDS = 8  # of a command that are shown of either side
 
@@ -53,7 +54,8 @@ class Judge:
 
     def judge(self, kernel: Kernel) -> Judgement:
         """The verdict on one kernel, with every reason."""
-        return cute.judge(kernel, self.contents) if kernel.kind == "cute" else self._module(kernel)
+        judge = _WHOLE.get(kernel.kind)
+        return judge(kernel, self.contents) if judge else self._module(kernel)
 
     def _module(self, kernel: Kernel) -> Judgement:
         receipt = receipts.read(kernel)

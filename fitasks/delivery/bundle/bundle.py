@@ -28,9 +28,10 @@ from fitasks.delivery.bundle.manifest import Held, Manifest, Origin, PackedFile
 from fitasks.delivery.bundle.reading import DASH, GZIP
 from fitasks.delivery.bundle.timestamps import put_right
 from fitasks.delivery.bundle.writing import write
-from fitasks.delivery.collect import KEYED
+from fitasks.delivery.collect import undeliverable
 from fitasks.delivery.tvmffi import headers_abi
 from fitasks.plan.caches import CACHED_OPS, GENERATED, TVM_FFI
+from fitasks.plan.kernel import WHOLE
 from fitasks.processes import sessions
 
 if TYPE_CHECKING:
@@ -155,8 +156,8 @@ def _chosen(here: Here, names: Sequence[str]) -> tuple[list[tuple[Kernel, Receip
     """The fresh kernels with their receipts, and the others with their reasons. Raises FitasksError if none is."""
     chosen, left_out = [], []
     for kernel in here.plan.chosen(names):
-        if kernel.problem or kernel.kind == "cute":
-            left_out.append((kernel.label, kernel.problem or f"an object of CuTe-DSL's, {KEYED}"))
+        if kernel.problem or kernel.built_whole:
+            left_out.append((kernel.label, kernel.problem or f"{WHOLE[kernel.kind]}, {undeliverable(kernel)}"))
         elif (why := _unfit(here, kernel)) or not (receipt := receipts.read(kernel)):
             left_out.append((kernel.label, why or "its receipt is gone"))
         else:

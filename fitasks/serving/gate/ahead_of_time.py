@@ -94,7 +94,9 @@ def _wanted(kernel: dict[str, Any], made_for: str) -> Wanted | Module:
         return ahead_sglang.module(kernel)
     if kind == "cute":
         why = "an object of CuTe-DSL's, which no package holds, and which FLASHINFER_DISABLE_JIT=1 refuses"
-        raise UnusableError(f"{kernel['name']!r:.200}: {why}; leave its entry out of an image's kernels.yaml")
+        raise _left_out(kernel, why)
+    if kind == "sglang-keyed":
+        raise _left_out(kernel, "a module that SGLang keeps by content, which no package holds")
     if kind != "flashinfer":
         raise ValueError(f"kernels of kind {kind!r:.40} are not known here")
     target = _target(kernel)
@@ -103,6 +105,10 @@ def _wanted(kernel: dict[str, Any], made_for: str) -> Wanted | Module:
     if not str(kernel["name"]).isprintable() or not str(made_for).isprintable():
         raise ValueError(f"{kernel['name']!r} is no module's name")  # it is shown
     return Wanted(str(kernel["name"]), target, asked or tuple(target.split()), made_for)
+
+
+def _left_out(kernel: dict[str, Any], why: str) -> UnusableError:
+    return UnusableError(f"{kernel['name']!r:.200}: {why}; leave its entry out of an image's kernels.yaml")
 
 
 def _runs_on(code: str, word: str) -> bool:

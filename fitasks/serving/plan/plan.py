@@ -38,12 +38,14 @@ from plan_generators import (  # noqa: E402
     unused_note,
     where,
 )
+from plan_keyed import planned as planned_keyed  # noqa: E402
 from plan_parameters import arguments_for, as_json  # noqa: E402
 from plan_paths import load_condition, refuse_unless_loaded  # noqa: E402
 from plan_requests import kernels_of, read_request, run  # noqa: E402
 from plan_sglang import is_sglangs  # noqa: E402
 from plan_sglang import planned as planned_sglang  # noqa: E402
 from plan_spec import confined, generate, spec_record  # noqa: E402
+from sglang_keyed import is_installed as is_keyed  # noqa: E402
 
 sys.path[:] = [entry for entry in sys.path if entry != _HERE]
 
@@ -92,7 +94,7 @@ def plan(kernel: dict[str, Any], allowed: Allowed) -> dict[str, Any]:
 def _planned(op: str, params: dict[str, Any], allowed: Allowed) -> dict[str, Any]:
     sm90, recorded = allowed.sm90, allowed.recorded
     if is_sglangs(op):
-        return planned_sglang(op, params, recorded=recorded)
+        return (planned_keyed if is_keyed() else planned_sglang)(op, params, recorded=recorded)
     generator, arguments = find_generator(op, allowed.generators, recorded=recorded), None
     notes = []
     if not sm90 and "sm90" in generator.__name__:

@@ -46,7 +46,7 @@ def is_sglangs(op: str) -> bool:
 
 def planned(op: str, params: dict[str, Any], *, recorded: bool) -> dict[str, Any]:
     """One module as a record of the response. Raises PlanError."""
-    capability = _capability()
+    capability = capability_of(target())
     function = find_function(op, recorded=recorded)
     arguments = arguments_for(function, params)
     with gpu(capability), confined() if recorded else contextlib.nullcontext():
@@ -54,9 +54,13 @@ def planned(op: str, params: dict[str, Any], *, recorded: bool) -> dict[str, Any
     return {**_record(op, caught), "generator": op, "params": as_json(function, arguments)}
 
 
-def _capability() -> tuple[int, int]:
+def target() -> str:
+    """The target that is planned for."""
+    return os.environ.get("FLASHINFER_CUDA_ARCH_LIST", "")
+
+
+def capability_of(target: str) -> tuple[int, int]:
     """Of the target's GPU. Raises PlanError for a target of several."""
-    target = os.environ.get("FLASHINFER_CUDA_ARCH_LIST", "")
     one = _ONE.fullmatch(target)
     if one is None:
         message = f"SGLang compiles for one GPU at a time, and the target is {target!r}"

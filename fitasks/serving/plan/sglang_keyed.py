@@ -17,7 +17,7 @@ import os
 import struct
 import subprocess
 from collections import Counter
-from pathlib import Path  # noqa: TC003 -- of a NamedTuple's field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import plan_sglang
@@ -30,10 +30,23 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 _COMPILE = "sglang.kernels.jit.utils.compile"
+_LOADER = ("kernels", "jit", "utils", "compile", "loader.py")
 _PARTS = {
-    "loader": ("load_jit", "_find_prebuilt", "_load", "ninja", "envs"),
-    "ninja": ("build",),
-    "cache": ("find_prebuilt", "commit_build", "cache_root", "_read_deps", "_refresh", "_environment_fingerprint"),
+    "loader": ("load_jit", "_find_prebuilt", "_load", "ninja", "envs", "_LOCK_FILE"),
+    "ninja": ("build", "generate"),
+    "cache": (
+        "find_prebuilt",
+        "commit_build",
+        "cache_root",
+        "_read_deps",
+        "_refresh",
+        "_environment_fingerprint",
+        "_deps_key",
+        "_DepEntry",
+        "_DEPS_FILE",
+        "_DEPS_KEY_PREFIX",
+        "_MAX_LEAVES_SCANNED",
+    ),
     "toolchain": ("device_compiler_path", "host_compiler_path", "toolkit_home"),
 }
 _VARIABLES = ("CUDA_HOME", "CUDA_PATH", "CXX")
@@ -56,6 +69,17 @@ class Loaded:
 
     def __getattr__(self, _name: str) -> Any:
         raise _Used
+
+
+def is_installed() -> bool:
+    """Whether this SGLang keeps the modules of its JIT by content."""
+    try:
+        places = importlib.import_module("sglang").__path__
+    except KeyboardInterrupt:
+        raise
+    except BaseException:  # whoever calls it next is told why
+        return False
+    return any(Path(place, *_LOADER).is_file() for place in places)
 
 
 def part(name: str) -> Any:
@@ -90,6 +114,13 @@ def environment(capability: tuple[int, int]) -> dict[str, Any]:
             "roots": {name: str(root) for name, root in cache._anchor_roots()},
         },
     }
+
+
+def unlike(environment: dict[str, Any], architecture: str) -> str:
+    """That SGLang compiles for another architecture than the one that is named; "" where it doesn't."""
+    target = f"sm{architecture.replace('.', '')}"
+    said = environment["target"]
+    return "" if said == target else f"this SGLang compiles for {said} on such a GPU, not for {target}"
 
 
 _ask = subprocess.check_output
@@ -156,6 +187,15 @@ def only(asked: list[Asked], function: Callable[..., Any]) -> Asked:
     if len(asked) != 1:
         raise PlanError("generator", f"{function.__name__} makes {len(asked)} modules through load_jit, not one")
     return asked[0]
+
+
+def asked_for(op: str, params: dict[str, Any], recorded: bool) -> tuple[Callable[..., Any], dict[str, Any], Asked]:
+    """An op's function, its arguments, and the module that they ask load_jit for. Raises PlanError."""
+    function, arguments = find(op, params, recorded=recorded)
+    asked: list[Asked] = []
+    with noting(asked, find_prebuilt=lambda **_asked: Path(), load=lambda _library: Loaded()):
+        call(function, arguments)
+    return function, arguments, only(asked, function)
 
 
 def record(asked: Asked) -> dict[str, Any]:

@@ -4,7 +4,8 @@
 
 The request is sglang_keyed_plan.py's; one process compiles all that it names, one after the other. SGLang's own
 load_jit does it: under its lock, with its ninja.build, published by its commit_build. Only loading is left out, for
-which a GPU's driver may be needed; a library that isn't whole is compiled again, as if it couldn't be loaded.
+which a GPU's driver may be needed; a library that isn't whole is compiled again, as if it couldn't be loaded. With
+`anew` in the request so is every library that is found: nothing vouches for what is in it.
 
 Response: as sglang_keyed_plan.py's; each kernel also has "how" ("compiled", "cached", "failed"), "seconds", "message"
 (why it failed), "log" (all that ninja and compilers said of a failure), "size" and "sha256" of the library.
@@ -13,6 +14,7 @@ Response: as sglang_keyed_plan.py's; each kernel also has "how" ("compiled", "ca
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import sys
 import time
@@ -28,7 +30,7 @@ from plan_parameters import as_json  # noqa: E402
 from plan_requests import file_record  # noqa: E402
 from plan_spec import replaced  # noqa: E402
 from sglang_keyed import Asked, Loaded, part  # noqa: E402
-from sglang_keyed_plan import run  # noqa: E402
+from sglang_keyed_plan import run, said  # noqa: E402
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -43,23 +45,24 @@ def main(argv: list[str]) -> int:
     """Run the script; the exit status."""
     for name in _NOT_HERE:
         os.environ.pop(name, None)
-    return run(argv, built)
+    return run(argv, functools.partial(built, bool(said(argv, "anew"))))
 
 
 @dataclass
 class Making:
-    """What befell one module."""
+    """What befell one module; `anew`: none that is found will do."""
 
+    anew: bool = False
     asked: list[Asked] = field(default_factory=list)
     how: str = "cached"
     message: str = ""
     log: str = ""
 
 
-def built(op: str, params: dict[str, Any], recorded: bool) -> dict[str, Any]:
+def built(anew: bool, op: str, params: dict[str, Any], recorded: bool) -> dict[str, Any]:
     """Compile what an op needs, and say how it went. Raises PlanError where that is nothing."""
     function, arguments = sglang_keyed.find(op, params, recorded=recorded)
-    making, begin = Making(), time.perf_counter()
+    making, begin = Making(anew), time.perf_counter()
     try:
         with _watched(making):
             sglang_keyed.call(function, arguments)
@@ -86,7 +89,12 @@ def _watched(making: Making) -> Iterator[None]:
             making.log = str(error)
             raise
 
-    with sglang_keyed.noting(making.asked, theirs, _load), replaced(loader.ninja, "build", watched):
+    def load(library: Path) -> Loaded:
+        if making.anew and making.how == "cached":
+            raise RuntimeError(f"nothing vouches for {library}")
+        return _load(library)
+
+    with sglang_keyed.noting(making.asked, theirs, load), replaced(loader.ninja, "build", watched):
         yield
 
 

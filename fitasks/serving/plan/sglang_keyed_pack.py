@@ -16,7 +16,6 @@ Response: as sglang_keyed_plan.py's; each kernel also has "packed", the copy of 
 from __future__ import annotations
 
 import functools
-import json
 import shlex
 import shutil
 import sys
@@ -28,8 +27,8 @@ sys.path.insert(0, _HERE)
 import sglang_keyed  # noqa: E402
 from plan_errors import FatalError, PlanError  # noqa: E402
 from plan_parameters import as_json  # noqa: E402
-from sglang_keyed import Asked, part  # noqa: E402
-from sglang_keyed_plan import asked_for, run  # noqa: E402
+from sglang_keyed import Asked, asked_for, part  # noqa: E402
+from sglang_keyed_plan import run, said  # noqa: E402
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -47,15 +46,7 @@ exit 1
 
 def main(argv: list[str]) -> int:
     """Run the script; the exit status."""
-    return run(argv, functools.partial(_packed, _into(argv)))
-
-
-def _into(argv: list[str]) -> Path:
-    """The request's directory; whatever else is wrong with the request is told by `run`."""
-    try:
-        return Path(str(json.loads(Path(argv[0]).read_text(encoding="utf-8"))["into"]))
-    except (OSError, ValueError, KeyError, TypeError, IndexError):
-        return Path()
+    return run(argv, functools.partial(_packed, Path(str(said(argv, "into") or ""))))
 
 
 def _packed(into: Path, op: str, params: dict[str, Any], recorded: bool) -> dict[str, Any]:

@@ -19,6 +19,7 @@ the key, too), and the roots below which a leaf's files are looked for;
 from __future__ import annotations
 
 import contextlib
+import json
 import re
 import sys
 from collections.abc import Callable
@@ -34,7 +35,6 @@ from plan_errors import FatalError  # noqa: E402
 from plan_parameters import as_json  # noqa: E402
 from plan_requests import kernels_of, read_request, record_of  # noqa: E402
 from plan_spec import confined  # noqa: E402
-from sglang_keyed import Asked, Loaded  # noqa: E402
 
 sys.path[:] = [entry for entry in sys.path if entry != _HERE]
 
@@ -71,6 +71,14 @@ def run(argv: list[str], each: Each) -> int:
     return plan_requests.run(argv, lambda request: _answer(request, each))
 
 
+def said(argv: list[str], name: str) -> Any:
+    """What a request says beside what is asked of all; whatever else is wrong with it is told by `run`."""
+    try:
+        return json.loads(Path(argv[0]).read_text(encoding="utf-8")).get(name)
+    except (OSError, ValueError, AttributeError, IndexError):
+        return None
+
+
 def _answer(request: Path, each: Each) -> dict[str, Any]:
     wanted = read_request(request, _checked)
     capability = wanted.capability
@@ -93,9 +101,7 @@ def _head(wanted: Wanted, environment: dict[str, Any]) -> dict[str, Any]:
     import torch
     import tvm_ffi
 
-    target = f"sm{wanted.architecture.replace('.', '')}"
-    if environment["target"] != target:
-        message = f"this SGLang compiles for {environment['target']} on a GPU of {wanted.capability}, not for {target}"
+    if message := sglang_keyed.unlike(environment, wanted.architecture):
         raise FatalError("unsupported", message, "name the architecture that it compiles for as the target")
     versions = {"torch": str(torch.__version__), "tvm_ffi": tvm_ffi.__version__}
     return {**versions, **environment, "workspace": environment["cache"]}
@@ -103,17 +109,8 @@ def _head(wanted: Wanted, environment: dict[str, Any]) -> dict[str, Any]:
 
 def planned(op: str, params: dict[str, Any], recorded: bool) -> dict[str, Any]:
     """Which module an op is, and what a server would find of it. Raises PlanError."""
-    function, arguments, asked = asked_for(op, params, recorded)
+    function, arguments, asked = sglang_keyed.asked_for(op, params, recorded)
     return {**sglang_keyed.record(asked), "op": op, "params": as_json(function, arguments)}
-
-
-def asked_for(op: str, params: dict[str, Any], recorded: bool) -> tuple[Callable[..., Any], dict[str, Any], Asked]:
-    """An op's function, its arguments, and the module that they ask load_jit for. Raises PlanError."""
-    function, arguments = sglang_keyed.find(op, params, recorded=recorded)
-    asked: list[Asked] = []
-    with sglang_keyed.noting(asked, find_prebuilt=lambda **_asked: Path(), load=lambda _library: Loaded()):
-        sglang_keyed.call(function, arguments)
-    return function, arguments, sglang_keyed.only(asked, function)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from fitasks.base.errors import FitasksError
 from fitasks.compile import receipt as receipts
-from fitasks.compile.judge import cute
+from fitasks.compile.judge import engine_receipt
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -36,8 +36,8 @@ def kernels_on_disk(kernels: Iterable[Kernel], judge: Callable[[Kernel], Judgeme
 
 def _info(kernel: Kernel, judge: Callable[[Kernel], Judgement]) -> KernelInfo:
     receipt = receipts.read(kernel)
-    if receipt is None:  # an object of CuTe-DSL's has one of another shape
-        made = cute.read(kernel) if kernel.kind == "cute" else None
+    if receipt is None:  # what an engine builds in one go has one of another shape
+        made = engine_receipt.read(kernel) if kernel.built_whole else None
         fresh = bool(made) and _usable(kernel, judge)
         return KernelInfo(kernel.label, kernel.op, kernel.target, fresh, made.size if made else 0)
     size = receipt.outputs[f"{kernel.name}.so"].size
