@@ -67,6 +67,11 @@ class Survey:
         """What keeps it from being used: "lacks …"."""
         if self.refuses:
             return f"can't do FlashInfer's commands (nvcc {self.version}: {self.refuses})"
+        return self.lacks
+
+    @property
+    def lacks(self) -> str:
+        """`lacks cublasLt.h (cublas), nvrtc.h (nvrtc)`."""
         return "lacks " + ", ".join(str(hole) for hole in self.holes)
 
 

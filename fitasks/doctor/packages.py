@@ -148,8 +148,9 @@ def examine_cudart(runtime: Runtime, remedy: str = "install a CUDA build of torc
     else:
         yield _library("libcudart that a server loads", loaded)
         yield from _older(loaded, runtime.toolkit)
+    shown = {runtime.toolkit.real, *([loaded.real] if loaded else [])}
     for found in runtime.found:
-        if loaded is None or found.real != loaded.real:
+        if found.real not in shown:
             yield _library("libcudart, also there", found)
 
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from fitasks.cuda.capability import Commands
     from fitasks.cuda.probe import ProbeMemo
-    from fitasks.cuda.survey import Hole, Survey
+    from fitasks.cuda.survey import Survey
     from fitasks.cuda.toolkit import Toolkit
     from fitasks.doctor.finding import State
     from fitasks.plan.server import Server
@@ -32,7 +32,7 @@ _CUDA_VERSION = re.compile(r"^#define CUDA_VERSION (\d+)", re.MULTILINE)
 
 
 def examine(server: Server, probe: ProbeMemo, commands: Commands | None = None) -> tuple[list[Finding], Toolkit | None]:
-    """One finding per hole, one per toolkit without any, and which one is used; that one, if there is one."""
+    """Return a finding for the toolkit that is used and one for each that there is, and the one that is used."""
     chosen, used = None, []
     try:
         chosen = toolkit_of(server, HEADERS, probe, commands).toolkit
@@ -56,20 +56,16 @@ def _used(toolkit: Toolkit) -> Finding:
 def _candidate(candidate: Candidate, survey: Survey, chosen: Toolkit | None, release: str) -> Iterator[Finding]:
     """Holes of a toolkit that isn't needed are notes: a server without `doit env` might still take it."""
     subject = str(candidate)
+    state: State
     if survey.refuses:
-        state: State = "problem" if chosen is None or chosen.build == survey.build else "note"
+        state = "problem" if chosen is None or chosen.build == survey.build else "note"
         newer = f"a newer toolkit: {pip_command((), release)}, and CUDA_HOME must not name this one"
         yield Finding(_SECTION, subject, str(survey), state, newer)
     elif not survey.holes:
         yield Finding(_SECTION, subject, f"complete: {_versions(candidate, survey)}")
-    for hole in survey.holes:
-        yield Finding(
-            _SECTION,
-            subject,
-            f"lacks {hole}",
-            "note" if chosen else "problem",
-            _remedy(candidate, survey, hole, release),
-        )
+    if survey.holes:
+        state = "note" if chosen else "problem"
+        yield Finding(_SECTION, subject, survey.lacks, state, _remedy(candidate, survey, release))
     if survey.release and (headers := headers_release(candidate.home)) not in {"", survey.release}:
         value = f"its headers are of {headers}, its nvcc is of {survey.release}"
         yield Finding(_SECTION, subject, value, "problem", f"all parts of one release: {pip_command((), release)}")
@@ -94,8 +90,7 @@ def headers_release(home: Path) -> str:
     return f"{int(found[1]) // 1000}.{int(found[1]) % 1000 // 10}" if found else ""
 
 
-def _remedy(candidate: Candidate, survey: Survey, hole: Hole, release: str) -> str:
-    pip = pip_command({hole.component} - {STUB}, release)
-    return (
-        pip if candidate.origin == "pip" else install_command({hole.component}, candidate.home, survey.release) or pip
-    )
+def _remedy(candidate: Candidate, survey: Survey, release: str) -> str:
+    missing = {hole.component for hole in survey.holes}
+    pip = pip_command(missing - {STUB}, release)
+    return pip if candidate.origin == "pip" else install_command(missing, candidate.home, survey.release) or pip

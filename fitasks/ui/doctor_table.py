@@ -24,14 +24,15 @@ _STYLES = {"ok": "green", "note": "yellow", "problem": "bold red"}
 
 
 def show_findings(findings: list[Finding]) -> None:
-    """A table per section; under each finding that isn't "ok", what to do; then the count."""
+    """Show a table per section, with what to do under each finding that isn't "ok"; then the count."""
+    findings = list(dict.fromkeys(findings))
     console = rich_console()
     width = max(len(finding.state) for finding in findings)
     for section, group in groupby(findings, key=lambda finding: finding.section):
         console.print(Text(section, style="bold"))
         table = Table(box=None, pad_edge=False, show_header=False)
         table.add_column(width=width)
-        table.add_column(overflow="fold", max_width=28)
+        table.add_column(overflow="fold", max_width=28 if console.is_terminal else None)
         table.add_column(overflow="fold")
         for finding in group:
             table.add_row(Text(finding.state, style=_STYLES[finding.state]), finding.subject, cell(finding.value))
