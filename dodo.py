@@ -15,46 +15,48 @@ from fitasks.graph.tasks import TaskDict
 DOIT_CONFIG = tasks.configuration()
 
 
-def task_kernel() -> Iterator[TaskDict]:
-    """compile what is stale or incomplete (default)"""
+@tasks.group
+def task_build() -> Iterator[TaskDict]:
+    """build: `doit` compiles what isn't fresh, `doit page 'prefill*'` some of it"""
     yield from tasks.kernels()
-
-
-def task_libcudart() -> Iterator[TaskDict]:
-    """the CUDA runtime library that kernels are linked against, and the one that they will meet"""
     yield tasks.after_all_kernels(actions.apply_cudart_policy, "_cudart")
-    yield tasks.command(actions.cudart)
-    yield from (tasks.command(action, tasks.DRY_RUN) for action in (actions.patch_cudart, actions.restore_cudart))
 
 
-def task_server() -> Iterator[TaskDict]:
-    """what a server will meet"""
+@tasks.group
+def task_ask() -> Iterator[TaskDict]:
+    """ask: what a server will do, and why"""
     yield tasks.command(actions.check, tasks.JSON, tasks.TRACE, words="names")
     yield tasks.command(actions.why, words="names")
-    yield tasks.on_gpus(actions.verify, tasks.FORCE)
-    yield tasks.command(actions.jitlog, words="files")
-    yield tasks.command(actions.report, words="names")
-    yield from map(tasks.command, (actions.env, actions.install_sm90_switch, actions.uninstall_sm90_switch))
     yield tasks.command(actions.doctor, tasks.JSON)
+    yield tasks.on_gpus(actions.verify, tasks.FORCE)
+    yield tasks.command(actions.env)
+    yield tasks.command(actions.report, words="names")
+    yield tasks.command(actions.jitlog, words="files")
+    yield tasks.command(actions.cudart)
 
 
-def task_knowledge() -> Iterator[TaskDict]:
-    """what may be written into kernels.yaml, and what should be"""
-    yield tasks.command(actions.ops, words="words")
-    yield tasks.command(actions.explain_models)
-    yield tasks.command(actions.import_trace, tasks.WRITE, words="files")
-
-
-def task_delivery() -> Iterator[TaskDict]:
-    """what leaves this machine"""
+@tasks.group
+def task_deliver() -> Iterator[TaskDict]:
+    """deliver: kernels for other machines and images"""
     yield from (tasks.after_kernels(actions.wheel, tasks.JSON), tasks.after_kernels(actions.install))
     yield tasks.command(actions.uninstall)
     yield tasks.command(actions.bundle, tasks.FILE, words="names")
     yield tasks.command(actions.unbundle, tasks.FILE, tasks.WHEEL, words="files")
 
 
-def task_clearing() -> Iterator[TaskDict]:
-    """what may go"""
+@tasks.group
+def task_know() -> Iterator[TaskDict]:
+    """know: what belongs into kernels.yaml"""
+    yield tasks.command(actions.ops, words="words")
+    yield tasks.command(actions.explain_models)
+    yield tasks.command(actions.import_trace, tasks.WRITE, words="files")
+
+
+@tasks.group
+def task_repair() -> Iterator[TaskDict]:
+    """repair: caches and the serving environment"""
     yield tasks.command(actions.clear_incomplete)
     yield tasks.command(actions.gc, tasks.LIMIT)
     yield tasks.command(actions.reset, tasks.YES)
+    yield from (tasks.command(action, tasks.DRY_RUN) for action in (actions.patch_cudart, actions.restore_cudart))
+    yield from map(tasks.command, (actions.install_sm90_switch, actions.uninstall_sm90_switch))

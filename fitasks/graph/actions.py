@@ -31,7 +31,7 @@ def apply_cudart_policy() -> None:
 
 
 def cudart() -> None:
-    """the toolkit's libcudart and the server's, side by side, and what `cudart:` in kernels.yaml makes of them"""
+    """the toolkit's libcudart and the server's, side by side"""
     from fitasks.server.cudart_policy import foretold
     from fitasks.ui.show import cudart_lines
 
@@ -49,21 +49,21 @@ def cudart() -> None:
 
 
 def patch_cudart(dry_run: bool) -> None:
-    """replace the server's libcudart by the toolkit's newer one (--dry-run)"""
+    """put the toolkit's newer libcudart into the server"""
     from fitasks.server.cudart_policy import patch
 
     show_text(patch(current().plan, current().runtime, dry_run=dry_run))
 
 
 def restore_cudart(dry_run: bool) -> None:
-    """put the server's own libcudart back (--dry-run)"""
+    """put the server's own libcudart back"""
     from fitasks.server.cudart_policy import restore
 
     show_text(restore(current().runtime, dry_run=dry_run))
 
 
 def check(json: str, trace: str, names: list[str]) -> None:
-    """what the server will do with each kernel (doit check page: with one); exit status 1 if it would compile"""
+    """what the server will do with each kernel; fails if it would compile"""
     from fitasks.delivery.wheel.install import damaged, notice
     from fitasks.server.check import check as predict_all
     from fitasks.server.conditions import conditions
@@ -96,7 +96,7 @@ def covers(session: Session, trace: Path) -> bool:
 
 
 def verify(names: list[str], force: bool) -> None:
-    """prove kernels on all GPUs at once, against references (or some: doit verify page; --force again)"""
+    """prove the kernels on all GPUs of this machine"""
     from fitasks.ui.verify_table import line, summary
     from fitasks.verify.verify import verify as prove
 
@@ -113,7 +113,7 @@ def verify(names: list[str], force: bool) -> None:
 
 
 def install_sm90_switch() -> None:
-    """make servers heed FLASHINFER_DISABLE_SM90=1, which FlashInfer itself ignores (a hook in their environment)"""
+    """make FlashInfer heed FLASHINFER_DISABLE_SM90=1"""
     from fitasks.server.sm90_switch import install
 
     server = current().server
@@ -122,7 +122,7 @@ def install_sm90_switch() -> None:
 
 
 def uninstall_sm90_switch() -> None:
-    """take that hook out again"""
+    """take that out again"""
     from fitasks.server.sm90_switch import uninstall
 
     server = current().server
@@ -133,7 +133,7 @@ def uninstall_sm90_switch() -> None:
 
 
 def report(names: list[str]) -> None:
-    """the last run as a page and as a trace for Chrome: what was compiled when, by which slot, and why"""
+    """the last run as a page: what was compiled when, and why"""
     from fitasks.ui.report import kernels_on_disk, report_last_run
 
     session = current()
@@ -143,7 +143,7 @@ def report(names: list[str]) -> None:
 
 
 def jitlog(files: list[str]) -> None:
-    """what servers compiled or loaded at run time, by FlashInfer's own log, and whether kernels.yaml covers it"""
+    """what servers compiled at run time, by FlashInfer's own log"""
     from fitasks.server.jitlog import logs_of, read_logs
     from fitasks.ui.jitlog_table import lines
 
@@ -159,7 +159,7 @@ def jitlog(files: list[str]) -> None:
 
 
 def doctor(json: str) -> None:
-    """versions side by side, what is missing and how to get it; compiles ten lines as FlashInfer would (--json FILE)"""
+    """what is wrong with this machine, and what to do"""
     from fitasks.doctor.examine import examine
     from fitasks.ui.doctor_table import show_findings, write_findings
 
@@ -172,7 +172,7 @@ def doctor(json: str) -> None:
 
 
 def why(names: list[str]) -> None:
-    """why each kernel that isn't fresh isn't (or of some: doit why page)"""
+    """why each kernel that isn't fresh isn't"""
     from fitasks.ui.show import why_lines
 
     session = current()
@@ -191,7 +191,7 @@ def why(names: list[str]) -> None:
 
 
 def env() -> None:
-    """print the export lines that the server needs"""
+    """the export lines that the server needs"""
     from fitasks.server.exports import export_lines
 
     for line in export_lines(current().plan, current().ninja.executable.parent):
@@ -199,7 +199,7 @@ def env() -> None:
 
 
 def wheel(json: str, names: list[str]) -> None:
-    """the kernels, or some, as a package that FlashInfer loads without compiler or cache, in dist/ (--json FILE)"""
+    """the kernels as a package that FlashInfer loads, in dist/"""
     from fitasks.delivery.collect import collect
     from fitasks.delivery.wheel.install import obstacle
     from fitasks.delivery.wheel.sizes import report
@@ -221,7 +221,7 @@ def wheel(json: str, names: list[str]) -> None:
 
 
 def install(names: list[str]) -> None:
-    """put that package into the serving environment (pip, or uv)"""
+    """put that package into the serving environment"""
     from fitasks.delivery.collect import collect
     from fitasks.delivery.wheel.install import install as put
     from fitasks.delivery.wheel.wheel import build_wheel
@@ -252,7 +252,7 @@ def _say_what_is_left_out(names: list[str]) -> None:
 
 
 def uninstall() -> None:
-    """take the package of kernels out of the serving environment"""
+    """take it out again"""
     from fitasks.delivery.wheel.install import uninstall as take
 
     gone = take(current().server)
@@ -260,7 +260,7 @@ def uninstall() -> None:
 
 
 def bundle(file: str, names: list[str]) -> None:
-    """put the fresh kernels, or some, into one file (doit bundle FILE page); exit status 1 if some aren't fresh"""
+    """the fresh kernels as one file, for a cache elsewhere"""
     from fitasks.delivery.bundle.bundle import bundle as pack
     from fitasks.delivery.bundle.filename import file_among
     from fitasks.ui.bundles import bundled_lines
@@ -272,7 +272,7 @@ def bundle(file: str, names: list[str]) -> None:
 
 
 def unbundle(file: str, files: list[str], wheel: bool) -> None:
-    """take the kernels of a bundle, proven by hash (doit unbundle FILE), or make a package of them (--wheel)"""
+    """take the kernels out of a bundle"""
     from fitasks.delivery.bundle.filename import one_file
 
     path = one_file([*filter(None, [file]), *files], "doit unbundle kernels.tar.gz")
@@ -313,7 +313,7 @@ def _repack(path: Path) -> None:
 
 
 def ops(words: list[str]) -> None:
-    """what the installed FlashInfer offers, with parameters and values (doit ops prefill)"""
+    """what may be written below `kernels:`, with parameters"""
     from fitasks.plan.offers import offers
     from fitasks.ui.ops_table import ops_lines
 
@@ -323,7 +323,7 @@ def ops(words: list[str]) -> None:
 
 
 def explain_models() -> None:
-    """what each model of kernels.yaml needs, by which field and which rule of which engine, and what isn't known"""
+    """what each model below `models:` needs, and why"""
     from fitasks.models.kernels import answers
     from fitasks.ui.models_table import NONE, lines
 
@@ -337,7 +337,7 @@ def explain_models() -> None:
 
 
 def import_trace(files: list[str], write: bool) -> None:
-    """add what a trace, log or cache asks for to kernels.yaml: shows the diff (--write writes it)"""
+    """what a recorded server asked for, for kernels.yaml"""
     from fitasks.trace.sources import files_of
 
     import_files(current(), files_of(files, Path.cwd()), to_write=write)
@@ -363,7 +363,7 @@ def import_files(session: Session, files: Sequence[Path], *, to_write: bool) -> 
 
 
 def clear_incomplete() -> None:
-    """remove half-built nvcc modules that nobody is building, and nothing else"""
+    """remove half-built modules that nobody is building"""
     from fitasks.compile.clear import clear_incomplete as clear
     from fitasks.ui.show import cleared_lines
 
@@ -371,7 +371,7 @@ def clear_incomplete() -> None:
 
 
 def gc(limit: int) -> None:
-    """shrink the store of finished kernels (--limit, in GB)"""
+    """shrink the store of finished kernels"""
     from fitasks.ui.show import collected_line
 
     store = current().store
@@ -380,7 +380,7 @@ def gc(limit: int) -> None:
 
 
 def reset(yes: bool) -> None:
-    """remove nvcc's modules and generated sources of this version and these targets (asks, or --yes)"""
+    """remove this version's modules and generated sources"""
     from fitasks.compile import clear
     from fitasks.ui.show import reset_lines
 

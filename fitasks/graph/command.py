@@ -1,5 +1,6 @@
-"""`doit run` and `doit list` with one more option, --no-sm90. Found by doit through the entry point group doit.COMMAND.
+"""`doit run` and `doit list` with one more option, --no-sm90; and a list of ours.
 
+Found by doit through the entry point group doit.COMMAND.
 The option becomes FITASKS_SM90=0 before dodo.py is loaded, and `-n` MAX_JOBS.
 It serves every dodo.py of this environment, ours or not, and otherwise does only what DOIT_CONFIG asks for.
 """
@@ -34,6 +35,15 @@ _NO_SM90 = {
     "help": "plan generic modules in place of Hopper's, as `sm90: false` in kernels.yaml does (fitasks)",
 }
 _WORD = "--no-sm90"
+_OWN = (
+    "subtasks",
+    "quiet",
+    "status",
+    "private",
+    "list_deps",
+    "template",
+    "pos_args",
+)  # who gives one wants doit's list
 
 
 @contextlib.contextmanager
@@ -127,6 +137,13 @@ class List(DoitList):  # type: ignore[misc]
                 print(error, file=sys.stderr)  # noqa: T201
                 return 2
             params["pos_args"] = words
+        if "problem" in config and not any(params[name] for name in _OWN):
+            from fitasks.graph.listing import overview
+            from fitasks.graph.session import current
+
+            for line in overview(current(), self.task_list):
+                self.outstream.write(f"{line}\n")
+            return 0
         return super()._execute(*args, **params)
 
 

@@ -21,6 +21,7 @@ from fitasks.base.streams import one_line, shown, silence, tell, whole
 from fitasks.compile.pool.schedule import longest_first
 from fitasks.cuda.gpus import all_gpus, visible
 from fitasks.graph import reporting
+from fitasks.graph.listing import TITLE
 from fitasks.graph.session import current
 from fitasks.graph.uptodate import Fresh
 from fitasks.graph.words import NAMES, NOTHING
@@ -47,6 +48,7 @@ WHEEL = {"name": "wheel", "long": "wheel", "type": bool, "default": False, "help
 WRITE = {"name": "write", "long": "write", "type": bool, "default": False, "help": "write kernels.yaml"}
 YES = {"name": "yes", "short": "y", "long": "yes", "type": bool, "default": False, "help": "don't ask"}
 
+_COMPILES = "compile what is stale or incomplete (default)"
 _DATABASE, _ROOM = "doit.sqlite3", 1 << 20  # bytes that it may need
 _WAITING = 16  # kernels whose files may wait for a slot: the longest of all of them is next
 
@@ -72,17 +74,28 @@ def configuration() -> dict[str, Any]:
     )
 
 
+def group(creator: Callable[[], Iterator[TaskDict]]) -> Callable[[], Iterator[TaskDict]]:
+    """Let `doit list` show these tasks below the creator's docstring."""
+
+    @functools.wraps(creator)
+    def titled() -> Iterator[TaskDict]:
+        for task in creator():
+            yield task | {"meta": (task.get("meta") or {}) | {TITLE: (creator.__doc__ or "").strip()}}
+
+    return titled
+
+
 def kernels() -> Iterator[TaskDict]:
     """One subtask per kernel and target, that of the longest file first: doit begins them in this order."""
     session = current()
     if session.problem:
-        yield _task("kernel", "compile what is stale or incomplete (default)", _raise(session.problem))
+        yield _task(GROUP, _COMPILES, _raise(session.problem))
         return
-    yield {"name": None, "doc": "compile what is stale or incomplete (default)"}
+    yield {"basename": GROUP, "name": None, "doc": _COMPILES}
     twins = [kernel for kernel in session.kernels if kernel.twin]
     for kernel in longest_first((kernel for kernel in session.kernels if not kernel.twin), session.costs):
-        yield _kernel(session, kernel)
-    yield from map(_twin, twins)
+        yield {"basename": GROUP} | _kernel(session, kernel)
+    yield from ({"basename": GROUP} | _twin(kernel) for kernel in twins)
 
 
 def command(action: Callable[..., None], *params: dict[str, Any], words: str = NOTHING) -> TaskDict:
