@@ -32,7 +32,13 @@ def variables(trace: Path, env: Mapping[str, str]) -> dict[str, str]:
 def main(words: Sequence[str]) -> int:
     """Become the server, or print the variables; the exit status where neither is possible."""
     parser = argparse.ArgumentParser(prog="python -m fitasks.record", description=__doc__, formatter_class=_Formatter)
-    parser.add_argument("-o", "--output", required=True, type=Path, help="the trace; lines are appended")
+    parser.add_argument(
+        "-o",
+        "--output",
+        default=Path("trace.jsonl"),
+        type=Path,
+        help="the trace; lines are appended (default: trace.jsonl)",
+    )
     parser.add_argument("--print-env", action="store_true", help="print export lines instead of running a command")
     parser.add_argument("command", nargs="*", help="the server's command, after --")
     wanted = parser.parse_args(words)

@@ -147,7 +147,7 @@ def test_a_project_that_cannot_be_written_to(project: Project) -> None:
     state.rename(project.root / "kept")
     state.write_text("in the way")  # of root, too, whom no permission keeps out
     try:
-        assert "Found 3 compiled kernel(s) of 3" in project.doit("check")
+        assert "3 of 3 kernels found" in project.doit("check")
         assert "can't be written to (File exists); what this run learns is forgotten" in project.stderr
         assert project.doit() == "3 kernels: 3 fresh\n"
         assert project.statuses().keys() >= ALL
@@ -224,11 +224,11 @@ def test_a_kernel_that_could_not_be_planned_says_why(project: Project, words: li
 
 def test_check_predicts_and_counts(project: Project, tmp_path: Path) -> None:
     out = project.doit("check", "--json", str(tmp_path / "check.json"))
-    assert "Found 3 compiled kernel(s) of 3" in out
+    assert "3 of 3 kernels found" in out
     data = json.loads((tmp_path / "check.json").read_text())
     assert [kernel["state"] for kernel in data["kernels"]] == ["cached"] * 3
     project.library("page").unlink()
-    assert "Found 2 compiled kernel(s) of 3" in project.doit("check", status=1)
+    assert "2 of 3 kernels found" in project.doit("check", status=1)
     assert "refused" in project.doit("check", status=1, FLASHINFER_DISABLE_JIT="1")
 
 
@@ -244,7 +244,7 @@ def no_compiler(project: Project, tmp_path: Path) -> dict[str, str]:
 
 
 def test_what_is_compiled_needs_no_host_compiler(project: Project, no_compiler: dict[str, str]) -> None:
-    assert "Found 3 compiled kernel(s) of 3" in project.doit("check", given=no_compiler)
+    assert "3 of 3 kernels found" in project.doit("check", given=no_compiler)
     assert project.doit("env", given=no_compiler).startswith("export CUDA_HOME=")
     assert project.doit(given=no_compiler).endswith("3 kernels: 3 audited\n")  # the stamp names the compiler
     assert project.calls() == 0
@@ -254,7 +254,7 @@ def test_what_is_to_be_compiled_does(project: Project, no_compiler: dict[str, st
     project.library("page").unlink()
     shutil.rmtree(project.root.parent / "xdg" / "fitasks" / "store")  # adopting needs none
     said = " ".join(project.doit("check", status=1, given=no_compiler).split())
-    assert "Found 2 compiled kernel(s) of 3" in said
+    assert "2 of 3 kernels found" in said
     assert "page would fail page.so is missing" not in said
     assert "page would fail no host compiler: c++ is not on PATH" in said
     assert "no host compiler: c++ is not on PATH" in project.doit("kernel:page", status=1, given=no_compiler)
@@ -282,7 +282,7 @@ def test_env_prints_lines_for_a_shell(project: Project) -> None:
 
 
 def test_why_of_a_fresh_kernel_and_of_an_unknown_one(project: Project) -> None:
-    assert project.doit("why") == "all 3 kernels are fresh\n"
+    assert project.doit("why") == "3 kernels, all fresh\n"
     out = project.doit("why", "kernel:page")
     assert out.startswith("kernel:page: fresh: ")
     assert out.endswith(" inputs unchanged\n")

@@ -166,7 +166,7 @@ def test_files_that_need_no_compiler_are_counted_as_there(project: Project) -> N
     out, err = process.communicate(timeout=60)
     assert "kernel:page: compiling 1 file; " in out, out + err
     assert "still compiling: page 1/2 (" in out
-    assert "; 0 of 1 kernels, 1 of 2 files, " in out
+    assert "; 0 of 1 kernel, 1 of 2 files, " in out
     (page,) = first_event(project)["kernels"]
     assert (page["files"], page["kept"]) == (2, 1)
     before = next(kernel for kernel in whole["kernels"] if kernel["label"] == "page")

@@ -9,10 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from doit.cmd_base import ModuleTaskLoader
+from doit.cmdparse import CmdParseError
 from doit.task import Task
 
 from fitasks.base.errors import EnvironmentProblem
 from fitasks.delivery.bundle.filename import file_among
+from fitasks.graph.command import Run
+from fitasks.graph.tasks import LIMIT, command
 from fitasks.graph.words import NAMES, NOTHING, resolved
 from fitasks.plan.names import UnknownName, named
 from tests.doit_project import ROOT, Planned, Project
@@ -106,6 +110,38 @@ def test_whose_a_word_is(words: str, said: str, given: dict[str, str]) -> None:
     known = tasks()
     assert resolved(words.split(), known) == said.split()
     assert {name: " ".join(task.pos_arg_val) for name, task in known.items() if task.pos_arg_val is not None} == given
+
+
+def called(words: list[str]) -> Any:
+    """`doit gc` with these words behind it."""
+
+    def gc(limit: int) -> None:
+        """shrink the store"""
+        print(limit)  # noqa: T201
+
+    return command(gc, LIMIT)["actions"][0](limit=20, nothing=words)
+
+
+def test_a_task_tells_its_options(capsys: pytest.CaptureFixture[str]) -> None:
+    assert called(["--help"]) is None
+    assert capsys.readouterr().out.splitlines() == [
+        "doit gc [--limit LIMIT]",
+        "  shrink the store",
+        "  --limit LIMIT  gigabytes to keep",
+    ]
+
+
+def test_an_options_value_is_of_its_type(capsys: pytest.CaptureFixture[str]) -> None:
+    assert called(["--limit", "3"]) is None
+    assert capsys.readouterr().out == "3\n"
+    assert "gc: --limit takes a whole number, not 'x'" in called(["--limit", "x"]).get_msg()
+    assert "remedy: doit gc --help" in called(["--lmt", "3"]).get_msg()
+
+
+def test_a_wrong_option_of_doit_run_is_one_line() -> None:
+    with pytest.raises(CmdParseError) as error:
+        Run(task_loader=ModuleTaskLoader({})).parse_execute(["--jbos", "3"])
+    assert str(error.value) == "Error parsing Command: option --jbos not recognized; see `doit help run`"
 
 
 def test_a_package_of_some_waits_for_these_alone() -> None:
@@ -222,9 +258,9 @@ def test_words_that_are_no_task_build_kernels_or_are_mistakes(project: Project) 
 
 def test_make_passes_names_as_they_are(project: Project) -> None:
     (project.root / "page_of_mine").touch()  # a shell that matched files would name this one
-    assert "Found 0 compiled kernel(s) of 1" in make(project, "check", "K=kernel:page", status=1)
-    assert "Found 0 compiled kernel(s) of 2" in make(project, "check", "K=pag* quantization", status=1)
-    assert "Found 1 compiled kernel(s) of 1" in make(project, "check", "K='cas*'")
+    assert "0 of 1 kernel found" in make(project, "check", "K=kernel:page", status=1)
+    assert "0 of 2 kernels found" in make(project, "check", "K=pag* quantization", status=1)
+    assert "1 of 1 kernel found" in make(project, "check", "K='cas*'")
     assert make(project, "kernels", "K='cas*' \"cascade\"").endswith("1 kernel: 1 fresh\n")
     assert "did you mean kernel:page?" in make(project, "kernels", "K=pagee*", status=2)
     make(project, "check", "K=cascade;touch$$IFS./ran `touch ran` && touch ran", status=2)

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol
 
+from fitasks.base.counted import counted
 from fitasks.base.errors import FitasksError, KernelFailure
 from fitasks.base.files import write_if_changed
 from fitasks.compile import begun, whole
@@ -212,7 +213,7 @@ class Builder:
         apart = self.store.explain(kernel, judge, judged) if self.store else []
         facts = {"label": kernel.label, "op": kernel.op, "target": kernel.target, "files": len(kernel.sources)}
         self.runner.journal.write("begin", **facts, why=why + apart)
-        work = f"compiling {count} file{'s'[: count != 1]}" if count else "linking"
+        work = f"compiling {counted(count, 'file')}" if count else "linking"
         self.runner.say("; ".join([f"kernel:{kernel.label}: {work}", *why[:1], *apart]))
 
     def _regenerate(self, kernel: Kernel) -> None:

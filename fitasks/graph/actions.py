@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from fitasks.base.counted import counted
 from fitasks.base.errors import EnvironmentProblem, Silent
 from fitasks.base.streams import show as _print
 from fitasks.base.streams import show_for_shell, show_text
@@ -37,9 +38,6 @@ def cudart() -> None:
 
     session = current()
     _say(cudart_lines(session.plan.notes, session.runtime))
-    path, _ = session.stamp
-    _print(f"{path}:")
-    show_text(path.read_text(encoding="utf-8").rstrip("\n"))
     failed, then = foretold(session.plan, session.runtime)
     _say(failed)
     if then:
@@ -187,7 +185,7 @@ def why(names: list[str]) -> None:
         judged = session.judge(kernel)
         _say(why_lines(kernel.label, judged, session.store.explain(kernel, session.judges[kernel.target], judged)))
     if not shown and not names:
-        _print(f"all {len(chosen)} kernels are fresh")
+        _print(f"{counted(len(chosen), 'kernel')}, all fresh" if len(chosen) != 1 else "1 kernel, fresh")
 
 
 def env() -> None:
@@ -390,14 +388,15 @@ def reset(yes: bool) -> None:
     if not directories:
         return
     if not yes and not _confirmed():
-        raise EnvironmentProblem("nothing was removed", remedy="doit reset --yes")
+        _print("nothing was removed")
+        raise Silent
     clear.reset(directories)
     _print("removed")
 
 
 def _confirmed() -> bool:
     if not sys.stdin.isatty():
-        return False
+        raise EnvironmentProblem("nothing was removed: nobody can be asked here", remedy="doit reset --yes")
     return input("remove all of these? [y/N] ").strip().lower() in {"y", "yes"}
 
 

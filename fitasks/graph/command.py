@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from doit.cmd_list import List as DoitList
 from doit.cmd_run import Run as DoitRun
+from doit.cmdparse import CmdParseError
 
 from fitasks.base import temporary
 from fitasks.base.limits import met
@@ -58,7 +59,21 @@ def _within_limits() -> Iterator[None]:
         raise
 
 
-class Run(DoitRun):  # type: ignore[misc]  # doit has no types
+class _Helpful:
+    """A command that answers --help, and says of a wrong option what is wrong, where doit shows its own objects."""
+
+    def parse_execute(self: Any, words: list[str]) -> Any:
+        if words and words[0] in {"--help", "-h"}:
+            print(self.help())  # noqa: T201
+            return 0
+        try:
+            return super().parse_execute(words)  # type: ignore[misc]
+        except CmdParseError as error:
+            said = str(error).partition(" (parsing options")[0]
+            raise CmdParseError(f"{said}; see `doit help {self.name}`") from None
+
+
+class Run(_Helpful, DoitRun):  # type: ignore[misc]  # doit has no types
     """Also behind a task's name, where doit would take the option for one of the task's."""
 
     name = "run"
@@ -113,7 +128,7 @@ class Run(DoitRun):  # type: ignore[misc]  # doit has no types
         return ""
 
 
-class List(DoitList):  # type: ignore[misc]
+class List(_Helpful, DoitList):  # type: ignore[misc]
     """So that the list shows what `doit --no-sm90` would do."""
 
     name = "list"

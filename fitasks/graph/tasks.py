@@ -114,13 +114,18 @@ def _with_late_options(
 
     @functools.wraps(action)
     def parsed(**given: Any) -> None:
+        if {"--help", "-h"} & set(given.get(words) or []):
+            from fitasks.ui.show import help_lines
+
+            print("\n".join(help_lines(action.__name__, action.__doc__ or "", words, params)))  # noqa: T201
+            return
         try:
             found, given[words] = _split(given.get(words) or [], params)
         except getopt.GetoptError as error:
-            raise EnvironmentProblem(f"{action.__name__}: {error}", remedy=f"see doit help {action.__name__}") from None
+            raise EnvironmentProblem(f"{action.__name__}: {error}", remedy=f"doit {action.__name__} --help") from None
         for word, value in found:
             param = next(one for one in params if word in {f"--{one['long']}", f"-{one.get('short')}"})
-            given[param["name"]] = True if param["type"] is bool else value
+            given[param["name"]] = _value(action.__name__, param, value)
         if words == NOTHING and (refused := given.pop(words)):
             raise EnvironmentProblem(
                 f"doit {action.__name__} takes no names, but was given {' '.join(refused)}",
@@ -133,6 +138,17 @@ def _with_late_options(
         refused = inspect.Parameter(NOTHING, inspect.Parameter.KEYWORD_ONLY)
         vars(parsed)["__signature__"] = signature.replace(parameters=[*signature.parameters.values(), refused])
     return parsed
+
+
+def _value(task: str, param: dict[str, Any], value: str) -> Any:
+    """What an option behind a task's words says. Raises EnvironmentProblem for what is no number."""
+    if param["type"] is bool:
+        return True
+    try:
+        return param["type"](value)
+    except ValueError:
+        problem = f"{task}: --{param['long']} takes a whole number, not {value!r}"
+        raise EnvironmentProblem(problem, remedy=f"doit {task} --{param['long']} {param['default']}") from None
 
 
 def _split(words: Sequence[str], params: Sequence[dict[str, Any]]) -> tuple[list[tuple[str, str]], list[str]]:

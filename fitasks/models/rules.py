@@ -62,7 +62,7 @@ BACKENDS = (
         "fa3",
     ),
     Rule("sglang", {"sinks": (True,)}, "attention sinks: Triton, FlashInfer has none there", _SGLANG_DEFAULT, "triton"),
-    Rule("sglang", {}, "otherwise FlashInfer", _SGLANG_DEFAULT, "flashinfer"),
+    Rule("sglang", {}, "SGLang's default: no rule before this one applies", _SGLANG_DEFAULT, "flashinfer"),
     Rule(
         "vllm",
         {"mla": (True,)},

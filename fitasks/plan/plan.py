@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, TypedDict
 
 from fitasks.base import memo
 from fitasks.base.border import read_bytes
+from fitasks.base.counted import counted
 from fitasks.base.environment import home, refuse_unusable
 from fitasks.base.errors import BadInput, EnvironmentProblem, NoCompiler
 from fitasks.config.model import MOST_BYTES, Config, KernelConfig, ModelRequest, Position, Serving
@@ -197,7 +198,7 @@ def _plan_anew(
 
     If another toolkit has and can, ask with that one.
     """
-    _say(f"planning {len(config.kernels) * len(targets)} kernels with FlashInfer", server)
+    _say(f"planning {counted(len(config.kernels) * len(targets), 'kernel')} with FlashInfer", server)
     commands: Commands = {"": of_targets(targets)}
     choice, asked = toolkit_of(server, needs, probe, commands), set[Path]()
     while True:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING
 
+from fitasks.base.counted import counted
 from fitasks.ui.units import size
 
 if TYPE_CHECKING:
@@ -26,7 +27,8 @@ def bundled_lines(done: Bundled) -> Iterator[str]:
     """Which kernels were left out and why, then the file."""
     for label, why in done.left_out:
         yield f"left out  kernel:{label}: {why}"
-    yield f"{done.path}: {_kernels(len(done.kernels))}, {done.files} files, {size(done.bytes)} in {size(done.size)}"
+    files = counted(done.files, "file")
+    yield f"{done.path}: {_kernels(len(done.kernels))}, {files}, {size(done.bytes)} in {size(done.size)}"
     if done.left_out:
         yield f"{_kernels(len(done.left_out))} left out"
 
@@ -60,4 +62,4 @@ def repacked_lines(made: Repacked) -> Iterator[str]:
 
 
 def _kernels(count: int) -> str:
-    return f"{count} kernel{'s'[: count != 1]}"
+    return counted(count, "kernel")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from rich.table import Table
 from rich.text import Text
 
+from fitasks.base.counted import counted
 from fitasks.base.files import write_atomic
 from fitasks.ui.console import console as rich_console
 from fitasks.ui.units import size
@@ -36,7 +37,7 @@ def show_verdicts(verdicts: list[Verdict], conditions: list[str], not_loaded: Se
     console.print(table)
     good = [verdict for verdict in verdicts if verdict.good]
     total = size(sum(verdict.bytes for verdict in good))
-    console.print(f"Found {len(good)} compiled kernel(s) of {len(verdicts)}, {total}")
+    console.print(f"{len(good)} of {counted(len(verdicts), 'kernel')} found, {total}")
     for other in not_loaded:
         console.print(f"Without a module: {other.entry} ({other.target}): {other.why}", soft_wrap=True)
     for condition in conditions:

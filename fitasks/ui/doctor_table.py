@@ -11,6 +11,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from fitasks.base.counted import counted
 from fitasks.base.files import write_atomic
 from fitasks.ui.console import cell
 from fitasks.ui.console import console as rich_console
@@ -40,7 +41,7 @@ def show_findings(findings: list[Finding]) -> None:
                 table.add_row("", "", cell(f"→ {finding.remedy}", style="italic"))
         console.print(Padding(table, (0, 0, 1, 2)))
     counts = {state: sum(finding.state == state for finding in findings) for state in ("problem", "note")}
-    console.print(", ".join(f"{count} {state}{'s'[: count != 1]}" for state, count in counts.items()))
+    console.print(", ".join(counted(count, state) for state, count in counts.items()))
 
 
 def write_findings(file: Path, findings: list[Finding]) -> None:

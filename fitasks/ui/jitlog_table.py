@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, get_args
 
+from fitasks.base.counted import counted
 from fitasks.plan.modules import toolchain_named
 from fitasks.server.jitlog import Covered, State
 
@@ -23,7 +24,7 @@ def lines(found: Sequence[Covered], logs: Sequence[Path]) -> Iterator[str]:
             yield f"{log}:"
             yield from (f"  {_line(one)}" for one in of_log)
     if not found:
-        yield f"{len(logs)} logs; none names a module{_SILENT}"
+        yield f"{counted(len(logs), 'log')}; none names a module{_SILENT}"
         return
     counts = {state: sum(one.state == state for one in found) for state in get_args(State)}
     yield ", ".join(f"{count} {state}" for state, count in counts.items() if count)

@@ -19,7 +19,7 @@ def lines(request: ModelRequest, target: str, answer: Answer, not_loaded: Collec
     """One model on one architecture; `not_loaded` is what FlashInfer loads no module for."""
     version = f" {request.version}" if request.version else ""
     yield f"{request.name} on {request.engine}{version}, {answer.architecture} (targets: {target})"
-    yield f"  attention: {answer.backend}; {answer.because} [{answer.source}]"
+    yield f"  attention backend: {answer.backend} ({answer.because}) [{answer.source}]"
     for entry in answer.entries:
         params = "".join(f", {name}: {value}" for name, value in entry.params.items())
         yield f"  {{op: {entry.op}{params}}}"

@@ -6,6 +6,7 @@ import difflib
 import json
 from typing import TYPE_CHECKING
 
+from fitasks.base.counted import counted
 from fitasks.base.errors import EnvironmentProblem
 from fitasks.config.shorthands import FOLLOWED, FOLLOWS, HEAD_DIM, HEAD_DIMS, one_head_dim
 
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
     from fitasks.plan.offers import Op
 
 _MOST_VALUES = 14
+# FlashInfer looks every dtype up in one table that names all of them. Of what it computes with, only these make sense.
+_FLOATS, _INDICES = ("float", "bfloat"), ("int32", "int64")
+_MEANT = {"dtype_q": _FLOATS, "dtype_o": _FLOATS, "dtype_idx": _INDICES}
 _TYPES = {
     "dtype": "a dtype",
     "bool": "true or false",
@@ -32,7 +36,7 @@ def ops_lines(known: Sequence[Op], words: list[str], version: str) -> Iterator[s
     chosen = chosen_ops(known, words)
     yield from described(chosen) if words else listed(chosen)
     if not words:
-        yield f"{len(known)} ops of FlashInfer {version}; `doit ops WORD …` shows their parameters"
+        yield f"{counted(len(known), 'op')} of FlashInfer {version}; `doit ops WORD …` shows their parameters"
 
 
 def chosen_ops(known: Sequence[Op], words: Sequence[str]) -> list[Op]:
@@ -88,9 +92,16 @@ def _shown(op: Op) -> Iterator[Parameter]:
 def _takes(one: Parameter) -> str:
     if not one.accepted or one.type == "bool":
         return _TYPES.get(one.type, one.type.replace("int,", "an integer,") or "any value")
-    values = [_yaml(value) for value in one.accepted[:_MOST_VALUES]]
-    more = len(one.accepted) - len(values)
+    accepted = _meant(one)
+    values = [_yaml(value) for value in accepted[:_MOST_VALUES]]
+    more = len(accepted) - len(values)
     return ", ".join(values) + (f", … ({more} more)" if more else "")
+
+
+def _meant(one: Parameter) -> Sequence[Scalar]:
+    """The values that fit what the parameter is for; all where none does."""
+    kinds = _MEANT.get(one.name, ("",))
+    return [value for value in one.accepted if str(value).startswith(kinds)] or one.accepted
 
 
 def _default(one: Parameter) -> str:

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import TYPE_CHECKING
 
-from fitasks.ui.units import counted, size
+from fitasks.base.counted import counted
+from fitasks.ui.units import size
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence

@@ -8,6 +8,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from fitasks.base.counted import counted
 from fitasks.ui.units import duration, size
 
 if TYPE_CHECKING:
@@ -102,10 +103,10 @@ class Progress:
             used = self.usage()
         failed = sum(work.outcome == "failed" for work in works)
         parts = [
-            f"{sum(work.right for work in works)} of {len(works)} kernels",
+            f"{sum(work.right for work in works)} of {counted(len(works), 'kernel')}",
             *([f"{failed} failed"] if failed else []),
-            f"{sum(work.done for work in works)} of {sum(work.files for work in works)} files",
-            f"{used.compilers} of {self.slots} compilers",
+            f"{sum(work.done for work in works)} of {counted(sum(work.files for work in works), 'file')}",
+            f"{used.compilers} of {counted(self.slots, 'compiler')}",
             size(used.memory),
             duration(time.time() - self.begun),
         ]
@@ -128,7 +129,7 @@ class Progress:
         done = self.untouched + counts.total() - sum(counts[one] for one in _UNDONE)
         count = self.untouched + len(outcomes) if self.wanted is None else len(self.wanted)
         undone = [f"{counts[one]} {one}" for one in _UNDONE if counts[one]]
-        return ", ".join([f"{done} of {count} kernels done", *undone])
+        return ", ".join([f"{done} of {counted(count, 'kernel')} done", *undone])
 
     def heartbeat(self) -> str:
         """One line for a log: the summary, and what is being compiled for how long."""

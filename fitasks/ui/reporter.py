@@ -12,6 +12,7 @@ from typing import Any
 
 from doit.exceptions import UnmetDependency
 
+from fitasks.base.counted import counted
 from fitasks.compile.pool.usage import Usage
 from fitasks.processes import sessions
 from fitasks.ui.board import Board, board_for
@@ -128,7 +129,7 @@ class Reporter:
         parts = [f"{self._outcomes[name]} {name}" for name in order if self._outcomes[name]]
         count = self._outcomes.total()
         saved = f"; {self._saved:.0f} s of compiling saved" if self._saved else ""
-        return f"{count} kernel{'s'[: count != 1]}: {', '.join(parts)}{saved}" if parts else ""
+        return f"{counted(count, 'kernel')}: {', '.join(parts)}{saved}" if parts else ""
 
     def _stopped(self) -> str:
         return f"stopped: {self.progress.status()}" if self.progress.wanted else ""

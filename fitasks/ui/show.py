@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from fitasks.base.counted import counted
 from fitasks.ui.units import size
 
 if TYPE_CHECKING:
@@ -14,6 +15,18 @@ if TYPE_CHECKING:
     from fitasks.compile.judge.reasons import Judgement
     from fitasks.cuda.cudart import Cudart, Runtime
     from fitasks.store.local import Stored
+
+
+_WORDS = {"names": " [KERNEL …]", "files": " [FILE …]", "words": " [WORD …]"}
+
+
+def help_lines(task: str, doc: str, words: str, params: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """How a task is called, what it does, its options."""
+    named = [f"--{one['long']}" + ("" if one["type"] is bool else f" {one['name'].upper()}") for one in params]
+    yield f"doit {task}{_WORDS.get(words, '')}{''.join(f' [{one}]' for one in named)}"
+    yield f"  {doc}"
+    width = max(map(len, named), default=0)
+    yield from (f"  {name:{width}}  {one['help']}" for name, one in zip(named, params, strict=True))
 
 
 def cudart_lines(notes: Sequence[str], runtime: Runtime) -> Iterator[str]:
@@ -45,13 +58,13 @@ def cleared_lines(removed: Sequence[Incomplete]) -> Iterator[str]:
     for module in removed:
         yield f"{f'kept ({module.kept})' if module.kept else 'removed'}  {size(module.bytes):>8}  {module.path}"
     gone = [module for module in removed if not module.kept]
-    yield f"{len(gone)} incomplete modules removed, {size(sum(module.bytes for module in gone))}"
+    yield f"{counted(len(gone), 'incomplete module')} removed, {size(sum(module.bytes for module in gone))}"
 
 
 def collected_line(store: Path, removed: Sequence[Stored], kept: Sequence[Stored]) -> str:
     """What the store has lost, and what is left in it."""
     freed, left = (size(sum(stored.bytes for stored in group)) for group in (removed, kept))
-    return f"{store}: {len(removed)} kernels removed ({freed}), {len(kept)} kept ({left})"
+    return f"{store}: {counted(len(removed), 'kernel')} removed ({freed}), {len(kept)} kept ({left})"
 
 
 def reset_lines(sizes: Mapping[Path, int], left: Sequence[Incomplete]) -> Iterator[str]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING
 
+from fitasks.base.counted import counted
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
@@ -19,8 +21,8 @@ _MOST = 20  # modules of other toolchains that are named: Triton has hundreds
 
 def proposed(proposal: Proposal) -> Iterator[str]:
     """What isn't in the diff, and why."""
-    counts = f"{len(proposal.resolved)} modules to add, {len(proposal.present)} in {proposal.file.name} already"
-    yield f"{counts}, {len(proposal.refused)} not expressible"
+    new, refused_ones = counted(len(proposal.resolved), "module"), len(proposal.refused)
+    yield f"{new} to add, {len(proposal.present)} in {proposal.file.name} already, {refused_ones} not expressible"
     for refused in proposal.refused:
         yield f"  not expressible: {refused.requested.name}: {refused.reason}"
     yield from _outside(proposal.uncompiled, proposal.unused)
@@ -28,10 +30,12 @@ def proposed(proposal: Proposal) -> Iterator[str]:
 
 def covered(found: Coverage, file: str) -> Iterator[str]:
     """Counts first; then each module that isn't covered."""
-    yield f"{len(found.not_planned)} of {found.total} requested modules are not covered by {file}"
+    there = found.total - len(found.not_planned)
+    yield f"{file} covers {there} of {counted(found.total, 'requested module')}{'; not' if found.not_planned else ''}"
     yield from (f"  {one.name}{_waited(one)}" for one in found.not_planned)
     if found.not_packaged is not None:
-        yield f"{len(found.not_packaged)} of {found.total} are not in the installed flashinfer-jit-cache"
+        packaged = found.total - len(found.not_packaged)
+        yield f"the installed flashinfer-jit-cache has {packaged} of them{'; not' if found.not_packaged else ''}"
         yield from (f"  {one.name}" for one in found.not_packaged)
     if found.not_planned:
         yield "`doit import_trace` adds what kernels.yaml can say"
@@ -47,7 +51,7 @@ def _waits(found: Coverage) -> Iterator[str]:
     for one in found.waited:
         late = f", {one.late:.1f} s of it while it was already answering" if one.late >= _SHORTEST else ""
         made = f", {one.compiled} of them compiled in {one.seconds:.1f} s{late}{_advice(one)}" if one.compiled else ""
-        yield f"  {one.toolchain.title}: {one.modules} module{'s'[: one.modules != 1]}{made}"
+        yield f"  {one.toolchain.title}: {counted(one.modules, 'module')}{made}"
     if found.compilers:
         counts = Counter(name.partition(" ")[0] for name in found.compilers)
         told = ", ".join(f"{name} {count}" for name, count in counts.most_common())
@@ -66,13 +70,13 @@ def _outside(uncompiled: Sequence[Requested], unused: Sequence[Requested]) -> It
     """What precompilation has no part in."""
     if uncompiled:
         total = sum(one.seconds for one in uncompiled)
-        yield f"not covered by precompilation: {len(uncompiled)} modules, {total:.1f} s in the server"
+        yield f"not covered by precompilation: {counted(len(uncompiled), 'module')}, {total:.1f} s in the server"
         longest = sorted(uncompiled, key=lambda one: -one.seconds)
         yield from (f"  {one.name} ({one.kind}){_waited(one)}" for one in longest[:_MOST])
         if len(longest) > _MOST:
             yield f"  and {len(longest) - _MOST} more, {sum(one.seconds for one in longest[_MOST:]):.1f} s"
     if unused:
-        yield f"{len(unused)} modules were generated but never loaded, and are left out"
+        yield f"left out: {counted(len(unused), 'module')}, generated and never loaded"
 
 
 def _waited(one: Requested) -> str:

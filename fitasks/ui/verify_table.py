@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from fitasks.base.counted import counted
+
 if TYPE_CHECKING:
     from fitasks.verify.proof import Proof
     from fitasks.verify.verify import ProofResult
@@ -30,7 +32,7 @@ def _checks(proof: Proof) -> str:
     times = [check.milliseconds for check in proof.checks if check.milliseconds is not None]
     each = f"{sum(times) / len(times):.3f} ms each, " if times else ""
     return (
-        f"{count} check{'s'[: count != 1]}, {each}worst error {worst.error:.2g} "
+        f"{counted(count, 'check')}, {each}worst error {worst.error:.2g} "
         f"of {worst.tolerance:.2g} allowed ({worst.what})"
     )
 

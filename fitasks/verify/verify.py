@@ -127,8 +127,8 @@ def _gpus(plan: Plan, say: Callable[[str], None]) -> tuple[Gpu, ...]:
         say(f"GPU {gpu.label} ({gpu.name}) isn't used: {why}")
     if not found:
         raise EnvironmentProblem(
-            "no GPU that could be used is visible here, so that nothing can be run",
-            remedy="`doit check` tells, without a GPU, what a server will do with each kernel and whether it will load",
+            "no usable GPU here, and kernels are proven by running them on one",
+            remedy="run it on a machine with a GPU; `doit check` needs none",
         )
     return found
 

@@ -299,7 +299,7 @@ def test_a_member_twice(place: Place, good: Path, bad: Path) -> None:
 
 def test_a_member_missing(place: Place, good: Path, bad: Path) -> None:
     pack(bad, [(member, data) for member, data in members_of(good) if member.name != SO])
-    assert refused(place, bad) == f"1 files of its manifest are not in it, the first is '{SO}'"
+    assert refused(place, bad) == f"of its manifest 1 file is missing, the first is '{SO}'"
 
 
 @pytest.mark.parametrize(

@@ -40,7 +40,7 @@ def test_check_tells_what_is_loaded_ahead_of_time(project: Project, workshop: Wo
     assert lines[2].startswith("cascade would fail nothing to compile it with: ")
     assert "Provided that" not in " ".join(lines)
     (project.root / "kernels.yaml").write_text(KERNELS.replace("  cascade:\n", ""))
-    assert "Found 1 compiled kernel(s) of 1" in project.doit("check")
+    assert "1 of 1 kernel found" in project.doit("check")
 
 
 def test_without_the_package_the_missing_toolchain_is_the_answer(project: Project) -> None:

@@ -530,10 +530,13 @@ def test_norm_is_planned_where_flashinfer_loads_its_module(project: Project) -> 
 
 def test_explained(project: Project) -> None:
     out = project.doit("explain_models")
-    assert "llama on sglang, 8.0 (targets: 8.0)\n  attention: flashinfer; otherwise FlashInfer [sglang/srt/" in out
+    assert (
+        "llama on sglang, 8.0 (targets: 8.0)\n  attention backend: flashinfer (SGLang's default: no rule before this one applies) [sglang/srt/"
+        in out
+    )
     assert "{op: batch_prefill, backend: fa2, dtype_q: bfloat16, dtype_kv: float8_e4m3fn, head_dim: 256}" in out
     assert "; by torch_dtype, head_dim" in out
-    assert "llama on sglang, 9.0 (targets: 9.0a)\n  attention: fa3; Hopper: fa3, of SGLang's own kernels" in out
+    assert "llama on sglang, 9.0 (targets: 9.0a)\n  attention backend: fa3 (Hopper: fa3, of SGLang's own kernels" in out
 
 
 def planned_versions(installed: str, written: str) -> list[str]:

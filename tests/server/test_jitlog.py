@@ -191,7 +191,7 @@ def test_what_is_said(tmp_path: Path) -> None:
         "1 covered, 1 not covered",
         "`doit import_trace` of such a log adds what its names tell; a recorded trace tells everything",
     ]
-    silent = "1 logs; none names a module (FlashInfer 0.6 never does, nor any at a logging level above info)"
+    silent = "1 log; none names a module (FlashInfer 0.6 never does, nor any at a logging level above info)"
     assert list(lines([], [path])) == [silent]
 
 

@@ -451,12 +451,12 @@ def test_a_command_that_cannot_be_started(tmp_path: Path) -> None:
 def test_the_launchers_variables(tmp_path: Path) -> None:
     done = launch("-o", "trace.jsonl", "--print-env", cwd=tmp_path)
     assert done.stdout == f"export FITASKS_RECORD={tmp_path}/trace.jsonl\nexport PYTHONPATH={HOOK}:{ROOT}\n"
+    assert launch("--print-env", cwd=tmp_path).stdout == done.stdout, "trace.jsonl is the trace unless another is named"
 
 
 @pytest.mark.parametrize(
     ("words", "status", "said"),
     [
-        (["--", "true"], 2, "the following arguments are required: -o/--output"),
         (["-o", "trace"], 2, "no command; write it after --"),
         (["-o", "no/where", "--", "true"], 2, "no/where: No such file or directory"),
         (["-o", "trace", "--", "no-such-server"], 127, "no-such-server: no such command"),
@@ -481,11 +481,11 @@ gen_selective_state_update_sm90_module(half, half, half, torch.float32, long, No
 """)
     state = server.lines()[-1]["name"]
     project = Project.make(tmp_path, 'targets: ["9.0a"]\nkernels: {}\n')
-    assert "3 of 3 requested modules are not covered" in project.doit("check", "--trace", str(server.trace), status=1)
+    assert "covers 0 of 3 requested modules" in project.doit("check", "--trace", str(server.trace), status=1)
     assert "nothing written yet" in project.doit("import_trace", str(server.trace))
     project.doit("import_trace", "--write", str(server.trace))
     project.doit()
     out = project.doit("check", "--trace", str(server.trace))
-    assert "0 of 3 requested modules are not covered" in out
-    assert "Found 3 compiled kernel(s) of 3" in out
+    assert "covers 3 of 3 requested modules" in out
+    assert "3 of 3 kernels found" in out
     assert [project.library(name).exists() for name in ("page", NAME, state)] == [True] * 3

@@ -19,12 +19,12 @@ def test_counts_and_names() -> None:
     found = coverage([PAGE, ROPE, DSL, UNUSED], {"90a": frozenset({"page"})}, None)
     assert found.missing == (ROPE,)
     assert list(covered(found, "kernels.yaml")) == [
-        "1 of 2 requested modules are not covered by kernels.yaml",
+        "kernels.yaml covers 1 of 2 requested modules; not",
         "  rope, 12.0 s",
         "`doit import_trace` adds what kernels.yaml can say",
-        "not covered by precompilation: 1 modules, 3.2 s in the server",
+        "not covered by precompilation: 1 module, 3.2 s in the server",
         "  rmsnorm (cute-dsl), 3.2 s",
-        "1 modules were generated but never loaded, and are left out",
+        "left out: 1 module, generated and never loaded",
         "what this server waited for, each module by the process that waited longest:",
         "  FlashInfer, nvcc: 2 modules, 2 of them compiled in 12.0 s",
         "  FlashInfer, CuTe-DSL: 1 module, 1 of them compiled in 3.2 s",
@@ -33,7 +33,7 @@ def test_counts_and_names() -> None:
 
 def test_nothing_missing() -> None:
     found = coverage([PAGE], {"90a": frozenset({"page"})}, None)
-    assert list(covered(found, "kernels.yaml")) == ["0 of 1 requested modules are not covered by kernels.yaml"]
+    assert list(covered(found, "kernels.yaml")) == ["kernels.yaml covers 1 of 1 requested module"]
     assert found.missing == ()
 
 

@@ -84,7 +84,7 @@ REFUSED = """\
   not expressible: x: trace.jsonl:6: generator 'subprocess:getoutput' is no gen_… function of FlashInfer, nor a _jit_… function of \
 SGLang, and nothing else is called for a trace
 """
-OUTSIDE = "not covered by precompilation: 1 modules, 7.5 s in the server\n  rmsnorm_dsl (cute-dsl), 7.5 s\n"
+OUTSIDE = "not covered by precompilation: 1 module, 7.5 s in the server\n  rmsnorm_dsl (cute-dsl), 7.5 s\n"
 WAITED = """\
 what this server waited for, each module by the process that waited longest:
   FlashInfer, nvcc: 5 modules, 5 of them compiled in 12.5 s
@@ -101,11 +101,11 @@ def test_shown_written_and_then_nothing_more(project: Project) -> None:
     shown = diff + context + plus + counts + OUTSIDE
     assert run(project, "show") == shown + "nothing written yet: kernels.yaml gets this with --write\n"
     assert file.read_text() == KERNELS
-    assert run(project, "check", status=1).startswith("4 of 5 requested modules are not covered by kernels.yaml\n")
+    assert run(project, "check", status=1).startswith("kernels.yaml covers 1 of 5 requested modules; not\n")
     assert run(project, "write") == shown + "kernels.yaml written; `doit` compiles\n"
     assert file.read_text() == KERNELS + ADDED
     left = "  x, 2.5 s\n`doit import_trace` adds what kernels.yaml can say\n"
-    checked = "1 of 5 requested modules are not covered by kernels.yaml\n" + left + OUTSIDE + WAITED
+    checked = "kernels.yaml covers 4 of 5 requested modules; not\n" + left + OUTSIDE + WAITED
     assert run(project, "check", status=1) == checked
     again = "0 modules to add, 4 in kernels.yaml already, 1 not expressible\n"
     assert run(project, "write") == again + REFUSED + OUTSIDE

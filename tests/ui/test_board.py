@@ -188,7 +188,7 @@ def test_no_reporter_is_silent_or_plans_what_was_not_asked_for(project: Project,
     assert process.returncode == 0, err
     beats = [line for line in err.splitlines() if line.startswith("still compiling: page")]
     assert len(beats) >= 2
-    assert "; 0 of 1 kernels, 0 of 2 files, " in beats[0]
+    assert "; 0 of 1 kernel, 0 of 2 files, " in beats[0]
     assert "compiling" not in out
     assert out == "" or reporter not in {"error-only", "zero"}
     assert "cascade" not in (project.root / ".fitasks" / "journal.jsonl").read_text()

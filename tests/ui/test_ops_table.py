@@ -26,6 +26,19 @@ def test_what_nothing_calls() -> None:
     assert list(described([DEBUG])) == ["debug  Of no use.", "  (!) nothing calls it", "  takes no parameters"]
 
 
+def test_a_query_is_no_integer_and_an_index_is_one() -> None:
+    """One table of FlashInfer's names all dtypes, for every parameter."""
+    table = ("float16", "bfloat16", "float8_e4m3fn", "int8", "uint8", "int32", "int64", "uint64")
+    names = ("dtype_q", "dtype_kv", "dtype_o", "dtype_idx")
+    op = Op("decode", "m:gen_decode_module", tuple(Parameter(name, True, None, "dtype", table) for name in names), "")
+    assert [line.split(None, 1)[1] for line in described([op])][1:] == [
+        "float16, bfloat16, float8_e4m3fn",
+        ", ".join(table),
+        "float16, bfloat16, float8_e4m3fn",
+        "int32, int64",
+    ]
+
+
 def test_list() -> None:
     assert list(listed(KNOWN)) == [
         "batch_prefill   backend [dtype_kv] head_dim [use_x]",

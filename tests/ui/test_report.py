@@ -387,6 +387,16 @@ def test_the_page_says_it_all(run: RecordedRun) -> None:
         assert part in said
 
 
+def test_what_is_the_same_is_said_once(tmp_path: Path) -> None:
+    """A kernel whose file has its name, and families of one kernel each."""
+    alone = (start("page"), begin("page", 1.0, op="page"), file("page", "csrc_page.cuda.o", 1.0, 11.0))
+    also = file("page", "csrc_page_binding.cuda.o", 11.0, 20.9)
+    said = words(page(read(tmp_path, *alone, also, built("page", 21.0)), (), "t"))
+    assert "bound: longest file, page 10.0" in said
+    assert "kernel size page 600 kB" in said
+    assert "family" not in said
+
+
 def test_every_process_has_a_tooltip(run: RecordedRun) -> None:
     titles = re.findall(r"(?s)<title>(.*?)</title>", page(run, (), "t"))[1:]
     assert sorted(title.split("\n")[1] for title in titles) == sorted(span.output for span in run.spans)

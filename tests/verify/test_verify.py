@@ -110,7 +110,7 @@ def test_without_a_gpu_it_says_what_check_can_tell(planned: Planned) -> None:
     project = planned.project(PAGE)
     project.doit()
     out = project.doit("verify", status=2, CUDA_VISIBLE_DEVICES="")
-    assert "no GPU that could be used is visible here" in out
+    assert "no usable GPU here" in out
     assert "`doit check` tells, without a GPU," in out
 
 
@@ -185,6 +185,6 @@ def test_a_file_for_another_gpu_is_a_failure(session: Any, monkeypatch: pytest.M
 def test_no_gpu_is_an_error_with_a_remedy(session: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "all_gpus", lambda: (Gpu(0, "GPU-0", "H100", "9.0", 80 << 30, 1 << 30),))
     said: list[str] = []
-    with pytest.raises(EnvironmentProblem, match="no GPU that could be used"):
+    with pytest.raises(EnvironmentProblem, match="no usable GPU here"):
         module.verify(session, [], force=False, say=said.append, told=lambda verdict: None)
     assert said == ["GPU 0 (H100) isn't used: 1.1 GB of 86 are free, 4.3 needed"]

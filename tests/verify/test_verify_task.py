@@ -195,7 +195,7 @@ def test_whoever_reads_may_have_seen_enough(project: Project) -> None:
 def test_without_a_gpu_it_says_what_check_can_tell(project: Project) -> None:
     out = project.doit("verify", status=2, FAKE_GPUS="[]")
     assert project.calls() == 0, "at once: nothing is compiled for nothing"
-    assert "no GPU that could be used is visible here" in out
+    assert "no usable GPU here" in out
     assert "`doit check` tells, without a GPU," in out
 
 

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from fitasks.base.counted import counted
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -45,7 +47,7 @@ def slots(requested: int | None, *, peak_bytes: int, root: Path = _ROOT) -> Slot
     count = min(by_cores, by_memory)
     what = f"{free.available / 1e9:.1f} GB ({free.source})"
     each = f"{by_memory} of {peak_bytes / 1e9:.1f} GB"
-    cores_text = f"{by_cores} core{'s'[: by_cores != 1]}"
+    cores_text = counted(by_cores, "core")
     if free.available < peak_bytes:
         return Slots(1, f"1 compiler: {what} is less than one takes, {peak_bytes / 1e9:.1f} GB; {cores_text}")
     if by_memory < by_cores:
@@ -128,7 +130,7 @@ def _machine(root: Path) -> Memory:
 
 
 def _compilers(count: int) -> str:
-    return f"{count} compiler{'s'[: count != 1]}"
+    return counted(count, "compiler")
 
 
 def _lines(path: Path) -> list[str]:

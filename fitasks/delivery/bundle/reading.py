@@ -15,6 +15,7 @@ import zlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from fitasks.base.counted import counted
 from fitasks.compile.scratch import UNPACKED
 from fitasks.delivery.bundle import manifest as manifests
 from fitasks.delivery.bundle.manifest import BundleRefused
@@ -70,7 +71,8 @@ class Archive:
             if member.name.partition("/")[0] in architectures:
                 _lay(self._tar.chunks(), into, member.name, entry)
         if missing:
-            raise BundleRefused(f"{len(missing)} files of its manifest are not in it, the first is {min(missing)!r}")
+            lost = f"{counted(len(missing), 'file')} {'is' if len(missing) == 1 else 'are'} missing"
+            raise BundleRefused(f"of its manifest {lost}, the first is {min(missing)!r}")
         self._tar.finish()
 
 

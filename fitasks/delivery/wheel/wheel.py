@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 from packaging.version import Version
 
 from fitasks.base import temporary
+from fitasks.base.counted import counted
 from fitasks.base.files import sha256_text
 from fitasks.cuda.elf import inspect_library
 from fitasks.delivery.provenance import receipts_text
@@ -184,12 +185,12 @@ def _licences(server: Server) -> dict[str, bytes]:
 
 
 def _metadata(flashinfer: str, version: str, kernels: tuple[Complete, ...], licences: dict[str, bytes]) -> str:
-    directories = ", ".join(dict.fromkeys(one.directory for one in kernels))
+    count, directories = counted(len(kernels), "kernel"), ", ".join(dict.fromkeys(one.directory for one in kernels))
     lines = [
         "Metadata-Version: 2.4",
         f"Name: {DISTRIBUTION}",
         f"Version: {version}",
-        f"Summary: {len(kernels)} kernels of FlashInfer {flashinfer}, compiled ahead of time for {directories}",
+        f"Summary: {count} of FlashInfer {flashinfer}, compiled ahead of time for {directories}",
         *_expression(licences.values()),
         *(f"License-File: {name}" for name in licences),
         "Requires-Python: >=3.10",

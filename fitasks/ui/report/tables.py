@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING
 
+from fitasks.base.counted import counted
 from fitasks.ui.report.figures import family_sizes, kernel_sizes, short_names
 from fitasks.ui.report.html import bar, path, seconds, section, table, text
 from fitasks.ui.units import size
@@ -47,7 +48,7 @@ def summary(run: RecordedRun, infos: Sequence[KernelInfo]) -> str:
     counts = Counter(found.values())
     order = [*_MEANING, *sorted(set(counts) - set(_MEANING))]
     said = ", ".join(f"{counts[outcome]} {outcome}" for outcome in order if counts[outcome])
-    return f"{len(found)} kernel{'s'[: len(found) != 1]}: {said}" if found else "No kernels"
+    return f"{counted(len(found), 'kernel')}: {said}" if found else "No kernels"
 
 
 def failures(run: RecordedRun) -> str:
@@ -125,6 +126,12 @@ def _file(kernel: KernelRun, span: FileSpan) -> str:
     return f'<span title="{text(span.output)}">{path(short_names(kernel)[span.output])}</span>'
 
 
+def _of_kernel(kernel: KernelRun, span: FileSpan) -> str:
+    """The file and its kernel; once where both have one name."""
+    file = _file(kernel, span)
+    return file if short_names(kernel)[span.output] == kernel.label else f"{file} of {text(kernel.label)}"
+
+
 def _reasons(why: tuple[str, ...]) -> str:
     """The first three; the others where the reader asks for them."""
     if not why:
@@ -143,7 +150,7 @@ def utilisation_table(used: Utilisation, run: RecordedRun) -> str:
     what = [
         ("first compiler to last", used.wall),
         (f"bound: CPU seconds over {used.slots} slots", used.even),
-        (f"bound: longest file, {_file(kernel, used.longest)} of {text(kernel.label)}", used.longest.seconds),
+        (f"bound: longest file, {_of_kernel(kernel, used.longest)}", used.longest.seconds),
     ]
     rows: list[list[Cell]] = [
         [("", name), ("num", f"{value:,.1f}"), ("bars", bar(value / most))] for name, value in what
@@ -161,9 +168,11 @@ def sizes(run: RecordedRun, infos: Sequence[KernelInfo], colours: Mapping[str, s
     kernels = kernel_sizes(run, infos)
     if not kernels:
         return ""
-    families = _size_table("family", family_sizes(run, infos), {}, count=True)
-    by_kernel = _size_table("kernel", kernels, colours, count=False)
-    return section("Sizes", f'<div class="pair"><div>{by_kernel}</div><div>{families}</div></div>')
+    by_kernel, families = _size_table("kernel", kernels, colours, count=False), family_sizes(run, infos)
+    if len(families) == len(kernels):  # one kernel each: the same table twice
+        return section("Sizes", by_kernel)
+    by_family = _size_table("family", families, {}, count=True)
+    return section("Sizes", f'<div class="pair"><div>{by_kernel}</div><div>{by_family}</div></div>')
 
 
 def _size_table(title: str, found: Sequence[Sized], colours: Mapping[str, str], *, count: bool) -> str:
