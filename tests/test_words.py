@@ -14,6 +14,7 @@ from doit.cmdparse import CmdParseError
 from doit.task import Task
 
 from fitasks.base.errors import EnvironmentProblem
+from fitasks.base.wording import labelled
 from fitasks.delivery.bundle.filename import file_among
 from fitasks.graph.command import Run
 from fitasks.graph.tasks import LIMIT, command
@@ -58,6 +59,15 @@ def test_what_was_meant(name: str, meant: str) -> None:
     with pytest.raises(UnknownName) as error:
         named(name, LABELS)
     assert error.value.message == f"no kernel matches '{name}' (did you mean {meant}?)"
+
+
+def test_a_modules_name_is_not_shown_where_its_label_says_it() -> None:
+    name, label = f"batch_prefill_dtype_q_bf16_{'x' * 99}_sm90", "prefill-fa3"
+    assert labelled(f"{name}.so is missing", name, label) == "prefill-fa3.so is missing"
+    assert labelled(f"{name}_kernel.cuda.o changed", name, label) == "prefill-fa3_kernel.cuda.o changed"
+    for path in (f"/cache/{name}/{name}.so", f"a_{name}"):
+        assert labelled(f"{path} is missing", name, label) == f"{path} is missing"
+    assert labelled("page.so is missing", "page", "page@90a") == "page.so is missing"
 
 
 def test_what_is_like_nothing() -> None:

@@ -14,9 +14,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol
 
-from fitasks.base.counted import counted
 from fitasks.base.errors import FitasksError, KernelFailure
 from fitasks.base.files import write_if_changed
+from fitasks.base.wording import counted, labelled
 from fitasks.compile import begun, whole
 from fitasks.compile import receipt as receipts
 from fitasks.compile.failure import failed
@@ -214,7 +214,8 @@ class Builder:
         facts = {"label": kernel.label, "op": kernel.op, "target": kernel.target, "files": len(kernel.sources)}
         self.runner.journal.write("begin", **facts, why=why + apart)
         work = f"compiling {counted(count, 'file')}" if count else "linking"
-        self.runner.say("; ".join([f"kernel:{kernel.label}: {work}", *why[:1], *apart]))
+        said = labelled("; ".join([work, *why[:1], *apart]), kernel.name, kernel.label)
+        self.runner.say(f"kernel:{kernel.label}: {said}")
 
     def _regenerate(self, kernel: Kernel) -> None:
         """FlashInfer's generators write `generated/` when asked; ask them all at once, one thread at a time."""

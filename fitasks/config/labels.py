@@ -26,9 +26,12 @@ _UNUSABLE = re.compile(r"[^A-Za-z0-9_.+-]+")
 
 
 def label(entry: str, params: Mapping[str, Scalar]) -> str:
-    """`prefill-fa3-bf16-d128`: the entry's name and what is worth telling of each parameter, in order."""
+    """`prefill-fa3-bf16-d128`: the entry's name and what is worth telling of each parameter, in order.
+
+    What the entry's name says already isn't said again: `fa3-bf16-d128` of the entry `fa3`, whose backend is fa3.
+    """
     parts = (_part(name, value, params) for name, value in params.items())
-    return "-".join([entry, *filter(None, parts)])
+    return "-".join([entry, *(part for part in parts if part and part not in entry.split("-"))])
 
 
 def _part(name: str, value: Scalar, params: Mapping[str, Scalar]) -> str:

@@ -10,10 +10,10 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fitasks.base.counted import counted
 from fitasks.base.errors import EnvironmentProblem, Silent
 from fitasks.base.streams import show as _print
 from fitasks.base.streams import show_for_shell, show_text
+from fitasks.base.wording import counted
 from fitasks.graph.session import current
 
 if TYPE_CHECKING:
@@ -183,7 +183,8 @@ def why(names: list[str]) -> None:
             show_text(f"kernel:{kernel.label}: {kernel.problem}")
             continue
         judged = session.judge(kernel)
-        _say(why_lines(kernel.label, judged, session.store.explain(kernel, session.judges[kernel.target], judged)))
+        told = session.store.explain(kernel, session.judges[kernel.target], judged)
+        _say(why_lines(kernel.label, kernel.name, judged, told))
     if not shown and not names:
         _print(f"{counted(len(chosen), 'kernel')}, all fresh" if len(chosen) != 1 else "1 kernel, fresh")
 

@@ -18,6 +18,7 @@ from doit.exceptions import TaskError, TaskFailed
 from fitasks.base.errors import EnvironmentProblem, FitasksError, Silent
 from fitasks.base.limits import met
 from fitasks.base.streams import one_line, shown, silence, tell, whole
+from fitasks.base.wording import labelled
 from fitasks.compile.pool.schedule import longest_first
 from fitasks.cuda.gpus import all_gpus, visible
 from fitasks.graph import reporting
@@ -240,7 +241,8 @@ def _described(session: Session, kernel: Kernel) -> str:
     said = " ".join(words) + (f" ({kernel.note})" if kernel.note else "")
     if sys.argv[1:2] == ["list"] and {"--status", "-s"} & set(sys.argv):
         with contextlib.suppress(Exception):  # the list is to be shown whatever keeps a kernel from being judged
-            said += f": {reason}" if (reason := session.judge(kernel).first) else ""
+            first = session.judge(kernel).first
+            said += f": {labelled(str(first), kernel.name, kernel.label)}" if first else ""
     return one_line(said)
 
 

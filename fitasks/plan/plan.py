@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Any, TypedDict
 
 from fitasks.base import memo
 from fitasks.base.border import read_bytes
-from fitasks.base.counted import counted
 from fitasks.base.environment import home, refuse_unusable
 from fitasks.base.errors import BadInput, EnvironmentProblem, NoCompiler
+from fitasks.base.wording import counted
 from fitasks.config.model import MOST_BYTES, Config, KernelConfig, ModelRequest, Position, Serving
 from fitasks.cuda import chosen
 from fitasks.cuda.capability import Commands, Flags, nvcc_flags, of_targets

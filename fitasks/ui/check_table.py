@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 from rich.table import Table
 from rich.text import Text
 
-from fitasks.base.counted import counted
 from fitasks.base.files import write_atomic
+from fitasks.base.wording import counted, labelled
 from fitasks.ui.console import console as rich_console
 from fitasks.ui.units import size
 
@@ -33,7 +33,8 @@ def show_verdicts(verdicts: list[Verdict], conditions: list[str], not_loaded: Se
     table.add_column("why", overflow="fold")
     for verdict in verdicts:
         state = Text(verdict.state, style=_STYLES.get(verdict.state, "red"))
-        table.add_row(verdict.label, state, size(verdict.bytes) if verdict.bytes else "", verdict.reason)
+        why = labelled(verdict.reason, verdict.name, verdict.label)
+        table.add_row(verdict.label, state, size(verdict.bytes) if verdict.bytes else "", why)
     console.print(table)
     good = [verdict for verdict in verdicts if verdict.good]
     total = size(sum(verdict.bytes for verdict in good))

@@ -11,8 +11,8 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from fitasks.base.counted import counted
 from fitasks.base.files import write_atomic
+from fitasks.base.wording import counted
 from fitasks.ui.console import cell
 from fitasks.ui.console import console as rich_console
 

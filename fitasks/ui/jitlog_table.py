@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, get_args
 
-from fitasks.base.counted import counted
+from fitasks.base.wording import counted
 from fitasks.plan.modules import toolchain_named
 from fitasks.server.jitlog import Covered, State
 

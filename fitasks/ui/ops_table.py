@@ -6,8 +6,8 @@ import difflib
 import json
 from typing import TYPE_CHECKING
 
-from fitasks.base.counted import counted
 from fitasks.base.errors import EnvironmentProblem
+from fitasks.base.wording import counted
 from fitasks.config.shorthands import FOLLOWED, FOLLOWS, HEAD_DIM, HEAD_DIMS, one_head_dim
 
 if TYPE_CHECKING:

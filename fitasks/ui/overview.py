@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import TYPE_CHECKING
 
-from fitasks.base.counted import counted
+from fitasks.base.wording import counted, labelled
 from fitasks.ui.units import size
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ def judged(kernel: Kernel, judgement: Judgement, bytes_: int) -> Row:
     """Return the row of a kernel that was judged."""
     first = judgement.first
     state = _STATES.get(judgement.verdict) or _KINDS.get(first.kind if first else "", "stale")
-    why = "" if first is None or first.kind == "new" else str(first)
+    why = "" if first is None or first.kind == "new" else labelled(str(first), kernel.name, kernel.label)
     return Row(kernel.label, kernel.entry, state, bytes_, why)
 
 

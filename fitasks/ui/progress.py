@@ -8,7 +8,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from fitasks.base.counted import counted
+from fitasks.base.wording import counted
 from fitasks.ui.units import duration, size
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from typing import Any
 
 from doit.exceptions import UnmetDependency
 
-from fitasks.base.counted import counted
+from fitasks.base.wording import counted
 from fitasks.compile.pool.usage import Usage
 from fitasks.processes import sessions
 from fitasks.ui.board import Board, board_for

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from fitasks.base.counted import counted
+from fitasks.base.wording import counted, labelled
 from fitasks.ui.units import size
 
 if TYPE_CHECKING:
@@ -47,10 +47,11 @@ def _one(found: Cudart | None) -> str:
     return f"libcudart {found.version} at {found.path}{warning}"
 
 
-def why_lines(label: str, judged: Judgement, told: Sequence[str]) -> Iterator[str]:
+def why_lines(label: str, name: str, judged: Judgement, told: Sequence[str]) -> Iterator[str]:
     """All reasons of one kernel, and what is told of it in the store."""
-    yield f"kernel:{label}: {judged.reasons[0] if judged.reasons else judged}"
-    yield from (f"{'':{len(label) + 8}} {line}" for line in (*map(str, judged.reasons[1:]), *told))
+    first, *others = (*map(str, judged.reasons or [judged]), *told)
+    yield f"kernel:{label}: {labelled(first, name, label)}"
+    yield from (f"{'':{len(label) + 8}} {labelled(line, name, label)}" for line in others)
 
 
 def cleared_lines(removed: Sequence[Incomplete]) -> Iterator[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING
 
-from fitasks.base.counted import counted
+from fitasks.base.wording import counted
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

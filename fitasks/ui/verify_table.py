@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from fitasks.base.counted import counted
+from fitasks.base.wording import counted
 
 if TYPE_CHECKING:
     from fitasks.verify.proof import Proof

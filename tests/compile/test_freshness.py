@@ -689,7 +689,7 @@ def test_of_a_kernel_without_a_receipt_the_best_known_cause_is_told(workshop: Wo
         "incomplete: its receipt is torn, or of another version of fitasks",
         "incomplete: page.so has no receipt",
         "compiling it failed, and nothing has changed since: page_0.cpp:1: error: no such thing",
-        "incomplete: page was begun and not finished",
+        "incomplete: its build was begun and not finished",
         f"compiled in {base}/0.7.2.post1/90a, where this server never looks (its cache is {workshop.root / 'cache'})",
         "new: never built",
     ]

@@ -176,6 +176,11 @@ def test_label(params: str, label: str) -> None:
     assert labels(f"kernels: {{x: {{{params}}}}}") == [label]
 
 
+def test_a_label_says_nothing_twice() -> None:
+    text = "kernels: {fa3: {op: x, backend: [fa2, fa3], dtype_q: bfloat16}, x-bf16: {op: x, dtype_q: bfloat16}}"
+    assert labels(text) == ["fa3-fa2-bf16", "fa3-bf16", "x-bf16"]
+
+
 def test_another_value_renames_nothing() -> None:
     few = labels("kernels: {x: {dtype_q: bfloat16, dtype_kv: bfloat16, use_profiler: false}}")
     many = labels(

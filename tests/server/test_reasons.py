@@ -188,10 +188,10 @@ SITUATIONS: dict[Callable[[Shelf], None], tuple[str, bool, str]] = {
     gone_header: ("would compile", True, "{FLASHINFER}/include/page_1.h, which it was compiled from, is gone"),
     another_command: ("would compile", True, "command changed: cflags in build.ninja (nothing → -g)"),
     another_toolchain: ("outdated", True, "nvcc changed (V13.0.88 → V13.2.1)"),
-    begun: ("would compile", True, "incomplete: page was begun and not finished"),
+    begun: ("would compile", True, "incomplete: its build was begun and not finished"),
     failed: ("would fail", True, "compiling it failed, and nothing has changed since: "),
     failed_to_link: ("would fail", True, "compiling it failed, and nothing has changed since: "),
-    mended: ("would compile", True, "incomplete: page was begun and not finished"),
+    mended: ("would compile", True, "incomplete: its build was begun and not finished"),
     elsewhere: ("would compile", True, "compiled in {HOME}/.cache/flashinfer/0.7.2.post1/90a, where this server never looks (its cache is {CACHE})"),
     in_sglangs: ("would compile", True, "compiled in {ROOT}/sglang/.cache/flashinfer/0.7.2.post1/90a, where this server never looks (its cache is {CACHE})"),
     deleted_under_one_of_two: ("would compile", True, "page.so is missing"),
@@ -227,7 +227,7 @@ def test_one_reason(
     assert verdict.state == state, verdict
     assert reason in verdict.reason
     told = session.store.explain(shelf.kernel, session.judges[TARGET], session.judge(shelf.kernel))
-    assert next(why_lines("page", session.judge(shelf.kernel), told)) == f"kernel:page: {reason}"
+    assert next(why_lines("page", "page", session.judge(shelf.kernel), told)) == f"kernel:page: {reason}"
     monkeypatch.setattr(sys, "argv", ["doit", "list", "--all", "--status"])
     assert tasks._kernel(session, shelf.kernel)["doc"] == f"page for {TARGET}: {reason}"
     if situation is not no_source:  # which the planner writes again

@@ -102,7 +102,7 @@ class Judge:
         if error := failed.remembered(kernel, self):
             return Reason("failed", error)
         if kernel.ninja_file.exists():  # its directory may be there for SGLang's lock alone
-            return Reason("incomplete", f"{kernel.build_dir.name} was begun and not finished")
+            return Reason("incomplete", "its build was begun and not finished")
         if there := elsewhere(kernel, self.bases):
             return Reason("elsewhere", there)
         return Reason("new", "never built")

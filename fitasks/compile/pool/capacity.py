@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fitasks.base.counted import counted
+from fitasks.base.wording import counted
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -15,7 +15,7 @@ import zlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fitasks.base.counted import counted
+from fitasks.base.wording import counted
 from fitasks.compile.scratch import UNPACKED
 from fitasks.delivery.bundle import manifest as manifests
 from fitasks.delivery.bundle.manifest import BundleRefused

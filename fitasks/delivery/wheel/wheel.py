@@ -21,8 +21,8 @@ from typing import TYPE_CHECKING, Any
 from packaging.version import Version
 
 from fitasks.base import temporary
-from fitasks.base.counted import counted
 from fitasks.base.files import sha256_text
+from fitasks.base.wording import counted
 from fitasks.cuda.elf import inspect_library
 from fitasks.delivery.provenance import receipts_text
 from fitasks.delivery.stripped import find_strip, packed

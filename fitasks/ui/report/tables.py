@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING
 
-from fitasks.base.counted import counted
+from fitasks.base.wording import counted
 from fitasks.ui.report.figures import family_sizes, kernel_sizes, short_names
 from fitasks.ui.report.html import bar, path, seconds, section, table, text
 from fitasks.ui.units import size
