@@ -11,7 +11,7 @@ from doit import Globals, exceptions, runner
 from fitasks.compile.ninja.ninja import read_log
 from fitasks.compile.pool.usage import usage
 from fitasks.graph.session import current
-from fitasks.processes import sessions
+from fitasks.processes import sessions, signals
 from fitasks.ui.aside import Aside
 from fitasks.ui.machine import JsonReporter
 from fitasks.ui.reporter import Reporter
@@ -71,6 +71,7 @@ def _attach(reporter: Lines | Json | Aside, wanted: frozenset[str]) -> None:
     session.wanted = reporter.progress.wanted = wanted
     session.say = reporter.write
     session.observers.append(reporter.observe)
+    signals.before_words(reporter.stop)
     reporter.progress.files_done = functools.partial(_files_done, session)
     reporter.progress.usage = lambda: usage(sessions.live())
 

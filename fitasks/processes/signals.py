@@ -18,9 +18,11 @@ from fitasks.base.streams import tell
 from fitasks.processes import sessions
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from types import FrameType
 
 _STOPS = (signal.SIGINT, signal.SIGTERM)
+_BEFORE_WORDS: list[Callable[[], None]] = []
 _PATIENCE = 0.2  # seconds from a signal to its being sent again, to the main thread
 
 
@@ -34,6 +36,11 @@ def install() -> None:
     threading.Thread(target=_insist, args=(heard,), name="signals", daemon=True).start()
     for number in _STOPS:
         signal.signal(number, _stop)
+
+
+def before_words(call: Callable[[], None]) -> None:
+    """Have this done when all has ended and before it is said: a board that is being drawn would draw into it."""
+    _BEFORE_WORDS.append(call)
 
 
 def _unheard(number: int) -> bool:
@@ -57,6 +64,8 @@ def _stop(number: int, _frame: FrameType | None) -> None:
         signal.signal(one, signal.SIG_IGN)  # once is enough: stop_all is bounded
     building = bool(sessions.live())
     sessions.stop_all()
+    for call in _BEFORE_WORDS:
+        call()
     if building:
         tell("stopping; finished kernels stay, half-built ones go on from here next time")
     raise SystemExit(128 + number)

@@ -122,7 +122,6 @@ class LiveBoard:
 
     def _render(self) -> RenderableType:
         from rich.console import Group
-        from rich.progress_bar import ProgressBar
         from rich.table import Table
         from rich.text import Text
 
@@ -132,15 +131,24 @@ class LiveBoard:
         wide = self._console.width >= _WIDE
         table = Table.grid(padding=(0, 2 if wide else 1), expand=False)
         table.add_column(overflow="ellipsis", no_wrap=True)
+        width = min(30, self._console.width // 4) if wide else 0
         if wide:
-            table.add_column(width=min(30, self._console.width // 4))
+            table.add_column(width=width)
         for _ in range(2):
             table.add_column(justify="right", no_wrap=True)
         for work in works[:shown]:
-            bar = [ProgressBar(total=max(1, work.files), completed=work.done)] if wide else []
+            parts = bar_parts(work.done, work.files, width, self._console.options.ascii_only)
+            bar = [Text.assemble(*parts)] if wide else []
             table.add_row(work.label, *bar, f"{work.done}/{work.files}", duration(time.time() - work.begun))
         more = [Text(f"and {len(works) - shown} more")] if len(works) > shown else []
         return Group(table, *more, summary)
+
+
+def bar_parts(done: int, total: int, width: int, ascii_only: bool) -> list[tuple[str, str]]:
+    """What is done and what isn't, each with rich's style; unlike rich's own bar they differ without colours, too."""
+    full, rest = ("#", ".") if ascii_only else ("━", "─")
+    count = width * done // max(1, total)
+    return [(full * count, "bar.finished" if done >= total else "bar.complete"), (rest * (width - count), "bar.back")]
 
 
 def _seconds() -> float:

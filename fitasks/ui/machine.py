@@ -27,6 +27,10 @@ class JsonReporter(reporter.JsonReporter):  # type: ignore[misc]  # doit has no 
         self._said.write(f"{text}\n")
         self._aside.write(text)
 
+    def stop(self) -> None:
+        """No more heartbeats."""
+        self._aside.stop()
+
     def execute_task(self, task: Any) -> None:
         """Called by the thread that does it."""
         self._begun.add(task.name)

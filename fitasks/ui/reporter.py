@@ -57,8 +57,13 @@ class Reporter:
     def observe(self, event: dict[str, Any]) -> None:
         """An event of the journal: the first compile brings the board."""
         self.progress.observe(event)
-        if event["event"] == "begin":
+        if event["event"] == "begin" and not sessions.stopping():
             self.board.start()
+
+    def stop(self) -> None:
+        """Take the board away, also from within a signal's handler: the lock may be held by whom it interrupts."""
+        if self._board:
+            self._board.stop()
 
     def initialize(self, tasks: Any, selected_tasks: Any) -> None:
         """Before anything runs, in the main thread."""

@@ -10,6 +10,7 @@ import os
 import pty
 import re
 import select
+import signal
 import struct
 import subprocess
 import sys
@@ -23,13 +24,14 @@ from filelock import FileLock
 from rich.console import Console
 
 from fitasks.compile.pool.usage import Usage, usage
-from fitasks.ui.board import Board, LiveBoard, PlainBoard
+from fitasks.ui.board import Board, LiveBoard, PlainBoard, bar_parts
 from fitasks.ui.progress import Progress
 from fitasks.ui.reporter import Reporter
 from fitasks.ui.units import duration
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from tests.doit_project import Planned, Project
 
@@ -257,8 +259,11 @@ def test_kernels_that_begin_at_once_share_one_board(monkeypatch: pytest.MonkeyPa
     assert len(set(map(id, boards))) == 1
 
 
-def on_terminal(project: Project, columns: int, **env: str) -> str:
-    """Everything a terminal of that width receives of a `doit` whose compilers take a while."""
+def on_terminal(project: Project, columns: int, *, stopped: Path | None = None, **env: str) -> str:
+    """Everything a terminal of that width receives of a `doit` whose compilers take a while.
+
+    With `stopped`, which holds them, it gets a Ctrl-C once its board has been drawn.
+    """
     leader, follower = pty.openpty()
     fcntl.ioctl(follower, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
     environment = project.env | {"TERM": "xterm-256color", "STAND_IN_SECONDS": "0.7"} | env
@@ -272,15 +277,20 @@ def on_terminal(project: Project, columns: int, **env: str) -> str:
         stderr=follower,
     )
     received = b""
+    asked = False
     while True:  # with our end of the terminal open, so that its last words aren't lost when the process has gone
         ended = process.poll() is not None
         if select.select([leader], [], [], 0.2)[0]:
             received += os.read(leader, 65536)
         elif ended:
             break
+        if stopped and not asked and "─" in received.decode(errors="replace"):
+            asked = True
+            process.send_signal(signal.SIGINT)
+            stopped.unlink()
     os.close(leader)
     os.close(follower)
-    assert process.returncode == 0, received.decode()
+    assert process.returncode == (130 if stopped else 0), received.decode()
     return received.decode()
 
 
@@ -297,6 +307,16 @@ def test_a_terminal_shows_a_board_that_goes_away(project: Project) -> None:
     assert "kernel:page: compiling 2 files; new: never built" in text
     assert received.rstrip().endswith("3 kernels: 3 compiled")
     assert received.count("\x1b[?25l") == received.count("\x1b[?25h")  # the cursor is back
+
+
+def test_after_ctrl_c_the_board_goes_first(project: Project) -> None:
+    """And isn't drawn again, below what is said then or over it."""
+    received = on_terminal(project, 100, stopped=project.hold())
+    board, words = received.split("fitasks: stopping; finished kernels stay")
+    assert "─" in board
+    assert board.endswith("\x1b[2K"), "the last that is done to its lines is to erase them"
+    assert "─" not in words
+    assert " compilers" not in words
 
 
 @pytest.mark.parametrize("shared", [True, False])
@@ -341,6 +361,15 @@ def test_no_colour_where_none_is_wanted(project: Project) -> None:
     assert "of 3 kernels" in plain(received)
 
 
+@pytest.mark.parametrize(
+    ("done", "shown", "ascii_only"),
+    [(0, "──────", "......"), (1, "━━────", "##...."), (3, "━━━━━━", "######")],
+)
+def test_what_is_done_is_seen_without_colours(done: int, shown: str, ascii_only: str) -> None:
+    for only, expected in ((False, shown), (True, ascii_only)):
+        assert "".join(text for text, _ in bar_parts(done, 3, 6, only)) == expected
+
+
 def test_a_narrow_terminal(project: Project) -> None:
     """Names rather than bars, and a summary over as many lines as it takes."""
     received = plain(on_terminal(project, 30))
@@ -349,7 +378,7 @@ def test_a_narrow_terminal(project: Project) -> None:
     assert max(map(len, board)) <= 30
     assert re.search(r"(?m)^page +\d/2 +\d s", received)
     assert not re.search(r"(?m)^\S*…", received)
-    assert "━" not in received
+    assert not set("━─") & set(received)
     assert re.search(r"0 of 3 kernels, \d of \d files,? *\n+[12] of 2", received)
 
 
