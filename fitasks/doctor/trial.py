@@ -12,6 +12,7 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from fitasks.base import answers, temporary
+from fitasks.base.streams import tell
 from fitasks.compile.failure.diagnose import diagnose
 from fitasks.doctor.finding import Finding
 from fitasks.plan import planner
@@ -35,6 +36,7 @@ _ABSENT = re.compile(r"(\S+): cannot open shared object file")
 def examine(server: Server, toolkit: Toolkit, target: str, user: User | None = None) -> list[Finding]:
     """One finding per step; the first that fails says what the compiler or the loader said."""
     where, identity = existing(used(server.env)), _identity(user)
+    tell(f"trying out the compiler, with FlashInfer's flags for {target} …")
     try:
         with temporary.directory("doctor", where) as directory:
             if identity:

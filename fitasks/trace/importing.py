@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 from fitasks.base import temporary
 from fitasks.base.errors import ConfigError, EnvironmentProblem
 from fitasks.base.files import write_atomic
+from fitasks.base.streams import tell
+from fitasks.base.wording import counted
 from fitasks.config.model import KernelConfig, Position
 from fitasks.plan import planner
 from fitasks.plan.kernel import asked_as
@@ -94,6 +96,7 @@ def ask(plan: Plan, kernels: Sequence[KernelConfig]) -> Mapping[str, list[Record
     The kernels are a trace's: data, which may name anything.
     """
     targets, sm90 = tuple(plan.targets), plan.config.sm90
+    tell(f"planning {counted(len(kernels) * len(targets), 'kernel')} that the trace may mean …")
     answers = planner.ask(plan.server, plan.toolkit.home, targets, kernels, sm90=sm90, recorded=True)
     return {answer["arch"]: answer["kernels"] for answer in answers.values()}
 

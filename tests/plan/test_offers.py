@@ -13,7 +13,9 @@ if TYPE_CHECKING:
     import pytest
 
 
-def test_they_are_asked_for_again_when_a_generator_was_edited(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_they_are_asked_for_again_when_a_generator_was_edited(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     generators = tmp_path / "page.py"
     generators.write_text("def gen_page_module(): ...\n")
     asked = []
@@ -31,6 +33,7 @@ def test_they_are_asked_for_again_when_a_generator_was_edited(tmp_path: Path, mo
         return len(asked)
 
     assert [times(), times()] == [1, 1]
+    assert capsys.readouterr().err.count(f"of {sys.executable} what it offers …\n") == 1, "it takes a while"
     generators.touch()
     assert times() == 1
     generators.write_text("def gen_page_module(layout): ...\n")

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from typing import Any
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
 from fitasks.base.answers import Parameter
 from fitasks.plan.offers import Op
+from fitasks.trace import importing
 from fitasks.trace.entries import Entry, brief, entries_of
 from fitasks.trace.model import Requested
 from fitasks.trace.names import entries_of_name
 from fitasks.trace.resolve import resolve
+
+if TYPE_CHECKING:
+    from fitasks.plan.plan import Plan
 
 PLACE = "flashinfer.jit.attention.modules"
 
@@ -71,6 +76,14 @@ def planned(entry: Entry) -> dict[str, Any]:
 
 def ask(entries: Sequence[Entry]) -> dict[str, list[dict[str, Any]]]:
     return {"90a": [planned(entry) for entry in entries]}
+
+
+def test_a_while_is_not_silent(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    toolkit, config = SimpleNamespace(home=None), SimpleNamespace(sm90=True)
+    plan = SimpleNamespace(targets={"8.0": None, "9.0a": None}, config=config, server=None, toolkit=toolkit)
+    monkeypatch.setattr("fitasks.plan.planner.ask", lambda *_, **__: {"8.0": {"arch": "80", "kernels": []}})
+    assert importing.ask(cast("Plan", plan), [importing.kernel_of(Entry("page", {}))]) == {"80": []}
+    assert capsys.readouterr().err == "fitasks: planning 2 kernels that the trace may mean …\n"
 
 
 def entries(*requested: Requested) -> tuple[list[Entry], list[str]]:
