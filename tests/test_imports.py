@@ -34,6 +34,8 @@ MAY = {
     "ui": "base compile config cuda delivery doctor models plan processes server store trace verify",
     "graph": "base compile config cuda delivery doctor models plan processes server store trace ui verify",
     "record": "",
+    "dodo": "graph",
+    "__main__": "graph",
 }
 # The same for the folders of serving/, whose scripts import each other by bare names.
 SCRIPTS_MAY = {"gate": "", "loading": "", "plan": "", "record": "", "switch": "", "verify": ""}

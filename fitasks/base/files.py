@@ -95,6 +95,26 @@ def write_atomic(path: Path, text: str, *, mode: int = 0o644, sync: bool = True)
         stream.write(text.encode())
 
 
+def create(path: Path, text: str) -> None:
+    """Write a new file, whole or not at all. Raises FileExistsError, and leaves what is there."""
+    descriptor, made = _begun(path, "")
+    try:
+        with os.fdopen(descriptor, "wb") as stream:
+            stream.write(text.encode())
+            stream.flush()
+            os.fsync(descriptor)
+        Path(made).chmod(0o644)
+        try:
+            os.link(made, path)
+        except FileExistsError:
+            raise
+        except OSError:  # a file system without hard links
+            with path.open("x", encoding="utf-8") as new:
+                new.write(text)
+    finally:
+        Path(made).unlink(missing_ok=True)
+
+
 def remember(path: Path, text: str) -> None:
     """Write a memo atomically; a full or read-only disk keeps none, which costs time and no truth."""
     with contextlib.suppress(OSError):

@@ -71,8 +71,7 @@ def _read(path: Path, file: str) -> bytes:
         with open_regular(path) as stream:
             data = stream.read(MOST_BYTES + 1)
     except FileNotFoundError:
-        start = f"printf 'kernels:\\n  sampling:\\n' > {shlex.quote(file)}"
-        raise ConfigError((f"{file}: no such file; make one, for example with: {start}",)) from None
+        raise ConfigError((f"{file}: no such file; make one with: python -m fitasks init",)) from None
     except IsADirectoryError:
         raise ConfigError((f"{file}: a directory; name the file in it",)) from None
     except BadInput as error:

@@ -1,8 +1,9 @@
-"""`doit run` and `doit list` with one more option, --no-sm90; and a list of ours.
+"""What `doit run` and `doit list` do for our dodo.py beyond what doit does, and both with one more option, --no-sm90.
 
-Found by doit through the entry point group doit.COMMAND.
-The option becomes FITASKS_SM90=0 before dodo.py is loaded, and `-n` MAX_JOBS.
-It serves every dodo.py of this environment, ours or not, and otherwise does only what DOIT_CONFIG asks for.
+`take_over` is called when our dodo.py is loaded, and changes these two commands in this process: doit has no hook for
+it, and as plugins of the environment (entry points) they would serve, and burden, every other dodo.py too. The classes
+with the option are for `python -m fitasks`, and for whoever names them in doit.cfg or pyproject.toml.
+The option becomes FITASKS_SM90=0 before dodo.py is loaded.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from fitasks.plan.hopper import VARIABLE
 from fitasks.plan.names import UnknownName
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 _NO_SM90 = {
     "name": "no_sm90",
@@ -48,7 +49,7 @@ _OWN = (
 
 
 @contextlib.contextmanager
-def _within_limits() -> Iterator[None]:
+def within_limits() -> Iterator[None]:
     """End the program with status 2 where it met a limit of its shell, wherever that was, and say which."""
     try:
         yield
@@ -74,7 +75,7 @@ class _Helpful:
 
 
 class Run(_Helpful, DoitRun):  # type: ignore[misc]  # doit has no types
-    """Also behind a task's name, where doit would take the option for one of the task's."""
+    """Takes the option also behind a task's name, where doit would take it for one of the task's."""
 
     name = "run"
     cmd_options = (*DoitRun.cmd_options, _NO_SM90)
@@ -82,54 +83,12 @@ class Run(_Helpful, DoitRun):  # type: ignore[misc]  # doit has no types
     def execute(self, params: Any, args: list[str]) -> Any:
         if params["no_sm90"] or _WORD in args:
             os.environ[VARIABLE] = "0"
-        if params["num_process"] > 0:  # on the command line: dodo.py's own isn't loaded yet
-            os.environ["MAX_JOBS"] = str(params["num_process"])
-        with _within_limits():
+        with within_limits():
             return super().execute(params, [word for word in args if word != _WORD])
-
-    @functools.wraps(DoitRun._execute)  # noqa: SLF001 - doit's own hook; doit reads the names of its parameters
-    def _execute(self, *args: Any, **params: Any) -> Any:
-        """Run the tasks of our dodo.py, unless something speaks against it, or of another one, as doit does."""
-        config = self.loader.load_doit_config()
-        self.reporters |= config.get("reporters", {})
-        if "problem" in config:
-            if obstacle := self._obstacle(config["problem"], params):
-                print(obstacle, file=sys.stderr)  # noqa: T201
-                return 2
-            temporary.sweep()  # what killed runs left, also where this one needs nothing temporary
-            temporary.sweep_files(Path(".fitasks"))
-            if "store" in config:
-                temporary.sweep(Path(config["store"]))
-            params["reporter"] = self._with_progress(params["reporter"])
-            if not isinstance(params["outfile"], str):  # doit looked before dodo.py made it whole, and clean
-                params["outfile"] = sys.stdout
-            # `-n` is how many compilers there are. Of doit's threads each may have to wait for a server's lock.
-            params["num_process"] = params["num_process"] and max(params["num_process"], config["num_process"])
-        return super()._execute(*args, **params)
-
-    def _with_progress(self, reporter: Any) -> Any:
-        """As doit takes it: a name, a class, or an object, which is left alone."""
-        from fitasks.graph.reporting import with_progress
-
-        chosen = self.reporters[reporter] if isinstance(reporter, str) else reporter
-        return with_progress(chosen) if isinstance(chosen, type) else chosen
-
-    def _obstacle(self, problem: str, params: dict[str, Any]) -> str:
-        """Return why nothing is run; where nothing is in the way, each word is brought to what it stands for."""
-        if params["par_type"] == "process":
-            return "kernels are compiled from one process, which counts the compilers; leave out -P process"
-        if params["num_process"] < 0:
-            return f"-n {params['num_process']} is no number of compilers"
-        try:
-            tasks = {task.name: task for task in self.task_list}
-            self.sel_tasks: list[str] = resolved(self.sel_tasks or (), tasks)
-        except UnknownName as error:  # kernels that nobody could plan are no tasks: why there are none is told
-            return f"{error.name}: {problem}" if problem and not error.meant else str(error)
-        return ""
 
 
 class List(_Helpful, DoitList):  # type: ignore[misc]
-    """So that the list shows what `doit --no-sm90` would do."""
+    """Shows what `--no-sm90` would do."""
 
     name = "list"
     cmd_options = (*DoitList.cmd_options, _NO_SM90)
@@ -137,29 +96,94 @@ class List(_Helpful, DoitList):  # type: ignore[misc]
     def execute(self, params: Any, args: list[str]) -> Any:
         if params["no_sm90"]:
             os.environ[VARIABLE] = "0"
-        with _within_limits():
+        with within_limits():
             return super().execute(params, args)
 
-    @functools.wraps(DoitList._execute)  # noqa: SLF001
-    def _execute(self, *args: Any, **params: Any) -> Any:
-        config = self.loader.load_doit_config()
-        self.outstream: Any = sys.stdout if "problem" in config else self.outstream or sys.stdout  # as above
-        if "problem" in config and params["pos_args"] and not config["problem"]:
-            tasks = {task.name: task for task in self.task_list}
-            try:
-                words = [names for word in params["pos_args"] for names in _listed(word, tasks)]
-            except UnknownName as error:
-                print(error, file=sys.stderr)  # noqa: T201
-                return 2
-            params["pos_args"] = words
-        if "problem" in config and not any(params[name] for name in _OWN):
-            from fitasks.graph.listing import overview
-            from fitasks.graph.session import current
 
-            for line in overview(current(), self.task_list):
-                self.outstream.write(f"{line}\n")
-            return 0
-        return super()._execute(*args, **params)
+class Default(int):
+    """A number of threads that nobody asked for: doit doesn't tell its -n from dodo.py's num_process."""
+
+
+def take_over() -> None:
+    """Let doit's own `run` and `list` do what ours is about, in this process, for a dodo.py with our DOIT_CONFIG."""
+    for command, ours in ((DoitRun, _run), (DoitList, _list)):
+        doits = command._execute  # noqa: SLF001 - the one method that doit has for it
+        if not hasattr(doits, "__wrapped__"):
+            command._execute = _around(doits, ours)  # noqa: SLF001
+
+
+def _around(doits: Callable[..., Any], ours: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(doits)  # doit reads the names of its parameters
+    def execute(self: Any, *args: Any, **params: Any) -> Any:
+        config = self.loader.load_doit_config()
+        if "problem" not in config:
+            return doits(self, *args, **params)
+        with within_limits():
+            return ours(self, config, functools.partial(doits, self, *args), params)
+
+    return execute
+
+
+def _run(command: Any, config: dict[str, Any], doits: Callable[..., Any], params: dict[str, Any]) -> Any:
+    """Run the tasks, unless something speaks against it."""
+    command.reporters |= config.get("reporters", {})
+    if obstacle := _obstacle(command, config["problem"], params):
+        print(obstacle, file=sys.stderr)  # noqa: T201
+        return 2
+    temporary.sweep()  # what killed runs left, also where this one needs nothing temporary
+    temporary.sweep_files(Path(".fitasks"))
+    if "store" in config:
+        temporary.sweep(Path(config["store"]))
+    params["reporter"] = _with_progress(command, params["reporter"])
+    if not isinstance(params["outfile"], str):  # doit looked before dodo.py made it whole, and clean
+        params["outfile"] = sys.stdout
+    # `-n` is how many compilers there are. Of doit's threads each may have to wait for a server's lock.
+    if params["num_process"] and not isinstance(params["num_process"], Default):
+        os.environ["MAX_JOBS"] = str(params["num_process"])
+        params["num_process"] = max(params["num_process"], config["num_process"])
+    return doits(**params)
+
+
+def _with_progress(command: Any, reporter: Any) -> Any:
+    """As doit takes it: a name, a class, or an object, which is left alone."""
+    from fitasks.graph.reporting import with_progress
+
+    chosen = command.reporters[reporter] if isinstance(reporter, str) else reporter
+    return with_progress(chosen) if isinstance(chosen, type) else chosen
+
+
+def _obstacle(command: Any, problem: str, params: dict[str, Any]) -> str:
+    """Return why nothing is run; where nothing is in the way, each word is brought to what it stands for."""
+    if params["par_type"] == "process":
+        return "kernels are compiled from one process, which counts the compilers; leave out -P process"
+    if params["num_process"] < 0:
+        return f"-n {params['num_process']} is no number of compilers"
+    try:
+        tasks = {task.name: task for task in command.task_list}
+        command.sel_tasks = resolved(command.sel_tasks or (), tasks)
+    except UnknownName as error:  # kernels that nobody could plan are no tasks: why there are none is told
+        return f"{error.name}: {problem}" if problem and not error.meant else str(error)
+    return ""
+
+
+def _list(command: Any, config: dict[str, Any], doits: Callable[..., Any], params: dict[str, Any]) -> Any:
+    """List what the words stand for; without words and options, the kernels and what can be done."""
+    command.outstream = sys.stdout  # as above
+    if params["pos_args"] and not config["problem"]:
+        tasks = {task.name: task for task in command.task_list}
+        try:
+            params["pos_args"] = [names for word in params["pos_args"] for names in _listed(word, tasks)]
+        except UnknownName as error:
+            print(error, file=sys.stderr)  # noqa: T201
+            return 2
+    if any(params[name] for name in _OWN):
+        return doits(**params)
+    from fitasks.graph.listing import overview
+    from fitasks.graph.session import current
+
+    for line in overview(current(), command.task_list):
+        command.outstream.write(f"{line}\n")
+    return 0
 
 
 def _listed(word: str, tasks: dict[str, Any]) -> list[str]:

@@ -15,9 +15,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from doit import get_initial_workdir
+
 from fitasks.base.errors import ConfigError, EnvironmentProblem, FitasksError
 from fitasks.base.files import sha256_text
 from fitasks.base.limits import met
+from fitasks.base.streams import tell
 from fitasks.compile.judge import stamp as stamps
 from fitasks.compile.judge.contents import Contents
 from fitasks.compile.judge.freshness import Judge
@@ -239,11 +242,26 @@ def current() -> Session:
     """The one session of this process. Ends the program with status 2 where kernels.yaml is unusable."""
     if not _CURRENT:
         try:
-            _CURRENT.append(Session.load(Path.cwd()))
+            _CURRENT.append(Session.load(_project()))
         except FitasksError as error:
             print(error, file=sys.stderr)  # noqa: T201
             raise SystemExit(error.exit_status) from None
     return _CURRENT[0]
+
+
+def _project() -> Path:
+    """The working directory; after `doit -f …/dodo.py`, which changes to that file's, the one that doit was started in.
+
+    That is where kernels.yaml is looked for first: to build those of a checkout in their place would be a surprise.
+    """
+    here, began = Path.cwd(), Path(get_initial_workdir() or Path.cwd())
+    asked = any(word.startswith(("-d", "--dir")) for word in sys.argv[1:])
+    if began != here and not asked:
+        if (began / "kernels.yaml").exists():
+            os.chdir(began)
+            return began
+        tell(f"{began} has no kernels.yaml; this is about {here / 'kernels.yaml'}")
+    return here
 
 
 def _expected(kernel: Kernel, costs: Costs, files: Sequence[str]) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from fitasks.base.streams import one_line, shown, silence, tell, whole
 from fitasks.base.wording import labelled
 from fitasks.compile.pool.schedule import longest_first
 from fitasks.cuda.gpus import all_gpus, visible
+from fitasks.graph import command as command_line
 from fitasks.graph import reporting
 from fitasks.graph.listing import TITLE
 from fitasks.graph.session import current
@@ -56,6 +57,12 @@ _WAITING = 16  # kernels whose files may wait for a slot: the longest of all of 
 
 def configuration() -> dict[str, Any]:
     """DOIT_CONFIG. Ends the program with status 2 where kernels.yaml is unusable."""
+    command_line.take_over()
+    with command_line.within_limits():
+        return _configuration()
+
+
+def _configuration() -> dict[str, Any]:
     signals.install()  # before anything is asked: planning, too, ends with us
     _prepare_streams()
     session = current()
@@ -65,7 +72,7 @@ def configuration() -> dict[str, Any]:
             "default_tasks": ["_cudart"],  # and so all kernels
             "continue": True,
             "par_type": "thread",
-            "num_process": max(_WAITING, session.jobs or 0, len(os.sched_getaffinity(0))),
+            "num_process": command_line.Default(max(_WAITING, session.jobs or 0, len(os.sched_getaffinity(0)))),
             "backend": "sqlite3",
             "dep_file": str(database),
             "problem": str(session.problem or ""),  # for fitasks/graph/command.py, as is the store
@@ -80,8 +87,9 @@ def group(creator: Callable[[], Iterator[TaskDict]]) -> Callable[[], Iterator[Ta
 
     @functools.wraps(creator)
     def titled() -> Iterator[TaskDict]:
-        for task in creator():
-            yield task | {"meta": (task.get("meta") or {}) | {TITLE: (creator.__doc__ or "").strip()}}
+        with command_line.within_limits():
+            for task in creator():
+                yield task | {"meta": (task.get("meta") or {}) | {TITLE: (creator.__doc__ or "").strip()}}
 
     return titled
 

@@ -264,7 +264,7 @@ def targets_of(config: Config, server: Server) -> tuple[str, ...]:
         if not found:
             raise EnvironmentProblem(
                 f"{config.file}: targets: auto needs a GPU to ask, and none is visible here",
-                remedy='name the architectures, e.g. targets: ["9.0a"]',
+                remedy='name those of the server, e.g. targets: ["9.0a"] for an H100, ["8.0"] for an A100',
             )
         resolved.append(found)
     return tuple(dict.fromkeys(resolved))
