@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -145,3 +146,17 @@ def test_a_place_that_is_none_is_left_for_tempfile_to_replace(place: Path, monke
     monkeypatch.setenv("TMPDIR", str(place / "none"))
     monkeypatch.setenv("TEMP", str(place))
     assert temporary.home() == place
+
+
+def test_who_writes_the_same_file_takes_no_others_away(place: Path) -> None:
+    """Each sweeps what isn't locked, so that a file is locked until it has its name."""
+    path = place / "file"
+
+    def write(text: str) -> None:
+        for _ in range(6):
+            write_atomic(path, text, sync=False)
+
+    with ThreadPoolExecutor(8) as threads:
+        list(threads.map(write, "abcdefgh"))
+    assert path.read_text() in set("abcdefgh")
+    assert [*place.iterdir()] == [path]

@@ -52,8 +52,8 @@ def replacing(path: Path, *, prefix: str = "", mode: int = 0o644, sync: bool = T
             stream.flush()
             if sync:
                 os.fsync(descriptor)
-        Path(made).chmod(mode)
-        Path(made).replace(path)
+            os.fchmod(descriptor, mode)
+            Path(made).replace(path)  # while it is locked: who writes the same file sweeps what isn't
     except BaseException as error:
         with contextlib.suppress(OSError):
             Path(made).unlink()
@@ -98,21 +98,25 @@ def write_atomic(path: Path, text: str, *, mode: int = 0o644, sync: bool = True)
 def create(path: Path, text: str) -> None:
     """Write a new file, whole or not at all. Raises FileExistsError, and leaves what is there."""
     descriptor, made = _begun(path, "")
-    try:
-        with os.fdopen(descriptor, "wb") as stream:
+    with os.fdopen(descriptor, "wb") as stream:  # locked until it is closed: who writes the same file sweeps others'
+        try:
             stream.write(text.encode())
             stream.flush()
             os.fsync(descriptor)
-        Path(made).chmod(0o644)
-        try:
-            os.link(made, path)
-        except FileExistsError:
-            raise
-        except OSError:  # a file system without hard links
-            with path.open("x", encoding="utf-8") as new:
-                new.write(text)
-    finally:
-        Path(made).unlink(missing_ok=True)
+            os.fchmod(descriptor, 0o644)
+            _link(Path(made), path, text)
+        finally:
+            Path(made).unlink(missing_ok=True)
+
+
+def _link(made: Path, path: Path, text: str) -> None:
+    try:
+        path.hardlink_to(made)
+    except FileExistsError:
+        raise
+    except OSError:  # a file system without hard links
+        with path.open("x", encoding="utf-8") as new:
+            new.write(text)
 
 
 def remember(path: Path, text: str) -> None:
