@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
+SCHEMA = Path(__file__).with_name("kernels.schema.json")
 _EXAMPLES = """\
 # name: parameters of FlashInfer's generator gen_<op>_module; a list is a matrix. `doit ops` shows what there is.
 kernels:
@@ -73,6 +75,6 @@ def _lines(start: Start) -> Iterator[str]:
 
 
 def _kernels(start: Start) -> str:
-    if start.models or start.traced:
+    if start.models:
         return "kernels: {}                       # what nothing above names; `doit ops` shows what there is\n"
-    return _EXAMPLES
+    return "kernels: {}\n" if start.traced else _EXAMPLES

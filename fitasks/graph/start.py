@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from fitasks.base.errors import ConfigError, EnvironmentProblem, FitasksError
 from fitasks.base.files import create, write_atomic
-from fitasks.config.starter import Start, model_name, starter
+from fitasks.config.starter import SCHEMA, Start, model_name, starter
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -21,7 +21,6 @@ DODO = '''"""fitasks' tasks for the kernels of kernels.yaml: `doit list`."""
 
 from fitasks.dodo import *  # noqa: F403
 '''
-SCHEMA = Path(__file__).parent.parent / "config" / "kernels.schema.json"
 _ENGINES = ("sglang", "vllm")
 _KNOWN = "9.0a: H100, H200; 10.0a: B200; 8.0: A100; 8.9: L4, L40S, RTX 4090; 12.0: RTX 5090"
 

@@ -19,8 +19,10 @@ from fitasks.base import memo
 from fitasks.base.border import read_bytes
 from fitasks.base.environment import home, refuse_unusable
 from fitasks.base.errors import BadInput, EnvironmentProblem, NoCompiler
+from fitasks.base.files import remember
 from fitasks.base.wording import counted
 from fitasks.config.model import MOST_BYTES, Config, KernelConfig, ModelRequest, Position, Serving
+from fitasks.config.starter import SCHEMA
 from fitasks.cuda import chosen
 from fitasks.cuda.capability import Commands, Flags, nvcc_flags, of_targets
 from fitasks.cuda.gpus import architectures
@@ -129,6 +131,8 @@ def make_plan(root: Path, *, file: str = "kernels.yaml") -> Plan:
         cache["host"] = _host(cache["kernels"], server, probe)
     elif reads.renewed:
         cache["reads"] = reads.as_record()
+    if not reads:
+        remember(state / SCHEMA.name, SCHEMA.read_text(encoding="utf-8"))  # init's kernels.yaml names it for editors
     if not reads or reads.renewed:
         memo.keep(state / "plan.json", cache)
     probe.save()
@@ -198,7 +202,8 @@ def _plan_anew(
 
     If another toolkit has and can, ask with that one.
     """
-    _say(f"planning {counted(len(config.kernels) * len(targets), 'kernel')} with FlashInfer", server)
+    count = len(config.kernels) * len(targets)
+    _say(f"planning {counted(count, 'kernel')} with FlashInfer" if count else "asking FlashInfer", server)
     commands: Commands = {"": of_targets(targets)}
     choice, asked = toolkit_of(server, needs, probe, commands), set[Path]()
     while True:

@@ -90,13 +90,15 @@ def _resolve(plan: Plan, missing: Sequence[Requested]) -> tuple[tuple[Resolved, 
     return resolve(missing, known, lambda entries: ask(plan, [kernel_of(entry) for entry in entries]))
 
 
-def ask(plan: Plan, kernels: Sequence[KernelConfig]) -> Mapping[str, list[Record]]:
+def ask(
+    plan: Plan, kernels: Sequence[KernelConfig], which: str = "that the trace may mean"
+) -> Mapping[str, list[Record]]:
     """The planner's records for each architecture set of the plan ("90a"). Raises EnvironmentProblem.
 
     The kernels are a trace's: data, which may name anything.
     """
     targets, sm90 = tuple(plan.targets), plan.config.sm90
-    tell(f"planning {counted(len(kernels) * len(targets), 'kernel')} that the trace may mean …")
+    tell(f"planning {counted(len(kernels) * len(targets), 'kernel')} {which} …")
     answers = planner.ask(plan.server, plan.toolkit.home, targets, kernels, sm90=sm90, recorded=True)
     return {answer["arch"]: answer["kernels"] for answer in answers.values()}
 
@@ -112,7 +114,7 @@ def _prove(plan: Plan, text: str, resolved: Sequence[Resolved]) -> None:
         return
     before = {kernel.entry for kernel in plan.config.kernels}
     kernels = [kernel for kernel in kernels_in(text) if kernel.entry not in before]
-    for arch, records in ask(plan, kernels).items():
+    for arch, records in ask(plan, kernels, "as they would be written").items():
         given = {asked_as(str(record.get("name")), str(record.get("kind"))) for record in records}
         wanted = {one.requested.name for one in resolved if one.requested.architectures in {"", arch}}
         if len(records) > len(resolved) or not wanted <= given:

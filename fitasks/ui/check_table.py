@@ -6,10 +6,12 @@ import json
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-from rich.table import Table
+from rich.cells import cell_len
+from rich.padding import Padding
 from rich.text import Text
 
 from fitasks.base.files import write_atomic
+from fitasks.base.streams import clean
 from fitasks.base.wording import counted, labelled
 from fitasks.ui.console import console as rich_console
 from fitasks.ui.units import size
@@ -17,6 +19,8 @@ from fitasks.ui.units import size
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
+
+    from rich.console import Console
 
     from fitasks.plan.kernel import NotLoaded
     from fitasks.server.verdict import Verdict
@@ -27,15 +31,7 @@ _STYLES = {"ahead-of-time": "green", "cached": "green"}
 def show_verdicts(verdicts: list[Verdict], conditions: list[str], not_loaded: Sequence[NotLoaded] = ()) -> None:
     """A table, the count of kernels that are there, and what all of it depends on."""
     console = rich_console()
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in ("kernel", "the server", "size"):
-        table.add_column(column, no_wrap=True, justify="right" if column == "size" else "left")
-    table.add_column("why", overflow="fold")
-    for verdict in verdicts:
-        state = Text(verdict.state, style=_STYLES.get(verdict.state, "red"))
-        why = labelled(verdict.reason, verdict.name, verdict.label)
-        table.add_row(verdict.label, state, size(verdict.bytes) if verdict.bytes else "", why)
-    console.print(table)
+    _show_table(console, verdicts)
     good = [verdict for verdict in verdicts if verdict.good]
     total = size(sum(verdict.bytes for verdict in good))
     console.print(f"{len(good)} of {counted(len(verdicts), 'kernel')} found, {total}")
@@ -43,6 +39,30 @@ def show_verdicts(verdicts: list[Verdict], conditions: list[str], not_loaded: Se
         console.print(f"Without a module: {other.entry} ({other.target}): {other.why}", soft_wrap=True)
     for condition in conditions:
         console.print(f"Provided that {condition}", soft_wrap=True)
+
+
+def _show_table(console: Console, verdicts: Sequence[Verdict]) -> None:
+    """A row each; a reason that is longer than what is left of a terminal's line stands below its row."""
+    rows = [("kernel", "the server", "size", "why"), *map(_row, verdicts)]
+    label, state, weight = (max(cell_len(row[column]) for row in rows) for column in range(3))
+    room = console.width - (label + state + weight + 6)
+    for row, verdict in zip(rows, [None, *verdicts], strict=True):
+        style = _STYLES.get(verdict.state, "red") if verdict else "bold"
+        fits = cell_len(row[3]) <= room
+        parts = (
+            f"{row[0]:{label}}  ",
+            (f"{row[1]:{state}}", style),
+            f"  {row[2]:>{weight}}",
+            f"  {row[3]}" if fits else "",
+        )
+        console.print(Text.assemble(*parts, style="" if verdict else "bold"), soft_wrap=True)
+        if not fits:
+            console.print(Padding(Text(row[3]), (0, 0, 0, 4)))
+
+
+def _row(verdict: Verdict) -> tuple[str, str, str, str]:
+    why = clean(labelled(verdict.reason, verdict.name, verdict.label))
+    return verdict.label, verdict.state, size(verdict.bytes) if verdict.bytes else "", why
 
 
 def write_verdicts(

@@ -7,21 +7,27 @@ from dataclasses import asdict
 from itertools import groupby
 from typing import TYPE_CHECKING
 
+from rich.cells import cell_len
 from rich.padding import Padding
-from rich.table import Table
 from rich.text import Text
 
 from fitasks.base.files import write_atomic
+from fitasks.base.streams import clean
 from fitasks.base.wording import counted
 from fitasks.ui.console import cell
 from fitasks.ui.console import console as rich_console
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
+
+    from rich.console import Console
 
     from fitasks.doctor.finding import Finding
 
 _STYLES = {"ok": "green", "note": "yellow", "problem": "bold red"}
+
+_COLUMN = 28  # columns of a terminal's line that subjects may take
 
 
 def show_findings(findings: list[Finding]) -> None:
@@ -31,17 +37,31 @@ def show_findings(findings: list[Finding]) -> None:
     width = max(len(finding.state) for finding in findings)
     for section, group in groupby(findings, key=lambda finding: finding.section):
         console.print(Text(section, style="bold"))
-        table = Table(box=None, pad_edge=False, show_header=False)
-        table.add_column(width=width)
-        table.add_column(overflow="fold", max_width=28 if console.is_terminal else None)
-        table.add_column(overflow="fold")
-        for finding in group:
-            table.add_row(Text(finding.state, style=_STYLES[finding.state]), finding.subject, cell(finding.value))
-            if finding.remedy:
-                table.add_row("", "", cell(f"→ {finding.remedy}", style="italic"))
-        console.print(Padding(table, (0, 0, 1, 2)))
+        _show_section(console, list(group), width)
+        console.print()
     counts = {state: sum(finding.state == state for finding in findings) for state in ("problem", "note")}
     console.print(", ".join(counted(count, state) for state, count in counts.items()))
+
+
+def _show_section(console: Console, findings: Sequence[Finding], width: int) -> None:
+    """In columns; what is too long for a terminal's line stands below what it is of, so that paths stay whole."""
+    short = (cell_len(finding.subject) for finding in findings)
+    subjects = max((count for count in short if count <= _COLUMN or not console.is_terminal), default=0)
+    for finding in findings:
+        first, *others = _told(finding)
+        indent = 2 + width + 2 + subjects + 2
+        room = console.width - indent
+        beside = cell_len(finding.subject) <= subjects and max(map(cell_len, (first, *others))) <= room
+        state = (f"{finding.state:{width}}", _STYLES[finding.state])
+        head = f"{finding.subject:{subjects}}  {first}" if beside else finding.subject
+        console.print(Text.assemble("  ", state, "  ", head), soft_wrap=True)
+        for text in others if beside else (first, *others):
+            left = indent if beside else indent - subjects - 2
+            console.print(Padding(cell(text, style="italic" if text in others else ""), (0, 0, 0, left)))
+
+
+def _told(finding: Finding) -> list[str]:
+    return [clean(finding.value), *([clean(f"→ {finding.remedy}")] if finding.remedy else [])]
 
 
 def write_findings(file: Path, findings: list[Finding]) -> None:

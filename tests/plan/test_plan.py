@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from fitasks.config.schema import SCHEMA_FILE
 from fitasks.plan.overruled import overruled
 from fitasks.plan.plan import _reads
 from tests.doit_project import Project
@@ -74,6 +75,8 @@ def test_versions_are_those_of_what_is_imported(project: Project) -> None:
     stamp = json.loads((project.root / ".fitasks" / "cudart.stamp").read_text())
     assert stamp["flashinfer"] == "0.0.0+unknown"
     assert plan_of(project)["targets"]["9.0a"]["root"] == str(package_of(project))
+    schema = project.root / ".fitasks" / SCHEMA_FILE.name
+    assert schema.read_text() == SCHEMA_FILE.read_text(), "which a kernels.yaml of init's names"
 
 
 def test_it_rests_on_what_planning_read(project: Project) -> None:

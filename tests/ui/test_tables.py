@@ -42,10 +42,34 @@ def test_a_table_is_as_wide_as_it_needs_where_nobody_sees_columns(
     ]
 
 
-def test_a_table_is_no_wider_than_its_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_reason_that_is_too_long_for_its_row_stands_below_it(monkeypatch: pytest.MonkeyPatch) -> None:
     out = on_a_terminal(monkeypatch, 80)
     show_verdicts(VERDICTS, [])
-    assert max(map(len, out.getvalue().splitlines())) <= 80
+    lines = [line.rstrip() for line in out.getvalue().splitlines()]
+    assert lines[:4] == [
+        "kernel            the server     size  why",
+        "decode-bf16-d128  would compile        new: never built",
+        "page              would compile",
+        "    compiled in /home/somebody/.cache/flashinfer/0.7.4/90a, where this server",
+    ]
+    assert max(map(len, lines)) <= 80
+
+
+def test_what_the_doctor_found_keeps_its_paths_whole_on_a_narrow_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    path = "/opt/venv/lib/python3.12/site-packages/nvidia/cu13/lib/libcudart.so.13"
+    found = [Finding("caches", "libcudart", f"13.0.96 at {path}", "note", "do it"), Finding("caches", "store", "/s")]
+    out = on_a_terminal(monkeypatch, 80)
+    show_findings(found)
+    assert [line.rstrip() for line in out.getvalue().splitlines()] == [
+        "caches",
+        "  note  libcudart",
+        "        13.0.96 at",
+        f"        {path}",
+        "        → do it",
+        "  ok    store      /s",
+        "",
+        "0 problems, 1 note",
+    ]
 
 
 def test_the_doctors_findings_are_whole_lines_in_a_log(
