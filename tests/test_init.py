@@ -119,6 +119,22 @@ def test_what_cannot_be_done_leaves_nothing(
     assert sorted(here.iterdir()) == before
 
 
+def test_where_nothing_can_be_written(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (here / ".fitasks").write_text("a file")
+    assert main(["init", "--target", "9.0a"]) == 2
+    assert capsys.readouterr().err.startswith(f"fitasks init: {here}/.fitasks")
+    assert [path.name for path in here.iterdir()] == [".fitasks"]
+
+
+def test_ctrl_c_at_a_question_ends_it(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(start, "begin", interrupted)
+    assert main(["init"]) == 130
+    assert [*here.iterdir()] == []
+
+
 def test_flags_for_a_file_that_is_there_are_refused(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (here / "kernels.yaml").write_text("mine")
     assert main(["init", "--target", "9.0a"]) == 2

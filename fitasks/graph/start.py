@@ -33,6 +33,11 @@ def main(words: Sequence[str], doit: Callable[[list[str]], int]) -> int:
     except FitasksError as error:
         print(f"fitasks init: {error}", file=sys.stderr)  # noqa: T201
         return error.exit_status
+    except OSError as error:
+        print(f"fitasks init: {error.filename}: {error.strerror}", file=sys.stderr)  # noqa: T201
+        return 2
+    except KeyboardInterrupt:  # at a question
+        return 130
     print("\n".join(written))  # noqa: T201
     return doit(["import_trace", *wanted.trace, "--write"]) if wanted.trace else 0
 
