@@ -34,7 +34,7 @@ check doctor env verify why: $(READY)
 	@$(DOIT) $@ $(NAMES)
 
 list: $(READY)
-	@$(DOIT) list --all --status
+	@$(DOIT) list
 
 reset: $(READY)
 	@$(DOIT) reset

@@ -37,7 +37,7 @@ def judged(kernel: Kernel, judgement: Judgement, bytes_: int) -> Row:
     first = judgement.first
     state = _STATES.get(judgement.verdict) or _KINDS.get(first.kind if first else "", "stale")
     why = "" if first is None or first.kind == "new" else labelled(str(first), kernel.name, kernel.label)
-    return Row(kernel.label, kernel.entry, state, bytes_, why)
+    return Row(kernel.label, kernel.entry, state, bytes_, why or kernel.note)
 
 
 def kernel_lines(rows: Sequence[Row]) -> Iterator[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -46,6 +47,13 @@ def test_what_a_judgement_is_called(kind: Kind, state: str) -> None:
     row = judged(PAGE, Judgement("stale", (Reason(kind, "never built"),)), 0)
     assert row.state == state
     assert bool(row.why) == (kind != "new"), "`not built` says it all"
+
+
+def test_what_the_planner_has_to_say_is_said_where_nothing_else_is() -> None:
+    noted = replace(PAGE, note="fa2 is planned instead")
+    assert judged(noted, Judgement("fresh"), 5).why == "fa2 is planned instead"
+    assert judged(noted, Judgement("stale", (Reason("new", "never built"),)), 0).why == "fa2 is planned instead"
+    assert judged(noted, Judgement("stale", (Reason("missing", "page.so"),)), 0).why == "page.so is missing"
 
 
 def test_what_is_fresh_needs_no_reason() -> None:
