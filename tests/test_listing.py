@@ -7,6 +7,7 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, cast
 
 from fitasks.base.errors import EnvironmentProblem
+from fitasks.compile import receipt as receipts
 from fitasks.graph import tasks
 from fitasks.graph.listing import TITLE, overview
 from fitasks.graph.session import Session
@@ -69,3 +70,19 @@ def test_a_kernel_that_cannot_be_judged_is_unknown() -> None:
 
     session = SimpleNamespace(problem=None, kernels=(Kernel("page", "page", "page", "9.0a", "", {}),), judge=judge)
     assert listed(session, task("kernel", "build"))[1] == "  page  unknown           disk on fire"
+
+
+def test_of_hundreds_it_is_said_whether_they_are_built(tmp_path: Path) -> None:
+    """To judge them all would take longer than a list may."""
+
+    def kernel(index: int) -> Kernel:
+        directory = tmp_path / str(index)
+        return Kernel(f"x-{index}", "x", "x", "9.0a", "", {}, build_dir=directory, library=directory / "x.so")
+
+    kernels = [kernel(index) for index in range(60)]
+    for one in kernels[:2]:
+        one.build_dir.mkdir()
+        one.library.write_bytes(b"x" * 500)
+    (kernels[0].build_dir / receipts.NAME).touch()
+    session = SimpleNamespace(problem=None, kernels=tuple(kernels))  # which has no judge
+    assert listed(session, task("kernel", "build"))[1] == "  x  60 kernels: 59 not built, 1 built, 1.0 kB"
