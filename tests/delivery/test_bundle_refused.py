@@ -215,7 +215,7 @@ def test_cut_short(place: Place, good: Path, bad: Path, kept: float) -> None:
 def test_cut_short_and_packed_again(place: Place, good: Path, bad: Path) -> None:
     """Between two members, where tar alone notices nothing."""
     pack(bad, members_of(good)[:-2])
-    assert refused(place, bad) == "2 files of its manifest are not in it, the first is '90a/generated/page/page_0.cpp'"
+    assert refused(place, bad) == "of its manifest 2 files are missing, the first is '90a/generated/page/page_0.cpp'"
 
 
 def test_every_altered_byte_is_noticed(place: Place, good: Path, bad: Path) -> None:
