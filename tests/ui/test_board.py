@@ -284,7 +284,8 @@ def on_terminal(project: Project, columns: int, *, stopped: Path | None = None, 
             received += os.read(leader, 65536)
         elif ended:
             break
-        if stopped and not asked and "─" in received.decode(errors="replace"):
+        drawn = "─" in received.decode(errors="replace")
+        if stopped and not asked and drawn and stopped.with_name("calls").exists():  # a compiler runs
             asked = True
             process.send_signal(signal.SIGINT)
             stopped.unlink()
