@@ -1,0 +1,45 @@
+"""The thread in which all that is asked of stores runs, and how others wait for it."""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import threading
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from fitasks.store.remote.trouble import Off
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine
+
+T = TypeVar("T")
+_PATIENCE = 0.2  # seconds after which somebody who waits looks whether the run is being stopped
+
+
+class Loop:
+    """An event loop in a thread of its own, which ends with the process. `stopping`: whether the run is."""
+
+    def __init__(self, stopping: Callable[[], bool] = lambda: False) -> None:
+        self._stopping = stopping
+        self._loop = asyncio.new_event_loop()
+        threading.Thread(target=self._loop.run_forever, name="stores", daemon=True).start()
+
+    def begin(self, work: Coroutine[Any, Any, T]) -> concurrent.futures.Future[T]:
+        """Start something, and go on; from any thread."""
+        return asyncio.run_coroutine_threadsafe(work, self._loop)
+
+    def wait(self, begun: concurrent.futures.Future[T]) -> T:
+        """Return its result, and raise what it raises; Off where the run is stopped meanwhile."""
+        while True:
+            try:
+                return begun.result(timeout=_PATIENCE)
+            except concurrent.futures.TimeoutError:
+                if begun.done():
+                    raise
+            if self._stopping():
+                begun.cancel()
+                raise Off("stopped")
+
+    def run(self, work: Coroutine[Any, Any, T]) -> T:
+        """Do something, and wait for it; not from the loop's own thread."""
+        return self.wait(self.begin(work))
