@@ -53,8 +53,15 @@ def task_delivery() -> Iterator[TaskDict]:
     yield tasks.command(actions.unbundle, tasks.FILE, tasks.WHEEL, words="files")
 
 
+def task_stores() -> Iterator[TaskDict]:
+    """finished kernels, here and elsewhere"""
+    yield tasks.command(actions.store)
+    yield tasks.command(actions.push, words="names")
+    yield tasks.command(actions.keygen, words="files")
+    yield tasks.command(actions.gc, tasks.LIMIT, tasks.REMOTE, tasks.DAYS)
+
+
 def task_clearing() -> Iterator[TaskDict]:
     """what may go"""
     yield tasks.command(actions.clear_incomplete)
-    yield tasks.command(actions.gc, tasks.LIMIT)
     yield tasks.command(actions.reset, tasks.YES)

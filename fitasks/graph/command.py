@@ -1,6 +1,6 @@
-"""`doit run` and `doit list` with one more option, --no-sm90. Found by doit through the entry point group doit.COMMAND.
+"""`doit run` and `doit list` with options of ours. Found by doit through the entry point group doit.COMMAND.
 
-The option becomes FITASKS_SM90=0 before dodo.py is loaded, and `-n` MAX_JOBS.
+--no-sm90 becomes FITASKS_SM90=0 before dodo.py is loaded, --fetch-only FITASKS_FETCH_ONLY=1, and `-n` MAX_JOBS.
 It serves every dodo.py of this environment, ours or not, and otherwise does only what DOIT_CONFIG asks for.
 """
 
@@ -18,6 +18,7 @@ from doit.cmd_run import Run as DoitRun
 
 from fitasks.base import temporary
 from fitasks.base.limits import met
+from fitasks.compile.fetching import FETCH_ONLY
 from fitasks.graph.words import kernels_named, resolved
 from fitasks.plan.hopper import VARIABLE
 from fitasks.plan.names import UnknownName
@@ -33,7 +34,16 @@ _NO_SM90 = {
     "default": False,
     "help": "plan generic modules in place of Hopper's, as `sm90: false` in kernels.yaml does (fitasks)",
 }
-_WORD = "--no-sm90"
+_FETCH_ONLY = {
+    "name": "fetch_only",
+    "short": "",
+    "long": "fetch-only",
+    "type": bool,
+    "default": False,
+    "help": "compile nothing: what no store has fails (fitasks)",
+}
+# Each with the variable that it becomes.
+_OURS = {"--no-sm90": (VARIABLE, "0"), "--fetch-only": (FETCH_ONLY, "1")}
 
 
 @contextlib.contextmanager
@@ -49,18 +59,19 @@ def _within_limits() -> Iterator[None]:
 
 
 class Run(DoitRun):  # type: ignore[misc]  # doit has no types
-    """Also behind a task's name, where doit would take the option for one of the task's."""
+    """Our options count behind a task's name, too, where doit would take them for some of the task's."""
 
     name = "run"
-    cmd_options = (*DoitRun.cmd_options, _NO_SM90)
+    cmd_options = (*DoitRun.cmd_options, _NO_SM90, _FETCH_ONLY)
 
     def execute(self, params: Any, args: list[str]) -> Any:
-        if params["no_sm90"] or _WORD in args:
-            os.environ[VARIABLE] = "0"
+        for word, (variable, value) in _OURS.items():
+            if params[word[2:].replace("-", "_")] or word in args:
+                os.environ[variable] = value
         if params["num_process"] > 0:  # on the command line: dodo.py's own isn't loaded yet
             os.environ["MAX_JOBS"] = str(params["num_process"])
         with _within_limits():
-            return super().execute(params, [word for word in args if word != _WORD])
+            return super().execute(params, [word for word in args if word not in _OURS])
 
     @functools.wraps(DoitRun._execute)  # noqa: SLF001 - doit's own hook; doit reads the names of its parameters
     def _execute(self, *args: Any, **params: Any) -> Any:

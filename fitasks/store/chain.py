@@ -46,7 +46,8 @@ class Chain:
         self._fetching: dict[tuple[str, str], Future[Staging]] = {}
         self._lock = threading.Lock()
         self._room = asyncio.Semaphore(_ARRIVING)
-        staging.sweep(local.root)
+        if remotes:
+            staging.sweep(local.root)
 
     # ---- what the builder asks
 
@@ -101,6 +102,13 @@ class Chain:
         for remote in self.remotes:
             if receipt := remote.find(kernel, judge):
                 yield remote, receipt
+
+    def holding(self, kernels: Iterable[Kernel], judges: Mapping[str, Judge]) -> dict[str, str]:
+        """Return the place of the store that has each of these kernels, by label; those that none has are left out."""
+        kernels = list(kernels)
+        here = {one.label: str(self.local.root) for one in kernels if self.local.find(one, judges[one.target])}
+        there = self.where((one for one in kernels if one.label not in here), judges)
+        return here | {label: remote.url for label, (remote, _) in there.items()}
 
     # ---- fetching
 

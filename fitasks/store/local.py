@@ -46,7 +46,7 @@ VARIABLE, SHARED = "FITASKS_STORE", "shared"
 
 
 def words(env: Mapping[str, str]) -> list[str]:
-    """Return what FITASKS_STORE says: `shared`, and stores elsewhere."""
+    """Return what FITASKS_STORE says: `shared`, and stores elsewhere (elsewhere.py)."""
     return env.get(VARIABLE, "").replace(",", " ").split()
 
 

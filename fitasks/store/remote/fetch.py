@@ -36,6 +36,11 @@ class Reader:
         async with self._room:
             return await self.breaker.guard(self.objects.get(path, limit))
 
+    async def delete(self, path: str) -> None:
+        """Remove an object. Raises Off."""
+        async with self._room:
+            await self.breaker.guard(self.objects.delete(path))
+
     async def manifests(self, question: str) -> list[tuple[str, bytes]]:
         """Return fingerprint and manifest of each kernel that was compiled for a question. Raises Off."""
         try:

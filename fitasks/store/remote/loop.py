@@ -17,15 +17,19 @@ _PATIENCE = 0.2  # seconds after which somebody who waits looks whether the run 
 
 
 class Loop:
-    """An event loop in a thread of its own, which ends with the process. `stopping`: whether the run is."""
+    """An event loop in a thread of its own, from the first question to the end. `stopping`: whether the run is."""
 
     def __init__(self, stopping: Callable[[], bool] = lambda: False) -> None:
         self._stopping = stopping
-        self._loop = asyncio.new_event_loop()
-        threading.Thread(target=self._loop.run_forever, name="stores", daemon=True).start()
+        self._lock = threading.Lock()
+        self._loop: asyncio.AbstractEventLoop | None = None
 
     def begin(self, work: Coroutine[Any, Any, T]) -> concurrent.futures.Future[T]:
         """Start something, and go on; from any thread."""
+        with self._lock:
+            if self._loop is None:
+                self._loop = asyncio.new_event_loop()
+                threading.Thread(target=self._loop.run_forever, name="stores", daemon=True).start()
         return asyncio.run_coroutine_threadsafe(work, self._loop)
 
     def wait(self, begun: concurrent.futures.Future[T]) -> T:

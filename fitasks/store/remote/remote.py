@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import threading
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from fitasks.base.errors import FitasksError
+from fitasks.base.errors import EnvironmentProblem, FitasksError
 from fitasks.store.remote import layout
 from fitasks.store.remote.breaker import Breaker
 from fitasks.store.remote.fetch import Reader
@@ -13,10 +13,11 @@ from fitasks.store.remote.keys import signer_of
 from fitasks.store.remote.manifest import believed
 from fitasks.store.remote.objects import Objects
 from fitasks.store.remote.push import Writer
+from fitasks.store.remote.shelf import clear, shelf
 from fitasks.store.remote.trouble import Missing, Off, Refused
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Coroutine, Mapping
     from pathlib import Path
 
     from fitasks.compile.judge.freshness import Judge
@@ -25,12 +26,22 @@ if TYPE_CHECKING:
     from fitasks.config.stores import StoreRequest
     from fitasks.plan.kernel import Kernel
     from fitasks.store.remote.loop import Loop
+    from fitasks.store.remote.shelf import Removed, Shelf
 
+T = TypeVar("T")
+_PATIENCE = 60.0  # seconds without an answer, where the store is all that the command is about
 _MOST_WRONG = 3  # kernels whose files weren't what they should be, before nothing more is fetched
 
 
+def _silent(why: str) -> None:
+    """It is raised."""
+
+
 class Remote:
-    """A store elsewhere. No method raises: what goes wrong is said, once for all kernels, and is "not there"."""
+    """A store elsewhere. What goes wrong is said, once for all kernels, and is as good as "not there".
+
+    Only where the store is all that a command is about, it is an error.
+    """
 
     def __init__(self, request: StoreRequest, loop: Loop, env: Mapping[str, str], say: Callable[[str], None]) -> None:
         self.url, self.push, self.trust = request.url, request.push, request.trust
@@ -119,6 +130,20 @@ class Remote:
         except (Off, Missing):
             pass
         return None
+
+    def contents(self) -> Shelf:
+        """Return what is there. Raises EnvironmentProblem, as this is all that was asked for."""
+        return self._listed(shelf(Reader(self.objects, Breaker(_silent, budget=_PATIENCE))))
+
+    def clear(self, limit: int, days: int) -> Removed:
+        """Remove the least recently used of what wasn't used for some days. Raises EnvironmentProblem."""
+        return self._listed(clear(Reader(self.objects, Breaker(_silent, budget=_PATIENCE)), limit, days))
+
+    def _listed(self, work: Coroutine[Any, Any, T]) -> T:
+        try:
+            return self._loop.run(work)
+        except Off as error:
+            raise EnvironmentProblem(f"store {self.url}: {error}", remedy="is it there, and may you list it?") from None
 
     def _may_write(self) -> Writer | None:
         with self._lock:
