@@ -142,7 +142,12 @@ class Faulty(http.server.ThreadingHTTPServer):
         self.directory = directory
         self.fault, self.only = "", ""
         self.asked: list[str] = []
+        self.connections = 0
         self.over = threading.Event()
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        self.connections += 1
+        super().process_request(request, client_address)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Whoever went away needn't be told."""
