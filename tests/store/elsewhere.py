@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-    from fitasks.plan.kernel import Kernel
 
 TOOLS = {"nvcc": "V13.0.88", "c++": "g++ 12"}
 
@@ -48,7 +47,9 @@ def request(url: object, *, push: bool = False, trust: tuple[str, ...] = ()) -> 
     return StoreRequest(str(url), push, trust)
 
 
-def stand_in(directory: Path, name: str = "page", *, files: int = 2, size: int = 1000, flavour: str = "") -> Receipt:
+def stand_in(
+    directory: Path, name: str = "page", *, files: int = 2, size: int = 1000, flavour: str = "", headers: int = 1
+) -> Receipt:
     """A receipt as a build leaves it, and its files, which no compiler made."""
     directory.mkdir(parents=True, exist_ok=True)
     outputs = {}
@@ -56,7 +57,8 @@ def stand_in(directory: Path, name: str = "page", *, files: int = 2, size: int =
         data = (hashlib.sha256(f"{name}/{file}/{flavour}".encode()).digest() * (size // 32 + 1))[:size]
         (directory / file).write_bytes(data)
         outputs[file] = Output(hashlib.sha256(data).hexdigest(), len(data), 1)
-    commands, inputs = f"rule {name}{flavour}", f"{'0' * 64} {{FLASHINFER}}/{name}.h"
+    commands = f"rule {name}{flavour}"
+    inputs = "\n".join(f"{number:064x} {{FLASHINFER}}/data/include/{name}_{number}.h" for number in range(headers))
     return Receipt(
         name=name,
         flashinfer="0.7.4",
@@ -90,10 +92,10 @@ class Wanted:
     def label(self) -> str:
         return self.receipt.name
 
-    def commands(self, kernel: Kernel) -> str:
+    def commands(self, kernel: object) -> str:
         return self.receipt.commands
 
-    def differences(self, kernel: Kernel, receipt: Receipt) -> list[str]:
+    def differences(self, kernel: object, receipt: Receipt) -> list[str]:
         return [] if receipt.fingerprint == self.receipt.fingerprint else ["page.h changed"]
 
 
