@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from fitasks.store.remote import layout
+from fitasks.store.remote.manifest import files
 from tests.store.elsewhere import Client, find, request, stand_in, whole
 from tests.store.servers import faulty
 
@@ -28,16 +29,19 @@ SIZE = 300_000
 _RUN = """\
 import pickle, sys
 from pathlib import Path
-from tests.store.elsewhere import Client, find, request
+from tests.store.elsewhere import Client, Wanted, find, request
 what, root, url, directory, receipts = pickle.loads(Path(sys.argv[1]).read_bytes())
 client = Client(Path(root))
 if what == "put":
     remote = client.remote(request(url, push=True), {"HOME": root})
     done = [remote.share(Path(directory) / one.name, one) is not None for one in receipts]
+elif what == "expect":
+    wanted = {one.name: Wanted(one) for one in receipts}
+    done = [client.chain(request(url)).expect([one], {"9.0a": one}) for one in wanted.values()]
 else:
     chain = client.chain(request(url))
     done = [find(chain, one) is not None for one in receipts]
-print(sum(done), client.said)
+print(sum(map(bool, done)), client.said)
 """
 
 
@@ -91,8 +95,12 @@ def test_of_what_a_killed_run_was_putting_there_nothing_is_taken(tmp_path: Path)
     share = tmp_path / "share"
     process = start("put", tmp_path / "one", share, tmp_path / "built", receipts)
     kill_when(process, lambda: len(list(share.glob("v1/files/*/*"))) > 9)
-    whole_ones = len(list(share.glob("v1/kernels/*/*")))
-    assert len(taken(Client(tmp_path / "two").chain(request(share)), receipts)) <= whole_ones < len(names)
+    vouched = {path.name for path in share.glob("v1/kernels/*/*")}
+    sent = {path.name for path in share.glob("v1/files/*/*")}
+    assert len(vouched) < len(names)
+    for one in receipts:
+        assert one.fingerprint not in vouched or {each.sha256 for each in files(one).values()} <= sent
+    assert len(taken(Client(tmp_path / "two").chain(request(share)), receipts)) <= len(vouched)
     remote = Client(tmp_path / "one").remote(request(share, push=True))
     assert all(remote.share(tmp_path / "built" / one.name, one) is not None for one in receipts), (
         "and it is finished later"
@@ -100,6 +108,20 @@ def test_of_what_a_killed_run_was_putting_there_nothing_is_taken(tmp_path: Path)
     chain = Client(tmp_path / "three").chain(request(share))
     assert taken(chain, receipts) == names
     assert chain.remotes[0].reading.reason == ""
+
+
+def test_who_ends_while_much_is_on_its_way_ends_well(tmp_path: Path) -> None:
+    """obstore's threads must not ask for a Python that is gone: that aborts the process."""
+    receipts = [stand_in(tmp_path / "built" / name, name, files=6, size=SIZE) for name in ("page", "rope", "norm")]
+    share = tmp_path / "share"
+    remote = Client(tmp_path / "one").remote(request(share, push=True))
+    assert all(remote.share(tmp_path / "built" / one.name, one) for one in receipts)
+    with faulty(share) as server:
+        server.fault, server.only = "hang", receipts[0].outputs["page_2.o"].sha256
+        process = start("expect", tmp_path / "two", server.url, tmp_path, receipts)
+        told, _ = process.communicate(timeout=60)
+    assert process.returncode == 0
+    assert told.startswith("3 [")
 
 
 @pytest.mark.parametrize("what", ["put", "fetch"])
