@@ -19,6 +19,7 @@ import pytest
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+_ENDLESS = 1 << 28  # bytes
 KEYS = {"AWS_ACCESS_KEY_ID": "reader", "AWS_SECRET_ACCESS_KEY": "not-a-secret", "AWS_REGION": "us-east-1"}
 
 
@@ -102,20 +103,7 @@ class _Handler(http.server.SimpleHTTPRequestHandler):
     def _send(self, data: bytes, fault: str, *, body: bool) -> None:
         whole, first = len(data), int(self.headers.get("Range", "bytes=0-")[6:].partition("-")[0])
         data = data[first:]
-        told = len(data)
-        match fault:
-            case "wrong":
-                data = bytes(byte ^ 1 for byte in data)
-            case "short":
-                data = data[: len(data) // 2]
-                told = len(data)
-            case "cut" | "cut always" if fault == "cut always" or not first:
-                data = data[: len(data) // 2]
-            case "long":
-                data += b"x" * (1 << 20)
-                told = len(data)
-            case "empty":
-                data, told = b"", 0
+        data, told = spoilt(data, fault, first)
         self.send_response(206 if "Range" in self.headers else 200)
         self.send_header("Content-Length", str(told))
         self.send_header("Last-Modified", "Thu, 01 Jan 2026 00:00:00 GMT")
@@ -125,10 +113,33 @@ class _Handler(http.server.SimpleHTTPRequestHandler):
         self.end_headers()
         if body:
             self.wfile.write(data)
-        if len(data) < told:
+        while body and fault == "endless" and self.server.sent < _ENDLESS:
+            self.server.sent += self.wfile.write(bytes(1 << 16))
+        if len(data) < told and fault != "endless":
             self.wfile.flush()
             self.connection.shutdown(socket.SHUT_RDWR)
             self.close_connection = True
+
+
+def spoilt(data: bytes, fault: str, first: int) -> tuple[bytes, int]:
+    """What is sent instead of `data`, which begins with its byte `first`; and how much is said to come."""
+    told = len(data)
+    match fault:
+        case "wrong":
+            data = bytes(byte ^ 1 for byte in data)
+        case "short":
+            data = data[: len(data) // 2]
+            told = len(data)
+        case "cut" | "cut always" if fault == "cut always" or not first:
+            data = data[: len(data) // 2]
+        case "long":
+            data += b"x" * (1 << 20)
+            told = len(data)
+        case "endless":
+            told = 1 << 40
+        case "empty":
+            data, told = b"", 0
+    return data, told
 
 
 class Faulty(http.server.ThreadingHTTPServer):
@@ -143,6 +154,7 @@ class Faulty(http.server.ThreadingHTTPServer):
         self.fault, self.only = "", ""
         self.asked: list[str] = []
         self.connections = 0
+        self.sent = 0  # bytes too much
         self.over = threading.Event()
 
     def process_request(self, request: Any, client_address: Any) -> None:

@@ -77,6 +77,15 @@ def test_no_fault_has_a_wrong_kernel_believed_or_waits_long(
     assert client.said or names or hidden
 
 
+@pytest.mark.parametrize("only", ["/index/", "/kernels/", "/files/"])
+def test_no_more_is_read_than_there_can_be(server: Faulty, receipts: list[Receipt], tmp_path: Path, only: str) -> None:
+    server.fault, server.only = "endless", only
+    client = Client(tmp_path)
+    assert found(client, server.url, receipts[:1]) == []
+    assert server.sent < 64 << 20
+    assert "has more than" in client.said[0] or "is longer than its receipt says" in client.said[0]
+
+
 @pytest.mark.parametrize(("only", "budget"), [("", BUDGET), ("/files/", 0.6)])
 def test_a_server_that_never_answers_costs_five_seconds_in_all(
     server: Faulty, receipts: list[Receipt], tmp_path: Path, only: str, budget: float
