@@ -2,10 +2,12 @@
 
     python bench/stores.py fetch [--modules 682] [--files 4054] [--kilobytes 60] [--server s3]
     python bench/stores.py refuse [--entries 10000]
+    python bench/stores.py faults [--count 1000]
 
 `fetch` puts stand-ins of FlashInfer's default plan for sm_90a (682 modules, 4,054 files; no compiler made them) into
 `rclone serve`, and takes them on a machine with an empty store. `refuse` reads manifests that are unsigned, signed by
-another key, or altered.
+another key, or altered. `faults` has a server do something wrong at random, to all that is asked or to some of it, and
+looks whether what is taken then is whole.
 """
 
 from __future__ import annotations
@@ -13,9 +15,11 @@ from __future__ import annotations
 import argparse
 import os
 import random
+import shutil
 import sys
 import tempfile
 import time
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -26,14 +30,16 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # for the tests' stand-ins a
 
 from fitasks.store.remote import keys, manifest
 from fitasks.store.remote.trouble import Refused
-from tests.store.elsewhere import TOOLS, Client, Wanted, request, stand_in, whole
-from tests.store.servers import KEYS, serving
+from tests.store.elsewhere import TOOLS, Client, Wanted, find, request, stand_in, whole
+from tests.store.servers import KEYS, faulty, serving
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from fitasks.compile.receipt import Receipt
     from fitasks.config.stores import StoreRequest
+
+FAULTS = ("500", "403", "404", "302", "gone", "wrong", "short", "long", "empty", "cut", "cut always", "endless", "hang")
 
 
 def fetch(modules: int, files: int, kilobytes: int, server: str) -> None:
@@ -88,6 +94,38 @@ def served(directory: Path, server: str) -> Iterator[str]:
     with serving(server, directory, *words) as at:
         os.environ.update(KEYS, AWS_ENDPOINT_URL=f"http://{at}")
         yield "s3://bucket/fi" if server == "s3" else f"http://{at}/bucket/fi"
+
+
+def faults(count: int) -> None:
+    """Take three kernels from a server that does something wrong; print how many runs believed what they shouldn't."""
+    chosen = random.Random(1)
+    with tempfile.TemporaryDirectory() as place:
+        root = Path(place)
+        receipts = made(root / "built", 3, 12, 100_000)
+        remote = Client(root / "one").remote(request(root / "share", push=True))
+        for one in receipts:
+            remote.share(root / "built" / one.name, one)
+        wrong = got = 0
+        lost: list[float] = []
+        said: Counter[int] = Counter()
+        for number in range(count):
+            with faulty(root / "share") as server:
+                server.fault = chosen.choice(FAULTS)
+                server.only = chosen.choice(
+                    ["", "/index/", "/kernels/", "/files/", chosen.choice("0123456789abcdef") * 2]
+                )
+                client = Client(root / f"two-{number}")
+                chain, begun = client.chain(request(server.url)), time.monotonic()
+                found = [find(chain, one) for one in receipts]
+                lost.append(time.monotonic() - begun)
+            taken = [(place, one) for place, one in zip(found, receipts, strict=True) if place]
+            got += len(taken)
+            wrong += sum(not whole(place[0], one) for place, one in taken)
+            said[len(client.said)] += 1
+            shutil.rmtree(client.root, ignore_errors=True)
+        print(f"{count} runs with {', '.join(FAULTS)}: {got} kernels taken, {wrong} of them wrong")
+        lines = dict(sorted(said.items()))
+        print(f"a run lost at most {max(lost):.1f} s, median {median(lost):.2f} s; lines said: {lines}")
 
 
 class Judging:
@@ -152,11 +190,16 @@ def main() -> None:
     one.add_argument("--server", choices=["s3", "webdav", "directory"], default="s3")
     other = ways.add_parser("refuse")
     other.add_argument("--entries", type=int, default=10_000)
+    third = ways.add_parser("faults")
+    third.add_argument("--count", type=int, default=1000)
     given = vars(parser.parse_args())
-    if given.pop("way") == "fetch":
+    way = given.pop("way")
+    if way == "fetch":
         fetch(**given)
-    else:
+    elif way == "refuse":
         refuse(**given)
+    else:
+        faults(**given)
 
 
 if __name__ == "__main__":

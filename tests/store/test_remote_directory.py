@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,6 +15,8 @@ from fitasks.store.remote import layout
 from tests.store.elsewhere import Client, find, request, stand_in, whole
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from fitasks.store.chain import Chain
     from tests.workshop import Workshop
 
@@ -138,6 +141,42 @@ def test_what_a_killed_run_has_fetched_is_not_fetched_again(tmp_path: Path, shar
     assert found
     assert whole(found[0], receipt)
     assert not left.exists()
+
+
+@pytest.fixture
+def full(tmp_path: Path) -> Iterator[Path]:
+    """A file system with room for 64 kB, where this environment permits one."""
+    place = tmp_path / "full"
+    place.mkdir()
+    words = ["mount", "-t", "tmpfs", "-o", "size=64k", "none", place]
+    if subprocess.run(words, capture_output=True, check=False).returncode:
+        pytest.skip("no mounts here")
+    yield place
+    subprocess.run(["umount", "-l", place], check=True)
+
+
+def test_one_that_is_full_fails_nothing_and_is_read_on(tmp_path: Path, full: Path) -> None:
+    small, large = stand_in(tmp_path / "small", "page"), stand_in(tmp_path / "large", "rope", size=50_000)
+    client = Client(tmp_path / "one")
+    remote = client.remote(request(full / "share", push=True))
+    assert remote.share(tmp_path / "small", small) == 3000
+    assert remote.share(tmp_path / "large", large) is None
+    assert remote.share(tmp_path / "large", large) is None
+    assert len(client.said) == 1
+    assert "No space left on device" in client.said[0]
+    chain = Client(tmp_path / "two").chain(request(full / "share"))
+    assert find(chain, small)
+    assert find(chain, large) is None
+
+
+def test_where_there_is_no_room_for_what_comes_it_is_compiled(tmp_path: Path, share: Path, full: Path) -> None:
+    receipt = stand_in(tmp_path / "large", "rope", size=50_000)
+    Client(tmp_path / "one").remote(request(share, push=True)).share(tmp_path / "large", receipt)
+    client = Client(full / "own")
+    assert find(client.chain(request(share)), receipt) is None
+    assert client.said == [
+        f"store {share}: what it has can't be kept here: No space left on device; it isn't asked again in this run"
+    ]
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root, who may become another user")

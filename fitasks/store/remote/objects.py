@@ -117,6 +117,7 @@ class Objects:
         return self._store
 
     def _open(self) -> Any:
+        _obstore()
         from obstore.store import LocalStore, from_url
 
         path = self.url.removeprefix("file://")

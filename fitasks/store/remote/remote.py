@@ -87,7 +87,7 @@ class Remote:
             try:
                 receipts.append(believed(data, fingerprint, self.trust, name))
             except (Refused, FitasksError) as error:
-                refusals.append(self._refuse(name, str(error)))
+                refusals.append(self._refuse(name, " ".join(str(error).split())))
         return receipts, refusals
 
     def _refuse(self, name: str, why: str) -> str:
@@ -151,5 +151,5 @@ class Remote:
                 try:
                     self._writer = Writer(self.objects, self.writing, signer_of(self._env))
                 except FitasksError as error:
-                    self.writing.trip(str(error).replace("\n", ";"))
+                    self.writing.trip(" ".join(str(error).split()))
         return self._writer
