@@ -81,7 +81,7 @@ class _Handler(http.server.SimpleHTTPRequestHandler):
         if fault == "gone":
             self.connection.close()
             return
-        if fault in {"hang", "drip"}:
+        if fault == "hang":
             self.server.over.wait(30)
             self.close_connection = True
             return
@@ -90,8 +90,6 @@ class _Handler(http.server.SimpleHTTPRequestHandler):
             self.send_header("Content-Length", "0")
             self.end_headers()
             return
-        if fault == "late":
-            time.sleep(0.7)
         path = Path(self.server.directory, self.path.lstrip("/"))
         try:
             data = path.read_bytes()
@@ -111,8 +109,10 @@ class _Handler(http.server.SimpleHTTPRequestHandler):
         if "Range" in self.headers:
             self.send_header("Content-Range", f"bytes {first}-{first + told - 1}/{whole}")
         self.end_headers()
-        if body:
-            self.wfile.write(data)
+        step, pause = {"steady": (32 << 10, 0.1), "trickle": (256, 0.1)}.get(fault, (len(data) or 1, 0.0))
+        for place in range(0, len(data) if body else 0, step):
+            self.wfile.write(data[place : place + step])
+            self.server.over.wait(pause)
         while body and fault == "endless" and self.server.sent < _ENDLESS:
             self.server.sent += self.wfile.write(bytes(1 << 16))
         if len(data) < told and fault != "endless":

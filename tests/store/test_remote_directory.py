@@ -148,7 +148,7 @@ def full(tmp_path: Path) -> Iterator[Path]:
     """A file system with room for 64 kB, where this environment permits one."""
     place = tmp_path / "full"
     place.mkdir()
-    words = ["mount", "-t", "tmpfs", "-o", "size=64k", "none", place]
+    words = ["mount", "-t", "tmpfs", "-o", "size=64k", "none", str(place)]
     if subprocess.run(words, capture_output=True, check=False).returncode:
         pytest.skip("no mounts here")
     yield place

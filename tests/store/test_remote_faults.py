@@ -97,6 +97,19 @@ def test_a_server_that_never_answers_costs_five_seconds_in_all(
     assert client.said == [f"store {server.url}: no answer in {budget:.1f} s; it isn't asked again in this run"]
 
 
+@pytest.mark.parametrize(("fault", "taken"), [("steady", True), ("trickle", False)])
+def test_a_transfer_is_not_cut_as_long_as_it_gets_on(tmp_path: Path, fault: str, taken: bool) -> None:
+    """It takes three times as long as a store that gives no answer may take."""
+    receipt = stand_in(tmp_path / "built", files=0, size=600_000)
+    Client(tmp_path / "one").remote(request(tmp_path / "share", push=True)).share(tmp_path / "built", receipt)
+    with faulty(tmp_path / "share") as server:
+        server.fault, server.only = fault, "/files/"
+        client, begun = Client(tmp_path / "two", budget=0.6), time.monotonic()
+        assert found(client, server.url, [receipt]) == (["page"] if taken else [])
+    assert (time.monotonic() - begun > 1.8) == taken
+    assert bool(client.said) != taken
+
+
 def test_one_that_is_not_there_is_left_for_the_next(server: Faulty, receipts: list[Receipt], tmp_path: Path) -> None:
     client = Client(tmp_path)
     chain = client.chain(request(tmp_path / "nowhere"), request(server.url))

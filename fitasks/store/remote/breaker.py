@@ -27,6 +27,12 @@ STEP = 64 << 10  # bytes
 RATE = 128 << 10  # bytes a second that an upload, whose progress nobody tells, is given
 
 
+def _heard(task: asyncio.Task[Any]) -> None:
+    """Nobody else may want to know what became of one whose asker was cancelled; asyncio would complain of that."""
+    if not task.cancelled():
+        task.exception()
+
+
 @dataclass
 class Breaker:
     """`off` is told the reason, once. `reason` is "" as long as the store is used."""
@@ -47,6 +53,7 @@ class Breaker:
             work.close()
             raise Off(self.reason)
         task = asyncio.ensure_future(work)
+        task.add_done_callback(_heard)
         self._tasks.add(task)
         self._granted += upload / RATE
         if self._watcher is None or self._watcher.done():
