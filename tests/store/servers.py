@@ -109,7 +109,7 @@ class _Handler(http.server.SimpleHTTPRequestHandler):
         if "Range" in self.headers:
             self.send_header("Content-Range", f"bytes {first}-{first + told - 1}/{whole}")
         self.end_headers()
-        step, pause = {"steady": (32 << 10, 0.1), "trickle": (256, 0.1)}.get(fault, (len(data) or 1, 0.0))
+        step, pause = {"steady": (32 << 10, 0.1), "trickle": (16 << 10, 0.2)}.get(fault, (len(data) or 1, 0.0))
         for place in range(0, len(data) if body else 0, step):
             self.wfile.write(data[place : place + step])
             self.server.over.wait(pause)
