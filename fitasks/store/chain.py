@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import atexit
-import contextlib
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
@@ -44,6 +43,7 @@ class Chain:
         self.local, self.remotes = local, tuple(remotes)
         self._loop, self._say = loop, say
         self._fetching: dict[tuple[str, str], Future[Staging]] = {}
+        self._failed: dict[tuple[str, str], str] = {}  # why what was found couldn't be fetched
         self._lock = threading.Lock()
         self._room = asyncio.Semaphore(_ARRIVING)
         if remotes:
@@ -74,7 +74,14 @@ class Chain:
         here = self.local.explain(kernel, judge, judged)
         if any(line.startswith("will be adopted") for line in here) or judged.verdict != "stale":
             return here
-        return here + [line for remote in self.remotes if (line := _explained(remote, kernel, judge))]
+        return here + [line for remote in self.remotes if (line := self._explained(remote, kernel, judge))]
+
+    def _explained(self, remote: Remote, kernel: Kernel, judge: Judge) -> str:
+        if not (receipt := remote.find(kernel, judge)):
+            return _not_taken(remote, kernel, judge)
+        if why := self._failed.get((remote.url, receipt.fingerprint)):
+            return f"not taken from {remote.url}: {why}"
+        return f"in the store {remote.url}: compiled for FlashInfer {receipt.flashinfer}, all inputs equal"
 
     # ---- what a run asks beforehand
 
@@ -114,13 +121,16 @@ class Chain:
 
     def _fetched(self, kernel: Kernel, judge: Judge) -> tuple[Path, Receipt] | None:
         for remote, receipt in self._places(kernel, judge):
-            with contextlib.suppress(Refused, Off, OSError):
+            try:
                 staged = self._loop.wait(self._begin(remote, receipt))
-                self.local.put(kernel.name, staged.path, receipt)
-                if kept := self.local.find(kernel, judge):
-                    staged.close()
-                    return kept
-                return staged.path, receipt
+            except (Refused, Off, OSError) as error:
+                self._failed[remote.url, receipt.fingerprint] = str(error)
+                continue
+            self.local.put(kernel.name, staged.path, receipt)
+            if kept := self.local.find(kernel, judge):
+                staged.close()
+                return kept
+            return staged.path, receipt
         return None
 
     def _begin(self, remote: Remote, receipt: Receipt) -> Future[Staging]:
@@ -161,9 +171,7 @@ def _bytes(receipt: Receipt) -> int:
     return sum(output.size for output in files(receipt).values())
 
 
-def _explained(remote: Remote, kernel: Kernel, judge: Judge) -> str:
-    if receipt := remote.find(kernel, judge):
-        return f"in the store {remote.url}: compiled for FlashInfer {receipt.flashinfer}, all inputs equal"
+def _not_taken(remote: Remote, kernel: Kernel, judge: Judge) -> str:
     if refused := remote.refusals(kernel, judge):
         return f"not taken from {remote.url}: {refused[0]}"
     if not (nearest := remote.nearest(kernel, judge)):

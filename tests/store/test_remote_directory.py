@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from fitasks.base.errors import KernelFailure
+from fitasks.compile.judge.reasons import Reason, judgement
 from fitasks.store.remote import layout
 from tests.store.elsewhere import Client, find, request, stand_in, whole
 
@@ -70,6 +71,32 @@ def test_fetch_only_compiles_nothing_and_says_what_lacks(shop: Workshop, tmp_pat
     ):
         builder.build(shop.kernel("rope"))
     assert not shop.kernel("rope").library.exists()
+
+
+def test_what_keeps_a_kernel_from_being_taken_is_told(shop: Workshop, tmp_path: Path, share: Path) -> None:
+    machine(shop, tmp_path / "one", share, push=True)
+    shop.build(shop.kernel())
+    shutil.rmtree(shop.kernel().build_dir)
+
+    def told() -> list[str]:
+        return chain.explain(shop.kernel(), shop.judge(), shop.verdict(shop.kernel()))
+
+    chain = machine(shop, tmp_path / "two", share)
+    assert told() == [f"in the store {share}: compiled for FlashInfer , all inputs equal"]
+    header = shop.include / "page_1.h"
+    text = header.read_text()
+    header.write_text("inline int own_1() { return 11; }\n")
+    (line,) = told()
+    assert line.startswith(
+        f"not taken from {share}, compiled for FlashInfer : {{FLASHINFER}}/include/page_1.h changed ("
+    )
+    header.write_text(text)
+    for file in share.glob("v1/files/*/*"):
+        file.write_bytes(file.read_bytes()[:-1] + b"\xff")
+    assert shop.build(shop.kernel()).outcome == "compiled"
+    (line,) = chain.explain(shop.kernel(), shop.judge(), judgement("stale", [Reason("changed", "x")]))
+    assert line.startswith(f"not taken from {share}: page")
+    assert line.endswith("isn't what its receipt says")
 
 
 def test_of_one_question_there_are_several_answers(tmp_path: Path, share: Path) -> None:
