@@ -6,6 +6,8 @@
 #
 # Where kernels.yaml has `models:`, their config.json belong into models/ beside it (config: models/llama/config.json).
 # A package index of your own comes in as a secret, and into no layer: --secret id=pip,src=pip.conf
+# Kernels that another machine has compiled come from a store (docs/stores.md), its credentials as a secret, a file of
+# lines NAME=value: --build-arg FITASKS_STORE=s3://bucket/kernels --secret id=store,src=store.env
 # Layers change in the order: torch, toolkit, FlashInfer, fitasks, kernels.yaml. Finished kernels are kept by content in
 # a cache mount, so whatever changed, only kernels that are really different are compiled.
 
@@ -26,7 +28,8 @@ WORKDIR /src
 FROM compiler AS requirements
 COPY pyproject.toml ./
 RUN python3 -c 'import tomllib; project = tomllib.load(open("pyproject.toml", "rb"))["project"]; \
-print(*project["dependencies"], *project["optional-dependencies"]["cuda13"], sep="\n")' > /requirements.txt \
+print(*project["dependencies"], *project["optional-dependencies"]["cuda13"], \
+*project["optional-dependencies"]["store"], sep="\n")' > /requirements.txt \
  && touch -d @0 /requirements.txt
 
 FROM compiler AS toolchain
@@ -53,8 +56,12 @@ COPY models models
 COPY ${KERNELS} kernels.yaml
 # Modules of SGLang's own JIT, which no wheel can hold, travel as library and receipt, in a directory that may be empty.
 ENV TVM_FFI_CACHE_DIR=/opt/tvm-ffi
-RUN --mount=type=cache,target=/root/.cache/fitasks \
-    make kernels PYTHON=/opt/venv/bin/python && mkdir dist && doit check --json dist/kernels.json && doit wheel \
+# Of this stage alone: the image has neither the store's name nor what opens it.
+ARG FITASKS_STORE=
+ARG FITASKS_STORE_PUSH=
+RUN --mount=type=cache,target=/root/.cache/fitasks --mount=type=secret,id=store,target=/run/secrets/store \
+    if [ -f /run/secrets/store ]; then set -a && . /run/secrets/store && set +a; fi \
+ && make kernels PYTHON=/opt/venv/bin/python && mkdir dist && doit check --json dist/kernels.json && doit wheel \
  && mkdir -p "${TVM_FFI_CACHE_DIR}" dist/tvm-ffi && (cd dist && sha256sum *.whl > wheel.sha256) \
  && there=$PWD/dist/tvm-ffi && cd "${TVM_FFI_CACHE_DIR}" \
  && find . -mindepth 2 -maxdepth 2 \( -name '*.so' -o -name fitasks-receipt.json \) \

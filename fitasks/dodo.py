@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from fitasks.graph import actions, tasks
 from fitasks.graph.tasks import TaskDict
 
-__all__ = ["DOIT_CONFIG", "task_ask", "task_build", "task_deliver", "task_know", "task_repair"]
+__all__ = ["DOIT_CONFIG", "task_ask", "task_build", "task_deliver", "task_know", "task_repair", "task_share"]
 
 DOIT_CONFIG = tasks.configuration()
 
@@ -48,6 +48,15 @@ def task_deliver() -> Iterator[TaskDict]:
 
 
 @tasks.group
+def task_share() -> Iterator[TaskDict]:
+    """share: finished kernels, here and in stores elsewhere"""
+    yield tasks.command(actions.store)
+    yield tasks.command(actions.push, words="names")
+    yield tasks.command(actions.keygen, words="files")
+    yield tasks.command(actions.gc, tasks.LIMIT, tasks.REMOTE, tasks.DAYS)
+
+
+@tasks.group
 def task_know() -> Iterator[TaskDict]:
     """know: what belongs into kernels.yaml"""
     yield tasks.command(actions.ops, words="words")
@@ -59,7 +68,6 @@ def task_know() -> Iterator[TaskDict]:
 def task_repair() -> Iterator[TaskDict]:
     """repair: caches and the serving environment"""
     yield tasks.command(actions.clear_incomplete)
-    yield tasks.command(actions.gc, tasks.LIMIT)
     yield tasks.command(actions.reset, tasks.YES)
     yield from (tasks.command(action, tasks.DRY_RUN) for action in (actions.patch_cudart, actions.restore_cudart))
     yield from map(tasks.command, (actions.install_sm90_switch, actions.uninstall_sm90_switch))

@@ -25,7 +25,7 @@ MAY = {
     "models": "base config cuda",
     "plan": "base config cuda models processes",
     "compile": "base config cuda plan processes",
-    "store": "base compile plan",
+    "store": "base compile config plan",
     "delivery": "base compile config cuda plan processes store",
     "server": "base compile config cuda delivery plan processes",
     "verify": "base compile config cuda plan processes server",

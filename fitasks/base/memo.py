@@ -51,8 +51,16 @@ def read(file: Path, shape: Any, *, unsealed: bool = False) -> Any:
     """
     try:
         text = read_bytes(file, _LARGEST)
+    except BadInput:
+        return None
+    return understood(text, shape, unsealed=unsealed)
+
+
+def understood(text: bytes, shape: Any, *, unsealed: bool = False) -> Any:
+    """Return what the text of a memo says; see `read`."""
+    try:
         said = json.loads(text)
-    except (BadInput, ValueError, RecursionError):
+    except (ValueError, RecursionError):
         return None
     if not isinstance(said, dict):
         return None

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 _OURS = re.compile(
-    r"\.?fitasks-(check|cudart|doctor|import|install|loader|ninja|nvcc|ops|plan|put|python|run|toolkit|verify|wheel)"
+    r"\.?fitasks-(check|cudart|doctor|fetch|import|install|loader|ninja|nvcc|ops|plan|put|python|run|toolkit|verify|wheel)"
     r"-[a-z0-9_]{8}(-locked)?"
 )
 _USUAL = "/tmp"  # noqa: S108 # nosec B108

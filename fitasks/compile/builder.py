@@ -62,6 +62,9 @@ class KernelStore(Protocol):
     def put(self, name: str, directory: Path, receipt: Receipt) -> None:
         """Keep a module whose files lie in a directory."""
 
+    def share(self, directory: Path, receipt: Receipt) -> None:
+        """Give a module whose files lie in a directory to others, where that is asked for."""
+
     def explain(self, kernel: Kernel, judge: Judge, judged: Judgement) -> list[str]:
         """What is said of a kernel that is not fresh: whether it is there, or what keeps it from being taken."""
 
@@ -74,6 +77,7 @@ class Builder:
     judges: dict[str, Judge]  # per target
     store: KernelStore | None = None
     lock_timeout: float = 1800.0  # seconds to wait for a server that is building the same module
+    fetch_only: bool = False  # a kernel that would have to be compiled fails
     _regenerating: threading.Lock = field(default_factory=threading.Lock)
 
     def build(self, kernel: Kernel, *, force: bool = False) -> Done:
@@ -91,6 +95,9 @@ class Builder:
         self.runner.journal.write(
             "end", label=kernel.label, outcome=done.outcome, seconds=done.seconds, bytes=size, error="", **costs
         )
+        if self.store and receipt and done.outcome == "compiled" and not kernel.built_whole:
+            # Without FlashInfer's lock, which a server may wait for: what is sent is compared with the receipt.
+            self.store.share(kernel.build_dir, receipt)
         return done
 
     def _failure(self, kernel: Kernel, error: Exception) -> KernelFailure:
@@ -130,6 +137,8 @@ class Builder:
             judged = forced if force else self.judges[kernel.target].refreshed().judge(kernel)
             if judged.verdict == "fresh":
                 return Done("fresh")
+            if self.fetch_only:
+                raise KernelFailure(f"{kernel.label}: no store keeps its kind, and --fetch-only forbids to compile it")
             return Done("compiled", whole.make(kernel, self.runner, judged))
 
     def _make_right(self, kernel: Kernel, judge: Judge, *, force: bool) -> Done:
@@ -174,6 +183,8 @@ class Builder:
 
     def _compile(self, kernel: Kernel, judge: Judge, judged: Judgement) -> Done:
         """Twice if inputs were edited meanwhile, so that what is recorded is what was compiled."""
+        if self.fetch_only:
+            raise self._lacking(kernel, judge, judged)
         host_compiler(self.runner.plan.server.env)  # before anything that is there is touched
         damaged = judged.damaged
         for _ in range(2):
@@ -207,6 +218,11 @@ class Builder:
         with contextlib.suppress(NotHealed, OSError):
             return heal(kernel, receipt, judge.roots, self.runner.ninja)
         return receipt
+
+    def _lacking(self, kernel: Kernel, judge: Judge, judged: Judgement) -> KernelFailure:
+        apart = self.store.explain(kernel, judge, judged) if self.store else []
+        why = "; ".join([str(judged), *apart])
+        return KernelFailure(f"{kernel.label}: no store has it, and --fetch-only forbids to compile it: {why}")
 
     def _announce(self, kernel: Kernel, judge: Judge, judged: Judgement, count: int) -> None:
         why = [str(reason) for reason in judged.reasons]

@@ -99,11 +99,20 @@ def said(path: Path, name: str) -> Receipt | None:
     What it names isn't looked at. One without a seal is of an earlier fitasks.
     """
     data = memo.read(path, Receipt, unsealed=True)
-    if data is None or (data["version"], data["name"]) != (VERSION, name):
+    return _understood(data) if data and data["name"] == name else None
+
+
+def parse(text: bytes) -> Receipt | None:
+    """Return what the text of a receipt's file says, as above; of whichever module. It must have its seal."""
+    return _understood(memo.understood(text, Receipt))
+
+
+def _understood(data: dict[str, Any] | None) -> Receipt | None:
+    if data is None or data["version"] != VERSION:
         return None
     outputs = {file: Output(**output) for file, output in data["outputs"].items()}
     receipt = Receipt(**data | {"outputs": outputs} | {field: tuple(data[field]) for field in _LISTS})
-    return receipt if f"{name}.so" in outputs and _measured(receipt) else None
+    return receipt if f"{receipt.name}.so" in outputs and _measured(receipt) else None
 
 
 def unmade(receipt: Receipt) -> str:

@@ -15,6 +15,7 @@ from fitasks.config.model import MOST_BYTES, Config, ModelRequest, Serving
 from fitasks.config.problem import Problem, in_file_order, shorten
 from fitasks.config.schema import TARGET
 from fitasks.config.source import read_document
+from fitasks.config.stores import StoreRequest
 from fitasks.config.structure import validate
 
 if TYPE_CHECKING:
@@ -39,7 +40,9 @@ def load_config(path: Path) -> Config:
     serving = _serving(model.serving, path)
     targets, limits = tuple(model.targets), (model.jobs, model.timeout, model.split_compile)
     models = tuple(_request(name, one, serving, path, document) for name, one in model.models.items())
-    return Config(file, serving, targets, model.sm90, model.cudart, kernels, *limits, models, tuple(model.generators))
+    stores = tuple(StoreRequest(one.url, one.push, tuple(one.trust)) for one in model.store)
+    said_of_all = (file, serving, targets, model.sm90, model.cudart, kernels)
+    return Config(*said_of_all, *limits, models, tuple(model.generators), stores)
 
 
 def _engines_unsaid(model: FileModel, document: Document) -> Iterator[Problem]:

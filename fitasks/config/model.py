@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
+from fitasks.config.stores import StoreRequest  # noqa: TC001 - memos compare what they say with these types
+
 Scalar = str | int | float | bool | None
 Engine = Literal["sglang", "vllm", "none"]
 CudartPolicy = Literal["patch", "check", "ignore"]
@@ -82,3 +84,4 @@ class Config:
     split_compile: bool = True
     models: tuple[ModelRequest, ...] = ()
     generators: tuple[str, ...] = ()  # packages beside FlashInfer whose gen_… functions may be called
+    stores: tuple[StoreRequest, ...] = ()  # elsewhere, in the order in which they are asked

@@ -31,6 +31,7 @@ from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 from fitasks.config.dtypes import SHORT
 from fitasks.config.model import DEFAULT_TIMEOUT, CudartPolicy, Engine
 from fitasks.config.problem import BLANK
+from fitasks.config.stores import KEY, is_key, unusable
 
 SCHEMA_FILE = Path(__file__).with_name("kernels.schema.json")
 ENTRY_NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"
@@ -82,6 +83,18 @@ def _target(value: str) -> str:
     return value
 
 
+def _store_url(value: str) -> str:
+    if why := unusable(value):
+        raise PydanticCustomError("store", "{why}", {"why": why})
+    return value
+
+
+def _public_key(value: str) -> str:
+    if not is_key(value):
+        raise PydanticCustomError("public_key", "not a public key")
+    return value
+
+
 Scalar = Annotated[
     StrictStr | StrictBool | StrictInt | Annotated[StrictFloat, Field(allow_inf_nan=False)] | None,
     WrapValidator(_one_error),
@@ -91,6 +104,8 @@ Target = Annotated[StrictStr, AfterValidator(_target), WithJsonSchema({"type": "
 Targets = Annotated[list[Target], Field(min_length=1), _OneOrMore()]
 Package = Annotated[StrictStr, Field(pattern=PACKAGE)]
 Parameter = Annotated[list[Scalar], Field(min_length=1), _OneOrMore()]
+StoreUrl = Annotated[StrictStr, AfterValidator(_store_url), WithJsonSchema({"type": "string"})]
+PublicKey = Annotated[StrictStr, AfterValidator(_public_key), WithJsonSchema({"type": "string", "pattern": f"^{KEY}$"})]
 Env = dict[Annotated[str, Field(pattern=VARIABLE)], StrictStr]
 
 _DTYPE = {"enum": list(SHORT)}
@@ -143,6 +158,30 @@ class ModelModel(BaseModel):
 _YEAR = 366 * 24 * 3600  # in seconds; what is much longer no system call can wait for
 
 
+class StoreModel(BaseModel):
+    """A store of finished kernels elsewhere."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    url: StoreUrl = Field(description="An absolute path, or a URL: s3://, gs://, az://, https://, file:///.")
+    push: StrictBool = Field(default=False, description="Whether what is compiled here is put there.")
+    trust: Annotated[list[PublicKey], _OneOrMore()] = Field(
+        default=[], description="Public keys, as doit keygen says them: what none of them has signed isn't taken."
+    )
+
+
+class _UrlAlone:
+    """A URL is short for a store that is only read, whoever writes there."""
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.no_info_before_validator_function(
+            lambda value: {"url": value} if isinstance(value, str) else value, handler(source)
+        )
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        return {"anyOf": [{"type": "string"}, handler(schema)]}
+
+
 class FileModel(BaseModel):
     """The kernels that fitasks compiles before a server needs them."""
 
@@ -163,6 +202,9 @@ class FileModel(BaseModel):
     )
     generators: Annotated[list[Package], _OneOrMore()] = Field(
         default=[], description="Packages beside FlashInfer whose gen_… functions `op: module:function` may name."
+    )
+    store: Annotated[list[Annotated[StoreModel, _UrlAlone()]], _OneOrMore()] = Field(
+        default=[], description="Stores of finished kernels elsewhere, in the order in which they are asked."
     )
     models: dict[Annotated[str, Field(pattern=ENTRY_NAME)], ModelModel] = Field(
         default={}, description="Models whose kernels are derived; doit explain_models says how."

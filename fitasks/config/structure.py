@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel, ValidationError
 
 from fitasks.config.problem import BAD, BLANK, MOST, Problem, did_you_mean, dotted, found, quote_it, shown
-from fitasks.config.schema import TARGET, FileModel, ModelModel, ServingModel
+from fitasks.config.schema import TARGET, FileModel, ModelModel, ServingModel, StoreModel
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -55,7 +55,7 @@ def _in_file(document: Document) -> Callable[[ErrorDetails], tuple[int, int]]:
     """The order of the places, which is not that of the models' fields."""
 
     def place(detail: ErrorDetails) -> tuple[int, int]:
-        value = document.spot(_path(detail)).value
+        value = document.spot(_written(_path(detail), document)).value
         return value.line, value.column
 
     return place
@@ -79,11 +79,21 @@ def _sound_part(data: Any, bad: list[Path]) -> dict[str, Any]:
     return kept
 
 
+def _written(path: Path, document: Document) -> Path:
+    """The path in the file, where one value may stand for a list of one."""
+    kept: Path = ()
+    for part in path:
+        if isinstance(part, str) or (*kept, part) in document.spots:
+            kept = (*kept, part)
+    return kept
+
+
 def _problem(detail: ErrorDetails, document: Document) -> Problem:
-    path = _path(detail)
+    path = _written(_path(detail), document)
     spot = document.spot(path)
     is_key = detail["type"] == "extra_forbidden" or detail["loc"][-1:] == ("[key]",)
-    return Problem(spot.key if is_key else spot.value, path, _sentence(detail, path, spot.text))
+    why = detail["ctx"]["why"] if detail["type"] == "store" else ""  # the value may have a password in it: not shown
+    return Problem(spot.key if is_key else spot.value, path, why or _sentence(detail, path, spot.text))
 
 
 def _sentence(detail: ErrorDetails, path: Path, text: str) -> str:
@@ -104,6 +114,8 @@ def _sentence(detail: ErrorDetails, path: Path, text: str) -> str:
 
 
 def _lacking(kind: str, path: Path) -> str:
+    if kind == "missing" and path[0] == "store":
+        return "no url; it takes " + ", ".join(StoreModel.model_fields)
     if kind == "missing":
         return f"no {path[-1]}; it takes {', '.join(ModelModel.model_fields)}"
     return "an empty list; write one value or more, or leave the key out"
@@ -121,13 +133,17 @@ def _accepted(detail: ErrorDetails, path: Path, value: object, text: str) -> str
             return _targets(text) if path[0] == "targets" else f"expected text{quote_it(value, text)}"
         case "scalar_type":
             return f"expected {'a finite number' if isinstance(value, float) else _VALUES}"
-        case "dict_type" | "model_type" | "model_attributes_type":
+        case "dict_type" | "model_type" | "model_attributes_type" | "public_key":
             return f"expected {_expected(path)}"
     return ""
 
 
 def _expected(path: Path) -> str:
     """What a mapping holds."""
+    if "trust" in path:
+        return "a public key as `doit keygen` says it, ed25519: and 44 letters"
+    if path[:1] == ("store",):
+        return "a URL, or a mapping of " + ", ".join(StoreModel.model_fields)
     if path[:1] == ("models",):
         return "a mapping of " + (", ".join(ModelModel.model_fields) if path[1:] else "names to models")
     return _EXPECTED.get(dotted(path), "a mapping of parameters, or nothing")
@@ -135,7 +151,8 @@ def _expected(path: Path) -> str:
 
 def _unknown_key(path: Path) -> str:
     models: dict[int, type[BaseModel]] = {1: FileModel, 2: ServingModel, 3: ModelModel}
-    known = list(models[len(path)].model_fields)
+    model = StoreModel if path[0] == "store" and len(path) > 1 else models[len(path)]
+    known = list(model.model_fields)
     where = dotted(path[:-1]) or "the file"
     return f"unknown key; {where} takes {', '.join(known)}{did_you_mean(path[-1], known)}"
 

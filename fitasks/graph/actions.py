@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from fitasks.delivery.bundle.here import Here
     from fitasks.graph.session import Session
     from fitasks.plan.plan import Plan
+    from fitasks.server.verdict import Verdict
+    from fitasks.store.chain import Chain
 
 
 def apply_cudart_policy() -> None:
@@ -68,7 +70,7 @@ def check(json: str, trace: str, names: list[str]) -> None:
     from fitasks.ui.check_table import show_verdicts, write_verdicts
 
     session = current().asking
-    verdicts = predict_all(session, names)
+    verdicts = in_stores(session, predict_all(session, names))
     needed = conditions(session, verdicts)
     others = () if names else session.plan.not_loaded
     show_verdicts(verdicts, needed, others)
@@ -79,6 +81,18 @@ def check(json: str, trace: str, names: list[str]) -> None:
         write_verdicts(Path(json), verdicts, needed, others)
     if damage or (trace and not covers(session, Path(trace))) or not all(verdict.good for verdict in verdicts):
         raise Silent
+
+
+def in_stores(session: Session, verdicts: list[Verdict]) -> list[Verdict]:
+    """Say of what would be compiled which store has it; no store is asked where nothing would be."""
+    from fitasks.server.verdict import stored
+
+    lacking = {verdict.label for verdict in verdicts if verdict.state == "would compile"}
+    if not lacking or session.problem:
+        return verdicts
+    kernels = [kernel for kernel in session.plan.buildable() if kernel.label in lacking and not kernel.built_whole]
+    there = session.stores.holding(kernels, session.judges)
+    return [stored(verdict, there.get(verdict.label, "")) for verdict in verdicts]
 
 
 def covers(session: Session, trace: Path) -> bool:
@@ -183,7 +197,7 @@ def why(names: list[str]) -> None:
             show_text(f"kernel:{kernel.label}: {kernel.problem}")
             continue
         judged = session.judge(kernel)
-        told = session.store.explain(kernel, session.judges[kernel.target], judged)
+        told = session.stores.explain(kernel, session.judges[kernel.target], judged)
         _say(why_lines(kernel.label, kernel.name, judged, told))
     if not shown and not names:
         _print(f"{counted(len(chosen), 'kernel')}, all fresh" if len(chosen) != 1 else "1 kernel, fresh")
@@ -369,10 +383,58 @@ def clear_incomplete() -> None:
     _say(cleared_lines(clear(current().plan.first.base)))
 
 
-def gc(limit: int) -> None:
-    """shrink the store of finished kernels"""
-    from fitasks.ui.show import collected_line
+def push(names: list[str]) -> None:
+    """put fresh kernels into the stores elsewhere"""
+    from fitasks.store.publish import publish
+    from fitasks.ui.store_table import pushed_lines
 
+    session = current()
+    chain = _elsewhere(session)
+    fresh = [one for one in session.plan.chosen(names) if not one.problem and session.judge(one).verdict == "fresh"]
+    done = publish(chain.remotes, [one for one in fresh if not one.built_whole and not one.twin])
+    left = [kernel.label for kernel in session.plan.chosen(names) if kernel not in fresh]
+    _say(pushed_lines(done, left))
+    if left or any(one.lacking for one in done):
+        raise Silent
+
+
+def store() -> None:
+    """what the stores have: kernels, versions, sizes, last use"""
+    from fitasks.ui.store_table import local_lines, remote_lines
+
+    session = current()
+    _say(local_lines(session.store.root, session.store.contents()))
+    for remote in session.stores.remotes:
+        _say(remote_lines(remote.url, remote.contents()))
+
+
+def keygen(files: list[str]) -> None:
+    """make a key to sign kernels with, and say its public part"""
+    from fitasks.store.remote import keys
+
+    file = Path(files[0]) if files else keys.usual_file(os.environ)
+    signer = keys.make(file)
+    _print(f"{file}: kernels that this user puts into stores are signed with it")
+    _print(f"trust: [{signer.public!r}]")
+
+
+def _elsewhere(session: Session) -> Chain:
+    if not session.stores.remotes:
+        raise EnvironmentProblem(
+            "no store elsewhere is named", remedy="write store: into kernels.yaml, or set FITASKS_STORE"
+        )
+    return session.stores
+
+
+def gc(limit: int, remote: bool, days: int) -> None:
+    """shrink the store of finished kernels, or those elsewhere"""
+    from fitasks.ui.show import collected_line
+    from fitasks.ui.store_table import removed_line
+
+    if remote:
+        for one in _elsewhere(current()).remotes:
+            _print(removed_line(one.url, one.clear(limit * 10**9, days)))
+        return
     store = current().store
     removed = store.gc(limit * 10**9)
     _print(collected_line(store.root, removed, store.contents()))

@@ -1,9 +1,9 @@
-"""What `doit run` and `doit list` do for our dodo.py beyond what doit does, and both with one more option, --no-sm90.
+"""What `doit run` and `doit list` do for our dodo.py beyond what doit does, and both with options of ours.
 
 `take_over` is called when our dodo.py is loaded, and changes these two commands in this process: doit has no hook for
 it, and as plugins of the environment (entry points) they would serve, and burden, every other dodo.py too. The classes
-with the option are for `python -m fitasks`, and for whoever names them in doit.cfg or pyproject.toml.
-The option becomes FITASKS_SM90=0 before dodo.py is loaded.
+with the options are for `python -m fitasks`, and for whoever names them in doit.cfg or pyproject.toml.
+--no-sm90 becomes FITASKS_SM90=0 before dodo.py is loaded, and --fetch-only FITASKS_FETCH_ONLY=1.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from doit.cmdparse import CmdParseError
 
 from fitasks.base import temporary
 from fitasks.base.limits import met
+from fitasks.compile.fetching import FETCH_ONLY
 from fitasks.graph.words import kernels_named, resolved
 from fitasks.plan.hopper import VARIABLE
 from fitasks.plan.names import UnknownName
@@ -36,7 +37,16 @@ _NO_SM90 = {
     "default": False,
     "help": "plan generic modules in place of Hopper's, as `sm90: false` in kernels.yaml does (fitasks)",
 }
-_WORD = "--no-sm90"
+_FETCH_ONLY = {
+    "name": "fetch_only",
+    "short": "",
+    "long": "fetch-only",
+    "type": bool,
+    "default": False,
+    "help": "compile nothing: what no store has fails (fitasks)",
+}
+# Each with the variable that it becomes.
+_OURS = {"--no-sm90": (VARIABLE, "0"), "--fetch-only": (FETCH_ONLY, "1")}
 _OWN = (
     "subtasks",
     "quiet",
@@ -75,16 +85,17 @@ class _Helpful:
 
 
 class Run(_Helpful, DoitRun):  # type: ignore[misc]  # doit has no types
-    """Takes the option also behind a task's name, where doit would take it for one of the task's."""
+    """Takes our options also behind a task's name, where doit would take them for some of the task's."""
 
     name = "run"
-    cmd_options = (*DoitRun.cmd_options, _NO_SM90)
+    cmd_options = (*DoitRun.cmd_options, _NO_SM90, _FETCH_ONLY)
 
     def execute(self, params: Any, args: list[str]) -> Any:
-        if params["no_sm90"] or _WORD in args:
-            os.environ[VARIABLE] = "0"
+        for word, (variable, value) in _OURS.items():
+            if params[word[2:].replace("-", "_")] or word in args:
+                os.environ[variable] = value
         with within_limits():
-            return super().execute(params, [word for word in args if word != _WORD])
+            return super().execute(params, [word for word in args if word not in _OURS])
 
 
 class List(_Helpful, DoitList):  # type: ignore[misc]

@@ -36,6 +36,7 @@ from fitasks.plan.plan import Plan, cache_home, configuration, make_plan
 from fitasks.plan.server import Server, find_server
 from fitasks.plan.unbuildable import unbuildable
 from fitasks.plan.unbuilt import plan_unbuilt
+from fitasks.store.elsewhere import requested
 from fitasks.store.local import Store
 
 if TYPE_CHECKING:
@@ -44,8 +45,10 @@ if TYPE_CHECKING:
     from fitasks.compile.builder import Builder
     from fitasks.compile.judge.reasons import Judgement
     from fitasks.compile.ninja.ninja import Ninja
+    from fitasks.config.stores import StoreRequest
     from fitasks.plan.kernel import Kernel
     from fitasks.plan.server import Server
+    from fitasks.store.chain import Chain
 
 _CURRENT: list[Session] = []
 
@@ -71,6 +74,7 @@ class Session:
         try:
             session._plan = make_plan(root)
             session.problem = unbuildable(session._plan)
+            requested(session._plan.config.stores, os.environ)
             _ = session.stamp
         except ConfigError:
             raise
@@ -168,6 +172,25 @@ class Session:
         """The finished kernels of this user, of all FlashInfer versions."""
         return Store.of(self.plan.server.env)
 
+    @cached_property
+    def stores(self) -> Chain:
+        """That store in front of those elsewhere; none is asked before somebody wants a kernel that isn't here."""
+        return self.chain(requested(self.plan.config.stores, os.environ))
+
+    def chain(self, requests: Sequence[StoreRequest]) -> Chain:
+        """This user's store in front of these."""
+        from fitasks.processes import sessions
+        from fitasks.store.chain import Chain
+        from fitasks.store.remote.loop import Loop
+        from fitasks.store.remote.remote import Remote
+
+        loop = Loop(sessions.stopping)
+
+        def say(text: str) -> None:  # whoever shows the run comes later
+            self.say(text)
+
+        return Chain(self.store, [Remote(one, loop, os.environ, say) for one in requests], loop, say)
+
     def builder(self) -> Builder:
         """What builds; the first call, of whichever thread, opens the pool of compiler slots."""
         with self._lock:
@@ -179,6 +202,7 @@ class Session:
         """The pool, sized and ordered for the kernels that are stale now."""
         from fitasks.compile import begun
         from fitasks.compile.builder import Builder
+        from fitasks.compile.fetching import fetch_only
         from fitasks.compile.journal import Journal
         from fitasks.compile.pool.capacity import at_most, slots
         from fitasks.compile.pool.jobserver import MakeTokens, make_jobs, parent_fifo
@@ -186,7 +210,9 @@ class Session:
         from fitasks.compile.pool.schedule import schedule
         from fitasks.compile.runner import Runner
 
-        stale = [kernel for kernel in self.plan.buildable() if self._will_compile(kernel)]
+        stale = [kernel for kernel in self.plan.buildable() if self._is_stale(kernel)]
+        stored = self.stores.expect(stale, self.judges)
+        stale = [kernel for kernel in stale if kernel.label not in stored]
         peak = max((self.costs.of(kernel).peak_rss for kernel in stale), default=1 << 30)
         fifo = parent_fifo(os.environ)
         chosen = at_most(slots(self.jobs, peak_bytes=peak), make_jobs(os.environ) if fifo else None)
@@ -206,13 +232,13 @@ class Session:
         runner = Runner(
             self.plan, self.ninja, Pool(chosen.count, make), journal, self.costs, planned, config.timeout, self.say
         )
-        return Builder(runner, self.judges, self.store)
+        return Builder(runner, self.judges, self.stores, fetch_only=fetch_only(os.environ))
 
-    def _will_compile(self, kernel: Kernel) -> bool:
-        """As far as can be foretold: asked for, stale, and not to be had from the store."""
+    def _is_stale(self, kernel: Kernel) -> bool:
+        """Whether it was asked for, and is to be compiled, unless a store has it."""
         if kernel.built_whole or (self.wanted is not None and kernel.label not in self.wanted):
             return False  # what an engine compiles in one go isn't compiled file by file
-        return self.judge(kernel).verdict == "stale" and not self.store.find(kernel, self.judges[kernel.target])
+        return self.judge(kernel).verdict == "stale"
 
     def _may_split(self) -> bool:
         """Whether nvcc lists the option, kernels.yaml doesn't forbid it, and the user doesn't set it already."""

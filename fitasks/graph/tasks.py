@@ -40,11 +40,13 @@ if TYPE_CHECKING:
 TaskDict: TypeAlias = dict[str, Any]
 Result: TypeAlias = "dict[str, Any] | TaskFailed | TaskError | None"
 
+DAYS = {"name": "days", "long": "days", "type": int, "default": 30, "help": "keep what was used since, elsewhere"}
 DRY_RUN = {"name": "dry_run", "long": "dry-run", "type": bool, "default": False, "help": "only say what would be done"}
 FILE = {"name": "file", "short": "f", "long": "file", "type": str, "default": "", "help": "the bundle"}
 FORCE = {"name": "force", "long": "force", "type": bool, "default": False, "help": "also what holds already"}
 JSON = {"name": "json", "long": "json", "type": str, "default": "", "help": "also write it to a file"}
 LIMIT = {"name": "limit", "long": "limit", "type": int, "default": 20, "help": "gigabytes to keep"}
+REMOTE = {"name": "remote", "long": "remote", "type": bool, "default": False, "help": "the stores elsewhere"}
 TRACE = {"name": "trace", "long": "trace", "type": str, "default": "", "help": "compare with what was recorded"}
 WHEEL = {"name": "wheel", "long": "wheel", "type": bool, "default": False, "help": "make a package of its kernels"}
 WRITE = {"name": "write", "long": "write", "type": bool, "default": False, "help": "write kernels.yaml"}

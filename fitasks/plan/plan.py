@@ -23,6 +23,7 @@ from fitasks.base.files import remember
 from fitasks.base.wording import counted
 from fitasks.config.model import MOST_BYTES, Config, KernelConfig, ModelRequest, Position, Serving
 from fitasks.config.starter import SCHEMA
+from fitasks.config.stores import StoreRequest
 from fitasks.cuda import chosen
 from fitasks.cuda.capability import Commands, Flags, nvcc_flags, of_targets
 from fitasks.cuda.gpus import architectures
@@ -50,7 +51,7 @@ VERSION = [
     6,
     *(
         field.name
-        for record in (Kernel, Artefact, NotLoaded, Target, Config, Serving, KernelConfig, ModelRequest)
+        for record in (Kernel, Artefact, NotLoaded, Target, Config, Serving, KernelConfig, ModelRequest, StoreRequest)
         for field in fields(record)
     ),
 ]
@@ -343,6 +344,7 @@ def _restore_config(data: dict[str, Any]) -> Config:
     models = tuple(ModelRequest(**model | {"place": Position(**model["place"])}) for model in data["models"])
     restored = {"serving": Serving(**data["serving"]), "targets": targets, "kernels": kernels, "models": models}
     restored["generators"] = tuple(data["generators"])
+    restored["stores"] = tuple(StoreRequest(**store | {"trust": tuple(store["trust"])}) for store in data["stores"])
     return Config(**data | restored)
 
 

@@ -45,6 +45,7 @@ class Verdict:
     architectures: tuple[str, ...] = ()
     kind: Kind = "flashinfer"
     sha256: str = ""
+    store: str = ""  # that has the kernel, where it isn't in the cache: a directory or URL
 
     @property
     def good(self) -> bool:
@@ -55,6 +56,13 @@ class Verdict:
 def barred(verdict: Verdict, obstacle: Obstacle) -> Verdict:
     """The verdict where something about the place keeps the server from going on."""
     return replace(verdict, state="would fail" if obstacle.known else "unknown", reason=obstacle.reason)
+
+
+def stored(verdict: Verdict, place: str) -> Verdict:
+    """The same verdict, of a kernel that a store has, if one does: `doit` takes it from there, the server doesn't."""
+    if not place:
+        return verdict
+    return replace(verdict, store=place, reason=f"{verdict.reason}; in the store {place}, from which `doit` takes it")
 
 
 def loaded(verdict: Verdict, library: Path, place: Place) -> Verdict:

@@ -45,6 +45,11 @@ _LOGS = {LOG, DEPS}
 VARIABLE, SHARED = "FITASKS_STORE", "shared"
 
 
+def words(env: Mapping[str, str]) -> list[str]:
+    """Return what FITASKS_STORE says: `shared`, and stores elsewhere (elsewhere.py)."""
+    return env.get(VARIABLE, "").replace(",", " ").split()
+
+
 @dataclass(frozen=True)
 class Stored:
     """One finished kernel in the store."""
@@ -67,7 +72,7 @@ class Store:
     @classmethod
     def of(cls, env: Mapping[str, str]) -> Store:
         """That of a server's environment. Whether it may be shared is for this machine to say, not for kernels.yaml."""
-        return cls(cache_home(env) / "fitasks" / "store", shared=os.environ.get(VARIABLE, "") == SHARED)
+        return cls(cache_home(env) / "fitasks" / "store", shared=SHARED in words(os.environ))
 
     @property
     def refusal(self) -> str:
@@ -93,6 +98,9 @@ class Store:
             if os.path.lexists(place):
                 place.rename(scratch / "damaged")
             new.rename(place)
+
+    def share(self, directory: Path, receipt: Receipt) -> None:
+        """Nobody else has this store."""
 
     def find(self, kernel: Kernel, judge: Judge) -> tuple[Path, Receipt] | None:
         """A stored kernel all of whose inputs are what they are now, with its files whole."""

@@ -36,6 +36,33 @@ def mistakes(text: str | bytes) -> list[str]:
 
 
 CASES = {
+    "store, with a password": (
+        "store: https://me:geheim@host/fi\n" + OK,
+        "1:8: store.url: credentials don't belong into a store's URL, which is shown: give them as the environment variables of the service (AWS_ACCESS_KEY_ID, GOOGLE_SERVICE_ACCOUNT, AZURE_STORAGE_ACCOUNT_KEY, …)",
+    ),
+    "store, with a signature": (
+        "store: [{url: 'https://host/fi?sig=geheim'}]\n" + OK,
+        "1:15: store.url: credentials don't belong into a store's URL, which is shown: give them as the environment variables of the service (AWS_ACCESS_KEY_ID, GOOGLE_SERVICE_ACCOUNT, AZURE_STORAGE_ACCOUNT_KEY, …)",
+    ),
+    "store, a relative path": (
+        "store: shared/kernels\n" + OK,
+        "1:8: store.url: not a store; expected an absolute path, or a URL such as file:///directory, s3://bucket/prefix, gs://bucket/prefix, az://account/container/prefix, http://host/prefix, https://host/prefix",
+    ),
+    "store, without a bucket": ("store: s3:///prefix\n" + OK, "1:8: store.url: expected s3://bucket/prefix"),
+    "store, a way up": ("store: /nfs/../etc\n" + OK, "1:8: store.url: a store's path has no `.` and `..`, and no %, ? or #"),
+    "store, a number": (
+        "store: [3]\n" + OK,
+        "1:9: store: found the number 3; expected a URL, or a mapping of url, push, trust",
+    ),
+    "store, without a URL": ("store: {push: true}\n" + OK, "1:8: store.url: no url; it takes url, push, trust"),
+    "store, an unknown key": (
+        "store: {url: /nfs/fi, pusch: true}\n" + OK,
+        "1:23: store.pusch: unknown key; store takes url, push, trust (did you mean push?)",
+    ),
+    "store, no key": (
+        "store: {url: /nfs/fi, trust: ed25519:geheim}\n" + OK,
+        "1:30: store.trust: found 'ed25519:geheim'; expected a public key as `doit keygen` says it, ed25519: and 44 letters",
+    ),
     "op of another package": (
         "kernels: {a: {op: 'os:gen_x'}}",
         "1:19: kernels.a.op: 'os:gen_x' isn't FlashInfer's; to have its generators called, write at the top: generators: [os]",
@@ -62,7 +89,7 @@ CASES = {
     ),
     "unknown key, top": (
         OK + "target: [auto]\n",
-        "2:1: target: unknown key; the file takes serving, targets, sm90, cudart, jobs, timeout, split_compile, generators, models, kernels (did you mean targets?)",
+        "2:1: target: unknown key; the file takes serving, targets, sm90, cudart, jobs, timeout, split_compile, generators, store, models, kernels (did you mean targets?)",
     ),
     "unknown key, serving": (
         OK + "serving:\n  pyton: x\n",
@@ -243,7 +270,7 @@ def test_all_at_once_in_file_order() -> None:
         '6:18: targets: "9.0a" means the same architectures as "9.0" at kernels.yaml:6:11; keep one of them',
         f"6:24: targets: found the number 8; {TARGETS}",
         "7:9: cudart: found 'ptch'; accepted: patch, check, ignore (did you mean patch?)",
-        "8:1: colour: unknown key; the file takes serving, targets, sm90, cudart, jobs, timeout, split_compile, generators, models, kernels",
+        "8:1: colour: unknown key; the file takes serving, targets, sm90, cudart, jobs, timeout, split_compile, generators, store, models, kernels",
     ]
 
 

@@ -1,0 +1,15 @@
+"""Whether a run may compile at all."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+FETCH_ONLY = "FITASKS_FETCH_ONLY"  # what `doit --fetch-only` becomes (graph/command.py)
+
+
+def fetch_only(env: Mapping[str, str]) -> bool:
+    """Return whether nothing is to be compiled: what no store has fails."""
+    return env.get(FETCH_ONLY, "") not in {"", "0"}

@@ -1,0 +1,180 @@
+"""This machine's store in front, then those elsewhere, in their order: the store that a run builds with.
+
+What is found elsewhere is fetched, compared with its receipt, put into the store here, and taken from there as ever.
+Where that can't be written, it is taken from where it arrived. Fetching begins for all kernels at once, as soon as it
+is known which are wanted, and goes on while others are compiled.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
+
+from fitasks.store.remote import staging
+from fitasks.store.remote.manifest import files
+from fitasks.store.remote.trouble import Off, Refused
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from concurrent.futures import Future
+    from pathlib import Path
+
+    from fitasks.compile.judge.freshness import Judge
+    from fitasks.compile.judge.reasons import Judgement
+    from fitasks.compile.receipt import Receipt
+    from fitasks.plan.kernel import Kernel
+    from fitasks.store.local import Store
+    from fitasks.store.remote.loop import Loop
+    from fitasks.store.remote.remote import Remote
+    from fitasks.store.remote.staging import Staging
+
+_ASKING = 32  # threads that ask: each has one kernel's questions
+_ARRIVING = 64  # kernels that are fetched at once; each has a directory open
+_EVERY = 10.0  # seconds between two lines that say how far that is
+
+
+class Chain:
+    """A KernelStore (compile/builder.py). Trouble with any store is the same as "not there"."""
+
+    def __init__(self, local: Store, remotes: Sequence[Remote], loop: Loop, say: Callable[[str], None]) -> None:
+        self.local, self.remotes = local, tuple(remotes)
+        self._loop, self._say = loop, say
+        self._fetching: dict[tuple[str, str], Future[Staging]] = {}
+        self._failed: dict[tuple[str, str], str] = {}  # why what was found couldn't be fetched
+        self._lock = threading.Lock()
+        self._room = asyncio.Semaphore(_ARRIVING)
+        if remotes:
+            staging.sweep(local.root)
+
+    # ---- what the builder asks
+
+    def find(self, kernel: Kernel, judge: Judge) -> tuple[Path, Receipt] | None:
+        """A kernel all of whose inputs are what they are now, with its files whole: here, or fetched."""
+        return self.local.find(kernel, judge) or self._fetched(kernel, judge)
+
+    def take(self, place: Path, receipt: Receipt, directory: Path) -> None:
+        """Lay its files, but not the receipt, into a directory. Raises OSError."""
+        self.local.take(place, receipt, directory)
+
+    def put(self, name: str, directory: Path, receipt: Receipt) -> None:
+        """Keep a module here."""
+        self.local.put(name, directory, receipt)
+
+    def share(self, directory: Path, receipt: Receipt) -> None:
+        """Put a kernel, whose files lie in a directory, into each store that this run may write to."""
+        for remote in self.remotes:
+            if remote.push:
+                remote.share(directory, receipt)
+
+    def explain(self, kernel: Kernel, judge: Judge, judged: Judgement) -> list[str]:
+        """Return, of a kernel that isn't fresh, where it is, or what keeps it from being taken."""
+        here = self.local.explain(kernel, judge, judged)
+        if any(line.startswith("will be adopted") for line in here) or judged.verdict != "stale":
+            return here
+        return here + [line for remote in self.remotes if (line := self._explained(remote, kernel, judge))]
+
+    def _explained(self, remote: Remote, kernel: Kernel, judge: Judge) -> str:
+        if not (receipt := remote.find(kernel, judge)):
+            return _not_taken(remote, kernel, judge)
+        if why := self._failed.get((remote.url, receipt.fingerprint)):
+            return f"not taken from {remote.url}: {why}"
+        return f"in the store {remote.url}: compiled for FlashInfer {receipt.flashinfer}, all inputs equal"
+
+    # ---- what a run asks beforehand
+
+    def expect(self, kernels: Iterable[Kernel], judges: Mapping[str, Judge]) -> frozenset[str]:
+        """Return the labels of those kernels that need no compile, and begin to fetch what isn't here."""
+        kernels = list(kernels)
+        wanted = [kernel for kernel in kernels if not self.local.find(kernel, judges[kernel.target])]
+        here = frozenset(kernel.label for kernel in kernels) - {kernel.label for kernel in wanted}
+        found = self.where(wanted, judges)
+        if found:
+            begun = [self._begin(remote, receipt) for remote, receipt in found.values()]
+            self._loop.begin(self._progress(begun, list(found.values())))
+        return here | frozenset(found)
+
+    def where(self, kernels: Iterable[Kernel], judges: Mapping[str, Judge]) -> dict[str, tuple[Remote, Receipt]]:
+        """Return which store elsewhere has which of these kernels, by label. Nothing is fetched."""
+        kernels = list(kernels)
+        if not kernels or not self.remotes:
+            return {}
+        with ThreadPoolExecutor(_ASKING) as pool:
+            found = pool.map(lambda kernel: next(self._places(kernel, judges[kernel.target]), None), kernels)
+            return {kernel.label: one for kernel, one in zip(kernels, found, strict=True) if one}
+
+    def _places(self, kernel: Kernel, judge: Judge) -> Iterator[tuple[Remote, Receipt]]:
+        for remote in self.remotes:
+            if receipt := remote.find(kernel, judge):
+                yield remote, receipt
+
+    def holding(self, kernels: Iterable[Kernel], judges: Mapping[str, Judge]) -> dict[str, str]:
+        """Return the place of the store that has each of these kernels, by label; those that none has are left out."""
+        kernels = list(kernels)
+        here = {one.label: str(self.local.root) for one in kernels if self.local.find(one, judges[one.target])}
+        there = self.where((one for one in kernels if one.label not in here), judges)
+        return here | {label: remote.url for label, (remote, _) in there.items()}
+
+    # ---- fetching
+
+    def _fetched(self, kernel: Kernel, judge: Judge) -> tuple[Path, Receipt] | None:
+        for remote, receipt in self._places(kernel, judge):
+            try:
+                staged = self._loop.wait(self._begin(remote, receipt))
+            except (Refused, Off, OSError) as error:
+                self._failed[remote.url, receipt.fingerprint] = str(error)
+                continue
+            self.local.put(kernel.name, staged.path, receipt)
+            if kept := self.local.find(kernel, judge):
+                staged.close()
+                return kept
+            return staged.path, receipt
+        return None
+
+    def _begin(self, remote: Remote, receipt: Receipt) -> Future[Staging]:
+        """Fetch a kernel, once."""
+        with self._lock:
+            key = remote.url, receipt.fingerprint
+            if key not in self._fetching:
+                self._fetching[key] = self._loop.begin(self._fetch(remote, receipt))
+            return self._fetching[key]
+
+    async def _fetch(self, remote: Remote, receipt: Receipt) -> Staging:
+        async with self._room:
+            staged = staging.staging(self.local.root, receipt.fingerprint)
+            try:
+                await remote.fetch(receipt, staged.path)
+            except Refused:
+                staged.close()
+                raise
+            finally:
+                staged.release()
+        atexit.register(staged.close)
+        return staged
+
+    async def _progress(self, begun: Sequence[Future[Staging]], found: Sequence[tuple[Remote, Receipt]]) -> None:
+        """Say what is fetched, and while that takes long how much of it is here."""
+        count, size = len(begun), sum(map(_bytes, (receipt for _, receipt in found))) / 1e6
+        places = ", ".join(dict.fromkeys(remote.url for remote, _ in found))
+        self._say(f"fetching {count} kernel{'s'[: count != 1]} ({size:,.1f} MB) from {places}")
+        while not all(one.done() for one in begun):
+            await asyncio.sleep(_EVERY)
+            here = sum(_bytes(found[place][1]) for place, one in enumerate(begun) if one.done()) / 1e6
+            done = sum(one.done() for one in begun)
+            if done < count:
+                self._say(f"fetched {done} of {count} kernels, {here:,.0f} of {size:,.0f} MB")
+
+
+def _bytes(receipt: Receipt) -> int:
+    return sum(output.size for output in files(receipt).values())
+
+
+def _not_taken(remote: Remote, kernel: Kernel, judge: Judge) -> str:
+    if refused := remote.refusals(kernel, judge):
+        return f"not taken from {remote.url}: {refused[0]}"
+    if not (nearest := remote.nearest(kernel, judge)):
+        return ""
+    more = f" and {len(nearest[1]) - 1} more" if len(nearest[1]) > 1 else ""
+    return f"not taken from {remote.url}, compiled for FlashInfer {nearest[0].flashinfer}: {nearest[1][0]}{more}"
