@@ -1,6 +1,6 @@
-"""`doit run` and `doit list` with one more option, --no-sm90. Found by doit through the entry point group doit.COMMAND.
+"""`doit run` and `doit list` with options of ours. Found by doit through the entry point group doit.COMMAND.
 
-The option becomes FITASKS_SM90=0 before dodo.py is loaded, and `-n` MAX_JOBS.
+--no-sm90 becomes FITASKS_SM90=0 before dodo.py is loaded, and `-n` MAX_JOBS; --shard chooses kernels.
 It serves every dodo.py of this environment, ours or not, and otherwise does only what DOIT_CONFIG asks for.
 """
 
@@ -17,8 +17,10 @@ from doit.cmd_list import List as DoitList
 from doit.cmd_run import Run as DoitRun
 
 from fitasks.base import temporary
+from fitasks.base.errors import FitasksError
 from fitasks.base.limits import met
-from fitasks.graph.words import kernels_named, resolved
+from fitasks.graph.shard import this_shard
+from fitasks.graph.words import kernels_named, resolved, taken
 from fitasks.plan.hopper import VARIABLE
 from fitasks.plan.names import UnknownName
 
@@ -34,6 +36,23 @@ _NO_SM90 = {
     "help": "plan generic modules in place of Hopper's, as `sm90: false` in kernels.yaml does (fitasks)",
 }
 _WORD = "--no-sm90"
+_SHARD = {
+    "name": "shard",
+    "short": "",
+    "long": "shard",
+    "type": str,
+    "default": "",
+    "help": "compile this machine's part of the kernels, e.g. 3/20: the third of twenty (fitasks)",
+}
+_SHARD_COSTS = {
+    "name": "shard_costs",
+    "short": "",
+    "long": "shard-costs",
+    "type": str,
+    "default": "",
+    "help": "divide by what kernels cost according to this costs.json, the same on every machine (fitasks)",
+}
+_OURS = (_SHARD, _SHARD_COSTS)
 
 
 @contextlib.contextmanager
@@ -52,25 +71,33 @@ class Run(DoitRun):  # type: ignore[misc]  # doit has no types
     """Also behind a task's name, where doit would take the option for one of the task's."""
 
     name = "run"
-    cmd_options = (*DoitRun.cmd_options, _NO_SM90)
+    cmd_options = (*DoitRun.cmd_options, _NO_SM90, *_OURS)
 
     def execute(self, params: Any, args: list[str]) -> Any:
         if params["no_sm90"] or _WORD in args:
             os.environ[VARIABLE] = "0"
         if params["num_process"] > 0:  # on the command line: dodo.py's own isn't loaded yet
             os.environ["MAX_JOBS"] = str(params["num_process"])
+        args = taken(params, [word for word in args if word != _WORD], _OURS)
+        self._named = bool(args)
+        self._asked: dict[str, str] = {str(option["name"]): params[option["name"]] for option in _OURS}
         with _within_limits():
-            return super().execute(params, [word for word in args if word != _WORD])
+            return super().execute(params, args)
 
     @functools.wraps(DoitRun._execute)  # noqa: SLF001 - doit's own hook; doit reads the names of its parameters
     def _execute(self, *args: Any, **params: Any) -> Any:
         """Run the tasks of our dodo.py, unless something speaks against it, or of another one, as doit does."""
         config = self.loader.load_doit_config()
         self.reporters |= config.get("reporters", {})
+        if any(self._asked.values()) and "problem" not in config:
+            print("--shard divides kernels of fitasks, and this dodo.py has none", file=sys.stderr)  # noqa: T201
+            return 2
         if "problem" in config:
             if obstacle := self._obstacle(config["problem"], params):
                 print(obstacle, file=sys.stderr)  # noqa: T201
                 return 2
+            if not self.sel_tasks:
+                return 0  # more shards than kernels
             temporary.sweep()  # what killed runs left, also where this one needs nothing temporary
             temporary.sweep_files(Path(".fitasks"))
             if "store" in config:
@@ -98,8 +125,12 @@ class Run(DoitRun):  # type: ignore[misc]  # doit has no types
         try:
             tasks = {task.name: task for task in self.task_list}
             self.sel_tasks: list[str] = resolved(self.sel_tasks or (), tasks)
+            if any(self._asked.values()) and not problem:
+                self.sel_tasks = this_shard(self.sel_tasks if self._named else (), tasks, **self._asked)
         except UnknownName as error:  # kernels that nobody could plan are no tasks: why there are none is told
             return f"{error.name}: {problem}" if problem and not error.meant else str(error)
+        except FitasksError as error:
+            return str(error)
         return ""
 
 
