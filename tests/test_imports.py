@@ -26,13 +26,14 @@ MAY = {
     "plan": "base config cuda models processes",
     "compile": "base config cuda plan processes",
     "store": "base compile plan",
+    "fleet": "base compile cuda plan processes store",
     "delivery": "base compile config cuda plan processes store",
     "server": "base compile config cuda delivery plan processes",
     "verify": "base compile config cuda plan processes server",
     "doctor": "base compile config cuda delivery plan processes server store",
     "trace": "base config cuda plan server",
     "ui": "base compile config cuda delivery doctor models plan processes server store trace verify",
-    "graph": "base compile config cuda delivery doctor models plan processes server store trace ui verify",
+    "graph": "base compile config cuda delivery doctor fleet models plan processes server store trace ui verify",
     "record": "",
 }
 # The same for the folders of serving/, whose scripts import each other by bare names.

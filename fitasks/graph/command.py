@@ -1,6 +1,7 @@
 """`doit run` and `doit list` with options of ours. Found by doit through the entry point group doit.COMMAND.
 
---no-sm90 becomes FITASKS_SM90=0 before dodo.py is loaded, and `-n` MAX_JOBS; --shard chooses kernels.
+--no-sm90 becomes FITASKS_SM90=0 before dodo.py is loaded, and `-n` MAX_JOBS. --shard chooses kernels, --workers who
+compiles them.
 It serves every dodo.py of this environment, ours or not, and otherwise does only what DOIT_CONFIG asks for.
 """
 
@@ -19,7 +20,6 @@ from doit.cmd_run import Run as DoitRun
 from fitasks.base import temporary
 from fitasks.base.errors import FitasksError
 from fitasks.base.limits import met
-from fitasks.graph.shard import this_shard
 from fitasks.graph.words import kernels_named, resolved, taken
 from fitasks.plan.hopper import VARIABLE
 from fitasks.plan.names import UnknownName
@@ -52,7 +52,16 @@ _SHARD_COSTS = {
     "default": "",
     "help": "divide by what kernels cost according to this costs.json, the same on every machine (fitasks)",
 }
-_OURS = (_SHARD, _SHARD_COSTS)
+_WORKERS = {
+    "name": "workers",
+    "short": "",
+    "long": "workers",
+    "type": str,
+    "default": "",
+    "help": "have kernels compiled by the workers of a Dask scheduler, e.g. tcp://scheduler:8786 (fitasks)",
+}
+_OURS = (_SHARD, _SHARD_COSTS, _WORKERS)
+_THREADS = 2  # of doit's, for each kernel that workers take at once: one may wait for a lock
 
 
 @contextlib.contextmanager
@@ -90,7 +99,7 @@ class Run(DoitRun):  # type: ignore[misc]  # doit has no types
         config = self.loader.load_doit_config()
         self.reporters |= config.get("reporters", {})
         if any(self._asked.values()) and "problem" not in config:
-            print("--shard divides kernels of fitasks, and this dodo.py has none", file=sys.stderr)  # noqa: T201
+            print("--shard and --workers are for kernels, and this dodo.py has none", file=sys.stderr)  # noqa: T201
             return 2
         if "problem" in config:
             if obstacle := self._obstacle(config["problem"], params):
@@ -125,13 +134,26 @@ class Run(DoitRun):  # type: ignore[misc]  # doit has no types
         try:
             tasks = {task.name: task for task in self.task_list}
             self.sel_tasks: list[str] = resolved(self.sel_tasks or (), tasks)
-            if any(self._asked.values()) and not problem:
-                self.sel_tasks = this_shard(self.sel_tasks if self._named else (), tasks, **self._asked)
+            if not problem:
+                self._divide(tasks, params, **self._asked)
         except UnknownName as error:  # kernels that nobody could plan are no tasks: why there are none is told
             return f"{error.name}: {problem}" if problem and not error.meant else str(error)
         except FitasksError as error:
             return str(error)
         return ""
+
+    def _divide(
+        self, tasks: dict[str, Any], params: dict[str, Any], *, shard: str, shard_costs: str, workers: str
+    ) -> None:
+        """Choose this machine's kernels, and who compiles. Raises EnvironmentProblem."""
+        if shard or shard_costs:
+            from fitasks.graph.shard import this_shard
+
+            self.sel_tasks = this_shard(self.sel_tasks if self._named else (), tasks, shard, shard_costs)
+        if workers and self.sel_tasks:
+            from fitasks.graph.fleet import hire
+
+            params["num_process"] = max(params["num_process"], _THREADS * hire(workers))
 
 
 class List(DoitList):  # type: ignore[misc]

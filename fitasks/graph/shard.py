@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from fitasks.compile.pool.shards import Division
 
 
-def this_shard(words: Sequence[str], tasks: Mapping[str, Any], *, shard: str, shard_costs: str) -> list[str]:
+def this_shard(words: Sequence[str], tasks: Mapping[str, Any], shard: str, shard_costs: str) -> list[str]:
     """Return the tasks of this machine's part of the kernels that the words name, of all without words.
 
     What comes after all kernels isn't among them, since no machine of these has all. Raises EnvironmentProblem.
