@@ -16,6 +16,8 @@ from typing import Any
 import pytest
 from filelock import FileLock
 
+from fitasks.compile.pool.shards import divide
+from fitasks.plan.kernel import Kernel, from_record
 from tests.doit_project import Planned, Project
 from tests.test_interruptions import stand_ins
 
@@ -302,12 +304,44 @@ kernels:
 
 
 @pytest.mark.usefixtures("flashinfer")
-def test_a_hundred_kernels_leave_no_process_and_no_token_behind(tmp_path: Path) -> None:
+def test_a_hundred_kernels_in_three_shards_leave_no_process_and_no_token_behind(tmp_path: Path) -> None:
     project = Project.make(tmp_path, MANY)
     out = project.doit("list", "--all").splitlines()
     count = sum(line.startswith("kernel:") for line in out)
     assert count == 100
-    project.doit(MAX_JOBS="4")
+    told = [project.doit("--shard", f"{number}/3", MAX_JOBS="4").splitlines()[-1] for number in (1, 2, 3)]
+    assert [int(line.split()[0]) for line in told] == [len(shard) for shard in divide(kernels(project), 3).shards]
+    assert "of 3,723 s of CPU; division " in project.stderr
     assert project.most_at_once() <= 4
+    assert project.calls() == project.files(), "each file is compiled once"
     assert stand_ins(project) == []
     assert project.doit() == "100 kernels: 100 fresh\n"
+    for count in range(1, 41):
+        division = divide(kernels(project), count)
+        assert sorted(label for shard in division.shards for label in shard) == sorted(
+            one.label for one in kernels(project)
+        )
+        assert max(division.seconds) <= max(division.even + 36, division.largest[1]), "a decode module more at most"
+
+
+def kernels(project: Project) -> list[Kernel]:
+    plan = json.loads((project.root / ".fitasks" / "plan.json").read_text())
+    return [one for one in map(from_record, plan["kernels"]) if not one.twin]
+
+
+def test_what_is_no_shard_is_refused(project: Project) -> None:
+    assert project.doit("kernel:page", "--shard=3/2", status=2) == ""
+    assert (
+        project.stderr
+        == "--shard 3/2: there is no part 3 of 2\n  remedy: the parts of 2 machines are called 1/2 to 2/2\n"
+    )
+    assert project.doit("--shard", "1/2", "check", status=2) == ""
+    assert project.stderr.startswith("--shard divides kernels among machines, and 'check' is none\n  remedy: ")
+    assert project.calls() == 0
+
+
+def test_shards_of_named_kernels(project: Project) -> None:
+    """All kernels are divided that were named, fresh here or not; and there may be fewer than machines."""
+    parts = [project.doit("page", "cascade", "--shard", f"{n}/3") for n in (1, 2, 3)]
+    assert [part.splitlines()[-1:] for part in parts] == [["1 kernel: 1 compiled"], ["1 kernel: 1 compiled"], []]
+    assert project.doit("page", "cascade", "--shard", "2/3") == "1 kernel: 1 fresh\n"

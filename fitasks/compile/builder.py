@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol
 
+from fitasks.base import temporary
 from fitasks.base.errors import FitasksError, KernelFailure
 from fitasks.base.files import write_if_changed
 from fitasks.base.wording import counted, labelled
@@ -32,6 +33,8 @@ from fitasks.plan import planner
 from fitasks.processes import sessions
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from fitasks.compile.judge.freshness import Judge
     from fitasks.compile.judge.reasons import Judgement
     from fitasks.compile.receipt import Receipt
@@ -69,6 +72,16 @@ class KernelStore(Protocol):
         """What is said of a kernel that is not fresh: whether it is there, or what keeps it from being taken."""
 
 
+class Makers(Protocol):
+    """Other machines that compile kernels for this one."""
+
+    def makes(self, kernel: Kernel) -> bool:
+        """Whether they can."""
+
+    def make(self, kernel: Kernel, judge: Judge, weight: float, place: Path) -> tuple[KernelStore, Receipt]:
+        """Have it made, the heaviest first; what they made, in an empty directory. Raises KernelFailure, OSError."""
+
+
 @dataclass
 class Builder:
     """Builds the kernels of one plan; shared by all of doit's threads."""
@@ -76,6 +89,7 @@ class Builder:
     runner: Runner
     judges: dict[str, Judge]  # per target
     store: KernelStore | None = None
+    makers: Makers | None = None
     lock_timeout: float = 1800.0  # seconds to wait for a server that is building the same module
     fetch_only: bool = False  # a kernel that would have to be compiled fails
     _regenerating: threading.Lock = field(default_factory=threading.Lock)
@@ -121,13 +135,23 @@ class Builder:
             raise KernelFailure(kernel.problem)
         if kernel.built_whole:
             return self._whole(kernel, force=force)
+        with self._locked(kernel) as judge:
+            found = self._spared(kernel, judge, force=force)
+            if isinstance(found, Done):
+                return found
+            if self.fetch_only or not (self.makers and self.makers.makes(kernel)):
+                return self._compile(kernel, judge, found)
+        return self._have_made(kernel, judge, self.makers)
+
+    @contextlib.contextmanager
+    def _locked(self, kernel: Kernel) -> Iterator[Judge]:
+        """Under FlashInfer's lock, with its sources there; a judge that looks again, since somebody may have built."""
         with module_lock(kernel.lock, timeout=self.lock_timeout, stopping=sessions.stopping, say=self.runner.say):
             if kernel.texts:
                 _write_sources(kernel)
             elif any(not source.exists() for source in kernel.sources):
                 self._regenerate(kernel)
-            judge = self.judges[kernel.target].refreshed()  # somebody may have built it while we waited
-            return self._make_right(kernel, judge, force=force)
+            yield self.judges[kernel.target].refreshed()
 
     def _whole(self, kernel: Kernel, *, force: bool) -> Done:
         """By its engine's own code, under the engine's lock; under one of ours two doits build it once."""
@@ -141,7 +165,8 @@ class Builder:
                 raise KernelFailure(f"{kernel.label}: no store keeps its kind, and --fetch-only forbids to compile it")
             return Done("compiled", whole.make(kernel, self.runner, judged))
 
-    def _make_right(self, kernel: Kernel, judge: Judge, *, force: bool) -> Done:
+    def _spared(self, kernel: Kernel, judge: Judge, *, force: bool) -> Done | Judgement:
+        """Bring it up to date without compiling; where that can't be, why it has to be compiled."""
         judged = judgement("stale", [Reason("forced", "asked for")]) if force else judge.judge(kernel)
         verdict, receipt = judged.verdict, receipts.read(kernel)
         if receipt and verdict == "fresh":
@@ -154,24 +179,43 @@ class Builder:
             try:
                 healed = heal(kernel, receipt, judge.roots, self.runner.ninja)
             except (NotHealed, OSError) as error:
-                refused = Reason("log", f"could not be put right: {error}")
-                return self._compile(kernel, judge, judgement("stale", [refused]))
+                return judgement("stale", [Reason("log", f"could not be put right: {error}")])
             receipts.write(kernel, replace(healed, stamp=judge.stamp))
             return Done("healed")
-        if not force and (adopted := self._adopt(kernel, judge)):
+        if not force and (adopted := self._adopt(kernel, judge, self.store)):
             receipts.write(kernel, adopted)
             return Done("adopted", adopted.seconds)
-        return self._compile(kernel, judge, judged)
+        return judged
 
-    def _adopt(self, kernel: Kernel, judge: Judge) -> Receipt | None:
-        """A finished kernel of the store whose every input is equal, accepted by ninja; None where there is none."""
-        if self.store is None or not (found := self.store.find(kernel, judge)):
+    def _have_made(self, kernel: Kernel, judge: Judge, makers: Makers) -> Done:
+        """Compiled by another machine, and adopted from what came.
+
+        Nobody waits for our lock meanwhile: a server here, or that machine itself, whose cache may be ours.
+        """
+        with temporary.directory("put") as place, self._remembering(kernel, judge):
+            came, receipt = makers.make(kernel, judge, self.runner.costs.of(kernel).longest, place)
+            with self._locked(kernel) as again:
+                if again.judge(kernel).verdict != "fresh":
+                    self._take(kernel, again, came)
+                if self.store:
+                    self.store.put(kernel.name, kernel.build_dir, receipt)
+        return Done("compiled", receipt.seconds)
+
+    def _take(self, kernel: Kernel, judge: Judge, came: KernelStore) -> None:
+        adopted = self._adopt(kernel, judge, came)
+        if adopted is None:
+            raise KernelFailure(f"{kernel.label}: what another machine made is not what ninja would make here")
+        receipts.write(kernel, adopted)
+
+    def _adopt(self, kernel: Kernel, judge: Judge, store: KernelStore | None) -> Receipt | None:
+        """A finished kernel of a store whose every input is equal, accepted by ninja; None where there is none."""
+        if store is None or not (found := store.find(kernel, judge)):
             return None
         place, receipt = found
         try:
             kernel.build_dir.mkdir(parents=True, exist_ok=True)
             receipts.path_of(kernel).unlink(missing_ok=True)
-            self.store.take(place, receipt, kernel.build_dir)
+            store.take(place, receipt, kernel.build_dir)
             (kernel.build_dir / ninjas.DEPS).unlink(missing_ok=True)
             healed = heal(kernel, receipt, judge.roots, self.runner.ninja)
         except (NotHealed, OSError):
@@ -203,9 +247,15 @@ class Builder:
         raise KernelFailure(f"{kernel.label}: {changed} keeps changing while it is compiled")
 
     def _run(self, kernel: Kernel, judge: Judge, judged: Judgement) -> Finished:
-        """Compile; what would fail again is remembered. Raises KernelFailure, OSError."""
-        try:
+        """Compile. Raises KernelFailure, OSError."""
+        with self._remembering(kernel, judge):
             return self.runner.run(kernel, functools.partial(self._announce, kernel, judge, judged))
+
+    @contextlib.contextmanager
+    def _remembering(self, kernel: Kernel, judge: Judge) -> Iterator[None]:
+        """What would fail again is remembered."""
+        try:
+            yield
         except KernelFailure as error:
             if error.lasting:
                 failed.remember(kernel, judge.refreshed(), error.lasting)

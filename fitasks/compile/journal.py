@@ -11,6 +11,7 @@ compile doesn't take its place. The first line is `run`. Times are Unix seconds.
     {"event": "begin", "t": …, "label": "page", "op": "page", "target": "9.0a", "files": 2, "why": ["new: …", …]}
     {"event": "file", "begin": …, "end": …, "label": "page", "output": "csrc_page.cuda.o", "status": 0 or as subprocess
      has it, "threads": of nvcc's optimiser, "slots": that it takes}     one per compiler, linker, also of failed ones
+     (both with "worker": its address, where another machine compiles; times are that machine's)
     {"event": "narrowed", "t": …, "slots": that there are from now on}      a compiler was killed for want of memory
     {"event": "end", "t": …, "label": "page", "outcome": "compiled", "failed", "stopped", …, "seconds": …,
      "cpu_seconds": …, "peak_rss": …, "bytes": …, "error": ""}

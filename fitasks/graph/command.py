@@ -3,7 +3,8 @@
 `take_over` is called when our dodo.py is loaded, and changes these two commands in this process: doit has no hook for
 it, and as plugins of the environment (entry points) they would serve, and burden, every other dodo.py too. The classes
 with the options are for `python -m fitasks`, and for whoever names them in doit.cfg or pyproject.toml.
---no-sm90 becomes FITASKS_SM90=0 before dodo.py is loaded, and --fetch-only FITASKS_FETCH_ONLY=1.
+--no-sm90 becomes FITASKS_SM90=0 before dodo.py is loaded, and --fetch-only FITASKS_FETCH_ONLY=1; --shard chooses
+kernels, --workers who compiles them.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import functools
 import os
 import sys
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from doit.cmd_list import List as DoitList
@@ -20,14 +22,15 @@ from doit.cmd_run import Run as DoitRun
 from doit.cmdparse import CmdParseError
 
 from fitasks.base import temporary
+from fitasks.base.errors import FitasksError
 from fitasks.base.limits import met
 from fitasks.compile.fetching import FETCH_ONLY
-from fitasks.graph.words import kernels_named, resolved
+from fitasks.graph.words import kernels_named, resolved, taken
 from fitasks.plan.hopper import VARIABLE
 from fitasks.plan.names import UnknownName
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
 
 _NO_SM90 = {
     "name": "no_sm90",
@@ -45,8 +48,34 @@ _FETCH_ONLY = {
     "default": False,
     "help": "compile nothing: what no store has fails (fitasks)",
 }
+_SHARD = {
+    "name": "shard",
+    "short": "",
+    "long": "shard",
+    "type": str,
+    "default": "",
+    "help": "compile this machine's part of the kernels, e.g. 3/20: the third of twenty (fitasks)",
+}
+_SHARD_COSTS = {
+    "name": "shard_costs",
+    "short": "",
+    "long": "shard-costs",
+    "type": str,
+    "default": "",
+    "help": "divide by what kernels cost according to this costs.json, the same on every machine (fitasks)",
+}
+_WORKERS = {
+    "name": "workers",
+    "short": "",
+    "long": "workers",
+    "type": str,
+    "default": "",
+    "help": "have kernels compiled by the workers of a Dask scheduler, e.g. tcp://scheduler:8786 (fitasks)",
+}
 # Each with the variable that it becomes.
-_OURS = {"--no-sm90": (VARIABLE, "0"), "--fetch-only": (FETCH_ONLY, "1")}
+_SWITCHES = {"--no-sm90": (VARIABLE, "0"), "--fetch-only": (FETCH_ONLY, "1")}
+_VALUES = (_SHARD, _SHARD_COSTS, _WORKERS)
+_THREADS = 2  # of doit's, for each kernel that workers take at once: one may wait for a lock
 _OWN = (
     "subtasks",
     "quiet",
@@ -88,14 +117,18 @@ class Run(_Helpful, DoitRun):  # type: ignore[misc]  # doit has no types
     """Takes our options also behind a task's name, where doit would take them for some of the task's."""
 
     name = "run"
-    cmd_options = (*DoitRun.cmd_options, _NO_SM90, _FETCH_ONLY)
+    cmd_options = (*DoitRun.cmd_options, _NO_SM90, _FETCH_ONLY, *_VALUES)
+    named = False  # whether tasks stand on the command line
+    asked: Mapping[str, str] = MappingProxyType({})  # values of options by name, "" where one isn't given
 
     def execute(self, params: Any, args: list[str]) -> Any:
-        for word, (variable, value) in _OURS.items():
+        for word, (variable, value) in _SWITCHES.items():
             if params[word[2:].replace("-", "_")] or word in args:
                 os.environ[variable] = value
+        args = taken(params, [word for word in args if word not in _SWITCHES], _VALUES)
+        self.named, self.asked = bool(args), {str(one["name"]): params[one["name"]] for one in _VALUES}
         with within_limits():
-            return super().execute(params, [word for word in args if word not in _OURS])
+            return super().execute(params, args)
 
 
 class List(_Helpful, DoitList):  # type: ignore[misc]
@@ -128,6 +161,9 @@ def _around(doits: Callable[..., Any], ours: Callable[..., Any]) -> Callable[...
     def execute(self: Any, *args: Any, **params: Any) -> Any:
         config = self.loader.load_doit_config()
         if "problem" not in config:
+            if any(_asked(self).values()):
+                print("--shard and --workers are for kernels, and this dodo.py has none", file=sys.stderr)  # noqa: T201
+                return 2
             return doits(self, *args, **params)
         with within_limits():
             return ours(self, config, functools.partial(doits, self, *args), params)
@@ -141,6 +177,8 @@ def _run(command: Any, config: dict[str, Any], doits: Callable[..., Any], params
     if obstacle := _obstacle(command, config["problem"], params):
         print(obstacle, file=sys.stderr)  # noqa: T201
         return 2
+    if not command.sel_tasks and any(_asked(command).values()):
+        return 0  # more shards than kernels
     temporary.sweep()  # what killed runs left, also where this one needs nothing temporary
     temporary.sweep_files(Path(".fitasks"))
     if "store" in config:
@@ -172,9 +210,32 @@ def _obstacle(command: Any, problem: str, params: dict[str, Any]) -> str:
     try:
         tasks = {task.name: task for task in command.task_list}
         command.sel_tasks = resolved(command.sel_tasks or (), tasks)
+        if isinstance(command, Run) and not problem:
+            _divide(command, tasks, params, **command.asked)
     except UnknownName as error:  # kernels that nobody could plan are no tasks: why there are none is told
         return f"{error.name}: {problem}" if problem and not error.meant else str(error)
+    except FitasksError as error:
+        return str(error)
     return ""
+
+
+def _asked(command: Any) -> Mapping[str, str]:
+    """The values of our options; doit's own `run` and `list` have none."""
+    return command.asked if isinstance(command, Run) else {}
+
+
+def _divide(
+    command: Run, tasks: dict[str, Any], params: dict[str, Any], *, shard: str, shard_costs: str, workers: str
+) -> None:
+    """Choose this machine's kernels, and who compiles. Raises EnvironmentProblem."""
+    if shard or shard_costs:
+        from fitasks.graph.shard import this_shard
+
+        command.sel_tasks = this_shard(command.sel_tasks if command.named else (), tasks, shard, shard_costs)
+    if workers and command.sel_tasks:
+        from fitasks.graph.fleet import hire
+
+        params["num_process"] = max(params["num_process"], _THREADS * hire(workers))
 
 
 def _list(command: Any, config: dict[str, Any], doits: Callable[..., Any], params: dict[str, Any]) -> Any:

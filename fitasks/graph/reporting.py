@@ -73,7 +73,7 @@ def _attach(reporter: Lines | Json | Aside, wanted: frozenset[str]) -> None:
     session.observers.append(reporter.observe)
     signals.before_words(reporter.stop)
     reporter.progress.files_done = functools.partial(_files_done, session)
-    reporter.progress.usage = lambda: usage(sessions.live())
+    reporter.progress.usage = lambda: session.fleet.usage() if session.fleet else usage(sessions.live())
 
 
 def _kernels_among(tasks: Mapping[str, Any], names: Iterable[str]) -> frozenset[str]:
@@ -95,6 +95,8 @@ def _kernels_among(tasks: Mapping[str, Any], names: Iterable[str]) -> frozenset[
 
 def _files_done(session: Session, label: str) -> int:
     """Its objects that ninja has made and that are there; the log also has the library, and what is lost."""
+    if session.fleet and (told := session.fleet.files(label)):
+        return told
     kernel = next(kernel for kernel in session.kernels if kernel.label == label)
     try:
         outputs = read_log(kernel.build_dir)

@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from fitasks.compile.judge.reasons import Judgement
     from fitasks.compile.ninja.ninja import Ninja
     from fitasks.config.stores import StoreRequest
+    from fitasks.fleet.fleet import Fleet
     from fitasks.plan.kernel import Kernel
     from fitasks.plan.server import Server
     from fitasks.store.chain import Chain
@@ -62,6 +63,7 @@ class Session:
     say: Callable[[str], None] = print
     observers: list[Callable[[dict[str, Any]], None]] = field(default_factory=list)  # of the journal's events
     wanted: frozenset[str] | None = None  # labels of the kernels that this run is about; None: all
+    fleet: Fleet | None = None  # who compiles for this run
     _plan: Plan | None = None
     _judgements: dict[str, Judgement] = field(default_factory=dict)
     _builder: Builder | None = None
@@ -204,7 +206,7 @@ class Session:
         from fitasks.compile.builder import Builder
         from fitasks.compile.fetching import fetch_only
         from fitasks.compile.journal import Journal
-        from fitasks.compile.pool.capacity import at_most, slots
+        from fitasks.compile.pool.capacity import Slots, at_most, slots
         from fitasks.compile.pool.jobserver import MakeTokens, make_jobs, parent_fifo
         from fitasks.compile.pool.pool import Pool
         from fitasks.compile.pool.schedule import schedule
@@ -224,15 +226,18 @@ class Session:
             kernel.label: begun.remaining(kernel, self.judges[kernel.target], self.ninja, self.judge(kernel).damaged)
             for kernel in stale
         }
-        planned = schedule(stale, self.costs, chosen.count, split=self._may_split(), only=files)
+        found = Slots(self.fleet.slots, self.fleet.reason) if self.fleet else chosen
+        planned = schedule(stale, self.costs, found.count, split=self._may_split(), only=files)
         journal = Journal.of_run(self.plan.state, self.observers)
         works = [_expected(kernel, self.costs, files[kernel.label]) for kernel in stale]
         times = {"bound": round(planned.bound, 1), "expected": round(planned.expected, 1)}
-        journal.write("run", version=1, slots=chosen.count, reason=chosen.reason, kernels=works, **times)
+        journal.write("run", version=1, slots=found.count, reason=found.reason, kernels=works, **times)
         runner = Runner(
             self.plan, self.ninja, Pool(chosen.count, make), journal, self.costs, planned, config.timeout, self.say
         )
-        return Builder(runner, self.judges, self.stores, fetch_only=fetch_only(os.environ))
+        if self.fleet:
+            self.fleet.listen(journal, self.say)
+        return Builder(runner, self.judges, self.stores, self.fleet, fetch_only=fetch_only(os.environ))
 
     def _is_stale(self, kernel: Kernel) -> bool:
         """Whether it was asked for, and is to be compiled, unless a store has it."""

@@ -44,6 +44,22 @@ def kernels_named(word: str, tasks: Mapping[str, Any]) -> list[str]:
     return [f"{PREFIX}{label}" for label in named(word, labels, others)]
 
 
+def taken(params: dict[str, Any], words: Sequence[str], options: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return the words without options that take a value, put into `params`: also behind a task's name they are ours.
+
+    doit would take them for options of that task.
+    """
+    names = {f"--{option['long']}": option["name"] for option in options}
+    waiting, left = list(words), list[str]()
+    while waiting:
+        word, equals, value = waiting.pop(0).partition("=")
+        if word in names and (equals or waiting):
+            params[names[word]] = value if equals else waiting.pop(0)
+        else:
+            left.append(f"{word}{equals}{value}")
+    return left
+
+
 def _options(task: Any, waiting: list[str]) -> list[str]:
     """Take the task's own options from the front of `waiting`; a wrong one is left for doit to complain of."""
     try:

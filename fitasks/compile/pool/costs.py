@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, TypedDict
 from filelock import FileLock, Timeout
 
 from fitasks.base import memo
+from fitasks.base.errors import BadInput
 from fitasks.base.shape import fits
 
 if TYPE_CHECKING:
@@ -92,6 +93,18 @@ class Costs:
         costs = cls(file)
         costs._known = _read(file)
         return costs
+
+    @classmethod
+    def given(cls, file: Path) -> Costs:
+        """What a file says that somebody named. Raises BadInput where it says nothing."""
+        known = _read(file)
+        if not known:
+            what = "this file says of no module what it costs" if file.exists() else "there is no such file"
+            remedy = (
+                "name a copy of ~/.cache/fitasks/costs.json, which every compile adds to; the same on every machine"
+            )
+            raise BadInput(f"{file}: {what}", remedy=remedy)
+        return cls(file, known)
 
     def of(self, kernel: Kernel) -> Cost:
         """What compiling this kernel will cost; the same module of another target or version is a good guess."""

@@ -65,6 +65,13 @@ class Pool:
                 self._turn.notify_all()
             return self.slots
 
+    def resize(self, slots: int) -> None:
+        """So many slots from now on, at least one."""
+        with self._turn:
+            self.free += max(1, slots) - self.slots
+            self.slots = max(1, slots)
+            self._turn.notify_all()
+
     @contextlib.contextmanager
     def _held(self, weight: float, count: int, tokens: int, stopping: Callable[[], bool]) -> Iterator[bool]:
         """Of make's tokens as many as are there, at least one: a `make -j1` will never have two."""

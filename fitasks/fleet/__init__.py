@@ -1,0 +1,1 @@
+"""Kernels that other machines compile for this one."""

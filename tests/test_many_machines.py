@@ -1,0 +1,107 @@
+"""The examples of docs/many-machines: each is what its tool takes, and together its machines compile everything once."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from fitasks.compile.pool.shards import Shard
+from tests.doit_project import ROOT
+
+EXAMPLES = ROOT / "docs" / "many-machines"
+SLURM, JOB, WORKFLOW = (EXAMPLES / name for name in ("slurm.sh", "kubernetes.yaml", "github-actions.yml"))
+
+
+def test_bash_and_shellcheck_take_the_slurm_script() -> None:
+    subprocess.run(["bash", "-n", SLURM], check=True)
+    shellcheck = shutil.which("shellcheck", path=f"{Path(sys.executable).parent}:{os.environ['PATH']}")
+    if not shellcheck:
+        pytest.skip("shellcheck isn't installed")
+    done = subprocess.run([shellcheck, SLURM], capture_output=True, text=True, check=False)
+    assert done.stdout == ""
+
+
+def test_kubernetes_takes_the_job() -> None:
+    validate = pytest.importorskip("kubernetes_validate")
+    validate.validate(loaded(JOB), validate.latest_version(), strict=True)
+
+
+def test_github_takes_the_workflow() -> None:
+    pytest.importorskip("check_jsonschema")
+    command = [sys.executable, "-m", "check_jsonschema", "--builtin-schema", "vendor.github-workflows", str(WORKFLOW)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
+
+
+def loaded(file: Path) -> dict[str, Any]:
+    found = yaml.safe_load(file.read_text())
+    assert isinstance(found, dict)
+    return found
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    """A directory with what the scripts want, and a fitasks that says what it was told, and where."""
+    (tmp_path / "dodo.py").touch()
+    (tmp_path / "kernels.yaml").touch()
+    fitasks = tmp_path / "bin" / "fitasks"
+    fitasks.parent.mkdir()
+    fitasks.write_text(f'#!/bin/sh\n[ -e kernels.yaml ] && echo "$*" >> {tmp_path}/told\n')
+    fitasks.chmod(0o755)
+    return tmp_path
+
+
+def run(command: list[Any], project: Path, **env: str) -> None:
+    path = f"{project / 'bin'}:{os.environ['PATH']}"
+    subprocess.run(command, cwd=project, env={"HOME": str(project), "PATH": path, **env}, check=True)
+
+
+def parts(project: Path) -> list[Shard]:
+    found = [re.fullmatch(r"run --shard (\S+)", line) for line in (project / "told").read_text().splitlines()]
+    return [Shard.of(one[1]) for one in found if one]
+
+
+def whole(count: int) -> list[Shard]:
+    return [Shard(number, count) for number in range(1, count + 1)]
+
+
+def test_the_tasks_of_the_slurm_array_have_all_parts(project: Path) -> None:
+    (numbers,) = re.findall(r"^#SBATCH --array=1-(\d+)$", SLURM.read_text(), re.MULTILINE)
+    for number in range(1, int(numbers) + 1):
+        run(["bash", SLURM], project, SLURM_ARRAY_TASK_ID=str(number), TMPDIR=str(project))
+    assert parts(project) == whole(int(numbers))
+    assert not list(project.glob("tmp.*")), "nothing is left where it compiled"
+
+
+def test_the_pods_of_the_job_have_all_parts(project: Path) -> None:
+    spec = loaded(JOB)["spec"]
+    (container,) = spec["template"]["spec"]["containers"]
+    for index in range(spec["completions"]):
+        run(container["command"], project, JOB_COMPLETION_INDEX=str(index))
+    assert parts(project) == whole(spec["completions"])
+
+
+def test_the_jobs_of_the_matrix_have_all_parts(project: Path) -> None:
+    job = loaded(WORKFLOW)["jobs"]["compile"]
+    numbers = job["strategy"]["matrix"]["shard"]
+    (line,) = (step["run"] for step in job["steps"] if "--shard" in step.get("run", ""))
+    for number in numbers:
+        values = {"matrix.shard": str(number), "strategy.job-total": str(len(numbers))}
+        command = " ".join(values.get(word, word) for word in re.split(r"\$\{\{ (\S+) \}\}", line))
+        run(["sh", "-ec", command.replace(" / ", "/")], project)
+    assert parts(project) == whole(len(numbers))
+
+
+def test_the_guide_names_every_example() -> None:
+    text = (ROOT / "docs" / "many-machines.md").read_text()
+    assert {name for _, name in re.findall(r"\]\((many-machines/(\S+))\)", text)} == {
+        one.name for one in EXAMPLES.iterdir()
+    }
