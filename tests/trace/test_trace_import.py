@@ -6,10 +6,15 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from fitasks.config.load import load_config
+from fitasks.graph.actions import import_files
+from fitasks.graph.session import Session
+from fitasks.trace.importing import Proposal
 from tests.doit_project import Project
 
 pytestmark = pytest.mark.usefixtures("torch")  # planning needs it
@@ -92,15 +97,13 @@ what this server waited for, each module by the process that waited longest:
 """
 
 
-def test_shown_written_and_then_nothing_more(project: Project) -> None:
+def test_written_and_then_nothing_more(project: Project) -> None:
     file: Path = project.root / "kernels.yaml"
     diff = "--- kernels.yaml\n+++ kernels.yaml (with the trace)\n@@ -2,3 +2,5 @@\n"
     context = "".join(f" {line}\n" for line in KERNELS.splitlines()[1:])
     plus = "".join(f"+{line}\n" for line in ADDED.splitlines())
     counts = "3 modules to add, 1 in kernels.yaml already, 1 not expressible\n" + REFUSED
     shown = diff + context + plus + counts + OUTSIDE
-    assert run(project, "show") == shown + "nothing written yet: kernels.yaml gets this with --write\n"
-    assert file.read_text() == KERNELS
     assert run(project, "check", status=1).startswith("kernels.yaml covers 1 of 5 requested modules; not\n")
     assert run(project, "write") == shown + "kernels.yaml written; `doit` compiles\n"
     assert file.read_text() == KERNELS + ADDED
@@ -110,3 +113,21 @@ def test_shown_written_and_then_nothing_more(project: Project) -> None:
     again = "0 modules to add, 4 in kernels.yaml already, 1 not expressible\n"
     assert run(project, "write") == again + REFUSED + OUTSIDE
     assert not (project.root / "ran").exists()
+
+
+@pytest.mark.parametrize("to_write", [False, True])
+def test_nothing_is_written_unless_it_is_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *, to_write: bool
+) -> None:
+    """What is proposed is given: to find it takes several plans."""
+    (tmp_path / "kernels.yaml").write_text(KERNELS)
+    (tmp_path / "trace.jsonl").write_text(json.dumps(HEAD | REQUESTS[0]))
+    proposal = Proposal(tmp_path / "kernels.yaml", KERNELS, KERNELS + ADDED, (), (), (), (), ())
+    monkeypatch.setattr("fitasks.trace.importing.propose", lambda *_: proposal)
+    plan = SimpleNamespace(config=load_config(tmp_path / "kernels.yaml"))
+    monkeypatch.setattr(Session, "plan", property(lambda _: plan))
+    import_files(Session(tmp_path), [tmp_path / "trace.jsonl"], to_write=to_write)
+    said = capsys.readouterr().out.splitlines()[-1]
+    sentences = ["nothing written yet: kernels.yaml gets this with --write", "kernels.yaml written; `doit` compiles"]
+    assert said == sentences[to_write]
+    assert proposal.file.read_text() == KERNELS + ADDED * to_write
