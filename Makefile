@@ -24,7 +24,7 @@ DOIT = $(if $(filter 0 false no off,$(SM90)),FITASKS_SM90=0) PATH="$(dir $(abspa
 NAMES = $(foreach word,$(subst ',,$(subst ",,$(K))),'$(word)')
 
 .DEFAULT_GOAL := kernels
-.PHONY: kernels check doctor env verify why list test test-bare test-image test-newest test-pythons lint clean reset
+.PHONY: kernels check doctor env verify why list test test-bare test-image test-newest test-pythons lint docs clean reset
 
 # Marked with +, so that `make -jN` of any version lends its tokens; but `make -n` shall do nothing.
 kernels: $(READY)
@@ -66,9 +66,14 @@ lint: $(READY)
 	@$(PYTHON) -m mypy --python-version 3.10 $(shell find fitasks/serving -name '*.py')
 	@$(PYTHON) -m bandit --quiet --configfile pyproject.toml --recursive fitasks bench dodo.py
 
+# The pages of docs/, README first, as a site in .site/; in an environment of its own, which has no torch.
+docs:
+	@$(if $(READY),$(MAKE) --no-print-directory .venv-docs/.made-for EXTRAS=docs VENV=.venv-docs)
+	@$(if $(READY),.venv-docs/bin/python,$(PYTHON)) -m mkdocs build
+
 # What fitasks itself made here; the compiled kernels stay (make reset removes those).
 clean:
-	rm -rf .venv .venv-* .fitasks .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf .venv .venv-* .site .fitasks .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
 # The environment is made, or brought up to date, only when pyproject.toml's text has changed. pip's own progress is for
 # a terminal; elsewhere a line every 30 s tells that something happens. Byte code is left to the first import: pip makes
