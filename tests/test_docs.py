@@ -98,3 +98,12 @@ def test_the_reference_has_every_key_of_kernels_yaml() -> None:
     entries = [schema, *(schema["$defs"][name] for name in ("ServingModel", "ModelModel", "StoreModel", "EntryModel"))]
     told = (ROOT / "docs/kernels-yaml.md").read_text()
     assert [key for entry in entries for key in entry["properties"] if f"`{key}`" not in told] == []
+
+
+def test_readmes_kernels_yaml_is_one(tmp_path: Path) -> None:
+    from fitasks.config.load import load_config
+
+    shown = next(token.content for token in tokens(README) if token.type == "fence" and token.info == "yaml")
+    (file := tmp_path / "kernels.yaml").write_text(shown)
+    labels = {kernel.label for kernel in load_config(file).kernels}
+    assert {"decode-bf16-d128", "prefill-fa2-bf16-d128", "prefill-fa3-bf16-d128"} <= labels
