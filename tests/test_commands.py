@@ -9,9 +9,11 @@ from typing import Any
 import pytest
 from doit.cmd_list import List as DoitList
 from doit.cmd_run import Run as DoitRun
+from doit.cmdparse import CmdOption, CmdParse
 
+from fitasks.base.errors import EnvironmentProblem
 from fitasks.graph import command
-from fitasks.graph.command import Default
+from fitasks.graph.command import Default, Run
 
 
 def executed(config: dict[str, Any], ours: Any, **params: Any) -> Any:
@@ -21,7 +23,7 @@ def executed(config: dict[str, Any], ours: Any, **params: Any) -> Any:
         return "doit's", given
 
     loader = SimpleNamespace(load_doit_config=lambda: config)
-    one = SimpleNamespace(loader=loader, reporters={}, task_list=[], sel_tasks=None)
+    one = SimpleNamespace(loader=loader, reporters={}, task_list=[], sel_tasks=None, threads=params.pop("threads", 0))
     return command._around(doits, ours)(one, **params)
 
 
@@ -53,6 +55,28 @@ def test_n_is_how_many_compilers_there_are(
     _, told = executed({"problem": "", "num_process": Default(16)}, command._run, **params)
     assert told["num_process"] == threads
     assert os.environ.get("MAX_JOBS") == jobs
+
+
+def test_what_others_compile_takes_threads_and_no_compilers_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "environ", {})
+    monkeypatch.setattr("fitasks.base.temporary.sweep", lambda *_: None)
+    params = {"num_process": 4, "par_type": "thread", "outfile": "f", "reporter": object()}
+    _, told = executed({"problem": "", "num_process": Default(16)}, command._run, threads=128, **params)
+    assert (told["num_process"], os.environ["MAX_JOBS"]) == (128, "4")
+    _, told = executed({"problem": "", "num_process": 2}, command._run, threads=128, **params | {"num_process": 0})
+    assert told["num_process"] == 128
+
+
+def test_an_empty_value_is_not_no_value() -> None:
+    """--shard "$PART" without PART would have each of twenty machines compile everything."""
+    run = Run(task_loader=SimpleNamespace(cmd_options=()), config={})
+    for words, asked in (([], {}), (["--shard", "", "page"], {"shard": ""}), (["page", "--workers="], {"workers": ""})):
+        params, args = CmdParse([CmdOption(one) for one in Run.cmd_options]).parse(words)
+        with pytest.raises(AttributeError):  # there are no tasks
+            run.execute(params, args)
+        assert run.asked == asked
+    with pytest.raises(EnvironmentProblem, match="--shard : not a part of the whole"):
+        command._divide(run, {}, shard="")
 
 
 @pytest.mark.parametrize(

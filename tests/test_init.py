@@ -75,6 +75,16 @@ def test_models_and_the_engine_that_is_installed(here: Path, tmp_path: Path, mon
     assert [request.engine for request in load_config(here / "kernels.yaml").models] == ["vllm", "vllm"]
 
 
+def test_two_models_of_one_name_are_two(here: Path, tmp_path: Path) -> None:
+    """And a letter that JSON would write as two halves stays one."""
+    paths = [model(tmp_path / name / "llama") for name in ("a", "b", "\N{LLAMA}")]
+    assert main(["init", "--target", "9.0a", "--engine", "vllm", *(f"--model={path}" for path in paths)]) == 0
+    found = load_config(here / "kernels.yaml").models
+    assert [(one.name, one.config) for one in found] == [
+        (f"llama{number}", str(path)) for number, path in zip(("", "-2", "-3"), paths, strict=True)
+    ]
+
+
 def test_a_trace_is_imported_by_the_task_that_does_it(here: Path) -> None:
     (here / "trace.jsonl").touch()
     asked: list[list[str]] = []

@@ -53,6 +53,11 @@ def model_name(path: str) -> str:
     return name if name[:1].isalpha() else f"model-{name}".rstrip("-")
 
 
+def _quoted(value: object) -> str:
+    """As YAML reads it: not with the two halves that JSON makes of a rare letter."""
+    return json.dumps(value, ensure_ascii=False)
+
+
 def _lines(start: Start) -> Iterator[str]:
     if start.schema:
         yield f"# yaml-language-server: $schema={start.schema}"
@@ -62,15 +67,15 @@ def _lines(start: Start) -> Iterator[str]:
     yield "serving:"
     yield f"  engine: {start.engine:<22}  # sglang, vllm or none: decides which cache directory is filled"
     if start.python:
-        yield f"  python: {json.dumps(start.python)}"
+        yield f"  python: {_quoted(start.python)}"
     yield ""
     yield "# GPU architectures, one cache each; exactly those that the server sees."
-    yield f"targets: {json.dumps(list(start.targets))}"
+    yield f"targets: {_quoted(list(start.targets))}"
     yield ""
     if start.models:
         yield "models:"
         for name, path in start.models.items():
-            yield f"  {name}: {{config: {json.dumps(path)}}}"
+            yield f"  {name}: {{config: {_quoted(path)}}}"
         yield ""
 
 

@@ -53,7 +53,7 @@ _SHARD = {
     "short": "",
     "long": "shard",
     "type": str,
-    "default": "",
+    "default": None,  # "" is a mistake: a variable that isn't set
     "help": "compile this machine's part of the kernels, e.g. 3/20: the third of twenty (fitasks)",
 }
 _SHARD_COSTS = {
@@ -61,7 +61,7 @@ _SHARD_COSTS = {
     "short": "",
     "long": "shard-costs",
     "type": str,
-    "default": "",
+    "default": None,
     "help": "divide by what kernels cost according to this costs.json, the same on every machine (fitasks)",
 }
 _WORKERS = {
@@ -69,7 +69,7 @@ _WORKERS = {
     "short": "",
     "long": "workers",
     "type": str,
-    "default": "",
+    "default": None,
     "help": "have kernels compiled by the workers of a Dask scheduler, e.g. tcp://scheduler:8786 (fitasks)",
 }
 # Each with the variable that it becomes.
@@ -119,14 +119,16 @@ class Run(_Helpful, DoitRun):  # type: ignore[misc]  # doit has no types
     name = "run"
     cmd_options = (*DoitRun.cmd_options, _NO_SM90, _FETCH_ONLY, *_VALUES)
     named = False  # whether tasks stand on the command line
-    asked: Mapping[str, str] = MappingProxyType({})  # values of options by name, "" where one isn't given
+    asked: Mapping[str, str] = MappingProxyType({})  # values of options by name, as far as they are given
+    threads = 0  # of doit's, for what others compile
 
     def execute(self, params: Any, args: list[str]) -> Any:
         for word, (variable, value) in _SWITCHES.items():
             if params[word[2:].replace("-", "_")] or word in args:
                 os.environ[variable] = value
         args = taken(params, [word for word in args if word not in _SWITCHES], _VALUES)
-        self.named, self.asked = bool(args), {str(one["name"]): params[one["name"]] for one in _VALUES}
+        given = {str(one["name"]): params[one["name"]] for one in _VALUES}
+        self.named, self.asked = bool(args), {name: value for name, value in given.items() if value is not None}
         with within_limits():
             return super().execute(params, args)
 
@@ -161,7 +163,7 @@ def _around(doits: Callable[..., Any], ours: Callable[..., Any]) -> Callable[...
     def execute(self: Any, *args: Any, **params: Any) -> Any:
         config = self.loader.load_doit_config()
         if "problem" not in config:
-            if any(_asked(self).values()):
+            if _asked(self):
                 print("--shard and --workers are for kernels, and this dodo.py has none", file=sys.stderr)  # noqa: T201
                 return 2
             return doits(self, *args, **params)
@@ -177,7 +179,7 @@ def _run(command: Any, config: dict[str, Any], doits: Callable[..., Any], params
     if obstacle := _obstacle(command, config["problem"], params):
         print(obstacle, file=sys.stderr)  # noqa: T201
         return 2
-    if not command.sel_tasks and any(_asked(command).values()):
+    if not command.sel_tasks and _asked(command):
         return 0  # more shards than kernels
     temporary.sweep()  # what killed runs left, also where this one needs nothing temporary
     temporary.sweep_files(Path(".fitasks"))
@@ -190,6 +192,7 @@ def _run(command: Any, config: dict[str, Any], doits: Callable[..., Any], params
     if params["num_process"] and not isinstance(params["num_process"], Default):
         os.environ["MAX_JOBS"] = str(params["num_process"])
         params["num_process"] = max(params["num_process"], config["num_process"])
+    params["num_process"] = max(params["num_process"], getattr(command, "threads", 0))
     return doits(**params)
 
 
@@ -211,7 +214,7 @@ def _obstacle(command: Any, problem: str, params: dict[str, Any]) -> str:
         tasks = {task.name: task for task in command.task_list}
         command.sel_tasks = resolved(command.sel_tasks or (), tasks)
         if isinstance(command, Run) and not problem:
-            _divide(command, tasks, params, **command.asked)
+            _divide(command, tasks, **command.asked)
     except UnknownName as error:  # kernels that nobody could plan are no tasks: why there are none is told
         return f"{error.name}: {problem}" if problem and not error.meant else str(error)
     except FitasksError as error:
@@ -225,17 +228,22 @@ def _asked(command: Any) -> Mapping[str, str]:
 
 
 def _divide(
-    command: Run, tasks: dict[str, Any], params: dict[str, Any], *, shard: str, shard_costs: str, workers: str
+    command: Run,
+    tasks: dict[str, Any],
+    *,
+    shard: str | None = None,
+    shard_costs: str | None = None,
+    workers: str | None = None,
 ) -> None:
     """Choose this machine's kernels, and who compiles. Raises EnvironmentProblem."""
-    if shard or shard_costs:
+    if shard is not None or shard_costs is not None:
         from fitasks.graph.shard import this_shard
 
         command.sel_tasks = this_shard(command.sel_tasks if command.named else (), tasks, shard, shard_costs)
-    if workers and command.sel_tasks:
+    if workers is not None and command.sel_tasks:
         from fitasks.graph.fleet import hire
 
-        params["num_process"] = max(params["num_process"], _THREADS * hire(workers))
+        command.threads = _THREADS * hire(workers)
 
 
 def _list(command: Any, config: dict[str, Any], doits: Callable[..., Any], params: dict[str, Any]) -> Any:

@@ -64,6 +64,7 @@ class Session:
     observers: list[Callable[[dict[str, Any]], None]] = field(default_factory=list)  # of the journal's events
     wanted: frozenset[str] | None = None  # labels of the kernels that this run is about; None: all
     fleet: Fleet | None = None  # who compiles for this run
+    prefetches: bool = True  # whether what stores elsewhere have is fetched before it is asked for
     _plan: Plan | None = None
     _judgements: dict[str, Judgement] = field(default_factory=dict)
     _builder: Builder | None = None
@@ -213,9 +214,9 @@ class Session:
         from fitasks.compile.runner import Runner
 
         stale = [kernel for kernel in self.plan.buildable() if self._is_stale(kernel)]
-        stored = self.stores.expect(stale, self.judges)
+        peak = max((self.costs.of(kernel).peak_rss for kernel in stale), default=1 << 30)  # a store may yet fail
+        stored = self.stores.expect(stale, self.judges) if self.prefetches else frozenset()
         stale = [kernel for kernel in stale if kernel.label not in stored]
-        peak = max((self.costs.of(kernel).peak_rss for kernel in stale), default=1 << 30)
         fifo = parent_fifo(os.environ)
         chosen = at_most(slots(self.jobs, peak_bytes=peak), make_jobs(os.environ) if fifo else None)
         make = MakeTokens(fifo) if fifo else None

@@ -18,17 +18,17 @@ if TYPE_CHECKING:
     from fitasks.compile.pool.shards import Division
 
 
-def this_shard(words: Sequence[str], tasks: Mapping[str, Any], shard: str, shard_costs: str) -> list[str]:
+def this_shard(words: Sequence[str], tasks: Mapping[str, Any], shard: str | None, shard_costs: str | None) -> list[str]:
     """Return the tasks of this machine's part of the kernels that the words name, of all without words.
 
     What comes after all kernels isn't among them, since no machine of these has all. Raises EnvironmentProblem.
     """
-    if not shard:
+    if shard is None:
         raise EnvironmentProblem("--shard-costs says by what to divide, and nothing is", remedy="add --shard 1/20")
     part = Shard.of(shard)
     labels = _labels(words, tasks)
     kernels = [kernel for kernel in current().kernels if kernel.label in labels]
-    division = divide(kernels, part.count, Costs.given(Path(shard_costs)).of if shard_costs else guess)
+    division = divide(kernels, part.count, Costs.given(Path(shard_costs)).of if shard_costs is not None else guess)
     tell(_told(part, division, len(kernels)))
     return [f"{PREFIX}{label}" for label in division.shards[part.number - 1]]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 import os
 import shutil
 import sys
@@ -85,7 +86,7 @@ def _start(root: Path, wanted: argparse.Namespace, ask: Callable[[str], str] | N
     if wanted.python and not shutil.which(wanted.python):
         raise EnvironmentProblem(f"{wanted.python} can't be run", remedy="name the server's interpreter")
     engine = wanted.engine or _engine(wanted.python, ask)
-    models = {model_name(os.path.abspath(path)): _model(root, path) for path in wanted.model}  # noqa: PTH100
+    models = _models(root, wanted.model)
     if models and engine == "none":
         raise EnvironmentProblem("which kernels a model needs depends on its engine", remedy="--engine sglang or vllm")
     python = os.path.abspath(shutil.which(wanted.python) or "") if wanted.python else ""  # noqa: PTH100 - links stay
@@ -120,6 +121,16 @@ def _targets(ask: Callable[[str], str] | None) -> list[str]:
     if ask and (said := ask(f"no GPU is visible here. The server's GPU architectures ({_KNOWN}): ")):
         return [said]
     raise EnvironmentProblem("no GPU is visible here, so targets must be named", remedy=f"--target 9.0a ({_KNOWN})")
+
+
+def _models(root: Path, paths: Sequence[str]) -> dict[str, str]:
+    """Return the models' paths by what they are called; a second `llama` is `llama-2`."""
+    models: dict[str, str] = {}
+    for path in paths:
+        name = model_name(os.path.abspath(path))  # noqa: PTH100 - a link's target may move
+        names = (name if number == 1 else f"{name}-{number}" for number in itertools.count(1))
+        models[next(one for one in names if one not in models)] = _model(root, path)
+    return models
 
 
 def _model(root: Path, path: str) -> str:

@@ -37,6 +37,7 @@ def _made(root: Path) -> Worker:
         session = Session.load(root)
     except FitasksError as error:
         session = Session(root, error)
+    session.prefetches = False  # the one who asks has looked, and orders what no store had
     worker = Worker(session)
     if not session.problem:
         builder = session.builder()

@@ -134,7 +134,7 @@ def test_what_is_no_part_is_refused(text: str, said: str) -> None:
 
 def test_costs_without_a_shard_are_refused() -> None:
     with pytest.raises(EnvironmentProblem, match="--shard-costs says by what to divide, and nothing is"):
-        this_shard([], {}, shard="", shard_costs="costs.json")
+        this_shard([], {}, shard=None, shard_costs="costs.json")
 
 
 OPTIONS = [{"name": "shard", "long": "shard"}, {"name": "costs", "long": "shard-costs"}]

@@ -109,7 +109,8 @@ def uvicorn(server: Any, trace: str) -> None:
     @functools.wraps(theirs)
     async def startup(self: Any, *args: Any, **kwargs: Any) -> Any:
         result = await theirs(self, *args, **kwargs)
-        quietly(fitasks_lines.write, trace, "uvicorn", "server", "answering")
+        if getattr(self, "started", False):  # not where the application failed to start
+            quietly(fitasks_lines.write, trace, "uvicorn", "server", "answering")
         return result
 
     server.Server.startup = startup
