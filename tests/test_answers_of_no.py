@@ -54,3 +54,11 @@ def test_where_nobody_can_answer(cache: Path, monkeypatch: pytest.MonkeyPatch) -
         actions.reset(yes=False)
     assert error.value.remedy == "doit reset --yes"
     assert cache.exists()
+
+
+@pytest.mark.parametrize(("limit", "days", "said"), [(-3, 30, "--limit -3 is less"), (20, -1, "--days -1 is less")])
+def test_less_than_nothing_is_no_limit(limit: int, days: int, said: str) -> None:
+    """It would empty the store."""
+    for remote in (False, True):
+        with pytest.raises(EnvironmentProblem, match=said):
+            actions.gc(limit, remote=remote, days=days)

@@ -8,8 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from fitasks.base.environment import home, missing_compilers, problems, refuse_unusable
+from fitasks.base.environment import home, missing_compilers, problems, refuse_unusable, switch
 from fitasks.base.errors import EnvironmentProblem
+from fitasks.compile.fetching import fetch_only
+from fitasks.plan.plan import cache_home
+from fitasks.store.elsewhere import requested
 
 HERE = {"HOME": "/home/x", "PATH": os.defpath}
 
@@ -85,3 +88,27 @@ def test_nvcc_takes_two_words_for_a_compiler_and_a_source(pip_toolkit: Path) -> 
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode
     assert "A single input file is required" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("word", "told"),
+    [("1", True), ("Yes", True), (" on ", True), ("0", False), ("false", False), ("NO", False), ("", None)],
+)
+def test_a_switch_is_yes_or_no(word: str, told: bool | None) -> None:
+    for default in (True, False):
+        assert switch({"X": word}, "X", default=default) is (default if told is None else told)
+        assert switch({}, "X", default=default) is default
+
+
+@pytest.mark.parametrize("word", ["maybe", "2", "tru"])
+def test_another_word_is_no_switch(word: str) -> None:
+    with pytest.raises(EnvironmentProblem, match=f"FITASKS_FETCH_ONLY={word!r} is neither yes nor no"):
+        fetch_only({"FITASKS_FETCH_ONLY": word})
+    with pytest.raises(EnvironmentProblem, match="FITASKS_STORE_PUSH"):
+        requested((), {"FITASKS_STORE": "/s", "FITASKS_STORE_PUSH": word})
+
+
+def test_a_relative_cache_home_is_ignored() -> None:
+    """As the XDG Base Directory Specification asks: commands would name a path that is another in each directory."""
+    assert cache_home({"HOME": "/home/me", "XDG_CACHE_HOME": "rel"}) == Path("/home/me/.cache")
+    assert cache_home({"HOME": "/home/me", "XDG_CACHE_HOME": "/big"}) == Path("/big")

@@ -85,7 +85,29 @@ def test_two_models_of_one_name_are_two(here: Path, tmp_path: Path) -> None:
     ]
 
 
-def test_a_trace_is_imported_by_the_task_that_does_it(here: Path) -> None:
+@pytest.mark.parametrize("name", ["kernels.yaml", "dodo.py"])
+def test_a_link_to_nowhere_is_no_file(here: Path, name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    (here / name).symlink_to("gone")
+    assert main(["init", "--target", "9.0a"]) == 2
+    assert f"{name} is a link to gone, which isn't there" in capsys.readouterr().err
+    assert [path.name for path in here.iterdir()] == [name]
+
+
+def test_beside_a_dodo_py_of_ones_own(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (here / "dodo.py").write_text("def task_mine(): ...\n")
+    assert main(["init", "--target", "9.0a"]) == 0
+    said = capsys.readouterr().out
+    assert "next: `fitasks list` shows" in said
+    assert "add `from fitasks.dodo import *` to dodo.py" in said
+
+
+def test_an_empty_word_is_a_mistake(capsys: pytest.CaptureFixture[str]) -> None:
+    for words in ([""], ["run", "--shard", ""], ["check", ""]):
+        assert main(words) == 2
+        assert "an empty word among the arguments" in capsys.readouterr().err
+
+
+def test_a_trace_is_imported_by_the_task_that_does_it(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (here / "trace.jsonl").touch()
     asked: list[list[str]] = []
 
@@ -94,6 +116,8 @@ def test_a_trace_is_imported_by_the_task_that_does_it(here: Path) -> None:
         return 1
 
     assert start.main(["--target", "9.0a", "--trace", "trace.jsonl"], doit) == 1
+    again = "kernels.yaml names no kernels yet; then: fitasks import_trace trace.jsonl --write"
+    assert again in capsys.readouterr().err
     assert asked == [["import_trace", "trace.jsonl", "--write"]]
     assert yaml.safe_load((here / "kernels.yaml").read_text())["kernels"] == {}
 

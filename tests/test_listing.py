@@ -56,7 +56,7 @@ def test_kernels_come_where_their_task_is_and_private_ones_nowhere() -> None:
 
 
 def test_what_keeps_all_from_being_built_is_said_in_their_place() -> None:
-    session = Session(Path(), EnvironmentProblem("no CUDA toolkit", remedy="pip install one"))
+    session = Session(Path(), EnvironmentProblem("no CUDA\n  toolkit", remedy="pip install\none"))
     assert listed(session, task("kernel", "build"))[:3] == [
         "build",
         "  nothing can be built: no CUDA toolkit",

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 # nvcc's -ccbin takes one word; the others stand at the beginning of ninja's commands, where several words are a
 # launcher and its compiler (jit/cpp_ext.py: build_cuda_cflags, generate_ninja_build_for_op).
+_YES, _NO = {"1", "true", "yes", "on"}, {"0", "false", "no", "off"}
 _COMPILERS = {"CC": "nvcc's -ccbin", "CXX": "the host compiler", "FLASHINFER_NVCC": "nvcc"}
 
 
@@ -34,6 +35,17 @@ def home(env: Mapping[str, str]) -> Path:
             "`import flashinfer` fails of that",  # jit/env.py, even where FLASHINFER_WORKSPACE_BASE is set
             remedy="set HOME to a directory that this user can write to, for doit and the server alike",
         ) from None
+
+
+def switch(env: Mapping[str, str], name: str, *, default: bool = False) -> bool:
+    """What a variable of ours says: yes or no; `default` where it is empty or missing. Raises EnvironmentProblem."""
+    word = env.get(name, "").strip().lower()
+    if not word:
+        return default
+    if word not in _YES | _NO:
+        problem = f"{name}={env[name]!r} is neither yes nor no"
+        raise EnvironmentProblem(problem, remedy=f"set {name} to 1 or 0, or not at all")
+    return word in _YES
 
 
 def refuse_unusable(env: Mapping[str, str]) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from fitasks.base.environment import switch
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -11,5 +13,5 @@ FETCH_ONLY = "FITASKS_FETCH_ONLY"  # what `doit --fetch-only` becomes (graph/com
 
 
 def fetch_only(env: Mapping[str, str]) -> bool:
-    """Return whether nothing is to be compiled: what no store has fails."""
-    return env.get(FETCH_ONLY, "") not in {"", "0"}
+    """Return whether nothing is to be compiled: what no store has fails. Raises EnvironmentProblem."""
+    return switch(env, FETCH_ONLY)

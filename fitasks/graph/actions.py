@@ -431,6 +431,9 @@ def gc(limit: int, remote: bool, days: int) -> None:
     from fitasks.ui.show import collected_line
     from fitasks.ui.store_table import removed_line
 
+    for name, number in (("--limit", limit), ("--days", days)):
+        if number < 0:
+            raise EnvironmentProblem(f"{name} {number} is less than nothing", remedy=f"{name} 0 keeps least")
     if remote:
         for one in _elsewhere(current()).remotes:
             _print(removed_line(one.url, one.clear(limit * 10**9, days)))

@@ -35,8 +35,8 @@ def overview(session: Session, tasks: Iterable[Any]) -> Iterator[str]:
 
 def _kernels(session: Session) -> Iterator[str]:
     if session.problem:
-        yield f"  nothing can be built: {session.problem.message}"
-        yield f"    remedy: {session.problem.remedy}"
+        yield f"  nothing can be built: {' '.join(session.problem.message.split())}"
+        yield f"    remedy: {' '.join(session.problem.remedy.split())}"
         return
     look = _judged if len(session.kernels) <= MOST else _seen
     yield from kernel_lines([look(session, kernel) for kernel in session.kernels])

@@ -58,6 +58,9 @@ class Main(DoitMain):  # type: ignore[misc]
 def main(words: Sequence[str] | None = None) -> int:
     """Do what the words of a command line say; the exit status."""
     words = sys.argv[1:] if words is None else words
+    if "" in words:
+        print("fitasks: an empty word among the arguments; is a variable not set?", file=sys.stderr)  # noqa: T201
+        return 2
     first = words[0] if words else ""
     if first in {"--help", "-h"}:
         print(_HELP.format(name="fitasks"), end="")  # noqa: T201

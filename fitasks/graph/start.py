@@ -40,13 +40,29 @@ def main(words: Sequence[str], doit: Callable[[list[str]], int]) -> int:
     except KeyboardInterrupt:  # at a question
         return 130
     print("\n".join(written))  # noqa: T201
-    return doit(["import_trace", *wanted.trace, "--write"]) if wanted.trace else 0
+    return _imported(wanted.trace, doit) if wanted.trace else 0
+
+
+def _imported(traces: Sequence[str], doit: Callable[[list[str]], int]) -> int:
+    """Write the entries of traces; where that fails, kernels.yaml is said to be still without."""
+    status = 130
+    try:
+        status = doit(["import_trace", *traces, "--write"])
+    finally:
+        if status:
+            again = f"fitasks import_trace {' '.join(traces)} --write"
+            print(f"fitasks init: kernels.yaml names no kernels yet; then: {again}", file=sys.stderr)  # noqa: T201
+    return status
 
 
 def begin(root: Path, wanted: argparse.Namespace, ask: Callable[[str], str] | None) -> list[str]:
     """Write kernels.yaml and dodo.py where they aren't; lines about it. Raises FitasksError, with nothing written."""
-    file = root / "kernels.yaml"
-    said = []
+    file, said = root / "kernels.yaml", []
+    for link in (file, root / "dodo.py"):
+        if link.is_symlink() and not link.exists():
+            raise EnvironmentProblem(
+                f"{link.name} is a link to {link.readlink()}, which isn't there", remedy="remove it"
+            )
     if file.exists():
         if any((wanted.target, wanted.model, wanted.trace, wanted.engine, wanted.python)):
             problem = f"{file.name} is there already; nothing was written"
@@ -58,9 +74,20 @@ def begin(root: Path, wanted: argparse.Namespace, ask: Callable[[str], str] | No
         write_atomic(root / ".fitasks" / SCHEMA.name, SCHEMA.read_text(encoding="utf-8"))
         said.append(_created(file, text, "which kernels, for which GPUs"))
     said.append(_created(root / "dodo.py", DODO, "doit's tasks"))
-    said.append("next: `doit list` shows the kernels and all tasks, `doit` compiles, `doit check` foretells the server")
+    name = "doit" if _is_ours(root / "dodo.py") else "fitasks"
+    said.append(f"next: `{name} list` shows the kernels and all tasks, `{name}` compiles, `{name} check` foretells")
+    if name == "fitasks":
+        said.append("for `doit` as well: add `from fitasks.dodo import *` to dodo.py")
     said.append('for version control: .fitasks/ is a cache; for a shell: eval "$(doit tabcompletion)" completes tasks')
     return said
+
+
+def _is_ours(dodo: Path) -> bool:
+    """Whether a dodo.py has our tasks."""
+    try:
+        return "fitasks.dodo" in dodo.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return False
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
+from fitasks.base.environment import switch
 from fitasks.cuda.architecture import capabilities
 
 if TYPE_CHECKING:
@@ -16,8 +17,8 @@ VARIABLE = "FITASKS_SM90"  # 0: as `sm90: false` in kernels.yaml; what `doit --n
 
 
 def wanted(config: Config) -> bool:
-    """By kernels.yaml, unless the environment says no."""
-    return config.sm90 and os.environ.get(VARIABLE) != "0"
+    """By kernels.yaml, unless the environment says no. Raises EnvironmentProblem."""
+    return switch(os.environ, VARIABLE, default=True) and config.sm90
 
 
 def left_out(config: Config, targets: Iterable[str]) -> bool:

@@ -258,8 +258,12 @@ def configuration(root: Path, *, file: str = "kernels.yaml") -> Config:
 
 
 def cache_home(env: Mapping[str, str]) -> Path:
-    """Where a user's caches lie: XDG_CACHE_HOME, or ~/.cache. Raises EnvironmentProblem where there is no home."""
-    return Path(env.get("XDG_CACHE_HOME") or home(env) / ".cache")
+    """Where a user's caches lie: XDG_CACHE_HOME, or ~/.cache. Raises EnvironmentProblem where there is no home.
+
+    A relative XDG_CACHE_HOME is to be ignored (XDG Base Directory Specification).
+    """
+    named = Path(env.get("XDG_CACHE_HOME", ""))
+    return named if named.is_absolute() else home(env) / ".cache"
 
 
 def targets_of(config: Config, server: Server) -> tuple[str, ...]:

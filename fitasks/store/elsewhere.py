@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from fitasks.base.environment import switch
 from fitasks.base.errors import EnvironmentProblem
 from fitasks.config.stores import StoreRequest, is_key, shortest, unusable
 from fitasks.store.local import SHARED, VARIABLE, words
@@ -23,7 +24,7 @@ def requested(configured: Iterable[StoreRequest], env: Mapping[str, str]) -> tup
     """
     configured = tuple(configured)
     keys = _keys(env) or tuple(dict.fromkeys(key for one in configured for key in one.trust))
-    push = env.get(PUSH, "") not in {"", "0"}
+    push = switch(env, PUSH)
     named = [StoreRequest(_usable(word), push, keys) for word in words(env) if word != SHARED]
     known = {shortest(one.url): one for one in configured}
     merged = [_merged(one, known.get(shortest(one.url))) for one in named]
