@@ -8,6 +8,7 @@ import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -17,7 +18,7 @@ from fitasks.base.files import create
 from fitasks.config.load import load_config
 from fitasks.config.schema import SCHEMA_FILE
 from fitasks.config.starter import model_name
-from fitasks.graph import session, start
+from fitasks.graph import actions, session, start
 from fitasks.graph.main import MAKEFILE, main, versions
 
 if TYPE_CHECKING:
@@ -260,3 +261,16 @@ class TestWhoseKernels:
     def test_a_directory_that_was_asked_for_is_meant(self, project: Callable[..., Path], here: Path) -> None:
         (here / "kernels.yaml").touch()
         assert project("--dir", "../checkout").name == "checkout"
+
+
+def test_a_project_without_kernels_says_so(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr("fitasks.graph.actions.current", lambda: SimpleNamespace(plan=Plan, runtime=None))
+    monkeypatch.setattr("fitasks.server.cudart_policy.apply", lambda *_: ())
+    actions.apply_cudart_policy()
+    assert "kernels.yaml names no kernels yet" in capsys.readouterr().out
+
+
+class Plan:
+    """One in which kernels.yaml has `kernels: {}`."""
+
+    kernels = ()

@@ -26,11 +26,18 @@ if TYPE_CHECKING:
     from fitasks.store.chain import Chain
 
 
+_NONE_YET = (
+    "kernels.yaml names no kernels yet: write them below `kernels:` (`doit ops`) or `models:`, or import a trace",
+)
+
+
 def apply_cudart_policy() -> None:
     """after the kernels: what `cudart:` in kernels.yaml asks for"""
     from fitasks.server.cudart_policy import apply
 
-    _say(apply(current().plan, current().runtime))
+    session = current()
+    _say(_NONE_YET if not session.plan.kernels else ())
+    _say(apply(session.plan, session.runtime))
 
 
 def cudart() -> None:
@@ -77,6 +84,7 @@ def check(json: str, trace: str, names: list[str]) -> None:
     damage = damaged(session.plan.server)
     if told := damage or notice(session.plan):
         _print(told)
+    _say(_NONE_YET if not session.plan.kernels else ())
     if json:
         write_verdicts(Path(json), verdicts, needed, others)
     if damage or (trace and not covers(session, Path(trace))) or not all(verdict.good for verdict in verdicts):
