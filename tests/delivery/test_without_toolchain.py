@@ -37,7 +37,7 @@ def test_check_tells_what_is_loaded_ahead_of_time(project: Project, workshop: Wo
     project.env["PYTHONPATH"] += f":{site}"
     lines = [" ".join(line.split()) for line in project.doit("check", status=1).splitlines()]
     assert lines[1].startswith("page ahead-of-time ")
-    assert lines[2].startswith("cascade would fail nothing to compile it with: ")
+    assert "cascade would fail nothing to compile it with: " in " ".join(lines)
     assert "Provided that" not in " ".join(lines)
     (project.root / "kernels.yaml").write_text(KERNELS.replace("  cascade:\n", ""))
     assert "1 of 1 kernel found" in project.doit("check")
