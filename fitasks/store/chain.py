@@ -1,7 +1,7 @@
 """This machine's store in front, then those elsewhere, in their order: the store that a run builds with.
 
-What is found elsewhere is fetched, compared with its receipt, put into the store here, and taken from there as ever.
-Where that can't be written, it is taken from where it arrived. Fetching begins for all kernels at once, as soon as it
+What is found elsewhere is fetched, compared with its receipt, put into the store here at once, and taken from there as
+ever. Where that can't be written, it is taken from where it arrived. Fetching begins for all kernels at once, as soon as it
 is known which are wanted, and goes on while others are compiled.
 """
 
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from fitasks.store.local import Store
     from fitasks.store.remote.loop import Loop
     from fitasks.store.remote.remote import Remote
-    from fitasks.store.remote.staging import Staging
 
 _ASKING = 32  # threads that ask: each has one kernel's questions
 _ARRIVING = 64  # kernels that are fetched at once; each has a directory open
@@ -42,7 +41,7 @@ class Chain:
     def __init__(self, local: Store, remotes: Sequence[Remote], loop: Loop, say: Callable[[str], None]) -> None:
         self.local, self.remotes = local, tuple(remotes)
         self._loop, self._say = loop, say
-        self._fetching: dict[tuple[str, str], Future[Staging]] = {}
+        self._fetching: dict[tuple[str, str], Future[Path]] = {}
         self._failed: dict[tuple[str, str], str] = {}  # why what was found couldn't be fetched
         self._lock = threading.Lock()
         self._room = asyncio.Semaphore(_ARRIVING)
@@ -122,18 +121,14 @@ class Chain:
     def _fetched(self, kernel: Kernel, judge: Judge) -> tuple[Path, Receipt] | None:
         for remote, receipt in self._places(kernel, judge):
             try:
-                staged = self._loop.wait(self._begin(remote, receipt))
+                place = self._loop.wait(self._begin(remote, receipt))
             except (Refused, Off, OSError) as error:
                 self._failed[remote.url, receipt.fingerprint] = str(error)
                 continue
-            self.local.put(kernel.name, staged.path, receipt)
-            if kept := self.local.find(kernel, judge):
-                staged.close()
-                return kept
-            return staged.path, receipt
+            return place, receipt
         return None
 
-    def _begin(self, remote: Remote, receipt: Receipt) -> Future[Staging]:
+    def _begin(self, remote: Remote, receipt: Receipt) -> Future[Path]:
         """Fetch a kernel, once."""
         with self._lock:
             key = remote.url, receipt.fingerprint
@@ -141,20 +136,31 @@ class Chain:
                 self._fetching[key] = self._loop.begin(self._fetch(remote, receipt))
             return self._fetching[key]
 
-    async def _fetch(self, remote: Remote, receipt: Receipt) -> Staging:
+    async def _fetch(self, remote: Remote, receipt: Receipt) -> Path:
+        """Return where a kernel is, once all of it is here: in this machine's own store, or else where it arrived.
+
+        Its directory stays locked all the while: nobody finds it half removed.
+        """
+        kept = self.local.root / receipt.name / receipt.fingerprint
         async with self._room:
-            staged = staging.staging(self.local.root, receipt.fingerprint)
+            staged = staging.staging(self.local, receipt.fingerprint)
             try:
-                await remote.fetch(receipt, staged.path)
+                if not await asyncio.to_thread(self.local.holds, kept, receipt.name):  # another process was quicker
+                    await remote.fetch(receipt, staged.path)
+                    await asyncio.to_thread(self.local.put, receipt.name, staged.path, receipt)
+                    if not await asyncio.to_thread(self.local.holds, kept, receipt.name):
+                        atexit.register(staged.close)
+                        return staged.path
             except Refused:
                 staged.close()
                 raise
-            finally:
+            except BaseException:
                 staged.release()
-        atexit.register(staged.close)
-        return staged
+                raise
+            staged.close()
+            return kept
 
-    async def _progress(self, begun: Sequence[Future[Staging]], found: Sequence[tuple[Remote, Receipt]]) -> None:
+    async def _progress(self, begun: Sequence[Future[Path]], found: Sequence[tuple[Remote, Receipt]]) -> None:
         """Say what is fetched, and while that takes long how much of it is here."""
         count, size = len(begun), sum(map(_bytes, (receipt for _, receipt in found))) / 1e6
         places = ", ".join(dict.fromkeys(remote.url for remote, _ in found))

@@ -168,13 +168,14 @@ class Store:
     @contextlib.contextmanager
     def _beside(self, place: Path) -> Iterator[Path]:
         """A scratch directory on the same file system; whatever is left of it afterwards is removed."""
-        self._make(place.parent)
+        self.make(place.parent)
         with temporary.directory("put", self.root) as scratch:
             yield scratch
 
-    def _make(self, directory: Path) -> None:
+    def make(self, directory: Path) -> None:
+        """Make a directory, and what lacks above it. Raises OSError."""
         if not directory.is_dir():
-            self._make(directory.parent)
+            self.make(directory.parent)
             directory.mkdir(mode=self._mode, exist_ok=True)
 
     @property

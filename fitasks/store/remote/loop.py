@@ -40,8 +40,8 @@ class Loop:
             try:
                 return begun.result(timeout=_PATIENCE)
             except concurrent.futures.TimeoutError:
-                if begun.done():
-                    raise
+                if begun.done():  # a moment ago
+                    return begun.result()
             if self._stopping():
                 begun.cancel()
                 raise Off("stopped")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import threading
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 _PATIENCE = 60.0  # seconds without an answer, where the store is all that the command is about
+_NO_PLACE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES}  # for this kernel, and the next as well
 _MOST_WRONG = 3  # kernels whose files weren't what they should be, before nothing more is fetched
 
 
@@ -109,7 +111,8 @@ class Remote:
                 self.reading.trip(f"{self._wrong} kernels were damaged, the last because {error}")
             raise
         except OSError as error:
-            self.reading.trip(f"what it has can't be kept here: {error.strerror}")
+            if error.errno in _NO_PLACE:
+                self.reading.trip(f"what it has can't be kept here: {error.strerror}")
             raise
         if self.push and (writer := self._may_write()):
             try:
