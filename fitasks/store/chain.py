@@ -1,8 +1,8 @@
 """This machine's store in front, then those elsewhere, in their order: the store that a run builds with.
 
 What is found elsewhere is fetched, compared with its receipt, put into the store here at once, and taken from there as
-ever. Where that can't be written, it is taken from where it arrived. Fetching begins for all kernels at once, as soon as it
-is known which are wanted, and goes on while others are compiled.
+ever. Where that can't be written, it is taken from where it arrived. Fetching begins for all kernels at once, as soon
+as it is known which are wanted, and goes on while others are compiled.
 """
 
 from __future__ import annotations

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
 import errno
+import functools
+import http.server
 import os
 import shutil
+import threading
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -75,7 +80,7 @@ def test_a_directory_in_which_a_kernel_arrives_is_locked_until_it_is_gone(
         second = staging.staging(store, receipt.fingerprint)
         seen.append((directory, second.path))
         second.close()
-        real(store, name, directory, found, *rest)  # type: ignore[arg-type]
+        real(store, name, directory, found, *rest)
 
     real = Store.put
     monkeypatch.setattr(Store, "put", put_as_ever)
@@ -95,9 +100,9 @@ def test_what_another_process_has_fetched_meanwhile_is_not_fetched_again(
     assert whole(chain._loop.wait(chain._begin(chain.remotes[0], receipt)), receipt)
 
 
-@pytest.mark.parametrize(("number", "off"), [(errno.ENOENT, False), (errno.ELOOP, False), (errno.ENOSPC, True)])
+@pytest.mark.parametrize("number", [errno.ENOENT, errno.ELOOP, errno.ENOSPC])
 def test_only_where_there_is_no_place_a_store_is_not_asked_again(
-    tmp_path: Path, share: Path, receipt: Receipt, monkeypatch: pytest.MonkeyPatch, number: int, off: bool
+    tmp_path: Path, share: Path, receipt: Receipt, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
     async def fails(*_: object) -> None:
         raise OSError(number, os.strerror(number))
@@ -106,12 +111,13 @@ def test_only_where_there_is_no_place_a_store_is_not_asked_again(
     chain = client.chain(request(share))
     monkeypatch.setattr(chain.remotes[0].reader, "files", fails)
     assert find(chain, receipt) is None
-    assert bool(chain.remotes[0].reading.reason) == bool(client.said) == off
+    assert bool(chain.remotes[0].reading.reason) == bool(client.said) == (number == errno.ENOSPC)
 
 
 def test_what_is_done_just_as_the_patience_ends_is_returned(monkeypatch: pytest.MonkeyPatch) -> None:
     begun: concurrent.futures.Future[int] = concurrent.futures.Future()
-    real, calls = begun.result, []
+    real = begun.result
+    calls: list[float] = []
 
     def late(timeout: float | None = None) -> int:
         if timeout is not None and not calls:
@@ -146,3 +152,61 @@ def test_where_others_may_write_nothing_arrives(tmp_path: Path, share: Path, rec
     assert whole(found[0], receipt)
     assert victim.read_text() == "precious"
     assert [one.name for one in left.iterdir()] == [f".{receipt.outputs['page.so'].sha256}.part"]
+
+
+@pytest.mark.parametrize("kind", ["link", "pipe"])
+def test_a_part_that_is_no_file_is_not_written_to(tmp_path: Path, share: Path, receipt: Receipt, kind: str) -> None:
+    left = tmp_path / "two" / ".fetch" / receipt.fingerprint
+    left.mkdir(parents=True)
+    part, victim = left / f".{receipt.outputs['page.so'].sha256}.part", tmp_path / "victim"
+    victim.write_text("precious")
+    part.symlink_to(victim) if kind == "link" else os.mkfifo(part)
+    client = Client(tmp_path / "two")
+    assert find(client.chain(request(share)), receipt) is None
+    assert victim.read_text() == "precious"
+    assert client.said == [], "another kernel may be fetched"
+
+
+# ---- files that arrive in several ways
+
+
+def test_two_equal_files_of_a_kernel_are_fetched_once(tmp_path: Path, share: Path) -> None:
+    found = stand_in(tmp_path / "built", files=3)
+    shutil.copy(tmp_path / "built" / "page_0.o", tmp_path / "built" / "page_1.o")
+    found = put(tmp_path, share, replace(found, outputs=found.outputs | {"page_1.o": found.outputs["page_0.o"]}))
+    client = Client(tmp_path / "two")
+    place = find(client.chain(request(share)), found)
+    assert place
+    assert whole(place[0], found)
+    assert client.said == []
+
+
+@pytest.mark.parametrize("left", [b"begin", b"\0" * 20_000, b"longer"])
+def test_what_a_killed_run_left_ends_no_store_that_knows_no_ranges(tmp_path: Path, share: Path, left: bytes) -> None:
+    found = put(tmp_path, share, stand_in(tmp_path / "built", size=40_000))
+    library = (tmp_path / "built" / "page.so").read_bytes()
+    known = {b"begin": library[:20_000], b"longer": library + b"x"}.get(left, left)
+    parts = tmp_path / "two" / ".fetch" / found.fingerprint
+    parts.mkdir(parents=True)
+    (parts / f".{found.outputs['page.so'].sha256}.part").write_bytes(known)
+    with simple(share) as url:
+        client = Client(tmp_path / "two")
+        place = find(client.chain(request(url)), found)
+    assert place
+    assert whole(place[0], found)
+    assert client.said == []
+
+
+@contextlib.contextmanager
+def simple(directory: Path) -> Iterator[str]:
+    """`python -m http.server`, which answers each request with all of a file."""
+
+    class Quiet(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, *_: object) -> None:
+            pass
+
+    handler = functools.partial(Quiet, directory=str(directory))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()

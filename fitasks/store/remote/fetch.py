@@ -6,9 +6,10 @@ import asyncio
 import contextlib
 import hashlib
 import os
-from typing import TYPE_CHECKING, Any
+import stat
+from typing import IO, TYPE_CHECKING, Any
 
-from fitasks.base.files import regular
+from fitasks.base.files import NotRegularError, copy_regular, regular
 from fitasks.store.remote import layout
 from fitasks.store.remote.manifest import files
 from fitasks.store.remote.trouble import Missing, Refused, Trouble
@@ -62,59 +63,99 @@ class Reader:
 
     async def files(self, receipt: Receipt, place: Path) -> None:
         """Lay all of a kernel's files into a directory. Raises Refused, Off, OSError."""
-        wanted = files(receipt)
         library = f"{receipt.name}.so"
-        await together([self._file(output, place / name, run=name == library) for name, output in wanted.items()])
+        same: dict[str, list[str]] = {}
+        for name, output in files(receipt).items():
+            same.setdefault(output.sha256, []).append(name)
+        wanted = [(receipt.outputs[names[0]], place / names[0], library in names) for names in same.values()]
+        await together([self._file(output, target, run=run) for output, target, run in wanted])
+        for first, *others in same.values():
+            for name in others:
+                await asyncio.to_thread(_copy, place / first, place / name)
 
     async def _file(self, output: Output, target: Path, *, run: bool) -> None:
         if _digest(target) == output.sha256:
             return
         part = target.with_name(f".{output.sha256}.part")
         async with self._room:
-            digest = await self.breaker.guard(self._arriving(output, part, target.name))
+            digest = await self.breaker.guard(self._arriving(output, part, target.name, 0o755 if run else 0o644))
         if digest != output.sha256:
             part.unlink(missing_ok=True)
             raise Refused(f"{target.name} isn't what its receipt says")
-        part.chmod(0o755 if run else 0o644)
         part.replace(target)
 
-    async def _arriving(self, output: Output, part: Path, name: str) -> str:
-        """Append what lacks of a file; its SHA-256. A transfer that breaks off goes on, if it got any further."""
-        digest = hashlib.sha256()
-        path = layout.at(layout.FILES, output.sha256)
-        with part.open("ab+") as stream:
-            have = _before(stream, digest, output.size)
-            while have < output.size:
-                begun = have
-                try:
-                    async for chunk in self.objects.chunks(path, have):
-                        have += len(chunk)
-                        if have > output.size:
-                            raise Refused(f"{name} is longer than its receipt says")
-                        stream.write(chunk)
-                        digest.update(chunk)
-                        self.breaker.moved(len(chunk))
-                except Missing:
-                    raise Refused(f"its file {name} is missing") from None
-                except Trouble:
-                    if have == begun:
-                        raise
-                    continue
-                if have < output.size:
-                    raise Refused(f"{name} is shorter than its receipt says")
-        return digest.hexdigest()
+    async def _arriving(self, output: Output, part: Path, name: str, mode: int) -> str:
+        """Write a file; its SHA-256. It goes on after what a killed run left, and where that fails, begins again."""
+        with _opened(part) as stream:
+            os.fchmod(stream.fileno(), mode)
+            if os.fstat(stream.fileno()).st_size:
+                with contextlib.suppress(Refused, Trouble):
+                    if (digest := await self._rest(output, stream, name)) == output.sha256:
+                        return digest
+                stream.truncate(0)
+            return await self._rest(output, stream, name)
+
+    async def _rest(self, output: Output, stream: IO[bytes], name: str) -> str:
+        """Append what lacks of a file. A transfer that breaks off goes on, if it got any further.
+
+        Where going on fails (a server that knows no ranges), all is asked for once more.
+        """
+        digest, have = _before(stream, output.size)
+        again = bool(have)  # whoever calls does that with what a killed run left
+        while have < output.size:
+            begun = have
+            try:
+                async for chunk in self.objects.chunks(layout.at(layout.FILES, output.sha256), have):
+                    have += len(chunk)
+                    if have > output.size:
+                        raise Refused(f"{name} is longer than its receipt says")
+                    stream.write(chunk)
+                    digest.update(chunk)
+                    self.breaker.moved(len(chunk))
+            except Missing:
+                raise Refused(f"its file {name} is missing") from None
+            except Trouble:
+                if have == begun and (again or not have):
+                    raise
+                if have == begun:
+                    stream.truncate(0)
+                    digest, have, again = hashlib.sha256(), 0, True
+                continue
+            if have < output.size:
+                raise Refused(f"{name} is shorter than its receipt says")
+        stream.flush()
+        return str(digest.hexdigest())
 
 
-def _before(stream: Any, digest: Any, size: int) -> int:
-    """Take up what a killed run has of a file, if that can be its beginning; how many bytes."""
-    stream.seek(0)
+def _opened(part: Path) -> IO[bytes]:
+    """Open a part of a file to append to: a regular file, and no link to one. Raises OSError."""
+    descriptor = os.open(
+        part, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o644
+    )
+    mode = os.fstat(descriptor).st_mode
+    if not stat.S_ISREG(mode):
+        os.close(descriptor)
+        raise NotRegularError(part, mode)
+    return os.fdopen(descriptor, "ab+")
+
+
+def _copy(source: Path, target: Path) -> None:
+    """Lay the same file under another name. Raises OSError."""
+    target.unlink(missing_ok=True)
+    copy_regular(source, target)
+
+
+def _before(stream: IO[bytes], size: int) -> tuple[Any, int]:
+    """Take up what a killed run has of a file, if that can be its beginning: its hash so far, and how many bytes."""
+    digest = hashlib.sha256()
     have = os.fstat(stream.fileno()).st_size
     if have > size:
         stream.truncate(0)
-        return 0
+        return digest, 0
+    stream.seek(0)
     while chunk := stream.read(1 << 20):
         digest.update(chunk)
-    return have
+    return digest, have
 
 
 def _digest(path: Path) -> str:
