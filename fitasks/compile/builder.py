@@ -221,7 +221,8 @@ class Builder:
         except (NotHealed, OSError):
             return None
         begun.end(kernel)
-        notes = {"adopted_from": receipt.flashinfer, "adopted": utc()}
+        fetched = {name: said for name, said in receipt.notes.items() if name == receipts.FETCHED}
+        notes = {"adopted_from": receipt.flashinfer, "adopted": utc()} | fetched
         flashinfer = self.runner.plan.server.version("flashinfer-python")
         return replace(healed, stamp=judge.stamp, flashinfer=flashinfer, target=kernel.target, notes=notes)
 

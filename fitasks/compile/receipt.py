@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 VERSION = 1
 NAME = "fitasks-receipt.json"
+FETCHED = "fetched"  # the note of a kernel from a store elsewhere: the public key that vouched for it, or "unsigned"
 
 _LISTS = ("needed", "undefined", "architectures")
 

@@ -36,7 +36,7 @@ from fitasks.plan.plan import Plan, cache_home, configuration, make_plan
 from fitasks.plan.server import Server, find_server
 from fitasks.plan.unbuildable import unbuildable
 from fitasks.plan.unbuilt import plan_unbuilt
-from fitasks.store.elsewhere import requested
+from fitasks.store.elsewhere import requested, trusted
 from fitasks.store.local import Store
 
 if TYPE_CHECKING:
@@ -192,7 +192,8 @@ class Session:
         def say(text: str) -> None:  # whoever shows the run comes later
             self.say(text)
 
-        return Chain(self.store, [Remote(one, loop, os.environ, say) for one in requests], loop, say)
+        keys = {*trusted(os.environ), *(key for one in requests for key in one.trust)}
+        return Chain(self.store, [Remote(one, loop, os.environ, say, keys) for one in requests], loop, say, keys)
 
     def builder(self) -> Builder:
         """What builds; the first call, of whichever thread, opens the pool of compiler slots."""

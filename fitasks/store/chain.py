@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from fitasks.store.remote import staging
 from fitasks.store.remote.manifest import files
+from fitasks.store.remote.origin import Trust, noted
 from fitasks.store.remote.trouble import Off, Refused
 
 if TYPE_CHECKING:
@@ -38,8 +39,18 @@ _EVERY = 10.0  # seconds between two lines that say how far that is
 class Chain:
     """A KernelStore (compile/builder.py). Trouble with any store is the same as "not there"."""
 
-    def __init__(self, local: Store, remotes: Sequence[Remote], loop: Loop, say: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        local: Store,
+        remotes: Sequence[Remote],
+        loop: Loop,
+        say: Callable[[str], None],
+        keys: Iterable[str] = (),
+    ) -> None:
+        """`keys`: further ones that are trusted. Where any is, it counts for what was fetched earlier, too."""
         self.local, self.remotes = local, tuple(remotes)
+        self._trust = Trust.of((one.request for one in self.remotes), keys)
+        self._complained = False
         self._loop, self._say = loop, say
         self._fetching: dict[tuple[str, str], Future[Path]] = {}
         self._failed: dict[tuple[str, str], str] = {}  # why what was found couldn't be fetched
@@ -52,7 +63,7 @@ class Chain:
 
     def find(self, kernel: Kernel, judge: Judge) -> tuple[Path, Receipt] | None:
         """A kernel all of whose inputs are what they are now, with its files whole: here, or fetched."""
-        return self.local.find(kernel, judge) or self._fetched(kernel, judge)
+        return self._here(kernel, judge) or self._fetched(kernel, judge)
 
     def take(self, place: Path, receipt: Receipt, directory: Path) -> None:
         """Lay its files, but not the receipt, into a directory. Raises OSError."""
@@ -70,7 +81,7 @@ class Chain:
 
     def explain(self, kernel: Kernel, judge: Judge, judged: Judgement) -> list[str]:
         """Return, of a kernel that isn't fresh, where it is, or what keeps it from being taken."""
-        here = self.local.explain(kernel, judge, judged)
+        here = self.local.explain(kernel, judge, judged, self._taken)
         if any(line.startswith("will be adopted") for line in here) or judged.verdict != "stale":
             return here
         return here + [line for remote in self.remotes if (line := self._explained(remote, kernel, judge))]
@@ -82,12 +93,36 @@ class Chain:
             return f"not taken from {remote.url}: {why}"
         return f"in the store {remote.url}: compiled for FlashInfer {receipt.flashinfer}, all inputs equal"
 
+    def _here(self, kernel: Kernel, judge: Judge) -> tuple[Path, Receipt] | None:
+        if not (found := self._held(kernel, judge)):
+            return None
+        place, receipt = found
+        kept = self.local.fetched(place)
+        return place, receipt if kept is None else noted(receipt, kept)
+
+    def _held(self, kernel: Kernel, judge: Judge) -> tuple[Path, Receipt] | None:
+        """What is in this machine's own store, compiled here or vouched for; the first that is passed over is said."""
+        return self.local.find(kernel, judge, self._taken_or_said)
+
+    def _taken(self, place: Path, receipt: Receipt) -> bool:
+        return self._trust.takes(self.local.fetched(place), receipt)
+
+    def _taken_or_said(self, place: Path, receipt: Receipt) -> bool:
+        if self._taken(place, receipt):
+            return True
+        with self._lock:
+            first, self._complained = not self._complained, True
+        if first:
+            why = "it was fetched earlier, and no key that is trusted now has signed it"
+            self._say(f"{place} is not taken: {why}; further ones are told by `doit why` alone")
+        return False
+
     # ---- what a run asks beforehand
 
     def expect(self, kernels: Iterable[Kernel], judges: Mapping[str, Judge]) -> frozenset[str]:
         """Return the labels of those kernels that need no compile, and begin to fetch what isn't here."""
         kernels = list(kernels)
-        wanted = [kernel for kernel in kernels if not self.local.find(kernel, judges[kernel.target])]
+        wanted = [kernel for kernel in kernels if not self._held(kernel, judges[kernel.target])]
         here = frozenset(kernel.label for kernel in kernels) - {kernel.label for kernel in wanted}
         found = self.where(wanted, judges)
         if found:
@@ -112,7 +147,7 @@ class Chain:
     def holding(self, kernels: Iterable[Kernel], judges: Mapping[str, Judge]) -> dict[str, str]:
         """Return the place of the store that has each of these kernels, by label; those that none has are left out."""
         kernels = list(kernels)
-        here = {one.label: str(self.local.root) for one in kernels if self.local.find(one, judges[one.target])}
+        here = {one.label: str(self.local.root) for one in kernels if self._held(one, judges[one.target])}
         there = self.where((one for one in kernels if one.label not in here), judges)
         return here | {label: remote.url for label, (remote, _) in there.items()}
 
@@ -125,7 +160,7 @@ class Chain:
             except (Refused, Off, OSError) as error:
                 self._failed[remote.url, receipt.fingerprint] = str(error)
                 continue
-            return place, receipt
+            return place, noted(receipt, remote.origin(receipt))
         return None
 
     def _begin(self, remote: Remote, receipt: Receipt) -> Future[Path]:
@@ -145,10 +180,11 @@ class Chain:
         async with self._room:
             staged = staging.staging(self.local, receipt.fingerprint)
             try:
-                if not await asyncio.to_thread(self.local.holds, kept, receipt.name):  # another process was quicker
+                if not await asyncio.to_thread(self._keeps, kept, receipt):  # another process was quicker
                     await remote.fetch(receipt, staged.path)
-                    await asyncio.to_thread(self.local.put, receipt.name, staged.path, receipt)
-                    if not await asyncio.to_thread(self.local.holds, kept, receipt.name):
+                    origin = remote.origin(receipt)
+                    await asyncio.to_thread(self.local.put, receipt.name, staged.path, receipt, origin)
+                    if not await asyncio.to_thread(self._keeps, kept, receipt):
                         atexit.register(staged.close)
                         return staged.path
             except Refused:
@@ -159,6 +195,9 @@ class Chain:
                 raise
             staged.close()
             return kept
+
+    def _keeps(self, place: Path, receipt: Receipt) -> bool:
+        return self.local.holds(place, receipt.name) and self._taken(place, receipt)
 
     async def _progress(self, begun: Sequence[Future[Path]], found: Sequence[tuple[Remote, Receipt]]) -> None:
         """Say what is fetched, and while that takes long how much of it is here."""

@@ -23,7 +23,7 @@ def requested(configured: Iterable[StoreRequest], env: Mapping[str, str]) -> tup
     trusts, so that a machine whose kernels.yaml asks for signatures doesn't stop asking because of a variable.
     """
     configured = tuple(configured)
-    keys = _keys(env) or tuple(dict.fromkeys(key for one in configured for key in one.trust))
+    keys = trusted(env) or tuple(dict.fromkeys(key for one in configured for key in one.trust))
     push = switch(env, PUSH)
     named = [StoreRequest(_usable(word), push, keys) for word in words(env) if word != SHARED]
     known = {shortest(one.url): one for one in configured}
@@ -50,7 +50,8 @@ def _usable(word: str) -> str:
     return word
 
 
-def _keys(env: Mapping[str, str]) -> tuple[str, ...]:
+def trusted(env: Mapping[str, str]) -> tuple[str, ...]:
+    """Return the keys of FITASKS_STORE_TRUST. Raises EnvironmentProblem."""
     keys = tuple(env.get(TRUST, "").replace(",", " ").split())
     if wrong := next((key for key in keys if not is_key(key)), ""):
         raise EnvironmentProblem(

@@ -1,6 +1,6 @@
 """Finished kernels by content, so that a FlashInfer upgrade compiles only what it changed.
 
-    <store>/<module>/<fingerprint>/   fitasks-receipt.json, the .so, its objects
+    <store>/<module>/<fingerprint>/   fitasks-receipt.json, the .so, its objects; fitasks-fetched (remote/origin.py)
 
 A module has one directory for everything that it was once compiled from. It is adopted if the commands and tools of
 its receipt are today's, and every input, source or header, has the same contents now. (As with any compiler cache, a
@@ -32,7 +32,7 @@ from fitasks.compile.ninja.ninja import DEPS, LOG
 from fitasks.plan.plan import cache_home
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
     from pathlib import Path
 
     from fitasks.compile.judge.freshness import Judge
@@ -42,6 +42,8 @@ if TYPE_CHECKING:
 
 DEFAULT_LIMIT = 20 * 10**9  # bytes
 _LOGS = {LOG, DEPS}
+FETCHED = "fitasks-fetched"
+_MOST_SAID = 1 << 25  # bytes of that file
 VARIABLE, SHARED = "FITASKS_STORE", "shared"
 
 
@@ -84,10 +86,13 @@ class Store:
         """What helps where it is refused."""
         return f"make it yours alone (chown, chmod go-w), or set {VARIABLE}={SHARED} to load what others put there"
 
-    def put(self, name: str, directory: Path, receipt: Receipt) -> None:
-        """Keep a module whose files lie in `directory`, in place of an entry that is damaged."""
+    def put(self, name: str, directory: Path, receipt: Receipt, fetched: bytes | None = None) -> None:
+        """Keep a module whose files lie in `directory`, in place of an entry that is damaged.
+
+        `fetched` says where it comes from, unless it was made here: that takes the place of what was fetched.
+        """
         place = self.root / name / receipt.fingerprint
-        if self.refusal or self.holds(place, name):
+        if self.refusal or (self.fetched(place) in {None, fetched} and self.holds(place, name)):
             return
         with contextlib.suppress(OSError), self._beside(place) as scratch:
             new = scratch / "new"
@@ -95,6 +100,8 @@ class Store:
             for output in set(receipt.outputs) - _LOGS:
                 copy_regular(directory / output, new / output)
             (new / receipts.NAME).write_text(receipts.to_json(receipt))
+            if fetched is not None:
+                (new / FETCHED).write_bytes(fetched)
             if os.path.lexists(place):
                 place.rename(scratch / "damaged")
             new.rename(place)
@@ -102,31 +109,46 @@ class Store:
     def share(self, directory: Path, receipt: Receipt) -> None:
         """Nobody else has this store."""
 
-    def find(self, kernel: Kernel, judge: Judge) -> tuple[Path, Receipt] | None:
-        """A stored kernel all of whose inputs are what they are now, with its files whole."""
+    def find(
+        self, kernel: Kernel, judge: Judge, taken: Callable[[Path, Receipt], bool] = lambda *_: True
+    ) -> tuple[Path, Receipt] | None:
+        """A stored kernel all of whose inputs are what they are now, with its files whole, and that is `taken`."""
         for place, receipt in self._candidates(kernel):
-            if not judge.differences(kernel, receipt) and _whole(place, receipt):
+            if not judge.differences(kernel, receipt) and taken(place, receipt) and _whole(place, receipt):
                 return place, receipt
         return None
+
+    def fetched(self, place: Path) -> bytes | None:
+        """What is said of an entry that was fetched; None of one that was made here."""
+        file = place / FETCHED
+        if not os.path.lexists(file):
+            return None
+        with contextlib.suppress(OSError), regular(file, follow=False) as stream:
+            return stream.read(_MOST_SAID)
+        return b""
 
     def _nearest(self, kernel: Kernel, judge: Judge) -> tuple[Receipt, list[Reason]] | None:
         """The stored kernel that differs least from what is wanted, and in what; None where there is none."""
         found = [(receipt, judge.differences(kernel, receipt)) for _, receipt in self._candidates(kernel)]
         return min(found, key=lambda pair: len(pair[1]), default=None)
 
-    def explain(self, kernel: Kernel, judge: Judge, judged: Judgement) -> list[str]:
+    def explain(
+        self, kernel: Kernel, judge: Judge, judged: Judgement, taken: Callable[[Path, Receipt], bool] = lambda *_: True
+    ) -> list[str]:
         """Return, of a kernel without a receipt, whether it can be adopted, and if not, what keeps it from that."""
         if not judged.reasons or judged.reasons[0].kind not in {"new", "elsewhere", "incomplete", "failed"}:
             return []
         if (refusal := self.refusal) and (self.root / kernel.name).is_dir():
             return [f"not adopted from {self.root}: {refusal}"]
-        if found := self.find(kernel, judge):
+        if found := self.find(kernel, judge, taken):
             return [f"will be adopted: compiled for FlashInfer {found[1].flashinfer}, all inputs equal"]
         if not (nearest := self._nearest(kernel, judge)):
             return []
         receipt, reasons = nearest
         more = f" and {len(reasons) - 1} more" if len(reasons) > 1 else ""
-        why = f"{reasons[0]}{more}" if reasons else "its files in the store are damaged"
+        whole = self.find(kernel, judge)
+        unused = "no key that is trusted has signed it" if whole else "its files in the store are damaged"
+        why = f"{reasons[0]}{more}" if reasons else unused
         return [f"not adopted from FlashInfer {receipt.flashinfer}: {why}"]
 
     def _candidates(self, kernel: Kernel) -> Iterator[tuple[Path, Receipt]]:

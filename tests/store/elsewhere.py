@@ -11,7 +11,7 @@ from fitasks.compile.ninja.ninja import DEPS, LOG
 from fitasks.compile.receipt import Output, Receipt
 from fitasks.config.stores import StoreRequest
 from fitasks.store.chain import Chain
-from fitasks.store.local import Store
+from fitasks.store.local import FETCHED, Store
 from fitasks.store.remote.breaker import BUDGET
 from fitasks.store.remote.loop import Loop
 from fitasks.store.remote.remote import Remote
@@ -107,5 +107,6 @@ def find(chain: Chain, receipt: Receipt) -> tuple[Path, Receipt] | None:
 def whole(place: Path, receipt: Receipt) -> bool:
     """Whether a directory has every file of a kernel but ninja's logs, as it was built."""
     found = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in place.iterdir()}
-    found.pop(receipts.NAME, None)
+    for beside in (receipts.NAME, FETCHED):
+        found.pop(beside, None)
     return found == {name: one.sha256 for name, one in receipt.outputs.items() if name not in {LOG, DEPS}}

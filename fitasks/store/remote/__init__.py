@@ -6,6 +6,7 @@ In the order of imports:
     layout      which object is called what, and how large it may be
     keys        ed25519: made, read, signs, verifies
     manifest    a receipt, and who vouches for it: believed or refused
+    origin      beside a fetched kernel: whence it came, and whose word for it is taken
     objects     one store's objects, through obstore
     breaker     how long a run waits for a store in all, before it goes on without
     loop        the thread that all of this runs in

@@ -14,6 +14,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from fitasks.base.border import is_name
+from fitasks.base.errors import EnvironmentProblem
 from fitasks.base.files import is_plain_name
 from fitasks.compile import receipt as receipts
 from fitasks.compile.ninja.ninja import DEPS, LOG
@@ -72,6 +73,15 @@ def signed_by(data: bytes) -> str:
     """Return the public key that a manifest names; nothing is verified. "" where it names none."""
     words = data[len(_FIRST) :].partition(b"\n")[0].split(b" ")
     return f"ed25519:{words[1].decode(errors='replace')}" if words[0] == b"ed25519" and len(words) == 3 else ""
+
+
+def signer_in(data: bytes, receipt: Receipt) -> str:
+    """Return the public key whose signature in a manifest holds for this receipt; "" where none does."""
+    key = signed_by(data)
+    try:
+        return key if key and believed(data, receipt.fingerprint, (key,), receipt.name) == receipt else ""
+    except (Refused, EnvironmentProblem):
+        return ""
 
 
 def _vouched(vouched: bytes, body: bytes, trust: Collection[str]) -> None:

@@ -7,7 +7,7 @@ import threading
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from fitasks.base.errors import EnvironmentProblem, FitasksError
-from fitasks.store.remote import layout
+from fitasks.store.remote import layout, origin
 from fitasks.store.remote.breaker import Breaker
 from fitasks.store.remote.fetch import Reader
 from fitasks.store.remote.keys import signer_of
@@ -18,7 +18,7 @@ from fitasks.store.remote.shelf import clear, shelf
 from fitasks.store.remote.trouble import Missing, Off, Refused
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Mapping
+    from collections.abc import Callable, Coroutine, Iterable, Mapping
     from pathlib import Path
 
     from fitasks.compile.judge.freshness import Judge
@@ -45,8 +45,17 @@ class Remote:
     Only where the store is all that a command is about, it is an error.
     """
 
-    def __init__(self, request: StoreRequest, loop: Loop, env: Mapping[str, str], say: Callable[[str], None]) -> None:
-        self.url, self.push, self.trust = request.url, request.push, request.trust
+    def __init__(
+        self,
+        request: StoreRequest,
+        loop: Loop,
+        env: Mapping[str, str],
+        say: Callable[[str], None],
+        trusted: Iterable[str] = (),
+    ) -> None:
+        """`trusted`: the keys of all stores, which may vouch for what is put there."""
+        self.request, self.url, self.push, self.trust = request, request.url, request.push, request.trust
+        self._trusted = {*request.trust, *trusted}
         self._loop, self._env, self._say = loop, env, say
         self.reading = Breaker(lambda why: self._say(f"store {self.url}: {why}; it isn't asked again in this run"))
         self.writing = Breaker(lambda why: self._say(f"store {self.url}: {why}; nothing more is put there in this run"))
@@ -54,6 +63,7 @@ class Remote:
         self.reader = Reader(self.objects, self.reading)
         self._writer: Writer | None = None
         self._known: dict[str, tuple[list[Receipt], list[str]]] = {}
+        self._manifests: dict[str, bytes] = {}  # by fingerprint: those that are believed
         self._wrong = 0
         self._complained = False
         self._lock = threading.Lock()
@@ -88,6 +98,7 @@ class Remote:
         for fingerprint, data in manifests:
             try:
                 receipts.append(believed(data, fingerprint, self.trust, name))
+                self._manifests[fingerprint] = data
             except (Refused, FitasksError) as error:
                 refusals.append(self._refuse(name, " ".join(str(error).split())))
         return receipts, refusals
@@ -99,6 +110,10 @@ class Remote:
         if first:
             self._say(f"store {self.url}: {name} is not taken: {why}; further ones are told by `doit why` alone")
         return why
+
+    def origin(self, receipt: Receipt) -> bytes:
+        """Return what is kept beside a kernel that was found here."""
+        return origin.text(self.url, self._manifests.get(receipt.fingerprint, b""))
 
     async def fetch(self, receipt: Receipt, place: Path) -> None:
         """Lay a kernel's files into a directory. Raises Refused, Off, OSError."""
