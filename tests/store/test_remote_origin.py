@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from fitasks.compile.receipt import Receipt
+    from tests.workshop import Workshop
 
 pytest.importorskip("cryptography")
 pytest.importorskip("obstore")
@@ -113,3 +114,44 @@ def test_why_tells_that_nobody_vouches_for_it(tmp_path: Path, receipt: Receipt) 
     chain = client.chain(request(tmp_path / "share", trust=(public,)))
     told = chain.explain(wanted, wanted, judgement("stale", [Reason("new", "never built")]))  # type: ignore[arg-type]
     assert told == ["not adopted from FlashInfer 0.7.4: no key that is trusted has signed it"]
+
+
+# ---- where it would be put elsewhere
+
+
+def test_what_was_fetched_is_only_put_elsewhere_where_a_trusted_key_vouches_for_it(
+    tmp_path: Path, receipt: Receipt
+) -> None:
+    put(tmp_path, receipt, "plain")
+    ours, own = put(tmp_path, receipt, "signed", "ours"), keys.make(tmp_path / "own.pem").public
+    env = {keys.VARIABLE: str(tmp_path / "own.pem")}
+    to = tmp_path / "to"
+    for source, trust, sent in (
+        ("plain", (), None),
+        ("signed", (), None),
+        ("signed", (own,), None),
+        ("signed", (ours,), 3000),
+    ):
+        found = find(Client(tmp_path / f"home-{source}").chain(request(tmp_path / source)), receipt)
+        assert found
+        client = Client(tmp_path / "pusher")
+        assert client.remote(request(to, push=True, trust=trust), env).share(*found) == sent, (source, trust)
+        told = f"store {to}: page is not put there: it was fetched from a store, and no key that is trusted here"
+        assert [line.startswith(told) for line in client.said] == [True] * (sent is None)
+        assert bool(list(to.glob("v1/kernels/*/*"))) == (sent is not None)
+    found = find(Client(tmp_path / "home-plain").chain(request(tmp_path / "plain")), receipt)
+    assert found
+    again = Client(tmp_path / "pusher")
+    assert again.remote(request(tmp_path / "plain", push=True), env).share(*found) == 0, "it is there already"
+    assert again.said == []
+
+
+def test_a_kernel_that_was_adopted_keeps_the_note(shop: Workshop, tmp_path: Path) -> None:
+    share = tmp_path / "share"
+    for home, note in (("one", None), ("two", "unsigned"), ("two", "unsigned")):
+        shop.store = Client(tmp_path / home).chain(request(share, push=True))  # type: ignore[assignment]
+        shop.build(shop.kernel())
+        found = receipts.read(shop.kernel())
+        assert found
+        assert found.notes.get(receipts.FETCHED) == note
+        shutil.rmtree(shop.kernel().build_dir)

@@ -19,6 +19,7 @@ from fitasks.store.remote.manifest import believed, files, text
 from fitasks.store.remote.trouble import Missing, Refused
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
     from pathlib import Path
 
     from fitasks.compile.receipt import Output, Receipt
@@ -39,7 +40,7 @@ class Writer:
     async def push(self, receipt: Receipt, directory: Path) -> int:
         """Write a kernel whose files lie in a directory; how many bytes of files were sent. Raises Refused, Off."""
         sent = 0
-        if not await self._has(receipt):
+        if not await self._has(receipt, (self.signer.public,) if self.signer else ()):
             first, *others = files(receipt).items()  # the smallest alone: it tells whether the store takes anything
             sent = await self._file(first[1], directory / first[0])
             sent += sum(await together([self._file(output, directory / name) for name, output in others]))
@@ -53,10 +54,13 @@ class Writer:
         if time.time() - await self._written(path) > DAY:
             await self._put(path, b"")
 
-    async def _has(self, receipt: Receipt) -> bool:
-        """Return whether this kernel is there, and signed by this key if there is one."""
+    async def has(self, receipt: Receipt) -> bool:
+        """Return whether this kernel is there, whoever has signed it. Raises Off."""
+        return await self._has(receipt, ())
+
+    async def _has(self, receipt: Receipt, trust: Collection[str]) -> bool:
+        """Return whether this kernel is there, and signed by one of these keys if there are any."""
         path = layout.at(layout.KERNELS, receipt.fingerprint)
-        trust = (self.signer.public,) if self.signer else ()
         try:
             data = await self.breaker.guard(self.objects.get(path, layout.MANIFEST_BYTES))
             there = believed(data, receipt.fingerprint, trust)

@@ -7,6 +7,7 @@ import threading
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from fitasks.base.errors import EnvironmentProblem, FitasksError
+from fitasks.compile import receipt as receipts
 from fitasks.store.remote import layout, origin
 from fitasks.store.remote.breaker import Breaker
 from fitasks.store.remote.fetch import Reader
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from fitasks.store.remote.shelf import Removed, Shelf
 
 T = TypeVar("T")
+_UNVOUCHED = "it was fetched from a store, and no key that is trusted here has signed it"
 _PATIENCE = 60.0  # seconds without an answer, where the store is all that the command is about
 _NO_PLACE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES}  # for this kernel, and the next as well
 _MOST_WRONG = 3  # kernels whose files weren't what they should be, before nothing more is fetched
@@ -65,7 +67,7 @@ class Remote:
         self._known: dict[str, tuple[list[Receipt], list[str]]] = {}
         self._manifests: dict[str, bytes] = {}  # by fingerprint: those that are believed
         self._wrong = 0
-        self._complained = False
+        self._complained = self._told = False
         self._lock = threading.Lock()
 
     def find(self, kernel: Kernel, judge: Judge) -> Receipt | None:
@@ -93,15 +95,15 @@ class Remote:
         return self._known[asked]
 
     def _believed(self, name: str, manifests: list[tuple[str, bytes]]) -> tuple[list[Receipt], list[str]]:
-        receipts: list[Receipt] = []
+        found: list[Receipt] = []
         refusals: list[str] = []
         for fingerprint, data in manifests:
             try:
-                receipts.append(believed(data, fingerprint, self.trust, name))
+                found.append(believed(data, fingerprint, self.trust, name))
                 self._manifests[fingerprint] = data
             except (Refused, FitasksError) as error:
                 refusals.append(self._refuse(name, " ".join(str(error).split())))
-        return receipts, refusals
+        return found, refusals
 
     def _refuse(self, name: str, why: str) -> str:
         """Say the first of them; the others are told where their kernels are."""
@@ -140,7 +142,11 @@ class Remote:
         if not (writer := self._may_write()):
             return None
         try:
-            return self._loop.run(writer.push(receipt, directory))
+            if self._vouched(receipt, writer):
+                return self._loop.run(writer.push(receipt, directory))
+            if self._loop.run(writer.has(receipt)):
+                return 0
+            self._say_once(f"{receipt.name} is not put there: {_UNVOUCHED}")
         except Refused as error:
             self._say(f"store {self.url}: {receipt.name} is not put there: {error}")
         except OSError as error:
@@ -148,6 +154,18 @@ class Remote:
         except (Off, Missing):
             pass
         return None
+
+    def _vouched(self, receipt: Receipt, writer: Writer) -> bool:
+        """Whether it was compiled here, or comes from a store with the word of somebody who is trusted here."""
+        key = receipt.notes.get(receipts.FETCHED)
+        return key is None or key in self._trusted or (writer.signer is not None and key == writer.signer.public)
+
+    def _say_once(self, text: str) -> None:
+        """Say the first of those that may be of every kernel."""
+        with self._lock:
+            first, self._told = not self._told, True
+        if first:
+            self._say(f"store {self.url}: {text}; so are further ones, which isn't said")
 
     def contents(self) -> Shelf:
         """Return what is there. Raises EnvironmentProblem, as this is all that was asked for."""
