@@ -67,7 +67,7 @@ def take(client: Client, store: StoreRequest, env: dict[str, str], receipts: lis
     expected = chain.expect(wanted, {"9.0a": Judging()})  # type: ignore[arg-type,dict-item]
     asked = time.monotonic() - begun
     with ThreadPoolExecutor(16) as pool:  # doit's threads
-        found = list(pool.map(lambda one: chain.find(one, one), wanted))
+        found = list(pool.map(lambda one: find(chain, one), receipts))
     took = time.monotonic() - begun
     good = sum(place is not None and whole(place[0], one) for place, one in zip(found, receipts, strict=True))
     print(*client.said, sep="\n")

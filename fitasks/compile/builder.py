@@ -56,6 +56,13 @@ class Done:
 class KernelStore(Protocol):
     """Finished kernels by content. Trouble with it is the same as "not there"."""
 
+    @property
+    def afar(self) -> bool:
+        """Whether some of it has to come from elsewhere, by `fetch`, before `find` finds it."""
+
+    def fetch(self, kernel: Kernel, judge: Judge) -> None:
+        """Wait until a kernel is here, if it is anywhere, so that `find` waits for nobody."""
+
     def find(self, kernel: Kernel, judge: Judge) -> tuple[Path, Receipt] | None:
         """A kernel all of whose inputs are what they are now: where it is, and its receipt."""
 
@@ -135,6 +142,8 @@ class Builder:
             raise KernelFailure(kernel.problem)
         if kernel.built_whole:
             return self._whole(kernel, force=force)
+        if not force and self.store and self.store.afar and (done := self._fetched(kernel, self.store)):
+            return done
         with self._locked(kernel) as judge:
             found = self._spared(kernel, judge, force=force)
             if isinstance(found, Done):
@@ -142,6 +151,15 @@ class Builder:
             if self.fetch_only or not (self.makers and self.makers.makes(kernel)):
                 return self._compile(kernel, judge, found)
         return self._have_made(kernel, judge, self.makers)
+
+    def _fetched(self, kernel: Kernel, store: KernelStore) -> Done | None:
+        """Look first whether it is needed, then wait for what comes; a server that wants the lock needn't wait too."""
+        with self._locked(kernel) as judge:
+            found = self._spared(kernel, judge, force=False)
+        if isinstance(found, Done):
+            return found
+        store.fetch(kernel, judge)
+        return None
 
     @contextlib.contextmanager
     def _locked(self, kernel: Kernel) -> Iterator[Judge]:

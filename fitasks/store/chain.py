@@ -54,6 +54,7 @@ class Chain:
         self._loop, self._say = loop, say
         self._fetching: dict[tuple[str, str], Future[Path]] = {}
         self._failed: dict[tuple[str, str], str] = {}  # why what was found couldn't be fetched
+        self._arrived: dict[tuple[str, str], tuple[Path, Receipt]] = {}  # where the own store can't be written
         self._lock = threading.Lock()
         self._room = asyncio.Semaphore(_ARRIVING)
         if remotes:
@@ -61,9 +62,26 @@ class Chain:
 
     # ---- what the builder asks
 
+    @property
+    def afar(self) -> bool:
+        """Whether there are stores elsewhere."""
+        return bool(self.remotes)
+
+    def fetch(self, kernel: Kernel, judge: Judge) -> None:
+        """Wait until a kernel is here, where a store elsewhere has it."""
+        for remote, receipt in () if self._held(kernel, judge) else self._places(kernel, judge):
+            try:
+                place = self._loop.wait(self._begin(remote, receipt))
+            except (Refused, Off, OSError) as error:
+                self._failed[remote.url, receipt.fingerprint] = str(error)
+                continue
+            if place != self._entry(receipt):
+                self._arrived[kernel.name, receipt.fingerprint] = place, noted(receipt, remote.origin(receipt))
+            return
+
     def find(self, kernel: Kernel, judge: Judge) -> tuple[Path, Receipt] | None:
-        """A kernel all of whose inputs are what they are now, with its files whole: here, or fetched."""
-        return self._here(kernel, judge) or self._fetched(kernel, judge)
+        """A kernel all of whose inputs are what they are now, with its files whole: compiled here, or fetched."""
+        return self._here(kernel, judge) or self._beside(kernel, judge)
 
     def take(self, place: Path, receipt: Receipt, directory: Path) -> None:
         """Lay its files, but not the receipt, into a directory. Raises OSError."""
@@ -82,7 +100,8 @@ class Chain:
     def explain(self, kernel: Kernel, judge: Judge, judged: Judgement) -> list[str]:
         """Return, of a kernel that isn't fresh, where it is, or what keeps it from being taken."""
         here = self.local.explain(kernel, judge, judged, self._taken)
-        if any(line.startswith("will be adopted") for line in here) or judged.verdict != "stale":
+        forced = any(reason.kind == "forced" for reason in judged.reasons)  # no store was asked, nor is it now
+        if any(line.startswith("will be adopted") for line in here) or judged.verdict != "stale" or forced:
             return here
         return here + [line for remote in self.remotes if (line := self._explained(remote, kernel, judge))]
 
@@ -99,6 +118,10 @@ class Chain:
         place, receipt = found
         kept = self.local.fetched(place)
         return place, receipt if kept is None else noted(receipt, kept)
+
+    def _beside(self, kernel: Kernel, judge: Judge) -> tuple[Path, Receipt] | None:
+        mine = (found for (name, _), found in list(self._arrived.items()) if name == kernel.name)
+        return next((found for found in mine if not judge.differences(kernel, found[1])), None)
 
     def _held(self, kernel: Kernel, judge: Judge) -> tuple[Path, Receipt] | None:
         """What is in this machine's own store, compiled here or vouched for; the first that is passed over is said."""
@@ -153,16 +176,6 @@ class Chain:
 
     # ---- fetching
 
-    def _fetched(self, kernel: Kernel, judge: Judge) -> tuple[Path, Receipt] | None:
-        for remote, receipt in self._places(kernel, judge):
-            try:
-                place = self._loop.wait(self._begin(remote, receipt))
-            except (Refused, Off, OSError) as error:
-                self._failed[remote.url, receipt.fingerprint] = str(error)
-                continue
-            return place, noted(receipt, remote.origin(receipt))
-        return None
-
     def _begin(self, remote: Remote, receipt: Receipt) -> Future[Path]:
         """Fetch a kernel, once."""
         with self._lock:
@@ -176,7 +189,7 @@ class Chain:
 
         Its directory stays locked all the while: nobody finds it half removed.
         """
-        kept = self.local.root / receipt.name / receipt.fingerprint
+        kept = self._entry(receipt)
         async with self._room:
             staged = staging.staging(self.local, receipt.fingerprint)
             try:
@@ -195,6 +208,9 @@ class Chain:
                 raise
             staged.close()
             return kept
+
+    def _entry(self, receipt: Receipt) -> Path:
+        return self.local.root / receipt.name / receipt.fingerprint
 
     def _keeps(self, place: Path, receipt: Receipt) -> bool:
         return self.local.holds(place, receipt.name) and self._taken(place, receipt)

@@ -109,6 +109,14 @@ class Store:
     def share(self, directory: Path, receipt: Receipt) -> None:
         """Nobody else has this store."""
 
+    @property
+    def afar(self) -> bool:
+        """Nothing of it is elsewhere."""
+        return False
+
+    def fetch(self, kernel: Kernel, judge: Judge) -> None:
+        """It is here."""
+
     def find(
         self, kernel: Kernel, judge: Judge, taken: Callable[[Path, Receipt], bool] = lambda *_: True
     ) -> tuple[Path, Receipt] | None:

@@ -100,7 +100,9 @@ class Wanted:
 
 
 def find(chain: Chain, receipt: Receipt) -> tuple[Path, Receipt] | None:
+    """As the builder does."""
     wanted = Wanted(receipt)
+    chain.fetch(wanted, wanted)  # type: ignore[arg-type]
     return chain.find(wanted, wanted)  # type: ignore[arg-type]
 
 

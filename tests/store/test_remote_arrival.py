@@ -76,11 +76,11 @@ def test_a_directory_in_which_a_kernel_arrives_is_locked_until_it_is_gone(
     """Another process, as it were, at the latest moment."""
     seen = []
 
-    def put_as_ever(store: Store, name: str, directory: Path, found: Receipt, *rest: object) -> None:
+    def put_as_ever(store: Store, name: str, directory: Path, found: Receipt, fetched: bytes) -> None:
         second = staging.staging(store, receipt.fingerprint)
         seen.append((directory, second.path))
         second.close()
-        real(store, name, directory, found, *rest)
+        real(store, name, directory, found, fetched)
 
     real = Store.put
     monkeypatch.setattr(Store, "put", put_as_ever)

@@ -6,12 +6,13 @@ import os
 import shutil
 import subprocess
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from fitasks.base.errors import KernelFailure
 from fitasks.compile.judge.reasons import Reason, judgement
+from fitasks.compile.lock import module_lock
 from fitasks.store.remote import layout
 from tests.store.elsewhere import Client, find, request, stand_in, whole
 
@@ -49,6 +50,28 @@ def test_what_one_machine_compiled_another_adopts(shop: Workshop, tmp_path: Path
     assert [entry.path.parent.name for entry in chain.local.contents()] == ["page"], "it is in this machine's own, too"
     (shop.include / "page_1.h").write_text("inline int own_1() { return 11; }\n")
     assert shop.build(kernel).outcome == "compiled", "and with another header there is none"
+
+
+@pytest.mark.parametrize("force", [False, True])
+def test_the_lock_is_free_while_a_store_is_waited_for(
+    shop: Workshop, tmp_path: Path, share: Path, monkeypatch: pytest.MonkeyPatch, force: bool
+) -> None:
+    """A server waits for it, and not for our network: neither what is asked nor what is fetched happens under it."""
+    machine(shop, tmp_path / "one", share, push=True)
+    kernel = shop.kernel()
+    shop.build(kernel)
+    shutil.rmtree(kernel.build_dir)
+    loop = machine(shop, tmp_path / "two", share)._loop
+    real, waits = loop.wait, []
+
+    def wait(begun: Any) -> Any:
+        with module_lock(kernel.lock, timeout=0.01):
+            waits.append(begun)
+        return real(begun)
+
+    monkeypatch.setattr(loop, "wait", wait)
+    assert shop.builder().build(kernel, force=force).outcome == ("compiled" if force else "adopted")
+    assert len(waits) == (0 if force else 2)
 
 
 def test_without_push_nothing_is_written(shop: Workshop, tmp_path: Path, share: Path) -> None:
