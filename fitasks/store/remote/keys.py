@@ -77,9 +77,9 @@ def read(file: Path) -> Signer:
         ) from None
     if mode & _OTHERS:
         raise EnvironmentProblem(f"signing key {file}: others may read or write it", remedy=f"chmod 600 {file}")
+    ed25519 = _library()
     from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
-    ed25519 = _library()
     key: Any = None
     with suppress(ValueError, TypeError):
         key = load_pem_private_key(data, password=None)
