@@ -154,6 +154,17 @@ def test_what_is_there_is_not_sent_again(tmp_path: Path, share: Path) -> None:
     assert remote.share(tmp_path / "built", receipt) == 1000, "but what was torn is"
 
 
+def test_a_file_that_was_damaged_is_put_there_again_by_who_compiles_it_instead(tmp_path: Path, share: Path) -> None:
+    receipt = stand_in(tmp_path / "built")
+    Client(tmp_path / "one").remote(request(share, push=True)).share(tmp_path / "built", receipt)
+    (victim,) = share.glob(f"v1/files/*/{receipt.outputs['page.so'].sha256}")
+    victim.write_bytes(b"x" * 1000)
+    chain = Client(tmp_path / "two").chain(request(share, push=True))
+    assert find(chain, receipt) is None
+    chain.share(tmp_path / "built", receipt)
+    assert find(Client(tmp_path / "three").chain(request(share)), receipt)
+
+
 def test_a_file_that_is_not_what_was_built_is_not_sent(tmp_path: Path, share: Path) -> None:
     receipt = stand_in(tmp_path / "built")
     (tmp_path / "built" / "page.so").write_bytes(b"x" * 1000)

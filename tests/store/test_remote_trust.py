@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import random
+import shutil
 import stat
 import subprocess
+import sys
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -198,6 +200,65 @@ def test_who_signs_takes_the_place_of_who_does_not(tmp_path: Path, receipt: Rece
         remote = Client(tmp_path / name).remote(request(share, push=True), given)
         assert remote.share(tmp_path / "built", receipt) is not None
     assert find(Client(tmp_path / "b").chain(request(share, trust=(signer.public,))), receipt), "and isn't replaced"
+
+
+def test_what_a_trusted_key_has_signed_is_not_replaced_by_another_key(tmp_path: Path, receipt: Receipt) -> None:
+    pytest.importorskip("obstore")
+    share = tmp_path / "share"
+    ours, theirs = (keys.make(tmp_path / f"{name}.pem").public for name in ("ours", "theirs"))
+
+    def push(key: str, trust: tuple[str, ...]) -> list[str]:
+        client = Client(tmp_path / "by")
+        remote = client.remote(request(share, push=True, trust=trust), {keys.VARIABLE: str(tmp_path / key)})
+        assert remote.share(tmp_path / "built", receipt) is not None
+        return client.said
+
+    def taken(trust: str) -> bool:
+        return (
+            find(Client(tmp_path / f"reader-{trust[8:12]}").chain(request(share, trust=(trust,))), receipt) is not None
+        )
+
+    assert push("ours.pem", ()) == []
+    (line,) = push("theirs.pem", (ours, theirs))
+    assert line.startswith(f"store {share}: page is there, signed by {ours}, which isn't replaced")
+    assert taken(ours)
+    assert push("theirs.pem", ()) == [], "of a key that says nothing here"
+    assert taken(theirs)
+    for file in share.glob("v1/files/*/*"):
+        file.unlink()
+    assert len(push("ours.pem", (theirs,))) == 1
+    shutil.rmtree(tmp_path / f"reader-{theirs[8:12]}")
+    assert taken(theirs), "its files are put there again"
+
+
+def test_another_build_does_not_repair_what_a_trusted_key_has_signed(tmp_path: Path, receipt: Receipt) -> None:
+    pytest.importorskip("obstore")
+    share, ours = tmp_path / "share", keys.make(tmp_path / "ours.pem").public
+    env = {keys.VARIABLE: str(tmp_path / "ours.pem")}
+    Client(tmp_path / "one").remote(request(share, push=True), env).share(tmp_path / "built", receipt)
+    for file in share.glob("v1/files/*/*"):
+        file.unlink()
+    before = [path.read_bytes() for path in share.glob("v1/kernels/*/*")]
+    other = replace(receipt, outputs=stand_in(tmp_path / "other", flavour="x").outputs)
+    client = Client(tmp_path / "two")
+    remote = client.remote(request(share, push=True, trust=(ours,)), {"XDG_CONFIG_HOME": str(tmp_path)})
+    assert remote.share(tmp_path / "other", other) is None
+    assert "isn't replaced" in client.said[0]
+    assert [path.read_bytes() for path in share.glob("v1/kernels/*/*")] == before
+
+
+def test_without_the_package_a_key_is_an_error_in_words(
+    tmp_path: Path, receipt: Receipt, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("obstore")
+    keys.make(tmp_path / "signing.pem")
+    for name in [name for name in sys.modules if name.partition(".")[0] == "cryptography"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "cryptography", None)
+    client = Client(tmp_path / "a")
+    remote = client.remote(request(tmp_path / "share", push=True), {keys.VARIABLE: str(tmp_path / "signing.pem")})
+    assert remote.share(tmp_path / "built", receipt) is None
+    assert "signed kernels need the package cryptography" in client.said[0]
 
 
 def test_a_key_that_cannot_be_used_keeps_kernels_from_being_put(tmp_path: Path, receipt: Receipt) -> None:

@@ -15,11 +15,11 @@ from fitasks.base.errors import EnvironmentProblem
 from fitasks.base.files import regular
 from fitasks.store.remote import layout
 from fitasks.store.remote.fetch import together
-from fitasks.store.remote.manifest import believed, files, text
+from fitasks.store.remote.manifest import believed, files, signed_by, text
 from fitasks.store.remote.trouble import Missing, Refused
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Callable, Collection
     from pathlib import Path
 
     from fitasks.compile.receipt import Output, Receipt
@@ -32,21 +32,45 @@ _YOUNG = DAY / 2
 
 
 class Writer:
-    """Writes one store; `signer` vouches for what is written."""
+    """Writes one store; `signer` vouches for what is written, and what a key of `trust` has signed stays as it is."""
 
-    def __init__(self, objects: Objects, breaker: Breaker, signer: Signer | None) -> None:
+    def __init__(
+        self,
+        objects: Objects,
+        breaker: Breaker,
+        signer: Signer | None,
+        trust: Collection[str] = (),
+        stays: Callable[[str], None] = lambda _: None,
+    ) -> None:
+        """`stays` is told what is there with somebody else's signature."""
         self.objects, self.breaker, self.signer = objects, breaker, signer
+        self._trust, self._stays = trust, stays
 
-    async def push(self, receipt: Receipt, directory: Path) -> int:
-        """Write a kernel whose files lie in a directory; how many bytes of files were sent. Raises Refused, Off."""
+    async def push(self, receipt: Receipt, directory: Path, *, repair: bool = False) -> int:
+        """Write a kernel whose files lie in a directory; how many bytes of files were sent. Raises Refused, Off.
+
+        `repair` sends files that are there as well: they have the right size, and other contents.
+        """
+        data = await self._manifest(receipt)
+        standing, by = self._standing(data, receipt.fingerprint), signed_by(data)
+        foreign = standing is not None and by not in {"", self.signer.public if self.signer else ""}
         sent = 0
-        if not await self._has(receipt, (self.signer.public,) if self.signer else ()):
-            first, *others = files(receipt).items()  # the smallest alone: it tells whether the store takes anything
-            sent = await self._file(first[1], directory / first[0])
-            sent += sum(await together([self._file(output, directory / name) for name, output in others]))
-            await self._put(layout.at(layout.KERNELS, receipt.fingerprint), text(receipt, self.signer))
+        if standing is None or repair or not await self._all(standing):
+            if foreign and standing and _hashes(standing) != _hashes(receipt):
+                raise Refused(f"what is there is signed by {by}, has lost files of its own, and isn't replaced")
+            sent = await self._files(receipt, directory, repair=repair)
+            if not foreign:
+                await self._put(layout.at(layout.KERNELS, receipt.fingerprint), text(receipt, self.signer))
+        if foreign:
+            self._stays(f"{receipt.name} is there, signed by {by}, which isn't replaced")
         await self._name(receipt)
         return sent
+
+    async def _files(self, receipt: Receipt, directory: Path, *, repair: bool) -> int:
+        first, *others = files(receipt).items()  # the smallest alone: it tells whether the store takes anything
+        sent = await self._file(first[1], directory / first[0], repair=repair)
+        works = [self._file(output, directory / name, repair=repair) for name, output in others]
+        return sent + sum(map(int, await together(works)))
 
     async def touch(self, fingerprint: str) -> None:
         """Note that a kernel was taken, once a day. Raises Off."""
@@ -56,25 +80,46 @@ class Writer:
 
     async def has(self, receipt: Receipt) -> bool:
         """Return whether this kernel is there, whoever has signed it. Raises Off."""
-        return await self._has(receipt, ())
+        try:
+            there = believed(await self._manifest(receipt), receipt.fingerprint, ())
+        except Refused:
+            return False
+        return await self._all(there)
 
-    async def _has(self, receipt: Receipt, trust: Collection[str]) -> bool:
-        """Return whether this kernel is there, and signed by one of these keys if there are any."""
+    async def _manifest(self, receipt: Receipt) -> bytes:
         path = layout.at(layout.KERNELS, receipt.fingerprint)
         try:
-            data = await self.breaker.guard(self.objects.get(path, layout.MANIFEST_BYTES))
-            there = believed(data, receipt.fingerprint, trust)
+            return await self.breaker.guard(self.objects.get(path, layout.MANIFEST_BYTES))
+        except Missing:
+            return b""
+
+    def _standing(self, data: bytes, fingerprint: str) -> Receipt | None:
+        """Return the receipt of a manifest that need not be written: by this key, or one to trust. None of another.
+
+        Who has no key replaces nothing that can be believed.
+        """
+        by = signed_by(data)
+        if self.signer and by != self.signer.public and by not in self._trust:
+            return None
+        try:
+            return believed(data, fingerprint, (by,) if self.signer else ())
+        except (Refused, EnvironmentProblem):
+            return None
+
+    async def _all(self, there: Receipt) -> bool:
+        """Return whether all files of a kernel are there, by their sizes."""
+        try:
             sizes = await together([self._size(one.sha256) for one in files(there).values()])
-        except (Missing, Refused, EnvironmentProblem):
+        except Missing:
             return False
         return sizes == [one.size for one in files(there).values()]
 
     async def _size(self, sha256: str) -> int:
         return (await self.breaker.guard(self.objects.head(layout.at(layout.FILES, sha256)))).size
 
-    async def _file(self, output: Output, source: Path) -> int:
+    async def _file(self, output: Output, source: Path, *, repair: bool) -> int:
         path = layout.at(layout.FILES, output.sha256)
-        if time.time() - await self._written(path, output.size) < _YOUNG:
+        if not repair and time.time() - await self._written(path, output.size) < _YOUNG:
             return 0
         with regular(source, follow=False) as stream:
             data = stream.read(output.size + 1)
@@ -104,3 +149,7 @@ class Writer:
 
     async def _put(self, path: str, data: bytes) -> None:
         await self.breaker.guard(self.objects.put(path, data), upload=len(data))
+
+
+def _hashes(receipt: Receipt) -> set[str]:
+    return {one.sha256 for one in files(receipt).values()}

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from fitasks.compile.receipt import Receipt
     from fitasks.config.stores import StoreRequest
     from fitasks.plan.kernel import Kernel
+    from fitasks.store.remote.keys import Signer
     from fitasks.store.remote.loop import Loop
     from fitasks.store.remote.shelf import Removed, Shelf
 
@@ -66,6 +67,7 @@ class Remote:
         self._writer: Writer | None = None
         self._known: dict[str, tuple[list[Receipt], list[str]]] = {}
         self._manifests: dict[str, bytes] = {}  # by fingerprint: those that are believed
+        self._damaged: set[str] = set()  # fingerprints of what was not as it should be
         self._wrong = 0
         self._complained = self._told = False
         self._lock = threading.Lock()
@@ -123,6 +125,7 @@ class Remote:
             await self.reader.files(receipt, place)
         except Refused as error:
             self._refuse(receipt.name, str(error))
+            self._damaged.add(receipt.fingerprint)
             self._wrong += 1
             if self._wrong >= _MOST_WRONG:
                 self.reading.trip(f"{self._wrong} kernels were damaged, the last because {error}")
@@ -143,7 +146,8 @@ class Remote:
             return None
         try:
             if self._vouched(receipt, writer):
-                return self._loop.run(writer.push(receipt, directory))
+                repair = receipt.fingerprint in self._damaged
+                return self._loop.run(writer.push(receipt, directory, repair=repair))
             if self._loop.run(writer.has(receipt)):
                 return 0
             self._say_once(f"{receipt.name} is not put there: {_UNVOUCHED}")
@@ -165,7 +169,7 @@ class Remote:
         with self._lock:
             first, self._told = not self._told, True
         if first:
-            self._say(f"store {self.url}: {text}; so are further ones, which isn't said")
+            self._say(f"store {self.url}: {text}; more of the kind isn't said")
 
     def contents(self) -> Shelf:
         """Return what is there. Raises EnvironmentProblem, as this is all that was asked for."""
@@ -181,11 +185,14 @@ class Remote:
         except Off as error:
             raise EnvironmentProblem(f"store {self.url}: {error}", remedy="is it there, and may you list it?") from None
 
+    def _opened(self, signer: Signer | None) -> Writer:
+        return Writer(self.objects, self.writing, signer, self._trusted, self._say_once)
+
     def _may_write(self) -> Writer | None:
         with self._lock:
             if self._writer is None and not self.writing.reason:
                 try:
-                    self._writer = Writer(self.objects, self.writing, signer_of(self._env))
+                    self._writer = self._opened(signer_of(self._env))
                 except FitasksError as error:
                     self.writing.trip(" ".join(str(error).split()))
         return self._writer
