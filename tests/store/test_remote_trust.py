@@ -157,6 +157,22 @@ def test_what_is_too_large_or_cannot_be_shown_is_refused(receipt: Receipt) -> No
             believed(text(wrong, None), receipt.fingerprint, ())
 
 
+@pytest.mark.parametrize("path", ["/proc/kmsg", "//dev/zero", "/./sys/x", "{CUDA}/../../proc/kmsg", "/usr/../dev/tty"])
+def test_an_input_that_no_build_reads_is_refused(receipt: Receipt, path: str) -> None:
+    inputs = f"{receipt.inputs}\n{'0' * 64} {path}"
+    made = receipts.fingerprint(receipt.commands, receipt.toolchain, inputs)
+    wrong = replace(receipt, inputs=inputs, fingerprint=made)
+    with pytest.raises(Refused, match="as an input, which no build has"):
+        believed(text(wrong, None), made, ())
+
+
+@pytest.mark.parametrize("path", ["/usr/include/c++/12/proc", "{FLASHINFER}/dev/x.h", "/opt/a..b/x.h", "proc/x.h"])
+def test_other_inputs_are_believed(receipt: Receipt, path: str) -> None:
+    inputs = f"{receipt.inputs}\n{'0' * 64} {path}"
+    made = receipts.fingerprint(receipt.commands, receipt.toolchain, inputs)
+    assert believed(text(replace(receipt, inputs=inputs, fingerprint=made), None), made, ())
+
+
 def test_an_index_is_only_a_hint() -> None:
     good = ["ab" * 32, "cd" * 32]
     assert layout.answers(layout.index(good)) == good

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 _FIRST = b"fitasks kernel 1\n"
 _UNSIGNED = b"unsigned"
 _LOGS = {LOG, DEPS}
+_NO_FILES = (["proc"], ["sys"], ["dev"])
 _LONGEST = 100  # letters of a version
 
 
@@ -102,12 +103,20 @@ def _wrong(receipt: Receipt, fingerprint: str) -> str:
     made = receipts.fingerprint(receipt.commands, receipt.toolchain, receipt.inputs)
     if not fingerprint == receipt.fingerprint == made:
         return "its receipt is that of another kernel"
+    if strange := next(filter(_strange, (path for path, _ in receipts.parse_inputs(receipt.inputs))), ""):
+        return f"its receipt has {strange!r:.100} as an input, which no build has"
     kept = files(receipt)
     if len(kept) > MOST_FILES or sum(output.size for output in kept.values()) > KERNEL_BYTES:
         return "it is larger than a kernel can be"
     if not all(is_hash(output.sha256) for output in kept.values()):
         return "its receipt has no hashes"
     return "" if _named(receipt) else "its receipt has names that can't be shown"
+
+
+def _strange(path: str) -> bool:
+    """Whether an input leaves its root, or lies where reading, which compares it, waits or does something."""
+    steps = [step for step in path.split("/") if step not in {"", "."}]
+    return ".." in steps or (path.startswith("/") and steps[:1] in _NO_FILES)
 
 
 def _named(receipt: Receipt) -> bool:
