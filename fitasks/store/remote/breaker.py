@@ -45,7 +45,8 @@ class Breaker:
     _answers: int = 0
     _bytes: int = 0
     _lost: float = 0.0
-    _granted: float = 0.0  # seconds that what is being uploaded may take
+    _granted: float = 0.0  # seconds that what is being uploaded may still take
+    _uploads: dict[asyncio.Task[Any], float] = field(default_factory=dict)  # seconds that each was given
 
     async def guard(self, work: Coroutine[Any, Any, T], *, upload: int = 0) -> T:
         """Return what the store answers; `upload` is how many bytes it is given. Raises Missing, Off."""
@@ -55,6 +56,7 @@ class Breaker:
         task = asyncio.ensure_future(work)
         task.add_done_callback(_heard)
         self._tasks.add(task)
+        self._uploads[task] = upload / RATE
         self._granted += upload / RATE
         if self._watcher is None or self._watcher.done():
             self._watcher = asyncio.ensure_future(self._watch())
@@ -71,7 +73,8 @@ class Breaker:
         finally:
             self._answers += 1
             self._tasks.discard(task)
-            self._granted = self._granted if self._tasks else 0.0
+            self._uploads.pop(task)
+            self._granted = min(self._granted, sum(self._uploads.values()))
 
     def moved(self, count: int) -> None:
         """Bytes of a transfer came."""

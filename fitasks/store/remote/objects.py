@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 _WEB = {"http", "https"}
 _CHUNK = 16 << 10  # bytes that a transfer hands on at once: as much is lost where it is cut
-_WHOLE = 8 << 20  # bytes that are put in one request; more goes in parts, of which S3 wants at least 5 MiB
+WHOLE = 8 << 20  # bytes that are put in one request; more goes in parts, of which S3 wants at least 5 MiB
 _RETRY = {
     "max_retries": 5,
     "retry_timeout": timedelta(seconds=3),
@@ -85,9 +85,30 @@ class Objects:
     async def put(self, path: str, data: bytes) -> None:
         """Write an object: whole or not at all, in place of what is there."""
         store = await self._opened()
-        parts = len(data) > _WHOLE and urlsplit(self.url).scheme not in _WEB  # which knows no parts
         with _told():
-            await _obstore().put_async(store, self._below + path, data, use_multipart=parts, chunk_size=_WHOLE)
+            await _obstore().put_async(store, self._below + path, data, use_multipart=False)
+
+    def parts(self, data: bytes) -> list[memoryview]:
+        """Return what is sent at once: all, or in some services parts of it."""
+        whole = len(data) <= WHOLE or urlsplit(self.url).scheme in _WEB  # which knows no parts
+        size = len(data) if whole else WHOLE
+        return [memoryview(data)[begin : begin + size] for begin in range(0, len(data), size)] if data else []
+
+    async def begin(self, path: str) -> Any:
+        """Begin an object that is written in parts; what `write` and `end` take. It isn't there before its end."""
+        store = await self._opened()
+        with _told():
+            return _obstore().open_writer_async(store, self._below + path, buffer_size=WHOLE, max_concurrency=1)
+
+    async def write(self, begun: Any, part: memoryview) -> None:
+        """Take the next part, once the one before is there."""
+        with _told():
+            await begun.write(part)
+
+    async def end(self, begun: Any) -> None:
+        """Have the object there, in place of what was."""
+        with _told():
+            await begun.close()
 
     async def head(self, path: str) -> Meta:
         """Return what is known of an object without its bytes."""
