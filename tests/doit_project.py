@@ -77,6 +77,9 @@ def cudart_in_reach() -> dict[str, str]:
     return {"LD_LIBRARY_PATH": str(found[-1].parent)} if found else {}
 
 
+OPTIONS = {"--fetch-only", "--shard", "--workers"}  # that doit itself doesn't know
+
+
 @dataclass
 class Project:
     """A directory with a dodo.py, kernels.yaml and a cache of its own."""
@@ -121,8 +124,9 @@ class Project:
         return self.cached_ops / name / f"{name}.so"
 
     def start(self, *words: str, given: Mapping[str, str] | None = None, **env: str) -> subprocess.Popen[str]:
+        module = "fitasks" if {word.partition("=")[0] for word in words} & OPTIONS else "doit"
         return subprocess.Popen(
-            [sys.executable, "-m", "doit", *words],
+            [sys.executable, "-m", module, *words],
             cwd=self.root,
             env={**self.env, **(given or {}), **env},
             stdin=subprocess.DEVNULL,
