@@ -291,7 +291,9 @@ class Builder:
     def _lacking(self, kernel: Kernel, judge: Judge, judged: Judgement) -> KernelFailure:
         apart = self.store.explain(kernel, judge, judged) if self.store else []
         why = "; ".join([str(judged), *apart])
-        return KernelFailure(f"{kernel.label}: no store has it, and --fetch-only forbids to compile it: {why}")
+        return KernelFailure(
+            f"{kernel.label}: not to be had from a store, and --fetch-only forbids to compile it: {why}"
+        )
 
     def _announce(self, kernel: Kernel, judge: Judge, judged: Judgement, count: int) -> None:
         why = [str(reason) for reason in judged.reasons]

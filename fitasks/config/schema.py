@@ -165,7 +165,7 @@ class StoreModel(BaseModel):
 
     url: StoreUrl = Field(description="An absolute path, or a URL: s3://, gs://, az://, https://, file:///.")
     push: StrictBool = Field(default=False, description="Whether what is compiled here is put there.")
-    trust: Annotated[list[PublicKey], _OneOrMore()] = Field(
+    trust: Annotated[list[PublicKey], Field(min_length=1), _OneOrMore()] = Field(
         default=[], description="Public keys, as doit keygen says them: what none of them has signed isn't taken."
     )
 

@@ -420,9 +420,12 @@ def keygen(files: list[str]) -> None:
     """make a key to sign kernels with, and say its public part"""
     from fitasks.store.remote import keys
 
-    file = Path(files[0]) if files else keys.usual_file(os.environ)
+    if len(files) > 1:
+        raise EnvironmentProblem(f"keygen makes one key, not {len(files)}", remedy=f"doit keygen {files[0]}")
+    file = Path(files[0]).absolute() if files else keys.usual_file(os.environ)
     signer = keys.make(file)
-    _print(f"{file}: kernels that this user puts into stores are signed with it")
+    named = "" if file == keys.usual_file(os.environ) else f", where {keys.VARIABLE}={file} is set"
+    _print(f"{file}: kernels that this user puts into stores are signed with it{named}")
     _print(f"trust: [{signer.public!r}]")
 
 

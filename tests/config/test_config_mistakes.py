@@ -54,6 +54,10 @@ CASES = {
         "store: [3]\n" + OK,
         "1:9: store: found the number 3; expected a URL, or a mapping of url, push, trust",
     ),
+    "store, no keys": (
+        "store: {url: /nfs/fi, trust: []}\n" + OK,
+        "1:30: store.trust: an empty list; write one value or more, or leave the key out",
+    ),
     "store, without a URL": ("store: {push: true}\n" + OK, "1:8: store.url: no url; it takes url, push, trust"),
     "store, an unknown key": (
         "store: {url: /nfs/fi, pusch: true}\n" + OK,

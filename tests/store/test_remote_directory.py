@@ -90,7 +90,7 @@ def test_fetch_only_compiles_nothing_and_says_what_lacks(shop: Workshop, tmp_pat
     builder.fetch_only = True
     assert builder.build(shop.kernel()).outcome == "adopted"
     with pytest.raises(
-        KernelFailure, match="rope: no store has it, and --fetch-only forbids to compile it: new: never"
+        KernelFailure, match="rope: not to be had from a store, and --fetch-only forbids to compile it: new: never"
     ):
         builder.build(shop.kernel("rope"))
     assert not shop.kernel("rope").library.exists()

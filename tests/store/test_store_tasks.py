@@ -54,7 +54,8 @@ def test_one_compiles_and_others_fetch(project: Project, tmp_path: Path) -> None
     assert project.calls() == 0
     assert "3 kernels: 2 adopted, 1 failed" in told
     assert (
-        "failed:\n  kernel:quantization: quantization: no store has it, and --fetch-only forbids to compile it" in told
+        "failed:\n  kernel:quantization: quantization: not to be had from a store, and --fetch-only forbids to compile it"
+        in told
     )
     assert "fetching 2 kernels (" in told
 
