@@ -126,9 +126,10 @@ def test_an_edit_is_planned_with_and_what_a_server_then_compiles_is_cached(proje
 
 
 def verdict(project: Project, state: str) -> str:
-    """Check's line about page, which must say `state`."""
+    """Check's line about page, which must say `state`, with the one below: a long reason stands there."""
     lines = project.doit("check", status=1).splitlines()
-    return next(line for line in lines if "page" in line and state in line)
+    found = next(number for number, line in enumerate(lines) if "page" in line and state in line)
+    return " ".join(lines[found : found + 2])
 
 
 def serve(project: Project, script: str) -> None:
