@@ -289,15 +289,16 @@ class Builder:
         return receipt
 
     def _lacking(self, kernel: Kernel, judge: Judge, judged: Judgement) -> KernelFailure:
-        apart = self.store.explain(kernel, judge, judged) if self.store else []
-        why = "; ".join([str(judged), *apart])
+        why = "; ".join([str(judged), *self._apart(kernel, judge, judged)])
         return KernelFailure(
             f"{kernel.label}: not to be had from a store, and --fetch-only forbids to compile it: {why}"
         )
 
+    def _apart(self, kernel: Kernel, judge: Judge, judged: Judgement) -> list[str]:
+        return self.store.explain(kernel, judge, judged) if self.store else []
+
     def _announce(self, kernel: Kernel, judge: Judge, judged: Judgement, count: int) -> None:
-        why = [str(reason) for reason in judged.reasons]
-        apart = self.store.explain(kernel, judge, judged) if self.store else []
+        why, apart = [str(reason) for reason in judged.reasons], self._apart(kernel, judge, judged)
         facts = {"label": kernel.label, "op": kernel.op, "target": kernel.target, "files": len(kernel.sources)}
         self.runner.journal.write("begin", **facts, why=why + apart)
         work = f"compiling {counted(count, 'file')}" if count else "linking"

@@ -32,46 +32,23 @@ from fitasks.plan.names import UnknownName
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
-_NO_SM90 = {
-    "name": "no_sm90",
-    "short": "",
-    "long": "no-sm90",
-    "type": bool,
-    "default": False,
-    "help": "plan generic modules in place of Hopper's, as `sm90: false` in kernels.yaml does (fitasks)",
-}
-_FETCH_ONLY = {
-    "name": "fetch_only",
-    "short": "",
-    "long": "fetch-only",
-    "type": bool,
-    "default": False,
-    "help": "compile nothing: what no store has fails (fitasks)",
-}
-_SHARD = {
-    "name": "shard",
-    "short": "",
-    "long": "shard",
-    "type": str,
-    "default": None,  # "" is a mistake: a variable that isn't set
-    "help": "compile this machine's part of the kernels, e.g. 3/20: the third of twenty (fitasks)",
-}
-_SHARD_COSTS = {
-    "name": "shard_costs",
-    "short": "",
-    "long": "shard-costs",
-    "type": str,
-    "default": None,
-    "help": "divide by what kernels cost according to this costs.json, the same on every machine (fitasks)",
-}
-_WORKERS = {
-    "name": "workers",
-    "short": "",
-    "long": "workers",
-    "type": str,
-    "default": None,
-    "help": "have kernels compiled by the workers of a Dask scheduler, e.g. tcp://scheduler:8786 (fitasks)",
-}
+
+def _option(name: str, text: str, kind: type = bool) -> dict[str, Any]:
+    """One of ours; the value of one that isn't given is None: "" is a mistake, a variable that isn't set."""
+    default = False if kind is bool else None
+    long = name.replace("_", "-")
+    return {"name": name, "short": "", "long": long, "type": kind, "default": default, "help": f"{text} (fitasks)"}
+
+
+_NO_SM90 = _option("no_sm90", "plan generic modules in place of Hopper's, as `sm90: false` in kernels.yaml does")
+_FETCH_ONLY = _option("fetch_only", "compile nothing: what no store has fails")
+_SHARD = _option("shard", "compile this machine's part of the kernels, e.g. 3/20: the third of twenty", str)
+_SHARD_COSTS = _option(
+    "shard_costs", "divide by what kernels cost according to this costs.json, the same on every machine", str
+)
+_WORKERS = _option(
+    "workers", "have kernels compiled by the workers of a Dask scheduler, e.g. tcp://scheduler:8786", str
+)
 # Each with the variable that it becomes.
 _SWITCHES = {"--no-sm90": (VARIABLE, "0"), "--fetch-only": (FETCH_ONLY, "1")}
 _VALUES = (_SHARD, _SHARD_COSTS, _WORKERS)
