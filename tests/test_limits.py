@@ -77,6 +77,7 @@ def test_no_command_ends_in_a_traceback(tmp_path: Path, limit: str, command: str
     (tmp_path / "kernels.yaml").write_text(KERNELS)
     script = f"ulimit {limit}; exec {sys.executable} -m doit {command}"
     env = {"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin", "HOME": str(tmp_path)}
+    env["PYTHONDONTWRITEBYTECODE"] = "1"  # doit is imported before we are: cut short, its byte code would stay so
     done = subprocess.run(
         ["/bin/bash", "-c", script], cwd=tmp_path, env=env, capture_output=True, text=True, check=False, timeout=60
     )

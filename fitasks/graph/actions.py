@@ -84,7 +84,7 @@ def check(json: str, trace: str, names: list[str]) -> None:
     damage = damaged(session.plan.server)
     if told := damage or notice(session.plan):
         _print(told)
-    _say(_NONE_YET if not session.plan.kernels else ())
+    _say(_NONE_YET if not verdicts else ())
     if json:
         write_verdicts(Path(json), verdicts, needed, others)
     if damage or (trace and not covers(session, Path(trace))) or not all(verdict.good for verdict in verdicts):
