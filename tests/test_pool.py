@@ -292,9 +292,7 @@ kernels:
     op: batch_decode
     dtype_q: [bfloat16, float16]
     dtype_kv: [bfloat16, float16, float8_e4m3fn, float8_e5m2]
-    dtype_idx: [int32, int64]
     head_dim: [64, 128, 256]
-    use_sliding_window: [true, false]
     use_logits_soft_cap: false
   page:
   cascade:
@@ -304,18 +302,18 @@ kernels:
 
 
 @pytest.mark.usefixtures("flashinfer")
-def test_a_hundred_kernels_in_three_shards_leave_no_process_and_no_token_behind(tmp_path: Path) -> None:
+def test_many_kernels_in_three_shards_leave_no_process_and_no_token_behind(tmp_path: Path) -> None:
     project = Project.make(tmp_path, MANY)
     out = project.doit("list", "--all").splitlines()
     count = sum(line.startswith("kernel:") for line in out)
-    assert count == 100
+    assert count == 28
     told = [project.doit("--shard", f"{number}/3", MAX_JOBS="4").splitlines()[-1] for number in (1, 2, 3)]
     assert [int(line.split()[0]) for line in told] == [len(shard) for shard in divide(kernels(project), 3).shards]
-    assert "of 3,723 s of CPU; division " in project.stderr
+    assert re.search(r"of [\d,]+ s of CPU; division ", project.stderr)
     assert project.most_at_once() <= 4
     assert project.calls() == project.files(), "each file is compiled once"
     assert stand_ins(project) == []
-    assert project.doit() == "100 kernels: 100 fresh\n"
+    assert project.doit() == "28 kernels: 28 fresh\n"
     for count in range(1, 41):
         division = divide(kernels(project), count)
         assert sorted(label for shard in division.shards for label in shard) == sorted(

@@ -6,7 +6,6 @@ import re
 import signal
 import subprocess
 import sys
-from typing import TYPE_CHECKING
 
 import pytest
 
@@ -14,12 +13,9 @@ from tests.doit_project import Planned, Project
 from tests.fleet.conftest import Cluster
 from tests.test_interruptions import stand_ins
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
-
-@pytest.fixture
-def project(planned: Planned, shared: Cluster) -> Iterator[Project]:
+@pytest.fixture(scope="module")
+def project(planned: Planned, shared: Cluster) -> Project:
     made = planned.project()
     made.env["PYTHONPATH"] = shared.env(shared.root, 0)["PYTHONPATH"]
     words = ["--no-nanny", "--no-dashboard", "--scheduler-file", str(shared.root / "scheduler.json")]
@@ -30,8 +26,7 @@ def project(planned: Planned, shared: Cluster) -> Iterator[Project]:
         worker = subprocess.Popen(command, cwd=made.root, env=env, stdout=stream, stderr=stream)
     shared.processes["doit"] = worker
     shared.wait(lambda: "Registered to" in log.read_text())
-    yield made
-    shared.stop(all_but="scheduler")
+    return made
 
 
 def test_doit_has_its_kernels_compiled_by_workers(project: Project, shared: Cluster) -> None:
@@ -44,6 +39,8 @@ def test_doit_has_its_kernels_compiled_by_workers(project: Project, shared: Clus
     (project.tools / "fail").unlink()
     assert project.doit("page", "--workers", shared.address).splitlines()[-1] == "1 kernel: 1 compiled"
     assert project.doit() == "3 kernels: 3 fresh\n"
+    (project.tools / "header.h").write_text("// stale again\n")
+    project.calls()
 
 
 def test_a_stop_ends_the_one_who_asked_at_once(project: Project, shared: Cluster) -> None:
