@@ -54,8 +54,11 @@ def test_a_target_of_several_gpus(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
         ("flashinfer.norm:a.b", False, False),
         ("flashinfer_x.norm:f", False, False),
         ("sglang.jit_kernel.rope:_jit_rope_module", True, False),
-        ("sglang.jit_kernel.rope:rope", False, False),
-        ("sglangx.rope:_jit_rope_module", False, False),
+        ("sglang.jit_kernel.all_reduce:get_all_reduce_module", True, False),
+        ("sglang.kernels.ops.communication.all_reduce:_init_communicator", True, False),
+        ("sglang.kernels:a.b", False, False),
+        ("sglang.srt.utils:_jit_x", False, False),
+        ("sglang.jit_kernelx.rope:_jit_rope_module", False, False),
         ("os:system", False, False),
     ],
 )
