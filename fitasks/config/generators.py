@@ -13,7 +13,9 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 _OWN = "flashinfer"  # the package whose generators nobody has to name
-_SGLANG = ("sglang.jit_kernel", "sglang.kernels")  # whose functions that call load_jit make modules of its own JIT
+# Functions of SGLang's that call its load_jit make modules of its own JIT: any in these, elsewhere those called _jit_….
+_SGLANG = ("sglang.jit_kernel", "sglang.kernels")
+_JIT = re.compile(r"_jit_\w+", re.ASCII)
 _NAME = re.compile(r"_?gen_(?!\w*(?:modules|specs)$)\w+", re.ASCII)
 _FUNCTION = re.compile(r"[A-Za-z_]\w*", re.ASCII)
 _MODULE = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*", re.ASCII)
@@ -33,8 +35,9 @@ def may_be_called(op: str, packages: Sequence[str] = ()) -> bool:
     module, _, function = op.partition(":")
     if not _MODULE.fullmatch(module):
         return False
-    if any(_is_in(module, package) for package in _SGLANG):
-        return bool(_FUNCTION.fullmatch(function))
+    named = _FUNCTION if any(_is_in(module, package) for package in _SGLANG) else _JIT
+    if _is_in(module, "sglang") and named.fullmatch(function):
+        return True
     return any(_is_in(module, package) for package in (_OWN, *packages)) and is_named_like_one(function)
 
 

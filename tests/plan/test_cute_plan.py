@@ -57,8 +57,10 @@ def test_a_target_of_several_gpus(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
         ("sglang.jit_kernel.all_reduce:get_all_reduce_module", True, False),
         ("sglang.kernels.ops.communication.all_reduce:_init_communicator", True, False),
         ("sglang.kernels:a.b", False, False),
-        ("sglang.srt.utils:_jit_x", False, False),
-        ("sglang.jit_kernelx.rope:_jit_rope_module", False, False),
+        ("sglang.srt.utils:x", False, False),
+        ("sglang.multimodal_gen.a:_jit_a", True, False),
+        ("sglang.jit_kernelx.rope:rope", False, False),
+        ("sglangx.rope:_jit_rope_module", False, False),
         ("os:system", False, False),
     ],
 )
