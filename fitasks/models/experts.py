@@ -35,10 +35,14 @@ MODULES = (
     ),
 )
 
+_SPREAD = {"moe": (True,), "several_gpus": (True,)}
+_EXCHANGE = "which modules experts take that are spread over GPUs"
 _TELLS = "whether its experts' kernels come from FlashInfer, for this quantization"
 UNKNOWN = (
     Rule("sglang", {"moe": (True,), "quantization": ("other",)}, _TELLS, ""),
     Rule("vllm", {"moe": (True,), "quantization": ("mxfp4", "other")}, _TELLS, ""),
+    Rule("sglang", _SPREAD, f"{_EXCHANGE}: with --ep-size, --moe-a2a-backend or data-parallel attention", ""),
+    Rule("vllm", _SPREAD, f"{_EXCHANGE}: with --enable-expert-parallel or data parallelism", ""),
     Rule(
         "sglang",
         {"model_type": ("deepseek_v3",), "fused_routing": (False,)},

@@ -221,6 +221,15 @@ def test_sglang(name: str, gpus: int, architecture: str, expected: list[str]) ->
     assert said == [{"dtype": "bfloat16", "world_size": gpus}] * len(said)
 
 
+@pytest.mark.parametrize(("engine", "flag"), [("sglang", "--ep-size"), ("vllm", "--enable-expert-parallel")])
+def test_spread_experts_are_not_known(engine: str, flag: str) -> None:
+    said = [one for one in answer("mixtral-8x7b", "9.0", engine, tensor_parallel=2).unknown if "spread" in one]
+    assert len(said) == 1
+    assert flag in said[0]
+    for name, gpus in (("mixtral-8x7b", 1), ("llama-3.1-8b", 2)):
+        assert not any("spread" in one for one in answer(name, "9.0", engine, tensor_parallel=gpus).unknown)
+
+
 def test_sglang_0_5_23_has_functions_of_other_names() -> None:
     told = answer("qwen3-30b-a3b", "9.0", version="0.5.23", tensor_parallel=4)
     assert given(told) == ["trtllm_comm"]
