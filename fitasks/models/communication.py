@@ -10,12 +10,28 @@ from fitasks.models.rule import Asked, Rule
 FUSED = ("qwen3_moe", "gpt_oss", "deepseek_v3")  # of those that SGLang fuses all-reduce for
 _HALF = ("float16", "bfloat16")
 _DEVICES = "sglang/srt/distributed/device_communicators"
-_JIT = "sglang.jit_kernel.all_reduce"
 _FUSION = "vllm/compilation/passes/fusion/allreduce_rms_fusion.py: AllReduceFusionPass"
 _VLLM = "vllm/distributed/device_communicators"
 _TRTLLM = Asked("allreduce", "trtllm_comm")
 _BOTH = (Asked("mnnvl", "trtllm_mnnvl_comm"), _TRTLLM)
 _HOPPERS = {"architecture": ("9.0",), "gpus": (2, 4, 8)}
+_LINKED = {"alone": (True,), "dtype": _HALF, "architecture": ("8.0", "9.0"), "gpus": tuple(range(2, 9))}
+_OWN = "all-reduce of its own, where every two GPUs are joined by NVLink, unless --disable-custom-all-reduce"
+_OWN_SOURCE = (
+    f"{_DEVICES}/custom_all_reduce.py: dispatch_custom_allreduce; "
+    f"{_DEVICES}/custom_all_reduce_v2.py: CustomAllReduceV2, can_use_custom_all_reduce_v2; "
+)
+_CALLED = "custom_all_reduce, get_all_reduce_module, Communicator, IPCManager"
+
+
+def _own_modules(place: str) -> tuple[Asked, ...]:
+    """The three modules of SGLang's own all-reduce, whose functions are in this module of it."""
+    return (
+        Asked("all_reduce", f"{place}:get_all_reduce_module", {"dtype": "$dtype", "world_size": "$gpus"}),
+        Asked("communicator", f"{place}:_init_communicator"),
+        Asked("ipc", f"{place}:_init_ipc_manager"),
+    )
+
 
 MODULES = (
     Rule(
@@ -29,22 +45,18 @@ MODULES = (
     ),
     Rule(
         "sglang",
-        {
-            "version": ("0.5.16",),
-            "alone": (True,),
-            "dtype": _HALF,
-            "architecture": ("8.0", "9.0"),
-            "gpus": tuple(range(2, 9)),
-        },
-        "all-reduce of its own, where every two GPUs are joined by NVLink, unless --disable-custom-all-reduce",
-        f"{_DEVICES}/custom_all_reduce.py: dispatch_custom_allreduce; "
-        f"{_DEVICES}/custom_all_reduce_v2.py: CustomAllReduceV2, can_use_custom_all_reduce_v2; "
-        "sglang/jit_kernel/all_reduce.py: custom_all_reduce, get_all_reduce_module, Communicator, IPCManager",
-        entries=(
-            Asked("all_reduce", f"{_JIT}:get_all_reduce_module", {"dtype": "$dtype", "world_size": "$gpus"}),
-            Asked("communicator", f"{_JIT}:_init_communicator"),
-            Asked("ipc", f"{_JIT}:_init_ipc_manager"),
-        ),
+        {"version": ("0.5.16",), **_LINKED},
+        _OWN,
+        f"{_OWN_SOURCE}sglang/jit_kernel/all_reduce.py: {_CALLED}",
+        entries=_own_modules("sglang.jit_kernel.all_reduce"),
+    ),
+    Rule(
+        "sglang",
+        {"version": ("0.5.23",), **_LINKED},
+        _OWN,
+        f"{_OWN_SOURCE}sglang/kernels/ops/communication/all_reduce.py: {_CALLED}, PushPlane; "
+        f"{_DEVICES}/configs/custom_all_reduce_v2.py: _sm90_configs",
+        entries=_own_modules("sglang.kernels.ops.communication.all_reduce"),
     ),
     Rule(
         "vllm",
@@ -70,7 +82,7 @@ MODULES = (
 UNKNOWN = (
     Rule(
         "sglang",
-        {"version": ("0.5.16",), "several_gpus": (True,), "architecture": ("8.9",)},
+        {"several_gpus": (True,), "architecture": ("8.9",)},
         "whether every two GPUs are joined by NVLink: then it compiles an all-reduce of its own",
         f"{_DEVICES}/custom_all_reduce.py: dispatch_custom_allreduce",
     ),

@@ -25,7 +25,7 @@ Quotes = dict[Place, tuple[str, ...]]
 _DEVICES = "sglang/srt/distributed/device_communicators"
 _OVERRIDES, _FUSION = "sglang/srt/arg_groups/overrides.py", "sglang/srt/layers/flashinfer_comm_fusion.py"
 _TOPK, _DEEPSEEK = "sglang/srt/layers/moe/topk.py", "sglang/srt/models/deepseek_v2.py"
-_REDUCE = "sglang/jit_kernel/all_reduce.py"
+_REDUCE, _KEYED = "sglang/jit_kernel/all_reduce.py", "sglang/kernels/ops/communication/all_reduce.py"
 # Of both versions of SGLang; the platform is asked for in other words.
 SGLANG: Quotes = {
     (_OVERRIDES, "_FLASHINFER_ALLREDUCE_FUSION_ARCHS"): (
@@ -54,24 +54,43 @@ SGLANG: Quotes = {
         "correction_bias=self.gate.e_score_correction_bias,",
     ),
 }
-OWN: Quotes = {  # of 0.5.16
+# Its own all-reduce, of both versions; then what each says in its own words.
+_OWN: Quotes = {
     (f"{_DEVICES}/custom_all_reduce.py", "dispatch_custom_allreduce"): (
         "if _is_cuda and envs.SGLANG_OPT_USE_CUSTOM_ALL_REDUCE_V2.get():",
         "return CustomAllReduceV2",
     ),
-    (f"{_DEVICES}/custom_all_reduce_v2.py", "can_use_custom_all_reduce_v2"): (
-        "supported_world_size=list(range(2, 9)),",
-        "return full_nvlink is True",
-    ),
-    (f"{_DEVICES}/custom_all_reduce_v2.py", "CustomAllReduceV2"): (
-        "self.obj = Communicator(",
-        "self._ipc_manager = IPCManager()",
-        "custom_all_reduce(self.obj, input, algo, pull_arg)",
-    ),
-    (_REDUCE, "custom_all_reduce"): ("module = get_all_reduce_module(input.dtype, comm.world_size)",),
-    (_REDUCE, "get_all_reduce_module"): ("(dtype: torch.dtype, world_size: int)", "return load_jit("),
-    (_REDUCE, "Communicator"): ('lazy_register_class("sgl.Communicator", _init_communicator)',),
-    (_REDUCE, "IPCManager"): ('lazy_register_class("sgl.IPCManager", _init_ipc_manager)',),
+    (f"{_DEVICES}/custom_all_reduce_v2.py", "can_use_custom_all_reduce_v2"): ("return full_nvlink is True",),
+}
+_CLASS: Place = (f"{_DEVICES}/custom_all_reduce_v2.py", "CustomAllReduceV2")
+
+
+def _own(file: str, prefix: str) -> Quotes:
+    return _OWN | {
+        (file, "custom_all_reduce"): ("module = get_all_reduce_module(input.dtype, comm.world_size)",),
+        (file, "get_all_reduce_module"): ("(dtype: torch.dtype, world_size: int)", "return load_jit("),
+        (file, "Communicator"): (f'lazy_register_class("{prefix}.Communicator", _init_communicator)',),
+        (file, "IPCManager"): ('lazy_register_class("sgl.IPCManager", _init_ipc_manager)',),
+    }
+
+
+OWN: dict[str, Quotes] = {
+    "0.5.16": _own(_REDUCE, "sgl")
+    | {
+        _CLASS: ("self.obj = Communicator(", "self._ipc_manager = IPCManager()", "custom_all_reduce(self.obj, input,"),
+        (f"{_DEVICES}/custom_all_reduce_v2.py", "can_use_custom_all_reduce_v2"): (
+            "supported_world_size=list(range(2, 9)),",
+            "return full_nvlink is True",
+        ),
+    },
+    "0.5.23": _own(_KEYED, "sgl.distributed")
+    | {
+        _CLASS: ("push_plane = PushPlane(", "self._ipc_manager = IPCManager()", "return custom_all_reduce( self.obj,"),
+        (_KEYED, "PushPlane"): ('lazy_register_class("sgl.distributed.PushPlane", _init_communicator)',),
+        (f"{_DEVICES}/configs/custom_all_reduce_v2.py", "_sm90_configs"): tuple(
+            f"{gpus}: config(" for gpus in range(2, 9)
+        ),
+    },
 }
 _CONFIG, _PASS = "vllm/config/vllm.py", "vllm/compilation/passes/fusion/allreduce_rms_fusion.py"
 _ALL_REDUCE = "vllm/distributed/device_communicators/flashinfer_all_reduce.py"
@@ -149,19 +168,15 @@ FLASHINFER: Quotes = {
 
 def test_every_place_that_a_rule_cites_is_quoted() -> None:
     cited = places((*communication.MODULES, *communication.UNKNOWN, *experts.MODULES, *experts.UNKNOWN))
-    assert cited == {*SGLANG, *OWN, *VLLM}
+    assert cited == {*SGLANG, *VLLM, *(place for quotes in OWN.values() for place in quotes)}
 
 
 @pytest.mark.parametrize("version", rules.READ["sglang"])
 def test_sglang_still_says_so(version: str) -> None:
     root = wheel_of("sglang", f"sglang=={version}")
-    assert [*unsaid(root, SGLANG), *unsaid(root, SGLANG_NOTHING)] == []
+    assert [*unsaid(root, SGLANG), *unsaid(root, SGLANG_NOTHING), *unsaid(root, OWN[version])] == []
     asked = source(root, (_OVERRIDES, "_flashinfer_allreduce_fusion_auto_enable"))
     assert ("is_sm90_supported()" in asked) == (version == "0.5.16") == ("get_platform().is_sm90" not in asked)
-
-
-def test_sglang_0_5_16_still_has_an_all_reduce_of_its_own() -> None:
-    assert unsaid(wheel_of("sglang", "sglang==0.5.16"), OWN) == []
 
 
 @pytest.mark.parametrize("version", rules.READ["vllm"])
@@ -230,9 +245,11 @@ def test_spread_experts_are_not_known(engine: str, flag: str) -> None:
         assert not any("spread" in one for one in answer(name, "9.0", engine, tensor_parallel=gpus).unknown)
 
 
-def test_sglang_0_5_23_has_functions_of_other_names() -> None:
+def test_sglang_0_5_23_has_its_functions_elsewhere() -> None:
     told = answer("qwen3-30b-a3b", "9.0", version="0.5.23", tensor_parallel=4)
-    assert given(told) == ["trtllm_comm"]
+    assert given(told) == ["trtllm_comm", *REDUCE]
+    own = [entry.op.partition(":")[0] for entry in told.entries if ":" in entry.op]
+    assert own == ["sglang.kernels.ops.communication.all_reduce"] * 3
     assert "which modules of its own JIT it compiles, for this version" in told.unknown
 
 
