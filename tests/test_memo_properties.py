@@ -136,7 +136,7 @@ def interpreter(border: Border) -> Callable[[], object]:
 
 def ops(border: Border) -> Callable[[], object]:
     parameter = {"name": "a", "required": True, "default": [1], "type": "int", "accepted": [1, "x", None]}
-    record = {"op": "page", "generator": "m:f", "parameters": [parameter], "doc": "", "note": ""}
+    record = {"op": "page", "generator": "m:f", "parameters": [parameter], "doc": "", "note": "", "kind": "sglang"}
     border.write({"key": {"a": 1}, "ops": [record], "reads": _READS})
     return lambda: list(map(offers._op, offers._remembered(border.file, {"a": 1}) or []))
 

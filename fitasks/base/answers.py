@@ -187,6 +187,7 @@ class Operation(TypedDict):
     parameters: list[Parameter]
     doc: str
     note: str
+    kind: Literal["flashinfer", "sglang", "cute"]
 
 
 class Operations(TypedDict):

@@ -164,7 +164,7 @@ class Compiling:
     def _ninja(self, command: list[str], output: str, turn: Turn, *, last: bool) -> tuple[Finished, bool]:
         """How it ended, and whether it was killed for want of memory and isn't the `last` try."""
         env = self.runner.plan.environment(self.kernel.target)
-        env |= split_variables(env, turn.threads) | {"TMPDIR": str(self.scratch)}
+        env |= split_variables(env, turn.threads) | link_variables(env, self.kernel) | {"TMPDIR": str(self.scratch)}
         env.pop("MAKEFLAGS", None)  # of a make above us, whose tokens are our business
         log = self.scratch / f"{next(self._numbers)}.log"
         begin, begun_at = time.time(), time.monotonic()
@@ -226,6 +226,13 @@ def split_variables(env: Mapping[str, str], threads: int) -> dict[str, str]:
     if threads < 2:
         return {}
     return {"NVCC_APPEND_FLAGS": f"{env.get('NVCC_APPEND_FLAGS', '')} --split-compile={threads}".strip()}
+
+
+def link_variables(env: Mapping[str, str], kernel: Kernel) -> dict[str, str]:
+    """Where SGLang's modules find libcuda on a machine without a driver; FlashInfer's name the stubs themselves."""
+    if kernel.kind != "sglang":
+        return {}
+    return {"LIBRARY_PATH": ":".join(filter(None, [env.get("LIBRARY_PATH"), f"{env['CUDA_HOME']}/lib64/stubs"]))}
 
 
 def _diagnosed(finished: Finished, said: bytes) -> Diagnosis | None:

@@ -64,7 +64,8 @@ def _op_problems(name: str, op: str, generators: Sequence[str], document: Docume
         return
     path: Path = ("kernels", name, "op")
     if module.partition(".")[0] == "sglang":
-        text = f"{shown(op)} is no function of SGLang that makes a module: they are called _jit_…"
+        own = "those are in sglang.jit_kernel or sglang.kernels, or called _jit_…"
+        text = f"{shown(op)} is no function of SGLang's JIT: {own}"
     elif not is_named_like_one(function):
         text = f"{shown(op)} is no generator, and only generators are called: functions named gen_…"
     else:

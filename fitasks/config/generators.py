@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 _OWN = "flashinfer"  # the package whose generators nobody has to name
-_SGLANG = "sglang"  # whose functions that make modules with its own JIT are called _jit_…
+# Functions of SGLang's that call its load_jit make modules of its own JIT: any in these, elsewhere those called _jit_….
+_SGLANG = ("sglang.jit_kernel", "sglang.kernels")
 _JIT = re.compile(r"_jit_\w+", re.ASCII)
 _NAME = re.compile(r"_?gen_(?!\w*(?:modules|specs)$)\w+", re.ASCII)
 _FUNCTION = re.compile(r"[A-Za-z_]\w*", re.ASCII)
@@ -28,12 +29,14 @@ def is_named_like_one(function: str) -> bool:
 def may_be_called(op: str, packages: Sequence[str] = ()) -> bool:
     """Return whether `module:function` makes a module, by its words.
 
-    It is a generator of FlashInfer or of one of these packages, or a function of SGLang's own JIT.
+    It is a generator of FlashInfer or of one of these packages, or may be a function of SGLang's own JIT: whether it
+    is one the serving interpreter reads in SGLang's source, before it imports the module (serving/plan/plan_sglang.py).
     """
     module, _, function = op.partition(":")
     if not _MODULE.fullmatch(module):
         return False
-    if _is_in(module, _SGLANG) and _JIT.fullmatch(function):
+    named = _FUNCTION if any(_is_in(module, package) for package in _SGLANG) else _JIT
+    if _is_in(module, "sglang") and named.fullmatch(function):
         return True
     return any(_is_in(module, package) for package in (_OWN, *packages)) and is_named_like_one(function)
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from fitasks.config.shorthands import FOLLOWED, goes_without_saying
-from fitasks.models import rules, sglang_jit
+from fitasks.models import experts, rules, sglang_jit
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -86,6 +86,9 @@ def _situation(facts: Facts, request: ModelRequest, architecture: str) -> dict[s
         "windowed": facts.window == "all",
         "soft_cap": facts.soft_cap,
         "speculative": request.speculative,
+        "quantization": facts.quantization,
+        "fused_routing": experts.fused_routing(facts.routing),
+        "gpus": request.tensor_parallel,
         "several_gpus": request.tensor_parallel > 1,
         "fp8_kv": fp8_kv,
         "fp8_e5m2": request.kv_cache_dtype == "fp8_e5m2",
@@ -100,11 +103,13 @@ def _situation(facts: Facts, request: ModelRequest, architecture: str) -> dict[s
 
 def _own_jit(facts: Facts, request: ModelRequest) -> dict[str, Any]:
     """What decides about SGLang's own JIT alone."""
+    kv_dtype = _KV_DTYPES.get(request.kv_cache_dtype, facts.dtype)
     size = 1 if request.kv_cache_dtype in _KV_DTYPES else 2
     row_bytes = facts.kv_heads_of_one(request.tensor_parallel) * facts.head_dim * size
     return {
         "model_type": facts.model_type,
-        "dense": facts.model_type in sglang_jit.DENSE,
+        "own_jit": sglang_jit.is_known(facts),
+        "fused_store": facts.model_type in sglang_jit.STORING_WHILE_ROTATING and kv_dtype == "bfloat16",
         "half": facts.dtype in _HALF,
         "plain_rope": facts.plain_rope,
         "fused_rope": facts.head_dim in sglang_jit.FUSED_ROPE,

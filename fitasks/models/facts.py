@@ -27,6 +27,21 @@ _PLAIN_ROPE = ("default", "llama3", "linear", "dynamic", "yarn")
 _UNUSUAL_ROPE = ("mrope_section", "use_fope", "dual_chunk_attention_config")
 
 
+_QUANTIZATIONS = ("mxfp4",)  # that rules tell apart from others, beside fp8
+
+
+@dataclass(frozen=True)
+class Routing:
+    """How a mixture of experts in groups chooses: DeepSeek V3's kind is `biased` and weights are `renormalized`."""
+
+    experts: int
+    groups: int
+    chosen_groups: int
+    top_k: int
+    biased: bool
+    renormalized: bool
+
+
 @dataclass(frozen=True)
 class Facts:
     """Of a whole model; heads before they are divided over GPUs. `fields` maps a fact to what it was read from."""
@@ -43,6 +58,8 @@ class Facts:
     mla: bool
     moe: bool
     quantized: bool
+    quantization: str  # "none", "fp8-blocks", "fp8-static", "fp8", "mxfp4" or "other"
+    routing: Routing | None
     plain_rope: bool  # a rotary embedding over whole heads, of the usual kind
     silu: bool
     fields: dict[str, str]
@@ -117,6 +134,8 @@ def _facts(whole: dict[str, Any], file: Path) -> Facts:
         mla=_flag(known, ("kv_lora_rank",), "mla", fields, prefix),
         moe=_flag(known, _EXPERTS, "moe", fields, prefix),
         quantized=_flag(whole, ("quantization_config",), "quantized", fields, ""),
+        quantization=_quantization(whole.get("quantization_config"), fields),
+        routing=_routing(known, fields, prefix),
         plain_rope=_plain_rope(known, fields, prefix),
         silu=known.get("hidden_act", "silu") == "silu",
         fields=fields,
@@ -167,6 +186,33 @@ def _plain_rope(known: dict[str, Any], fields: dict[str, str], prefix: str) -> b
     turned = known.get("rope_is_neox_style") is False
     kind = scaling.get("rope_type", scaling.get("type"))
     return kind in _PLAIN_ROPE and not (unusual or part or turned)
+
+
+def _quantization(said: object, fields: dict[str, str]) -> str:
+    """How weights are kept: fp8 in blocks of 128 by 128, or with activations' scale in the checkpoint."""
+    if not said:
+        return "none"
+    fields["quantization"] = "quantization_config"
+    record = said if isinstance(said, dict) else {}
+    method, blocks = record.get("quant_method"), record.get("weight_block_size")
+    if method != "fp8" or blocks not in (None, [128, 128]):
+        return str(method) if method in _QUANTIZATIONS else "other"
+    return "fp8-blocks" if blocks else "fp8-static" if record.get("activation_scheme") == "static" else "fp8"
+
+
+_ROUTING = ("n_routed_experts", "n_group", "topk_group", "num_experts_per_tok")
+
+
+def _routing(known: dict[str, Any], fields: dict[str, str], prefix: str) -> Routing | None:
+    """None where a number is missing, or is none: then nothing is said of the kernel."""
+    told = (known.get(name) for name in _ROUTING)
+    numbers = [number for number in told if type(number) is int and 0 < number < _MOST]
+    if len(numbers) < len(_ROUTING):
+        return None
+    experts, groups, chosen, top_k = numbers
+    fields["fused_routing"] = ", ".join(f"{prefix}{name}" for name in _ROUTING)
+    biased, renormalized = known.get("topk_method") == "noaux_tc", known.get("norm_topk_prob") is True
+    return Routing(experts, groups, chosen, top_k, biased, renormalized)
 
 
 def _flag(known: dict[str, Any], names: tuple[str, ...], fact: str, fields: dict[str, str], prefix: str) -> bool:

@@ -6,7 +6,7 @@ applies decides; of MODULES and UNKNOWN all that apply count. What isn't here is
 
 from __future__ import annotations
 
-from fitasks.models import sglang_jit, sglang_norm, vllm_hopper
+from fitasks.models import communication, experts, sglang_jit, sglang_norm, vllm_hopper
 from fitasks.models.rule import Asked, Rule
 
 # The versions that were read, the newest last, each with those for which its rules are given, too, with a warning.
@@ -23,6 +23,7 @@ FAMILIES = (
     "qwen3",
     "qwen3_moe",
     "mistral",
+    "mixtral",
     "gemma2",
     "gemma3_text",
     "gpt_oss",
@@ -176,10 +177,14 @@ MODULES = (
         ),
     ),
     *vllm_hopper.MODULES,
+    *communication.MODULES,
+    *experts.MODULES,
 )
 
 UNKNOWN = (
     *sglang_jit.UNKNOWN,
+    *communication.UNKNOWN,
+    *experts.UNKNOWN,
     *vllm_hopper.UNKNOWN,
     Rule("sglang", {"mla": (True,), "backend": ("flashinfer",)}, "which modules FlashInfer's MLA backend loads", ""),
     Rule(
@@ -199,10 +204,6 @@ UNKNOWN = (
     Rule("vllm", {"sinks": (True,), "architecture": ("8.0", "8.9")}, "which backend takes attention sinks here", ""),
     Rule("sglang", {"speculative": (True,)}, "which modules drafting and verification load", ""),
     Rule("vllm", {"speculative": (True,)}, "which modules drafting and verification load", ""),
-    Rule("sglang", {"moe": (True,)}, "whether its experts' kernels come from FlashInfer", ""),
-    Rule("vllm", {"moe": (True,)}, "whether its experts' kernels come from FlashInfer", ""),
     Rule("sglang", {"quantized": (True,)}, "whether its quantized matrix products come from FlashInfer", ""),
     Rule("vllm", {"quantized": (True,)}, "whether its quantized matrix products come from FlashInfer", ""),
-    Rule("sglang", {"several_gpus": (True,)}, "whether GPUs communicate through FlashInfer", ""),
-    Rule("vllm", {"several_gpus": (True,)}, "whether GPUs communicate through FlashInfer", ""),
 )

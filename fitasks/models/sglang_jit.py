@@ -1,16 +1,23 @@
-"""SGLang's own JIT, for dense models: which `_jit_…_module` functions are called with what.
+"""SGLang's own JIT, for dense models and two mixtures of experts: which functions that make a module are called.
 
 Read in 0.5.16 alone. In 0.5.23 the functions have other names and parameters (sglang.kernels.ops), and nothing is said.
 """
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from fitasks.models.rule import Asked, Rule
 
+if TYPE_CHECKING:
+    from fitasks.models.facts import Facts
+
 _READ = "0.5.16"
-DENSE = ("llama", "mistral", "qwen2", "qwen3")
+_DENSE = ("llama", "mistral", "qwen2", "qwen3")
+_EXPERTS = ("qwen3_moe", "mixtral")
+STORING_WHILE_ROTATING = ("qwen3_moe",)  # into a cache in bfloat16
 _HALF = ("float16", "bfloat16")
-_HERE = {"version": (_READ,), "alone": (True,), "model_type": DENSE, "dtype": _HALF}
+_HERE = {"version": (_READ,), "alone": (True,), "own_jit": (True,), "dtype": _HALF}
 _LAYERS = "sglang/srt/layers"
 _POOL = "sglang/srt/mem_cache/memory_pool.py"
 FUSED_ROPE = (64, 128, 256, 512)  # head dimensions
@@ -41,9 +48,11 @@ MODULES = (
     ),
     Rule(
         "sglang",
-        {**_HERE, "kv_told": (True,), "rows": (True,), "backend": STORING},
-        "writes keys and values into the cache; a row is a token's key-value heads on one GPU, an fp8 value one byte",
+        {**_HERE, "kv_told": (True,), "rows": (True,), "backend": STORING, "fused_store": (False,)},
+        "writes keys and values into the cache; a row is a token's key-value heads on one GPU, an fp8 value one byte; "
+        "Qwen 3 with experts does without for a cache in bfloat16, where the kernel that rotates writes",
         f"{_POOL}: KVCache.__init__, MHATokenToKVPool.__init__, _set_kv_buffer_impl; "
+        "sglang/srt/models/utils.py: enable_fused_set_kv_buffer; "
         "sglang/srt/configs/model_config.py: ModelConfig.get_num_kv_heads; "
         "sglang/jit_kernel/kvcache.py: can_use_store_cache, _jit_kvcache_module",
         entries=(Asked("kvcache", "sglang.jit_kernel.kvcache:_jit_kvcache_module", {"row_bytes": "$row_bytes"}),),
@@ -61,7 +70,7 @@ MODULES = (
     ),
     Rule(
         "sglang",
-        {**_HERE, "silu": (True,)},
+        {**_HERE, "model_type": _DENSE, "silu": (True,)},
         "SiLU and multiplication in the feed-forward layers",
         f"{_LAYERS}/activation.py: SiluAndMul.forward_cuda; "
         "sglang/jit_kernel/activation.py: _run_activation_inplace, _jit_activation_module",
@@ -69,9 +78,20 @@ MODULES = (
     ),
     Rule(
         "sglang",
-        {**_HERE, "model_type": ("qwen3",), "head_dim": (64, 128, 256, 512, 1024)},
+        {**_HERE, "model_type": _EXPERTS, "quantization": ("none",)},
+        "SiLU and multiplication between the experts' matrices, unless --moe-runner-backend says otherwise",
+        f"{_LAYERS}/quantization/unquant.py: UnquantizedFusedMoEMethod.create_moe_runner; "
+        f"{_LAYERS}/moe/moe_runner/triton_utils/fused_moe.py: _fused_moe_kernel_sequence; "
+        "sglang/jit_kernel/activation.py: _run_activation_inplace, _jit_activation_module",
+        entries=(Asked("activation", "sglang.jit_kernel.activation:_jit_activation_module", {"dtype": "$dtype"}),),
+    ),
+    Rule(
+        "sglang",
+        {**_HERE, "model_type": ("qwen3", "qwen3_moe"), "head_dim": (64, 128, 256, 512, 1024)},
         "normalizes queries and keys together, but with --enable-deterministic-inference or Inductor's prefill graphs",
-        "sglang/srt/models/qwen3.py: Qwen3Attention.forward_prepare_native; sglang/srt/models/utils.py: apply_qk_norm; "
+        "sglang/srt/models/qwen3.py: Qwen3Attention.forward_prepare_native; "
+        "sglang/srt/models/qwen3_moe.py: Qwen3MoeAttention.apply_qk_norm_rope; "
+        "sglang/srt/models/utils.py: apply_qk_norm; "
         "sglang/jit_kernel/norm.py: can_use_fused_inplace_qknorm, _jit_qknorm_module",
         entries=(
             Asked("qknorm", "sglang.jit_kernel.norm:_jit_qknorm_module", {"head_dim": "$head_dim", "dtype": "$dtype"}),
@@ -89,13 +109,13 @@ UNKNOWN = (
     Rule("sglang", {"version": ("0.5.23",)}, "which modules of its own JIT it compiles, for this version", ""),
     Rule(
         "sglang",
-        {"version": (_READ,), "dense": (False,)},
+        {"version": (_READ,), "own_jit": (False,)},
         "which modules of its own JIT it compiles, for this model",
         "",
     ),
     Rule(
         "sglang",
-        {"version": (_READ,), "model_type": DENSE, "half": (False,)},
+        {"version": (_READ,), "own_jit": (True,), "half": (False,)},
         "which modules of its own JIT it compiles: config.json tells neither float16 nor bfloat16",
         "",
     ),
@@ -115,8 +135,14 @@ UNKNOWN = (
     Rule("sglang", {"version": (_READ,), "quantized": (True,)}, "which modules of its own JIT quantize", ""),
     Rule(
         "sglang",
-        {"version": (_READ,), "several_gpus": (True,)},
-        "whether every two GPUs are joined by NVLink: then it compiles an all-reduce of its own",
-        "sglang/srt/distributed/device_communicators/custom_all_reduce.py: dispatch_custom_allreduce",
+        {"version": (_READ,), "model_type": _EXPERTS, "quantized": (True,)},
+        "which modules of its own JIT its quantized experts take",
+        "",
     ),
 )
+
+
+def is_known(facts: Facts) -> bool:
+    """Whether the rules were read for this model; a Mixtral is another class of SGLang's for most quantizations."""
+    another = facts.model_type == "mixtral" and facts.quantization == "other"
+    return facts.model_type in (*_DENSE, *_EXPERTS) and not another

@@ -13,7 +13,7 @@ _ENTRIES = (Asked("norm", "norm", if_loaded=True),)
 MODULES = (
     Rule(
         "sglang",
-        {"model_type": ("llama", "mistral", "qwen2", "qwen3", "qwen3_moe", "gpt_oss", "deepseek_v3")},
+        {"model_type": ("llama", "mistral", "qwen2", "qwen3", "qwen3_moe", "mixtral", "gpt_oss", "deepseek_v3")},
         "normalizes with FlashInfer, but where torch.compile traces it",
         f"{_LAYERS}: RMSNorm.forward_cuda; sgl_kernel/elementwise.py: rmsnorm, fused_add_rmsnorm",
         entries=_ENTRIES,

@@ -6,7 +6,7 @@ of compiled kernels answers, fa2 where there is neither. A server may be started
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from fitasks.models.rule import Asked, Rule
 
@@ -29,93 +29,59 @@ _VERSIONS: tuple[Mapping[str, tuple[str, ...]], ...] = (  # 0.26 refuses windows
     {"version": ("0.33.0",), "window": ("none", "all")},
 )
 _FLAGS = {"use_sliding_window": "$windowed", "use_logits_soft_cap": "$soft_cap"}
+_FP8 = {"dtype_q": "$kv_dtype", "dtype_kv": "$kv_dtype", "dtype_o": "$dtype"}
+_MIXED = {"dtype_q": "$dtype", "dtype_kv": "$kv_dtype"}
+_XQA = {
+    "input_dtype": "$dtype",
+    "kv_cache_dtype": "$kv_dtype",
+    "output_dtype": "$dtype",
+    "page_size": 16,
+    "head_dim": "$head_dim",
+    "head_group_ratio": "$group",
+    "use_sliding_window": "$windowed",
+}
 _DIMS = (64, 128, 256)  # that fa3 is made for
 
-
-def _of(version: Mapping[str, tuple[str, ...]]) -> tuple[Rule, ...]:
-    """The rules of one version; they differ in the windows that it takes."""
-    here = {**_HERE, **version}
-    return (
-        Rule(
-            "vllm",
-            {**here, "head_dim": _DIMS, "fp8_kv": (False,)},
-            "prefill: paged, FlashInfer chooses fa3 on Hopper",
-            f"{_BUILDER}.build, FlashInferMetadataBuilder._get_prefill_wrapper",
-            entries=(
-                Asked(
-                    "prefill",
-                    "batch_prefill",
-                    {"backend": "fa3", "dtype_q": "$dtype", "head_dim": "$head_dim", **_FLAGS},
-                ),
-            ),
-        ),
-        Rule(
-            "vllm",
-            {**here, "head_dim": _DIMS, "fp8_kv": (True,)},
-            "prefill over an fp8 KV cache: paged, with queries in fp8 as well, which fa3 wants",
-            f"{_BUILDER}.build, FlashInferMetadataBuilder.get_q_data_type",
-            entries=(
-                Asked(
-                    "prefill",
-                    "batch_prefill",
-                    {
-                        "backend": "fa3",
-                        "dtype_q": "$kv_dtype",
-                        "dtype_kv": "$kv_dtype",
-                        "dtype_o": "$dtype",
-                        "head_dim": "$head_dim",
-                        **_FLAGS,
-                    },
-                ),
-            ),
-        ),
-        Rule(
-            "vllm",
-            here,
-            "decode where flashinfer-cubin isn't installed and NVIDIA's server of kernels doesn't answer: paged, fa2",
+# What each loads: when, why, where it was read, and the module.
+_LOADED: tuple[tuple[Mapping[str, tuple[Any, ...]], str, str, Asked], ...] = (
+    (
+        {"head_dim": _DIMS, "fp8_kv": (False,)},
+        "prefill: paged, FlashInfer chooses fa3 on Hopper",
+        f"{_BUILDER}.build, FlashInferMetadataBuilder._get_prefill_wrapper",
+        Asked("prefill", "batch_prefill", {"backend": "fa3", "dtype_q": "$dtype", "head_dim": "$head_dim", **_FLAGS}),
+    ),
+    (
+        {"head_dim": _DIMS, "fp8_kv": (True,)},
+        "prefill over an fp8 KV cache: paged, with queries in fp8 as well, which fa3 wants",
+        f"{_BUILDER}.build, FlashInferMetadataBuilder.get_q_data_type",
+        Asked("prefill", "batch_prefill", {"backend": "fa3", **_FP8, "head_dim": "$head_dim", **_FLAGS}),
+    ),
+    (
+        {},
+        "decode where flashinfer-cubin isn't installed and NVIDIA's server of kernels doesn't answer: paged, fa2",
+        (
             f"{_BUILDER}.__init__, FlashInferMetadataBuilder._get_decode_wrapper, "
             "FlashInferMetadataBuilder.get_q_data_type; "
-            "vllm/utils/flashinfer.py: has_nvidia_artifactory, supports_trtllm_attention",
-            entries=(
-                Asked(
-                    "decode",
-                    "batch_prefill",
-                    {
-                        "backend": "fa2",
-                        "dtype_q": "$dtype",
-                        "dtype_kv": "$kv_dtype",
-                        "head_dim": "$head_dim",
-                        **_FLAGS,
-                    },
-                ),
-            ),
+            "vllm/utils/flashinfer.py: has_nvidia_artifactory, supports_trtllm_attention"
         ),
-        Rule(
-            "vllm",
-            {**here, "head_dim": tuple(range(16, 257, 16)), "soft_cap": (False,)},
-            "decode where one of them is there: XQA, over blocks of 16 tokens, unless --block-size says otherwise",
+        Asked("decode", "batch_prefill", {"backend": "fa2", **_MIXED, "head_dim": "$head_dim", **_FLAGS}),
+    ),
+    (
+        {"head_dim": tuple(range(16, 257, 16)), "soft_cap": (False,)},
+        "decode where one of them is there: XQA, over blocks of 16 tokens, unless --block-size says otherwise",
+        (
             f"{_BUILDER}.__init__, FlashInferMetadataBuilder._get_flashinfer_trtllm_api_decode_kernel; "
-            "vllm/utils/flashinfer.py: can_use_trtllm_attention; vllm/config/cache.py: CacheConfig",
-            entries=(
-                Asked(
-                    "xqa",
-                    "xqa",
-                    {
-                        "input_dtype": "$dtype",
-                        "kv_cache_dtype": "$kv_dtype",
-                        "output_dtype": "$dtype",
-                        "page_size": 16,
-                        "head_dim": "$head_dim",
-                        "head_group_ratio": "$group",
-                        "use_sliding_window": "$windowed",
-                    },
-                ),
-            ),
+            "vllm/utils/flashinfer.py: can_use_trtllm_attention; vllm/config/cache.py: CacheConfig"
         ),
-    )
+        Asked("xqa", "xqa", _XQA),
+    ),
+)
 
-
-MODULES = tuple(rule for version in _VERSIONS for rule in _of(version))
+MODULES = tuple(
+    Rule("vllm", {**_HERE, **version, **when}, says, source, entries=(asked,))
+    for version in _VERSIONS
+    for when, says, source, asked in _LOADED
+)
 
 _ASKED = {"backend": ("flashinfer",), "architecture": ("9.0",), "mla": (False,)}
 UNKNOWN = (

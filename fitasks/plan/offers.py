@@ -1,4 +1,4 @@
-"""What the installed FlashInfer offers: every op with its parameters, as `fitasks/serving/plan/ops.py` reads them.
+"""What FlashInfer and SGLang offer: every op with its parameters, as `fitasks/serving/plan/ops.py` reads them.
 
 Asked once and remembered in `.fitasks/ops.json`, until something that this rested on changes (reads.py).
 """
@@ -33,6 +33,7 @@ class Op:
     parameters: tuple[Parameter, ...]
     doc: str
     note: str = ""  # what speaks against it: nothing calls its generator, or that can't be imported here
+    kind: str = "flashinfer"  # or "sglang", "cute": then `name` is where its function is
 
     @property
     def unsayable(self) -> tuple[str, ...]:
@@ -67,4 +68,4 @@ def _remembered(file: Path, key: dict[str, Any]) -> list[dict[str, Any]] | None:
 
 def _op(record: dict[str, Any]) -> Op:
     parameters = tuple(Parameter(**one | {"accepted": tuple(one["accepted"])}) for one in record["parameters"])
-    return Op(record["op"], record["generator"], parameters, record["doc"], record["note"])
+    return Op(record["op"], record["generator"], parameters, record["doc"], record["note"], record["kind"])

@@ -56,7 +56,7 @@ def unsayable(one: Requested) -> str:
 def _foreign(one: Requested) -> str:
     """What a request says that no recorded server does, and that would run code of its choice; "" where nothing."""
     if one.generator and not may_be_called(one.generator) and not (one.kind == CUTE and may_make_object(one.generator)):
-        said = f"generator {shown(one.generator)} is no gen_… function of FlashInfer, nor a _jit_… function of SGLang"
+        said = f"generator {shown(one.generator)} is no gen_… function of FlashInfer, nor a function of SGLang's JIT"
         return f"{said}, and nothing else is called for a trace"
     if odd := [name for name in one.arguments if not _NAME.fullmatch(name)]:
         return f"arguments: {shown(odd[0])} is no parameter's name"

@@ -59,9 +59,9 @@ _VALUES = {
 
 
 def entries_of_name(name: str, known: Sequence[Op]) -> Iterator[Entry]:
-    """All that might be called so."""
+    """All that might be called so, of FlashInfer's nvcc modules."""
     for op in known:
-        if not op.unsayable and _related(op, name):
+        if op.kind == "flashinfer" and not op.unsayable and _related(op, name):
             yield from _entries(op, name)
 
 

@@ -28,15 +28,29 @@ _TYPES = {
     "float": "a number",
     "str": "a text",
     "list": "a list",
+    "device": "a device, as in cuda",
+}
+# Kinds beside FlashInfer's nvcc modules, with what stands above them, and what they are counted as.
+_KINDS = {
+    "sglang": ("modules of SGLang's own JIT, each by its function:", "of SGLang's JIT"),
+    "cute": ("CuTe-DSL objects that FlashInfer keeps, each by its function:", "of CuTe-DSL"),
 }
 
 
 def ops_lines(known: Sequence[Op], words: list[str], version: str) -> Iterator[str]:
     """The ops that have all `words` in their name, else in generator or description. Raises where none has."""
     chosen = chosen_ops(known, words)
-    yield from described(chosen) if words else listed(chosen)
-    if not words:
-        yield f"{counted(len(known), 'op')} of FlashInfer {version}; `doit ops WORD …` shows their parameters"
+    if words:
+        yield from described(chosen)
+        return
+    kinds = {kind: [op for op in chosen if op.kind == kind] for kind in ("flashinfer", *_KINDS)}
+    counts = [f"{counted(len(kinds['flashinfer']), 'op')} of FlashInfer {version}"]
+    yield from listed(kinds["flashinfer"])
+    for kind, (head, of_kind) in _KINDS.items():
+        if kinds[kind]:
+            yield from ("", head, *listed(kinds[kind]))
+            counts.append(f"{len(kinds[kind])} {of_kind}")
+    yield f"{', '.join(counts)}; `doit ops WORD …` shows their parameters"
 
 
 def chosen_ops(known: Sequence[Op], words: Sequence[str]) -> list[Op]:
@@ -63,7 +77,7 @@ def listed(ops: Sequence[Op]) -> Iterator[str]:
 def described(ops: Sequence[Op]) -> Iterator[str]:
     """Everything about each op."""
     for op in ops:
-        yield f"{op.name}  {op.doc or op.generator}".rstrip()
+        yield f"{op.name}  {op.doc or _place(op)}".rstrip()
         if op.note:
             yield f"  (!) {op.note}"
         if op.unsayable:
@@ -74,6 +88,11 @@ def described(ops: Sequence[Op]) -> Iterator[str]:
             yield f"  {one.name:{width}}  {_takes(one)}{_default(one)}"
         if not shown:
             yield "  takes no parameters"
+
+
+def _place(op: Op) -> str:
+    """Where its generator is, if its name doesn't say so."""
+    return op.generator if op.generator != op.name else ""
 
 
 def _shown(op: Op) -> Iterator[Parameter]:

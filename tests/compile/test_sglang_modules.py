@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import subprocess
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -92,6 +93,17 @@ def test_a_damaged_library_is_compiled_again(shop: Workshop, rope: Kernel) -> No
     rope.library.write_bytes(rope.library.read_bytes()[:-1])
     assert "is not what was built" in str(shop.verdict(rope).first)
     assert shop.build(rope).outcome == "compiled"
+
+
+def test_it_links_with_the_toolkits_stubs(shop: Workshop) -> None:
+    """One module wants libcuda, and tvm-ffi, unlike FlashInfer, names no place where a machine without a driver has it."""
+    stubs = shop.plan().toolkit.home / "lib64" / "stubs"
+    stubs.mkdir(parents=True)
+    command = [shop.cxx, "-shared", "-nostdlib", "-x", "c++", "/dev/null", "-o", str(stubs / "libofthedriver.so")]
+    subprocess.run(command, check=True)
+    kernel = shop.sglangs()
+    wants = replace(kernel, ninja=kernel.ninja.replace("-nostdlib", "-nostdlib -lofthedriver"))
+    assert shop.build(wants).outcome == "compiled"
 
 
 def test_it_is_adopted_in_another_directory(shop: Workshop) -> None:

@@ -79,6 +79,10 @@ CASES = {
         "kernels: {b: {op: 'flashinfer.jit:gen_jit_specs'}}",
         "1:19: kernels.b.op: 'flashinfer.jit:gen_jit_specs' is no generator, and only generators are called: functions named gen_…",
     ),
+    "op that is no function of SGLang's JIT": (
+        "kernels: {b: {op: 'sglang.srt.utils:run'}}",
+        "1:19: kernels.b.op: 'sglang.srt.utils:run' is no function of SGLang's JIT: those are in sglang.jit_kernel or sglang.kernels, or called _jit_…",
+    ),
     "generators, a file name": (
         "generators: [my-fork]\n" + OK,
         "1:14: generators: 'my-fork' is no package; expected the name that Python imports it by, such as my_fork",

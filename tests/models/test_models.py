@@ -26,7 +26,7 @@ from tests.serving.planner_runs import PLAN, environment, request_of
 
 CONFIGS = Path(__file__).parent / "configs"
 DENSE = ["llama-3.1-8b", "llama-3.2-1b", "qwen2.5-7b", "qwen3-8b", "mistral-7b-v0.1", "gemma-2-9b", "gemma-3-4b"]
-MODELS = [*DENSE, "qwen3-30b-a3b", "gpt-oss-20b", "deepseek-v3"]
+MODELS = [*DENSE, "qwen3-30b-a3b", "mixtral-8x7b", "gpt-oss-20b", "deepseek-v3"]
 
 
 def request(name: str, engine: Any = "sglang", **more: Any) -> ModelRequest:
@@ -53,7 +53,8 @@ def entries(told: Answer) -> list[str]:
 @pytest.mark.parametrize("engine", ["sglang", "vllm"])
 def test_on_hopper_with_default_flags_no_attention_is_flashinfers(name: str, engine: str) -> None:
     told = answer(name, "9.0", engine)
-    assert entries(told) == ["sampling", *(["norm"] if engine == "sglang" else [])]
+    routing = ["dsv3_fused_routing"] if name == "deepseek-v3" else []
+    assert entries(told) == ["sampling", *(["norm", *routing] if engine == "sglang" else [])]
     assert told.backend != "flashinfer"
 
 
@@ -96,18 +97,18 @@ def test_an_fp8_cache_decodes_with_tensor_cores() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "architecture", "backend"),
+    ("name", "architecture", "backend", "more"),
     [
-        ("gpt-oss-20b", "8.0", "triton"),
-        ("gpt-oss-20b", "9.0", "fa3"),
-        ("deepseek-v3", "8.0", "triton"),
-        ("deepseek-v3", "9.0", "fa3"),
+        ("gpt-oss-20b", "8.0", "triton", []),
+        ("gpt-oss-20b", "9.0", "fa3", []),
+        ("deepseek-v3", "8.0", "triton", []),
+        ("deepseek-v3", "9.0", "fa3", ["dsv3_fused_routing"]),
     ],
 )
-def test_sinks_and_mla_on_sglang(name: str, architecture: str, backend: str) -> None:
+def test_sinks_and_mla_on_sglang(name: str, architecture: str, backend: str, more: list[str]) -> None:
     told = answer(name, architecture)
-    assert (told.backend, entries(told)) == (backend, ["sampling", "norm"])
-    assert "whether its experts' kernels come from FlashInfer" in told.unknown
+    assert (told.backend, entries(told)) == (backend, ["sampling", "norm", *more])
+    assert "whether its quantized matrix products come from FlashInfer" in told.unknown
 
 
 def test_flashinfer_asked_for_on_hopper() -> None:
@@ -121,7 +122,7 @@ def test_flashinfer_asked_for_on_hopper() -> None:
     ]
     assert told.source == "kernels.yaml"
     mla = answer("deepseek-v3", "9.0", attention_backend="flashinfer")
-    assert entries(mla) == ["sampling", "norm"]
+    assert entries(mla) == ["sampling", "norm", "dsv3_fused_routing"]
     assert "which modules FlashInfer's MLA backend loads" in mla.unknown
 
 
@@ -170,6 +171,8 @@ def test_vllm_with_flashinfer_and_an_fp8_cache_on_hopper() -> None:
         "batch_prefill fa3 float8_e4m3fn d128 dtype_o=bfloat16",
         "batch_prefill fa2 bfloat16 d128 dtype_kv=float8_e4m3fn",
         xqa(128, 7, "float8_e4m3fn"),
+        "trtllm_mnnvl_comm",
+        "trtllm_comm",
     ]
 
 
@@ -215,7 +218,6 @@ def test_more_gpus_than_key_value_heads() -> None:
     assert [facts.group(gpus) for gpus in (1, 2, 4, 7, 14)] == [7, 7, 7, 4, 2]
     told = answer("qwen2.5-7b", "8.0", tensor_parallel=14)
     assert "batch_decode bfloat16 d128" in entries(told)
-    assert "whether GPUs communicate through FlashInfer" in told.unknown
 
 
 def test_speculative_decoding_on_hopper() -> None:
@@ -286,6 +288,28 @@ def test_only_qwen3_normalizes_queries_and_keys() -> None:
     assert [name for name in DENSE if not told[name]] == ["gemma-2-9b", "gemma-3-4b"]
 
 
+def test_sglangs_own_jit_of_mixtures_of_experts() -> None:
+    """Qwen 3 writes into a cache in bfloat16 while it rotates; Mixtral doesn't, nor has it norms of queries and keys."""
+    qwen, mixtral = ("qwen3-30b-a3b", "mixtral-8x7b")
+    first = {"fused_rope", "clamp_position", "activation"}
+    told = {name: own_jit(answer(name, "9.0", version="0.5.16")) for name in (qwen, mixtral)}
+    assert told[qwen].keys() == first | {"qknorm"}
+    assert told[mixtral].keys() == first | {"kvcache"}
+    assert told[mixtral]["kvcache"] == {"row_bytes": 8 * 128 * 2}
+    fp8 = own_jit(answer(qwen, "9.0", version="0.5.16", kv_cache_dtype="fp8_e4m3"))
+    assert fp8["kvcache"] == {"row_bytes": 4 * 128}
+
+
+@pytest.mark.parametrize("kind", ["fp8-blocks", "other"])
+def test_quantized_experts_are_not_known(kind: str) -> None:
+    for name in ("qwen3-30b-a3b", "mixtral-8x7b"):
+        facts = replace(read_facts(CONFIGS / f"{name}.json"), quantization=kind, quantized=True)
+        told = derive(facts, request(name, version="0.5.16"), "9.0")
+        assert "activation" not in own_jit(told)
+        assert "which modules of its own JIT its quantized experts take" in told.unknown
+        assert bool(own_jit(told)) == ((name, kind) != ("mixtral-8x7b", "other"))
+
+
 OWN_JIT = "which modules of its own JIT it compiles"
 
 
@@ -295,7 +319,7 @@ OWN_JIT = "which modules of its own JIT it compiles"
         ("llama-3.1-8b", {}, f"{OWN_JIT}, for this version"),
         ("llama-3.1-8b", {"version": "0.5.23"}, f"{OWN_JIT}, for this version"),
         ("gemma-2-9b", {"version": "0.5.16"}, f"{OWN_JIT}, for this model"),
-        ("qwen3-30b-a3b", {"version": "0.5.16"}, f"{OWN_JIT}, for this model"),
+        ("gpt-oss-20b", {"version": "0.5.16"}, f"{OWN_JIT}, for this model"),
     ],
 )
 def test_where_its_own_jit_isnt_known(name: str, more: dict[str, Any], said: str) -> None:
@@ -410,7 +434,10 @@ def test_every_rule_can_apply() -> None:
     ]
     for name in MODELS:
         facts = read_facts(CONFIGS / f"{name}.json")
-        odd = replace(facts, head_dim=96, plain_rope=False), replace(facts, dtype="float32", quantized=True)
+        odd = (
+            replace(facts, head_dim=96, plain_rope=False, quantization="fp8-static"),
+            replace(facts, dtype="float32", quantized=True, routing=None),
+        )
         for one in (facts, replace(facts, head_dim=512), replace(facts, head_dim=96, quantized=True), *odd):
             fired |= _fired(one, flags)
     known = {rule.says for rule in (*rules.BACKENDS, *rules.MODULES, *rules.UNKNOWN)}
@@ -420,7 +447,7 @@ def test_every_rule_can_apply() -> None:
 def _fired(facts: Facts, flags: list[dict[str, Any]]) -> set[str]:
     found: set[str] = set()
     versions = [(engine, version) for engine, read in rules.READ.items() for version in read]
-    for (engine, version), architecture, more in itertools.product(versions, ("8.0", "9.0"), flags):
+    for (engine, version), architecture, more in itertools.product(versions, rules.ARCHITECTURES, flags):
         asked = request("llama-3.1-8b", engine, version=version, **more)
         told = derive(facts, asked, architecture, alone=architecture == "9.0")
         found |= {told.because, *told.unknown, *(entry.rule.says for entry in told.entries)}

@@ -2,27 +2,23 @@
 
 from __future__ import annotations
 
-import ast
 import os
-import re
-from functools import cache
-from pathlib import Path
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from fitasks.models import rules, sglang_jit, sglang_norm, vllm_hopper
-from tests.models.test_models import answer
+from fitasks.models import communication, experts, rules, sglang_jit, sglang_norm, vllm_hopper
+from fitasks.models.derive import derive
+from fitasks.models.facts import read_facts
+from tests.models.rule_places import Place, places, source, unsaid
+from tests.models.test_models import CONFIGS, answer, request
 from tests.serving.flashinfer_wheels import sources_of, wheel_of
 from tests.serving.planner_runs import PLAN, environment, request_of, run
 from tests.serving.sglang_stubs import stubbed
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
-    from fitasks.models.rule import Rule
-
-Place = tuple[str, str]  # a file of a wheel, and a function or class in it
+    from pathlib import Path
 
 # What was read at each place, without regard to how it is broken into lines.
 SGLANG: dict[Place, tuple[str, ...]] = {
@@ -89,8 +85,17 @@ SGLANG: dict[Place, tuple[str, ...]] = {
         'kv_cache_quant_algo = getattr(quant_config, "kv_cache_quant_algo", None)',
         "else: kv_cache_dtype = model_dtype",
     ),
-    ("sglang/srt/distributed/device_communicators/custom_all_reduce.py", "dispatch_custom_allreduce"): (
-        "if can_use_custom_all_reduce_v2(group=group, device=device):",
+    ("sglang/srt/models/utils.py", "enable_fused_set_kv_buffer"): ("_is_cuda and pool.dtype == torch.bfloat16",),
+    ("sglang/srt/models/qwen3_moe.py", "Qwen3MoeAttention.apply_qk_norm_rope"): (
+        "use_fused = self.use_fused_qk_norm_rope and qkv.dtype == torch.bfloat16",
+        "q, k = apply_qk_norm(",
+        "if enable_fused_set_kv_buffer(forward_batch)",
+    ),
+    ("sglang/srt/layers/quantization/unquant.py", "UnquantizedFusedMoEMethod.create_moe_runner"): (
+        "else: backend = MoeRunnerBackend.TRITON",
+    ),
+    ("sglang/srt/layers/moe/moe_runner/triton_utils/fused_moe.py", "_fused_moe_kernel_sequence"): (
+        "silu_and_mul(intermediate_cache1.view(-1, N), intermediate_cache2)",
     ),
 }
 # What no rule cites, because rules say it by leaving others out: how the models call these layers.
@@ -108,6 +113,27 @@ MODELS: dict[Place, tuple[str, ...]] = {
         "q, k = self.rotary_emb(positions, q, k)",
     ),
     ("sglang/srt/models/qwen3.py", "Qwen3Attention"): ("rotary_dim=self.head_dim,",),
+    ("sglang/srt/models/qwen3_moe.py", "Qwen3MoeAttention"): (
+        "rotary_dim=self.head_dim,",
+        "get_server_args().enable_fused_qk_norm_rope",
+        "save_kv_cache = must_save_kv or not ( enable_fused_set_kv_buffer(forward_batch)",
+    ),
+    ("sglang/srt/server_args.py", "ServerArgs"): (
+        'enable_fused_qk_norm_rope: A[ bool, "Enable fused qk normalization and rope rotary embedding.", ] = False',
+    ),
+    ("sglang/srt/models/mixtral.py", "MixtralAttention"): (
+        "rotary_dim=self.head_dim,",
+        "q, k = self.rotary_emb(positions, q, k)",
+    ),
+    ("sglang/srt/models/mixtral.py", "MixtralMoE"): ("self.experts = FusedMoE(",),
+    ("sglang/srt/layers/moe/fused_moe_triton/layer.py", "FusedMoE.__init__"): ('activation: str = "silu",',),
+    ("sglang/srt/model_loader/utils.py", "get_model_architecture"): (
+        'and "MixtralForCausalLM" in architectures ): architectures = ["QuantMixtralForCausalLM"]',
+    ),
+    ("sglang/jit_kernel/rope.py", "apply_rope_inplace_with_kvcache"): (
+        "module = _jit_fused_rope_module(is_neox, rope_dim, q.dtype)",
+    ),
+    ("sglang/srt/models/mixtral.py", "MixtralDecoderLayer"): ("self.block_sparse_moe = MixtralMoE(",),
     ("sglang/srt/layers/rotary_embedding/factory.py", "get_rope"): (
         'if scaling_type == "llama3":',
         'if "mrope_section" in rope_scaling:',
@@ -259,38 +285,6 @@ FLASHINFER: dict[Place, tuple[str, ...]] = {
 }
 
 
-def places(table: Iterable[Rule]) -> set[Place]:
-    """What the rules cite: `file: name, name; file: name`."""
-    found = set()
-    for rule in table:
-        for cited in filter(None, rule.source.split("; ")):
-            file, _, names = cited.partition(": ")
-            found |= {(file, name) for name in names.split(", ")}
-    return found
-
-
-@cache
-def tree(root: Path, file: str) -> tuple[str, ast.Module]:
-    text = (root / file).read_text()
-    return text, ast.parse(text)
-
-
-def source(root: Path, place: Place) -> str:
-    """The text of a function or class on one line, without comments."""
-    text, node = tree(root, place[0])
-    found: ast.AST = node
-    for name in place[1].split("."):
-        found = next(one for one in ast.walk(found) if getattr(one, "name", "") == name)
-    lines = (ast.get_source_segment(text, found) or "").splitlines()
-    return re.sub(r"\s+", " ", " ".join(line.split("  #")[0] for line in lines if not line.strip().startswith("#")))
-
-
-def unsaid(root: Path, quotes: dict[Place, tuple[str, ...]]) -> list[tuple[Place, str]]:
-    """The quotes that are no longer where they were."""
-    cited = [(place, quote) for place, some in quotes.items() for quote in some]
-    return [(place, quote) for place, quote in cited if quote not in source(root, place)]
-
-
 def test_every_place_that_a_rule_of_sglangs_jit_cites_is_quoted() -> None:
     assert places((*sglang_jit.MODULES, *sglang_jit.UNKNOWN)) == set(SGLANG)
 
@@ -347,16 +341,39 @@ def own(name: str, **more: Any) -> list[tuple[str, dict[str, Any]]]:
     return [(entry.op, dict(entry.params)) for entry in told.entries if entry.op.startswith("sglang.")]
 
 
+def of_gpus_and_experts() -> list[tuple[str, dict[str, Any]]]:
+    """FlashInfer's modules that the rules for several GPUs and for experts give."""
+    fixed = replace(read_facts(CONFIGS / "mixtral-8x7b.json"), quantization="fp8-static")
+    told = [
+        answer("deepseek-v3", "9.0", version="0.5.16", tensor_parallel=8),
+        derive(fixed, request("mixtral-8x7b", "vllm", version="0.26.0", tensor_parallel=2), "9.0"),
+    ]
+    rules_of = {id(rule) for rule in (*communication.MODULES, *experts.MODULES)}
+    found = [entry for one in told for entry in one.entries if id(entry.rule) in rules_of and ":" not in entry.op]
+    return [(entry.op, dict(entry.params)) for entry in found]
+
+
 @pytest.mark.usefixtures("flashinfer")
-def test_sglangs_own_functions_make_what_a_server_was_seen_to_compile(tmp_path: Path) -> None:
-    """Of a Llama the four modules of SGLang 0.5.16's first request on an H200: bfloat16, 8 key-value heads of 128."""
+def test_the_generators_take_what_is_given(tmp_path: Path) -> None:
+    """Of a Llama the four modules of SGLang 0.5.16's first request on an H200: bfloat16, 8 key-value heads of 128.
+
+    FlashInfer's for several GPUs and for experts are asked for in the same process.
+    """
     env = environment(tmp_path)
     stubs = stubbed(tmp_path, wheel_of("sglang", "sglang==0.5.16"))
     env |= {"PYTHONPATH": os.pathsep.join([str(stubs), env["PYTHONPATH"]]), "TVM_FFI_GPU_BACKEND": "cuda"}
     wanted = [*own("llama-3.1-8b"), *own("qwen3-8b", tensor_parallel=2, kv_cache_dtype="fp8_e4m3")]
-    _, response = run(PLAN, request_of(*wanted), tmp_path / "planned", env)
-    names = [kernel["name"].removeprefix("sgl_kernel_jit_").rpartition("_")[0] for kernel in response["kernels"]]
-    assert names == [
+    flashinfers = of_gpus_and_experts()
+    _, response = run(PLAN, request_of(*wanted, *flashinfers), tmp_path / "planned", env)
+    planned = [kernel["name"] for kernel in response["kernels"]]
+    assert planned[len(wanted) :] == [
+        "trtllm_comm",
+        "dsv3_fused_routing",
+        "trtllm_mnnvl_comm",
+        "trtllm_comm",
+        "fused_moe_90",
+    ]
+    assert [name.removeprefix("sgl_kernel_jit_").rpartition("_")[0] for name in planned[: len(wanted)]] == [
         "fused_rope_true_128_true_bf16_t",
         "kvcache_2048_true",
         "clamp_position_int64_t",
@@ -366,4 +383,7 @@ def test_sglangs_own_functions_make_what_a_server_was_seen_to_compile(tmp_path: 
         "clamp_position_int64_t",
         "activation_bf16_t_true",
         "qknorm_128_true_bf16_t",
+        "custom_all_reduce_bf16_t_2_true",
+        "communicator",
+        "cuda_ipc",
     ]

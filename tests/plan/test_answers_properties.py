@@ -70,6 +70,7 @@ SAMPLES: dict[str, Any] = {
                 "generator": "g:f",
                 "doc": "",
                 "note": "",
+                "kind": "cute",
                 "parameters": [{"name": "x", "required": True, "default": None, "type": "int", "accepted": [1, "a"]}],
             }
         ],

@@ -22,7 +22,14 @@ def test_they_are_asked_for_again_when_a_generator_was_edited(
 
     def ask(*_: Any, **__: Any) -> dict[str, Any]:
         asked.append(generators.read_text())
-        op = {"op": "page", "generator": "m:gen_page_module", "parameters": [], "doc": "", "note": ""}
+        op = {
+            "op": "page",
+            "generator": "m:gen_page_module",
+            "parameters": [],
+            "doc": "",
+            "note": "",
+            "kind": "flashinfer",
+        }
         return {"ops": [op], "reads": {"files": [str(generators)], "looked": [[[str(tmp_path)], ["page", "norm"]]]}}
 
     monkeypatch.setattr(offered, "asked", ask)

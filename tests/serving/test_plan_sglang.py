@@ -23,6 +23,9 @@ ENTRIES: tuple[tuple[str, dict[str, Any]], ...] = (
     ("sglang.jit_kernel.kvcache:_jit_kvcache_module", {"row_bytes": 2048}),
     ("sglang.jit_kernel.per_token_group_quant_8bit_v2:_jit_module",
      {"in_dtype": "bfloat16", "out_dtype": "float8_e4m3fn", "use_pdl": True}),
+    ("sglang.jit_kernel.all_reduce:get_all_reduce_module", {"dtype": "bfloat16", "world_size": 2}),
+    ("sglang.jit_kernel.all_reduce:_init_communicator", {}),
+    ("sglang.jit_kernel.all_reduce:_init_ipc_manager", {}),
 )  # fmt: skip
 # SGLang's own way to the first step that needs a compiler, in a process that has none.
 ITSELF = """
@@ -34,11 +37,15 @@ from sglang.jit_kernel.clamp_position import _jit_clamp_position_module
 from sglang.jit_kernel.rope import _jit_fused_rope_module
 from sglang.jit_kernel.kvcache import _jit_kvcache_module
 from sglang.jit_kernel.per_token_group_quant_8bit_v2 import _jit_module
+from sglang.jit_kernel.all_reduce import get_all_reduce_module, _init_communicator, _init_ipc_manager
 for make in (
     lambda: _jit_clamp_position_module(torch.int64),
     lambda: _jit_fused_rope_module(True, 128, torch.bfloat16),
     lambda: _jit_kvcache_module(2048),
     lambda: _jit_module(torch.bfloat16, torch.float8_e4m3fn, True),
+    lambda: get_all_reduce_module(torch.bfloat16, 2),
+    _init_communicator,
+    _init_ipc_manager,
 ):
     try:
         make()
@@ -63,6 +70,7 @@ def planned(env: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> li
         (CLAMP, {"dtyp": "int64"}),
         ("sglang.jit_kernel.utils.compile:_jit_build_dir_name", {"module_name": "x"}),
         ("sglang.nothing:_jit_module", {}),
+        ("sglang.jit_kernel.rope:rotary_embedding", {}),
     )
     _, answer = run(PLAN, request_of(*ENTRIES, *wrong), tmp_path_factory.mktemp("asked"), env)
     kernels: list[dict[str, Any]] = answer["kernels"]
@@ -100,6 +108,10 @@ def test_arguments_are_said_back(planned: list[dict[str, Any]]) -> None:
         (1, "unknown parameter; _jit_clamp_position_module takes dtype (did you mean dtype?)"),
         (2, "makes 0 modules through tvm_ffi.cpp, not one"),
         (3, "unknown op; sglang.nothing cannot be imported here: ModuleNotFoundError"),
+        (
+            4,
+            "sglang.jit_kernel.rope:rotary_embedding is no function of SGLang that makes a module: those call load_jit",
+        ),
     ],
 )
 def test_mistakes_are_named(planned: list[dict[str, Any]], index: int, message: str) -> None:
@@ -121,10 +133,12 @@ def test_a_trace_may_name_it_and_what_is_there_is_not_loaded(
     there.parent.mkdir(parents=True)
     there.write_text("not a library")
     moved = env | {"TVM_FFI_CACHE_DIR": str(tmp_path / "cache"), "FLASHINFER_CUDA_ARCH_LIST": "8.9"}
-    odd: tuple[str, dict[str, Any]] = ("sglang.jit_kernel.norm:_jit_nothing", {})
-    _, answer = run(PLAN, request_of(ENTRIES[0], odd, recorded=True), tmp_path, moved)
-    right, wrong = answer["kernels"]
+    odd: list[tuple[str, dict[str, Any]]] = [
+        (f"sglang.jit_kernel.{name}", {}) for name in ("norm:_jit_nothing", "rope:apply_rope_inplace")
+    ]
+    _, answer = run(PLAN, request_of(ENTRIES[0], *odd, recorded=True), tmp_path, moved)
+    right, *wrong = answer["kernels"]
     assert right["library"] == str(there)
     assert there.read_text() == "not a library"
     assert "compute_89,code=sm_89 " in right["ninja"]
-    assert "is no function of SGLang that makes a module" in wrong["error"]["message"]
+    assert all("is no function of SGLang that makes a module" in one["error"]["message"] for one in wrong)

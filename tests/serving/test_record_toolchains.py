@@ -36,9 +36,11 @@ def load_inline(name, build_directory, **more):
 tvm_ffi.cpp.load_inline, tvm_ffi.load_module = load_inline, lambda path: "module"
 from sglang.jit_kernel.utils.arch import override_jit_cuda_arch
 from sglang.jit_kernel.clamp_position import _jit_clamp_position_module
+from sglang.jit_kernel.all_reduce import get_all_reduce_module
 with override_jit_cuda_arch(9, 0, "a"):
     _jit_clamp_position_module(torch.int64)
     _jit_clamp_position_module(dtype=torch.int64)
+    get_all_reduce_module(torch.bfloat16, world_size=2)
 """
 
 
@@ -60,15 +62,17 @@ def recorded(tmp_path: Path, script: str, *paths: Path, **more: str) -> tuple[li
 def test_sglangs_own_jit_until_0_5_16(tmp_path: Path) -> None:
     real = wheel_of("sglang", "sglang==0.5.16")
     place = stubbed(tmp_path, real)
-    (line, second), said = recorded(tmp_path, OLD, place)
+    (line, second, other), said = recorded(tmp_path, OLD, place)
     assert "fitasks" not in said
     assert line["name"] == "sgl_kernel_jit_clamp_position_int64_t"
     assert (line["kind"], line["how"], line["unsaid"]) == ("sglang-jit", "compiled", "")
     assert line["generator"] == "sglang.jit_kernel.clamp_position:_jit_clamp_position_module"
     assert line["arguments"] == {"dtype": "int64"}
     assert second["how"] == "cached", "SGLang itself asks again, for it was called in other words"
-    assert [line["how"] for line in recorded(tmp_path, OLD, place)[0]] == ["cached", "cached"]
-    (library,) = tmp_path.glob(".cache/tvm-ffi/*/*.so")
+    assert other["generator"] == "sglang.jit_kernel.all_reduce:get_all_reduce_module"
+    assert other["arguments"] == {"dtype": "bfloat16", "world_size": 2}
+    assert [line["how"] for line in recorded(tmp_path, OLD, place)[0]] == ["cached"] * 3
+    (library,) = tmp_path.glob(".cache/tvm-ffi/*clamp*/*.so")
     library.unlink()
     library.parent.rmdir()
     (failed,), _ = recorded(tmp_path, OLD, place, FAIL="1")
@@ -111,7 +115,7 @@ def test_sglangs_own_jit_from_0_5_23(tmp_path: Path) -> None:
     assert "fitasks" not in said
     told = [(line["name"], line["how"]) for line in lines if line["kind"] == "sglang-jit"]
     assert told == [("sgl_kernel_jit_clamp_position_int64_t", how) for how in ("compiled", "cached")]
-    assert lines[-1]["unsaid"] == "it was made by no _jit_… function of sglang"
+    assert lines[-1]["unsaid"] == "no function of sglang that has a name made it"
     shutil.rmtree(tmp_path / ".cache" / "sglang")
     assert recorded(tmp_path, NEW, *paths, **more, FAIL="1")[0][-1]["how"] == "failed"
 

@@ -28,6 +28,12 @@ CHANGING: tuple[str, dict[str, Any]] = (  # whose source changes meanwhile
     "sglang.kernels.ops.elementwise.add_constant:_jit_add_constant_module",
     {"constant": 7},
 )
+_REDUCE = "sglang.kernels.ops.communication.all_reduce"
+ALL_REDUCE: tuple[tuple[str, dict[str, Any]], ...] = (
+    (f"{_REDUCE}:get_all_reduce_module", {"dtype": "bfloat16", "world_size": 2}),
+    (f"{_REDUCE}:_init_communicator", {}),
+    (f"{_REDUCE}:_init_ipc_manager", {}),
+)
 MISTAKES: tuple[tuple[str, dict[str, Any], str], ...] = (
     (CLAMP.replace("_jit_clamp", "_jit_klamp"), {}, "(did you mean _jit_clamp_position_module?)"),
     (CLAMP, {"dtyp": "int64"}, "_jit_clamp_position_module takes dtype (did you mean dtype?)"),
@@ -53,7 +59,7 @@ def place(tmp_path_factory: pytest.TempPathFactory, flashinfer: Path) -> Place:
     (root / "cuda" / "include").mkdir()
     (root / "cuda" / "include" / "cuda.h").write_text("// CUDA\n")
     forced = env | {"SGLANG_JIT_FORCE_RECOMPILE": "1"}
-    planned = ask("sglang_keyed_plan.py", root, forced, INT64, *(wrong[:2] for wrong in MISTAKES))
+    planned = ask("sglang_keyed_plan.py", root, forced, INT64, *(wrong[:2] for wrong in MISTAKES), *ALL_REDUCE)
     assert not (root / ".cache" / "sglang").exists(), "planning writes nothing"
     return Place(root, env, planned, ask("sglang_keyed_build.py", root, forced, INT64, INT64, INT32, CHANGING))
 
@@ -86,6 +92,15 @@ def test_a_plan_says_where_a_server_looks_and_what_its_key_rests_on(place: Place
 @pytest.mark.parametrize("index", range(len(MISTAKES)))
 def test_mistakes_are_named(place: Place, index: int) -> None:
     assert MISTAKES[index][2] in place.planned["kernels"][index + 1]["error"]["message"]
+
+
+def test_functions_of_other_names_make_modules_as_well(place: Place) -> None:
+    """All-reduce's, which models: gives for several GPUs."""
+    assert [one["name"] for one in place.planned["kernels"][-len(ALL_REDUCE) :]] == [
+        "sgl_kernel_jit_custom_all_reduce_bf16_t_2_true",
+        "sgl_kernel_jit_communicator",
+        "sgl_kernel_jit_cuda_ipc",
+    ]
 
 
 def test_what_was_planned_is_published_by_sglang(place: Place) -> None:

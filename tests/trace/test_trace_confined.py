@@ -80,7 +80,7 @@ def test_bytes_and_torn_lines(tmp_path: Path, data: bytes, at: int) -> None:
     [
         (
             {"generator": "subprocess:getoutput", "arguments": {"cmd": "touch /tmp/x"}},
-            "generator 'subprocess:getoutput' is no gen_… function of FlashInfer, nor a _jit_… function of SGLang, and",
+            "generator 'subprocess:getoutput' is no gen_… function of FlashInfer, nor a function of SGLang's JIT, and",
         ),
         ({"generator": "os:system"}, "generator 'os:system' is no"),
         ({"generator": "flashinfer.jit.core:subprocess.getoutput"}, "generator 'flashinfer.jit.core:subprocess.getout"),

@@ -86,8 +86,8 @@ ADDED = """\
   act_and_mul: {act_func_name: silu}
 """
 REFUSED = """\
-  not expressible: x: trace.jsonl:6: generator 'subprocess:getoutput' is no gen_… function of FlashInfer, nor a _jit_… function of \
-SGLang, and nothing else is called for a trace
+  not expressible: x: trace.jsonl:6: generator 'subprocess:getoutput' is no gen_… function of FlashInfer, nor a function of \
+SGLang's JIT, and nothing else is called for a trace
 """
 OUTSIDE = "not covered by precompilation: 1 module, 7.5 s in the server\n  rmsnorm_dsl (cute-dsl), 7.5 s\n"
 WAITED = """\

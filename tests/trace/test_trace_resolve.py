@@ -97,6 +97,12 @@ def test_a_list_that_may_be_left_out() -> None:
     assert [str(entry) for entry in entries_of_name("page", [listed, PAGE])] == ["page_of()", "page()"]
 
 
+def test_a_name_is_none_of_another_kind() -> None:
+    where = "flashinfer.m:make_page"
+    others = [Op(where, where, (), "", kind=kind) for kind in ("cute", "sglang")]
+    assert [str(entry) for entry in entries_of_name("page", [*others, PAGE])] == ["page()"]
+
+
 @pytest.mark.parametrize("function", ["gen_batch_prefill_module", "_gen_batch_prefill_primary_module"])
 def test_generator_back_to_op_without_defaults(function: str) -> None:
     found = entries(Requested(NAME, f"{PLACE}:{function}", ALL, architectures="90a"))

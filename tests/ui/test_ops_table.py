@@ -5,7 +5,7 @@ import pytest
 from fitasks.base.answers import Parameter
 from fitasks.base.errors import EnvironmentProblem
 from fitasks.plan.offers import Op
-from fitasks.ui.ops_table import chosen_ops, described, listed
+from fitasks.ui.ops_table import chosen_ops, described, listed, ops_lines
 
 BACKEND = Parameter("backend", True, None, "str", ("fa2", "fa3"))
 FLAG = Parameter("use_x", False, False, "bool", (False, True))
@@ -81,3 +81,28 @@ def test_no_match_suggests() -> None:
     with pytest.raises(EnvironmentProblem) as error:
         chosen_ops(KNOWN, ["batch_prefil1"])
     assert error.value.message == "no op of this FlashInfer matches batch_prefil1 (did you mean batch_prefill?)"
+
+
+ROPE = Op("sglang.jit_kernel.rope:_jit_rope", "sglang.jit_kernel.rope:_jit_rope", (BACKEND,), "", kind="sglang")
+GATE = Op("flashinfer.norm.gate:_get", "flashinfer.norm.gate:_get", (FLAG,), "", kind="cute")
+
+
+def test_kinds_beside_flashinfers_modules() -> None:
+    assert list(ops_lines((GATE, PAGE, ROPE), [], "0.7.4")) == [
+        "page",
+        "",
+        "modules of SGLang's own JIT, each by its function:",
+        "sglang.jit_kernel.rope:_jit_rope  backend",
+        "",
+        "CuTe-DSL objects that FlashInfer keeps, each by its function:",
+        "flashinfer.norm.gate:_get  [use_x]",
+        "1 op of FlashInfer 0.7.4, 1 of SGLang's JIT, 1 of CuTe-DSL; `doit ops WORD …` shows their parameters",
+    ]
+    assert list(ops_lines((PAGE,), [], "0.7.4")) == [
+        "page",
+        "1 op of FlashInfer 0.7.4; `doit ops WORD …` shows their parameters",
+    ]
+    assert list(ops_lines((GATE, PAGE, ROPE), ["rope"], "0.7.4")) == [
+        "sglang.jit_kernel.rope:_jit_rope",
+        "  backend  fa2, fa3",
+    ]

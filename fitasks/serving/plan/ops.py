@@ -3,12 +3,14 @@
     <serving python> ops.py RESPONSE.json
 
 Runs like plan.py beside it, in the same environment, and fails like it (exit status 3, "fatal"). The response is
-{"version": 1, ..., "ops": [{"op", "generator", "parameters", "doc", "note"}]}, sorted by op. `op` is what kernels.yaml
-writes; `note` is what speaks against it, if anything does: nothing calls the generator, or it can't be imported here.
+{"version": 1, ..., "ops": [{"op", "generator", "parameters", "doc", "note", "kind"}]}, sorted by op. `op` is what
+kernels.yaml writes; `note` is what speaks against it, if anything does: nothing calls the generator, or it can't be
+imported here. `kind` is "flashinfer", "sglang" (modules of its JIT) or "cute" (CuTe-DSL objects); what of the latter
+two there is, ops_sources.py reads in sources.
 A parameter is {"name", "required", "default", "type", "accepted"}: `default` is what it is where kernels.yaml says
 nothing ("=dtype_q" for one that follows another; null and `required` where there is none), `accepted` are the values
 that FlashInfer's code admits, empty where it doesn't tell. `type` is "dtype", "bool", "int", "float", "str", "list" for
-what kernels.yaml cannot say, or "" where the generator doesn't tell.
+what kernels.yaml cannot say, "device", or "" where the generator doesn't tell.
 """
 
 from __future__ import annotations
@@ -24,6 +26,7 @@ sys.path.insert(0, _HERE)
 import plan_generators as generators  # noqa: E402
 import plan_parameters as parameters  # noqa: E402
 from load_flashinfer import load  # noqa: E402
+from ops_sources import operations as of_sources  # noqa: E402
 from ops_values import accepted_values  # noqa: E402
 from plan_errors import PlanError  # noqa: E402
 from plan_requests import respond  # noqa: E402
@@ -51,6 +54,7 @@ def main(argv: list[str]) -> int:
 def operations() -> list[dict[str, Any]]:
     """Every op that kernels.yaml may name, sorted."""
     records = [record for function in sorted(_functions()) for record in _records(function)]
+    records.extend(of_sources())
     return sorted(records, key=lambda record: str(record["op"]))
 
 
@@ -87,12 +91,14 @@ def _record(op: str, generator: Callable[..., Any]) -> dict[str, Any]:
         "parameters": list(_parameters(generator)),
         "doc": doc.splitlines()[0].strip() if doc else "",
         "note": "nothing in this FlashInfer, nor in an installed engine, calls it" if unused else "",
+        "kind": "flashinfer",
     }
 
 
 def _unusable(function: str, message: str) -> dict[str, Any]:
     place = f"{defining_modules()[function][0]}:{function}"
-    return {"op": generators._op_name(function), "generator": place, "parameters": [], "doc": "", "note": message}
+    op = {"op": generators._op_name(function), "generator": place, "parameters": [], "doc": "", "note": message}
+    return {**op, "kind": "flashinfer"}
 
 
 def _parameters(generator: Callable[..., Any]) -> Iterator[dict[str, Any]]:

@@ -1,9 +1,9 @@
 """Plans modules of SGLang's own JIT: which directory of tvm-ffi's a server would load, built how.
 
-SGLang's functions `_jit_…_module(…)` make a module with its `load_jit`, which loads the library that is there or has
-tvm_ffi.cpp write sources and a build.ninja, run ninja and load (sglang/jit_kernel/utils/compile.py of 0.5.16, tvm_ffi/
-cpp/extension.py of 0.1.9 to 0.1.15). Such a function is called here with tvm_ffi's last steps caught: nothing is
-written, compiled or loaded. SGLang compiles for the GPU of the process alone, so that a target must be one
+Functions of SGLang's, most called `_jit_…_module(…)`, make a module with its `load_jit`, which loads the library that
+is there or has tvm_ffi.cpp write sources and a build.ninja, run ninja and load (sglang/jit_kernel/utils/compile.py of
+0.5.16, tvm_ffi/cpp/extension.py of 0.1.9 to 0.1.15). Such a function is called here with tvm_ffi's last steps caught:
+nothing is written, compiled or loaded. SGLang compiles for the GPU of the process alone, so that a target must be one
 architecture; with no GPU here torch's answers about one stand in for it.
 """
 
@@ -20,14 +20,15 @@ from typing import TYPE_CHECKING, Any
 
 from plan_errors import PlanError, did_you_mean, near, one_line
 from plan_parameters import arguments_for, as_json
-from plan_sources import defines
+from plan_sources import callers, defines
 from plan_spec import confined, generate, replaced
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 PACKAGE = "sglang"
-_NAME = re.compile(r"_jit_\w+", re.ASCII)
+_NAME = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*", re.ASCII)
+MAKER = "load_jit"  # what every function calls that makes a module
 _ONE = re.compile(r"(\d+)\.(\d+)[a-z]?")
 
 
@@ -72,16 +73,27 @@ def find_function(op: str, *, recorded: bool) -> Callable[..., Any]:
     """The function that an entry names, out of its cache. Raises PlanError."""
     module_name, _, name = op.partition(":")
     _import(PACKAGE)
-    if not _NAME.fullmatch(name) or (recorded and not defines(module_name, name)):
-        raise PlanError("unknown_op", f"{op} is no function of SGLang that makes a module: they are called _jit_…")
+    if not _NAME.fullmatch(op) or (recorded and not _is_maker(module_name, name)):
+        raise _no_maker(op)
     module = _import(module_name)
     function = inspect.unwrap(getattr(module, name, find_function))
     if getattr(function, "__module__", "") != module_name or not inspect.isfunction(function):
-        known = sorted(key for key in vars(module) if _NAME.fullmatch(key))
+        known = sorted(callers(module_name, MAKER))
         suggestion = near(name, known)
         message = f"unknown op; {module_name} has no function {name}{did_you_mean(suggestion)}"
         raise PlanError("unknown_op", message, accepted=known, suggestion=suggestion and f"{module_name}:{suggestion}")
+    if not _is_maker(module_name, name):
+        raise _no_maker(op)
     return function
+
+
+def _is_maker(module: str, name: str) -> bool:
+    """Whether it is a function that makes a module, by the module's source or by its name."""
+    return name in callers(module, MAKER) or (name.startswith("_jit_") and defines(module, name))
+
+
+def _no_maker(op: str) -> PlanError:
+    return PlanError("unknown_op", f"{op} is no function of SGLang that makes a module: those call {MAKER}")
 
 
 def _import(name: str) -> Any:

@@ -55,10 +55,37 @@ def defines(module: str, name: str) -> bool:
     """
     if module in sys.modules:
         return True
+    return any(re.search(rb"^def %s\(" % name.encode(), text, re.MULTILINE) for text in _texts(module))
+
+
+def callers(module: str, called: str) -> list[str]:
+    """Return the functions of this module that, by its source, call one of this name. Imports nothing.
+
+    The package that it is in is imported.
+    """
+    functions = (function for text in _texts(module) if called.encode() in text for function in functions_in(text))
+    return [function.name for function in functions if called in calls_of(function)]
+
+
+def calls_of(function: ast.FunctionDef) -> set[str]:
+    """Return the names of what a function calls."""
+    called = (node.func for node in ast.walk(function) if isinstance(node, ast.Call))
+    return {getattr(one, "id", getattr(one, "attr", "")) for one in called}
+
+
+def functions_in(text: bytes) -> list[ast.FunctionDef]:
+    """Return the functions of a source text that stand by themselves; none of one that is no Python."""
+    try:
+        return [node for node in ast.parse(text).body if isinstance(node, ast.FunctionDef)]
+    except (SyntaxError, ValueError):
+        return []
+
+
+def _texts(module: str) -> list[bytes]:
+    """The source of a module, wherever its package looks for it; empty texts where there is none."""
     package, *names = module.split(".")
     files = [Path(place).joinpath(*names) for place in sys.modules[package].__path__]
-    texts = [_text(one) for file in files for one in (file.with_suffix(".py"), file / "__init__.py")]
-    return any(re.search(rb"^def %s\(" % name.encode(), text, re.MULTILINE) for text in texts)
+    return [_text(one) for file in files for one in (file.with_suffix(".py"), file / "__init__.py")]
 
 
 class _Uses:

@@ -33,10 +33,13 @@ def origin(frame: FrameType | None) -> tuple[str, dict[str, Any], str]:
 
 
 def of_function(frame: FrameType | None, package: str, prefix: str) -> tuple[str, dict[str, Any], str]:
-    """The same for the outermost function of a package whose name begins so."""
+    """The same for the outermost function of a package whose name begins so; else for the innermost, if it has a name.
+
+    Of SGLang's functions that make modules most are called _jit_…, and get_all_reduce_module isn't.
+    """
     stack = [one for one in _stack(frame) if one.f_globals.get("__name__", "").startswith(package)]
-    found = [one for one in stack if one.f_code.co_name.startswith(prefix)]
-    return _call(found[-1]) if found else ("", {}, f"it was made by no {prefix}… function of {package.rstrip('.')}")
+    found = [one for one in stack if one.f_code.co_name.startswith(prefix)] or list(filter(_function, stack[:1]))
+    return _call(found[-1]) if found else ("", {}, f"no function of {package.rstrip('.')} that has a name made it")
 
 
 def of_kernel(frame: FrameType | None) -> tuple[str, dict[str, Any], str]:
