@@ -45,9 +45,9 @@ reset: $(READY)
 test: $(READY)
 	@PYTHON=$(PYTHON) $(PYTHON) -m pytest -n 2 --dist worksteal $(K)
 
-# Needs root, buildah and debootstrap, and about 15 GB below /var/tmp. Not part of `make test`.
+# Needs root, buildah and debootstrap, and about 25 GB below /var/tmp. Not part of `make test`.
 test-image: $(READY)
-	@$(PYTHON) -m tests.image.build_images $(K)
+	@$(PYTHON) -m tests.image.build_images $(K) && $(PYTHON) -m tests.image.engine_images $(K)
 
 # Needs root and debootstrap, and about 12 GB below /var/tmp. Not part of `make test`.
 test-bare: $(READY)

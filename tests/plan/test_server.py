@@ -359,7 +359,7 @@ def test_what_cannot_be_started_is_no_interpreter(answering: Answering, name: st
         answering.server(str(path))
     assert caught.value.message == f"kernels.yaml: serving.python: {path} is not an executable file"
     assert caught.value.remedy == (
-        "name the server's interpreter, e.g. /opt/venv/bin/python, or leave the line out for this one"
+        "name the server's interpreter, e.g. /opt/venv/bin/python, or leave it out for this one"
     )
 
 
@@ -371,6 +371,16 @@ def test_a_name_without_a_directory_is_looked_up_on_path(answering: Answering, m
     with pytest.raises(EnvironmentProblem, match="python2 is not an executable file"):
         answering.server("python2")
     assert answering.server("./python3.11").python == Path("python3.11"), "a path is taken as it is written"
+
+
+def test_an_image_names_its_python_whatever_kernels_yaml_says(answering: Answering) -> None:
+    python = answering.executable("bin/python3.12")
+    said = {"HOME": "/root", "PATH": "/usr/bin", "FITASKS_PYTHON": str(python)}
+    assert answering.server("/opt/another/python", said).python == python
+    with pytest.raises(EnvironmentProblem) as caught:
+        answering.server(str(python), said | {"FITASKS_PYTHON": "/nowhere/python3"})
+    assert caught.value.message == "FITASKS_PYTHON: /nowhere/python3 is not an executable file"
+    assert answering.server(str(python), said | {"FITASKS_PYTHON": ""}).python == python, "an empty one says nothing"
 
 
 def test_without_a_name_it_is_the_one_that_runs_doit(answering: Answering, monkeypatch: pytest.MonkeyPatch) -> None:
