@@ -27,7 +27,7 @@ DOIT = $(if $(filter 0 false no off,$(SM90)),FITASKS_SM90=0) PATH="$(dir $(abspa
 NAMES = $(foreach word,$(subst ',,$(subst ",,$(K))),'$(word)')
 
 .DEFAULT_GOAL := kernels
-.PHONY: kernels check doctor env verify why list test test-bare test-image test-newest test-pythons lint docs clean reset
+.PHONY: kernels check doctor env verify why list test test-bare test-readme test-image test-newest test-pythons lint docs clean reset
 
 # Marked with +, so that `make -jN` of any version lends its tokens; but `make -n` shall do nothing.
 kernels: $(READY)
@@ -52,6 +52,10 @@ test-image: $(READY)
 # Needs root and debootstrap, and about 12 GB below /var/tmp. Not part of `make test`.
 test-bare: $(READY)
 	@$(PYTHON) -m tests.bare.bare_debian $(K)
+
+# README's commands to the letter, and those of docs/ that are marked. Needs what test-bare needs; K='README.md' for some.
+test-readme: $(READY)
+	@$(PYTHON) -m tests.bare.stranger $(K)
 
 # What depends on Python itself, without torch and FlashInfer: make test-pythons PYTHONS='python3.12 python3.13'
 test-pythons:
