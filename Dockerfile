@@ -4,6 +4,7 @@
 #   docker build -t server --build-arg KERNELS=kernels.h100.yaml .     a file beside this one, *.yaml or *.yml
 #   docker build --target wheel --output dist .                   only the wheel, for an image that you have already
 #
+# Into an image with an engine of its own, such as lmsysorg/sglang or vllm/vllm-openai, kernels go by Dockerfile.engine.
 # Where kernels.yaml has `models:`, their config.json belong into models/ beside it (config: models/llama/config.json).
 # A package index of your own comes in as a secret, and into no layer: --secret id=pip,src=pip.conf
 # Kernels that another machine has compiled come from a store (docs/stores.md), its credentials as a secret, a file of
@@ -13,6 +14,15 @@
 
 ARG BUILD_BASE=python:3.11-slim-bookworm
 ARG RUNTIME_BASE=python:3.11-slim-bookworm
+
+# ---- what the server's stage begins with: looked at before anything is compiled
+FROM ${RUNTIME_BASE} AS base
+ARG RUNTIME_BASE
+# The environment below comes first on PATH: one that an engine's image has would be hidden by it, or changed.
+RUN found=$(find / -xdev -type d \( -path '*-packages/torch' -o -path '*-packages/flashinfer' \) -prune 2>/dev/null); \
+    if [ -n "$found" ]; then echo "RUNTIME_BASE=${RUNTIME_BASE} has an environment of its own:" $found >&2; \
+    echo "use the other Dockerfile: docker build -f Dockerfile.engine --build-arg ENGINE_IMAGE=${RUNTIME_BASE} ." >&2; \
+    exit 1; fi
 
 # ---- everything that kernels are compiled with
 FROM ${BUILD_BASE} AS compiler
@@ -71,7 +81,7 @@ FROM scratch AS wheel
 COPY --from=builder /src/dist/*.whl /
 
 # ---- the server: no compiler, no nvcc, no ninja, not root
-FROM ${RUNTIME_BASE} AS runtime
+FROM base AS runtime
 ENV DEBIAN_FRONTEND=noninteractive PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore
 RUN if ! python3 -c 'import ensurepip, venv' 2>/dev/null; then \
       apt-get update -q && apt-get install -yq --no-install-recommends python3 python3-venv \

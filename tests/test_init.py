@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING
 import pytest
 import yaml
 
+from fitasks.base.errors import EnvironmentProblem
 from fitasks.base.files import create
 from fitasks.config.load import load_config
 from fitasks.config.schema import SCHEMA_FILE
@@ -136,7 +138,8 @@ def test_nothing_is_overwritten(here: Path, name: str, capsys: pytest.CaptureFix
     ("words", "said"),
     [
         ([], "no GPU is visible here, so targets must be named\n  remedy: --target 9.0a (9.0a: H100, H200;"),
-        (["--target", "sm_90"], "kernels.yaml:9:11: targets: "),
+        (["--target", "sm_90"], "fitasks init: 'sm_90' is no GPU architecture\n  remedy: --target 9.0a, or"),
+        (["--target", "9.0a", "--target", "9.0"], 'targets: "9.0" means the same architectures as'),
         (["--target", "9.0a", "--model", "no/where"], "no/where: no such file"),
         (["--target", "9.0a", "--trace", "no/where"], "no/where: no such file"),
         (["--target", "9.0a", "--python", "no/where"], "no/where can't be run"),
@@ -152,6 +155,46 @@ def test_what_cannot_be_done_leaves_nothing(
     assert main(["init", *words]) == 2
     assert said in capsys.readouterr().err
     assert sorted(here.iterdir()) == before
+
+
+def test_an_answer_that_is_no_architecture(here: Path) -> None:
+    with pytest.raises(EnvironmentProblem) as caught:
+        start.begin(here, start._parser().parse_args(["--engine", "none"]), lambda _question: "H100")
+    assert caught.value.message == "'H100' is no GPU architecture"
+    assert [*here.iterdir()] == []
+
+
+@pytest.mark.parametrize(
+    "site", ["lib/python3.12/site-packages", "lib/python3.12/dist-packages", "local/lib/python3.12/dist-packages"]
+)
+def test_an_engine_is_found_beside_the_interpreter_that_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, site: str
+) -> None:
+    """A virtual environment's, Debian's, and what pip puts beside Debian's."""
+    monkeypatch.undo()
+    python = tmp_path / "usr/bin/python3"
+    python.parent.mkdir(parents=True)
+    python.touch(mode=0o755)
+    assert not start._is_installed("vllm", str(python))
+    (tmp_path / "usr" / site / "vllm-0.33.0.dist-info").mkdir(parents=True)
+    assert start._is_installed("vllm", str(python))
+    assert not start._is_installed("sglang", str(python))
+
+
+def test_a_key_is_made_where_there_is_no_kernels_yaml(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["keygen", "key.pem"]) == 0
+    assert "trust: ['ed25519:" in capsys.readouterr().out
+    assert main(["keygen", "key.pem"]) == 2
+    assert capsys.readouterr().err.startswith(f"fitasks keygen: {here}/key.pem is there already")
+    assert [path.name for path in here.iterdir()] == ["key.pem"]
+
+
+def test_ctrl_c_while_all_is_still_being_imported_says_nothing(tmp_path: Path) -> None:
+    (tmp_path / "doit.py").write_text("raise KeyboardInterrupt\n")
+    env = os.environ | {"PYTHONPATH": f"{tmp_path}:{ROOT}"}
+    command = [sys.executable, "-m", "fitasks", "list"]
+    done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
 
 
 def test_where_nothing_can_be_written(here: Path, capsys: pytest.CaptureFixture[str]) -> None:

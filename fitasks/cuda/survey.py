@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import re
 import shlex
 import shutil
@@ -181,13 +182,21 @@ def _nvcc(home: Path, probe: ProbeMemo) -> tuple[Survey, list[Hole]]:
 def _lacking(home: Path, needs: Collection[str]) -> list[Hole]:
     """Fixed files and headers that are not there. nvcc itself adds targets/… and include/cccl."""
     holes = [Hole(file, component) for file, component in _FIXED if not (home / file).is_file()]
-    targets = home / "targets" / f"{os.uname().machine}-linux" / "include"
+    targets = _target(home) / "include"
     places = (home / "include", home / "include" / "cccl", targets, targets / "cccl")
     return holes + [
         Hole(header, component_of(header) or "cudart")
         for header in sorted(needs)
         if not any((place / header).is_file() for place in places)
     ]
+
+
+def _target(home: Path) -> Path:
+    """What a toolkit has of this machine's architecture; NVIDIA calls Arm servers sbsa, and Jetsons aarch64."""
+    machine = platform.machine()
+    names = ["sbsa", machine] if machine == "aarch64" else [machine]
+    found = [home / "targets" / f"{name}-linux" for name in names]
+    return next(filter(Path.is_dir, found), found[-1])
 
 
 def _fits(cudart: Path, release: str) -> bool:

@@ -8,6 +8,7 @@ that was made before costs stat calls only: answers of nvcc and the compiler are
 from __future__ import annotations
 
 import os
+import platform
 import re
 import shutil
 from dataclasses import dataclass, replace
@@ -204,7 +205,8 @@ def _made(candidate: Candidate, found: Survey, env: Mapping[str, str], cache_hom
 
 def _pip_toolkit(candidate: Candidate, found: Survey, env: Mapping[str, str], cache_home: Path) -> Toolkit:
     """Assembles it where it was, so that commands stay the same, but never under another version's name."""
-    name = f"cuda-{found.version}"
+    machine = platform.machine()  # machines of several kinds may share a home
+    name = f"cuda-{found.version}" + f"-{machine}" * (machine != "x86_64")
     links = candidate.links
     home = links if links is not None and links.name == name else cache_home / "fitasks" / name
     stubs = sorted(DEFAULT_HOME.parent.glob("cuda*/lib64/stubs/libcuda.so"))

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import os
+import platform
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
@@ -72,7 +73,7 @@ def describe(place: Place) -> Environment:
     judges = place.judges
     words = {"fitasks": f"{_version()} (protocol {PROTOCOL})"}
     words |= {tool: said for judge in judges.values() for tool, said in judge.toolchain.items()}
-    words |= {"FlashInfer": plan.server.version("flashinfer-python")}
+    words |= {"FlashInfer": plan.server.version("flashinfer-python"), "the processor": platform.machine()}
     trees = {_KERNELS: _kernels(place)} | {name: _files(place, path) for name, path in _directories(place).items()}
     return Environment(words, {name: sha256_text("\n".join(lines)) for name, lines in trees.items()})
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from doit.cmd_base import NamespaceTaskLoader
 from doit.doit_cmd import DoitMain
 
+from fitasks.base.errors import FitasksError
 from fitasks.graph.command import List, Run
 
 if TYPE_CHECKING:
@@ -62,20 +63,37 @@ def main(words: Sequence[str] | None = None) -> int:
         print("fitasks: an empty word among the arguments; is a variable not set?", file=sys.stderr)  # noqa: T201
         return 2
     first = words[0] if words else ""
-    if first in {"--help", "-h"}:
-        print(_HELP.format(name="fitasks"), end="")  # noqa: T201
+    if said := _said(first):
+        print(said)  # noqa: T201
         return 0
-    if first == "--version":
-        print(versions())  # noqa: T201
-        return 0
-    if first == "makefile":
-        print(MAKEFILE)  # noqa: T201
-        return 0
+    if first == "keygen" and not {"--help", "-h"} & set(words):
+        return _keygen(list(words[1:]))
     if first == "init":
         from fitasks.graph.start import main as init
 
         return init(words[1:], _doit)
     return _doit(list(words))
+
+
+def _said(word: str) -> str:
+    """What a word alone asks for; "" for a task."""
+    if word in {"--help", "-h"}:
+        return _HELP.format(name="fitasks").rstrip("\n")
+    if word == "--version":
+        return versions()
+    return str(MAKEFILE) if word == "makefile" else ""
+
+
+def _keygen(files: list[str]) -> int:
+    """As the task does, but without kernels.yaml: a key may be made where nothing is compiled."""
+    from fitasks.graph import actions
+
+    try:
+        actions.keygen(files)
+    except FitasksError as error:
+        print(f"fitasks keygen: {error}", file=sys.stderr)  # noqa: T201
+        return error.exit_status
+    return 0
 
 
 def _doit(words: list[str]) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import os
+import re
 import shutil
 import sys
 import tempfile
@@ -118,6 +119,7 @@ def _start(root: Path, wanted: argparse.Namespace, ask: Callable[[str], str] | N
         raise EnvironmentProblem("which kernels a model needs depends on its engine", remedy="--engine sglang or vllm")
     python = os.path.abspath(shutil.which(wanted.python) or "") if wanted.python else ""  # noqa: PTH100 - links stay
     targets, schema = wanted.target or _targets(ask), f".fitasks/{SCHEMA.name}"
+    _refuse_others(targets)
     return Start(targets, schema, python, engine, models, traced=bool(wanted.trace))
 
 
@@ -135,9 +137,15 @@ def _is_installed(name: str, python: str) -> bool:
     """Whether an interpreter has a distribution; of another one, as far as it lies in an environment of its own."""
     from fitasks.plan.server import find_package
 
-    own = Path(os.path.abspath(shutil.which(python) or python)).parent.parent / "lib"  # noqa: PTH100 - links stay
-    places = own.glob("python3*/site-packages") if python else map(Path, filter(None, sys.path))
+    places = _sites(python) if python else map(Path, filter(None, sys.path))
     return find_package(name, tuple(places)) is not None
+
+
+def _sites(python: str) -> list[Path]:
+    """Where an interpreter's packages lie: Debian's own, which many server images use, has them in /usr/local."""
+    own = Path(os.path.abspath(shutil.which(python) or python)).parent.parent  # noqa: PTH100 - links stay
+    patterns = ("lib/python3*/site-packages", "lib/python3*/dist-packages", "local/lib/python3*/dist-packages")
+    return [place for pattern in patterns for place in own.glob(pattern)]
 
 
 def _targets(ask: Callable[[str], str] | None) -> list[str]:
@@ -148,6 +156,16 @@ def _targets(ask: Callable[[str], str] | None) -> list[str]:
     if ask and (said := ask(f"no GPU is visible here. The server's GPU architectures ({_KNOWN}): ")):
         return [said]
     raise EnvironmentProblem("no GPU is visible here, so targets must be named", remedy=f"--target 9.0a ({_KNOWN})")
+
+
+def _refuse_others(targets: Sequence[str]) -> None:
+    """Raise EnvironmentProblem for what isn't a target, in the words of a flag: there is no kernels.yaml yet."""
+    from fitasks.config.schema import TARGET
+
+    for one in targets:
+        if not re.fullmatch(TARGET, one):
+            remedy = f'--target 9.0a, or "8.0 9.0a" for a mixed host ({_KNOWN})'
+            raise EnvironmentProblem(f"{one!r} is no GPU architecture", remedy=remedy)
 
 
 def _models(root: Path, paths: Sequence[str]) -> dict[str, str]:

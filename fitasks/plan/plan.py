@@ -145,10 +145,18 @@ def make_plan(root: Path, *, file: str = "kernels.yaml") -> Plan:
 
 
 def _choice(server: Server, cache: dict[str, Any], probe: ProbeMemo) -> Choice:
-    """The toolkit; without a host compiler the one that the plan was made with."""
+    """The toolkit; without a host compiler the one that the plan was made with.
+
+    Where there is none, nor FlashInfer, as in a small environment of fitasks' own, it is the interpreter that is wrong.
+    """
     try:
         return toolkit_of(server, cache.get("needs", ()), probe, cache.get("commands"))
-    except NoCompiler:
+    except EnvironmentProblem as error:
+        if not server.imported_from("flashinfer-python"):
+            remedy = "name the server's interpreter as serving.python in kernels.yaml, or install FlashInfer there"
+            raise EnvironmentProblem(f"{server.python} has no FlashInfer", remedy=remedy) from None
+        if not isinstance(error, NoCompiler):
+            raise
         if same := chosen.again(cache.get("chosen", {}), server.env, probe):
             return same
         raise

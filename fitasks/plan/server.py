@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from fitasks.cuda.probe import ProbeMemo
     from fitasks.plan.target import Target
 
+VARIABLE = "FITASKS_PYTHON"  # the server's interpreter, in place of serving.python
 _SCRIPT = interpreter.SCRIPTS / "plan" / "describe.py"
 _KERNELS = "fitasks-kernels"  # the package that `doit wheel` makes
 _IMPORTED = {  # distribution → what is imported of it
@@ -132,7 +133,7 @@ class Server:
 
 def find_server(config: Config, probe: ProbeMemo, environ: Mapping[str, str] = os.environ) -> Server:
     """The serving environment of a configuration. Raises EnvironmentProblem where the interpreter is unusable."""
-    python = _interpreter(config)
+    python = _interpreter(config, environ)
     env = _environment(config.serving, python, environ)
     described = _describe(python, env, probe.directory / "interpreter.json")
     site_packages, directories = tuple(map(Path, described["path"])), tuple(map(Path, described["site"]))
@@ -143,16 +144,20 @@ def find_server(config: Config, probe: ProbeMemo, environ: Mapping[str, str] = o
     return replace(server, env=_sglang(server)) if server.engine == "sglang" else server
 
 
-def _interpreter(config: Config) -> Path:
-    """The interpreter's path as written: a virtual environment's `python` is a link that must not be resolved."""
-    written = config.serving.python
+def _interpreter(config: Config, environ: Mapping[str, str]) -> Path:
+    """The interpreter's path as written: a virtual environment's `python` is a link that must not be resolved.
+
+    The variable comes first: an image's Dockerfile knows its Python, whatever kernels.yaml says of another machine's.
+    """
+    named = environ.get(VARIABLE, "")
+    written = named or config.serving.python
     if not written:
         return _ours()
     path = Path(shutil.which(written) or written)
     if not os.access(path, os.X_OK) or path.is_dir():
         raise EnvironmentProblem(
-            f"{config.file}: serving.python: {path} is not an executable file",
-            remedy="name the server's interpreter, e.g. /opt/venv/bin/python, or leave the line out for this one",
+            f"{VARIABLE if named else f'{config.file}: serving.python'}: {path} is not an executable file",
+            remedy="name the server's interpreter, e.g. /opt/venv/bin/python, or leave it out for this one",
         )
     return path
 

@@ -57,6 +57,10 @@ class _Unpadded:
 class _Clean(Console):
     """rich itself passes escapes on, and reads `[red]` and `[/]` in a reason as markup."""
 
+    def on_broken_pipe(self) -> None:
+        """Leave it to who called, as any stream does: rich would end the program, and doit would print its status."""
+        raise  # noqa: PLE0704 - rich calls this while it handles BrokenPipeError
+
     def render_str(self, text: str, **how: Any) -> Text:
         """Clean what is given as a string before it is measured: rich counts an escape as no column, and cuts."""
         return super().render_str(clean(text), **how)

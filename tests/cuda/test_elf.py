@@ -45,6 +45,29 @@ def test_a_whole_library_says_what_it_needs(library: Path) -> None:
     assert "_Z1fv" in {symbol.name for symbol in exported(library)}
 
 
+@pytest.mark.parametrize(
+    ("machine", "code", "told"),
+    [
+        ("x86_64", 62, ""),
+        ("aarch64", 183, ""),
+        ("aarch64", 62, "is for EM_X86_64, this machine is EM_AARCH64"),
+        ("x86_64", 183, "is for EM_AARCH64, this machine is EM_X86_64"),
+        ("riscv64", 243, ""),  # one that nobody knows here takes what it is given
+    ],
+)
+def test_a_library_of_another_kind_of_machine(
+    library: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, machine: str, code: int, told: str
+) -> None:
+    """As one finds it in a home that machines of several kinds share. e_machine stands at byte 18 of ELF's header."""
+    data = bytearray(library.read_bytes())
+    struct.pack_into("<H", data, 18, code)
+    (other := tmp_path / "lib.so").write_bytes(data)
+    monkeypatch.setattr("platform.machine", lambda: machine)
+    assert is_shared_object(other) == (f"{other} {told}" if told else "")
+    if not told:
+        assert inspect_library(other).soname == "libx.so.1"
+
+
 def test_symbols_carry_their_versions() -> None:
     libc = next(Path("/lib").rglob("libc.so.6"), None) or Path(ctypes.util.find_library("c") or "")
     assert any(symbol.name == "malloc" and symbol.version.startswith("GLIBC_") for symbol in exported(libc))

@@ -127,6 +127,48 @@ def test_headers_in_targets_and_cccl_count(world: World, maker: Maker) -> None:
     assert world.choose(("nv/target", "cublasLt.h"), CUDA_HOME=home).notes == ()
 
 
+@pytest.mark.parametrize(
+    ("machine", "there", "complete"),
+    [
+        ("x86_64", ["x86_64"], True),
+        ("aarch64", ["sbsa"], True),  # GH200, GB200, as in NVIDIA's repository and conda's packages
+        ("aarch64", ["aarch64"], True),  # Jetson
+        ("aarch64", ["aarch64", "sbsa"], True),
+        ("aarch64", ["x86_64"], False),
+        ("x86_64", ["sbsa"], False),  # what a toolkit for compiling for Arm has
+    ],
+)
+def test_the_headers_of_this_kind_of_machine_count(
+    world: World, maker: Maker, monkeypatch: pytest.MonkeyPatch, *, machine: str, there: list[str], complete: bool
+) -> None:
+    """The header is in the last of the directories that are there."""
+    monkeypatch.setattr("platform.machine", lambda: machine)
+    home = maker.installed(world.base / "cuda")
+    for name in there:
+        header = put(home / f"targets/{name}-linux/include/cublasLt.h")
+        header.unlink() if name != there[-1] else None
+    if complete:
+        assert world.choose(("cublasLt.h",), CUDA_HOME=home).toolkit.home == home
+    else:
+        assert "lacks cublasLt.h (cublas)" in world.problem(("cublasLt.h",), CUDA_HOME=home)
+
+
+def test_machines_of_two_kinds_with_one_home_have_a_toolkit_each(
+    world: World, maker: Maker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else the second would take the first one's links: their packages have the same versions."""
+    names = []
+    for machine in ("x86_64", "aarch64"):
+        monkeypatch.setattr("platform.machine", lambda machine=machine: machine)
+        world.site = world.base / machine
+        root = maker.pip(world.site)
+        toolkit = world.choose().toolkit
+        assert toolkit.root == root
+        assert (toolkit.home / "bin/nvcc").resolve() == root / "bin/nvcc"
+        names.append(toolkit.home.name)
+    assert names == ["cuda-13.0.88", "cuda-13.0.88-aarch64"]
+
+
 def test_a_driver_in_the_linkers_path_counts_an_empty_file_does_not(world: World, maker: Maker) -> None:
     home = maker.installed(world.base / "cuda", headers=NEEDS)
     (home / "lib64/stubs/libcuda.so").unlink()

@@ -249,6 +249,23 @@ def test_an_environment_that_cannot_be_written(workshop: Workshop, tmp_path: Pat
     )
 
 
+def test_an_environment_that_is_the_distributions(workshop: Workshop, tmp_path: Path) -> None:
+    """PEP 668, as in server images whose packages lie beside Debian's: pip and uv refuse, each in its words."""
+    made = shop(workshop)
+    wheel, python = made.wheel(tmp_path / "dist").path, without_pip(tmp_path)
+    uv = uv_for(python, plan_for(made, python, site_of(python)), "echo 'The interpreter is externally managed'; exit 2")
+    script = tmp_path / "python3"
+    script.write_text('#!/bin/sh\n[ "$3" = --version ] || { echo error: externally-managed-environment; exit 1; }\n')
+    script.chmod(0o755)
+    pip = replace(uv, server=replace(uv.server, python=script))
+    for plan, installer in ((uv, "UV"), (pip, "PIP")):
+        with pytest.raises(EnvironmentProblem) as caught:
+            install(plan, wheel)
+        assert caught.value.remedy == (
+            f"set {installer}_BREAK_SYSTEM_PACKAGES=1, as when FlashInfer was installed there"
+        )
+
+
 def test_the_remedy_names_the_installer_that_is_there(workshop: Workshop, tmp_path: Path) -> None:
     python, made = without_pip(tmp_path), shop(workshop)
     official.shim(site_of(python), "0.6.18+cu130")

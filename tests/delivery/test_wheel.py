@@ -292,10 +292,12 @@ def test_a_launcher_without_machine_code_is_for_all_its_targets(workshop: Worksh
         ({"GLIBCXX_3.4.99"}, "linux"),
     ],
 )
-def test_the_platform_tag_is_what_the_libraries_ask_for(versions: set[str], expected: str) -> None:
-    import platform
-
-    assert platform_tag(versions) == f"{expected}_{platform.machine()}"
+@pytest.mark.parametrize("machine", ["x86_64", "aarch64"])
+def test_the_platform_tag_is_what_the_libraries_ask_for(
+    monkeypatch: pytest.MonkeyPatch, machine: str, versions: set[str], expected: str
+) -> None:
+    monkeypatch.setattr("platform.machine", lambda: machine)
+    assert platform_tag(versions) == f"{expected}_{machine}"
 
 
 # Sizes

@@ -203,6 +203,14 @@ def test_differences_are_said(two: Two) -> None:
     assert describe(two.here).unlike(describe(two.there)) == [tree]
 
 
+def test_a_worker_with_another_processor_differs(two: Two, monkeypatch: pytest.MonkeyPatch) -> None:
+    """nvcc and Debian's c++ say the same of themselves on both."""
+    ours = describe(two.here)
+    monkeypatch.setattr("platform.machine", lambda: "riscv64")
+    told = f"the processor is riscv64 there, {ours.words['the processor']} here"
+    assert difference(ours, describe(two.there)) == [told]
+
+
 def test_another_plan_is_a_difference(two: Two) -> None:
     two.there.count = 2
     assert describe(two.here).unlike(describe(two.there)) == ["kernels", "{FLASHINFER}/include"]

@@ -32,7 +32,7 @@ ROOT = Path(__file__).parents[2]
 BASE, RUNTIME = "localhost/fitasks-base", "localhost/fitasks-runtime"
 IMAGE, TOOLCHAIN = "localhost/fitasks-server", "localhost/fitasks-toolchain"
 FIRST, MORE = ("page", "quantization"), ("cascade",)  # small ones, two files each
-_FILES = ("Dockerfile", ".dockerignore", "dodo.py", "Makefile", "pyproject.toml")
+_FILES = ("Dockerfile", "Dockerfile.engine", ".dockerignore", "dodo.py", "Makefile", "pyproject.toml")
 _TOOLS = ("gcc", "g++", "cc", "c++", "cc1plus", "clang", "nvcc", "cicc", "ninja", "make")
 _GATE = ("python", "/opt/fitasks/ahead_of_time.py")
 

@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from fitasks.base.answers import Described
-from fitasks.base.errors import EnvironmentProblem
+from fitasks.base.errors import EnvironmentProblem, NoCompiler
 from fitasks.config.model import Config, Engine, Serving
 from fitasks.cuda.probe import ProbeMemo
 from fitasks.doctor.packages import examine
+from fitasks.plan import plan
 from fitasks.plan.server import UNKNOWN, Package, Server, as_imported, find_package, find_server
 from fitasks.plan.target import Target
 from fitasks.processes import interpreter
@@ -359,7 +360,7 @@ def test_what_cannot_be_started_is_no_interpreter(answering: Answering, name: st
         answering.server(str(path))
     assert caught.value.message == f"kernels.yaml: serving.python: {path} is not an executable file"
     assert caught.value.remedy == (
-        "name the server's interpreter, e.g. /opt/venv/bin/python, or leave the line out for this one"
+        "name the server's interpreter, e.g. /opt/venv/bin/python, or leave it out for this one"
     )
 
 
@@ -371,6 +372,37 @@ def test_a_name_without_a_directory_is_looked_up_on_path(answering: Answering, m
     with pytest.raises(EnvironmentProblem, match="python2 is not an executable file"):
         answering.server("python2")
     assert answering.server("./python3.11").python == Path("python3.11"), "a path is taken as it is written"
+
+
+def test_an_image_names_its_python_whatever_kernels_yaml_says(answering: Answering) -> None:
+    python = answering.executable("bin/python3.12")
+    said = {"HOME": "/root", "PATH": "/usr/bin", "FITASKS_PYTHON": str(python)}
+    assert answering.server("/opt/another/python", said).python == python
+    with pytest.raises(EnvironmentProblem) as caught:
+        answering.server(str(python), said | {"FITASKS_PYTHON": "/nowhere/python3"})
+    assert caught.value.message == "FITASKS_PYTHON: /nowhere/python3 is not an executable file"
+    assert answering.server(str(python), said | {"FITASKS_PYTHON": ""}).python == python, "an empty one says nothing"
+
+
+@pytest.mark.parametrize("error", [EnvironmentProblem("no CUDA toolkit"), NoCompiler("no host compiler")])
+def test_of_an_environment_with_nothing_the_interpreter_is_said(
+    answering: Answering, monkeypatch: pytest.MonkeyPatch, error: EnvironmentProblem
+) -> None:
+    """A small one of fitasks' own: a toolkit there would be of no use."""
+
+    def none_is_there(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(plan, "toolkit_of", none_is_there)
+    python = answering.executable("bin/python")
+    probe = ProbeMemo(answering.directory / "probe.json")
+    with pytest.raises(EnvironmentProblem) as caught:
+        plan._choice(answering.server(str(python)), {}, probe)
+    assert caught.value.message == f"{python} has no FlashInfer"
+    answering.answer["packages"] = {"flashinfer": {"root": "/opt/site/flashinfer", "version": "0.7.4"}}
+    (answering.directory / "interpreter.json").unlink(missing_ok=True)
+    with pytest.raises(EnvironmentProblem, match=error.message):
+        plan._choice(answering.server(str(python)), {}, probe)
 
 
 def test_without_a_name_it_is_the_one_that_runs_doit(answering: Answering, monkeypatch: pytest.MonkeyPatch) -> None:

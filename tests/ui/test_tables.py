@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
+import os
 import sys
-from typing import TYPE_CHECKING
+
+import pytest
 
 from fitasks.doctor.finding import Finding
 from fitasks.server.verdict import Verdict
 from fitasks.ui.check_table import show_verdicts
+from fitasks.ui.console import console
 from fitasks.ui.doctor_table import show_findings
-
-if TYPE_CHECKING:
-    import pytest
 
 LONG = "compiled in /home/somebody/.cache/flashinfer/0.7.4/90a, where this server never looks (its cache is /srv/cache)"
 VERDICTS = [
@@ -87,3 +88,14 @@ def test_the_doctors_findings_are_whole_lines_in_a_log(
         "",
         "0 problems, 1 note",
     ]
+
+
+def test_a_reader_who_has_seen_enough_ends_no_program() -> None:
+    """`doit check | head`: rich would raise SystemExit(1), of which doit prints the 1."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    stream = os.fdopen(writer, "w", buffering=1)
+    with pytest.raises(BrokenPipeError):
+        console(stream).print("a table\n" * 9999)
+    with contextlib.suppress(BrokenPipeError):
+        stream.close()

@@ -167,8 +167,16 @@ def _run(server: Server, pip: list[str], uv: list[str]) -> str:
     if finished.stopped:
         raise EnvironmentProblem(f"{shown} was stopped", remedy="run doit install or doit uninstall: both mend that")
     if finished.status:
-        raise EnvironmentProblem("\n  ".join([f"{shown} failed:", *last]), remedy=_permission(server, said))
+        remedy = _externally_managed(words[0] == "pip", said) or _permission(server, said)
+        raise EnvironmentProblem("\n  ".join([f"{shown} failed:", *last]), remedy=remedy)
     return installer if words[0] == "pip" else f"{installer} -m pip"
+
+
+def _externally_managed(is_uv: bool, said: str) -> str:
+    """What helps where packages of the system's Python are its distribution's (PEP 668), as in many server images."""
+    if "externally-managed-environment" not in said and "is externally managed" not in said:
+        return ""
+    return f"set {'UV' if is_uv else 'PIP'}_BREAK_SYSTEM_PACKAGES=1, as when FlashInfer was installed there"
 
 
 def _permission(server: Server, said: str) -> str:
