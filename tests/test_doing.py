@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from fitasks.base import doing as module
+from fitasks.base import streams
 from fitasks.base.doing import doing
 from fitasks.base.streams import shown, tell
 
@@ -97,18 +98,25 @@ def test_a_heartbeat(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixt
     assert all(one.startswith("fitasks: still checking (") for one in said[1:])
 
 
-def test_another_thread_is_heard_by_its_heartbeat_alone(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setenv("FITASKS_HEARTBEAT", "0.1")
+def test_in_any_thread(capsys: pytest.CaptureFixture[str]) -> None:
+    """doit runs a task's action in a thread of its own."""
 
     def work() -> None:
-        with doing("compiling", after=0.0):
-            time.sleep(0.15)
+        with doing("asking", after=0):
+            pass
 
     thread = threading.Thread(target=work)
     thread.start()
     thread.join()
+    assert capsys.readouterr().err == "fitasks: asking …\n"
+
+
+def test_what_was_told_otherwise_is_heard_by_its_heartbeat_alone(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("FITASKS_HEARTBEAT", "0.1")
+    with doing("compiling", after=0, quiet=True):
+        time.sleep(0.15)
     assert capsys.readouterr().err.startswith("fitasks: still compiling (0 s)\n")
 
 
@@ -119,6 +127,25 @@ def test_on_a_terminal_a_line_that_counts(monkeypatch: pytest.MonkeyPatch) -> No
         tell("a word between")
         until(lambda: terminal.lines[-1] != "")
     assert terminal.lines == ["fitasks: a word between", "fitasks: planning 7 kernels: 0 s", ""]
+
+
+def test_on_a_narrow_terminal_the_seconds_are_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = terminal_of(monkeypatch)
+    monkeypatch.setattr(streams, "_COLUMNS", 30)
+    with doing("planning 7 kernels with FlashInfer 0.7.4", after=0):
+        until(lambda: terminal.lines[-1] != "")
+        assert terminal.lines == ["fitasks: planning 7 kern, 0 s"]
+
+
+def test_a_line_of_the_output_takes_its_place(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    terminal = terminal_of(monkeypatch)
+    monkeypatch.setattr(module, "_REDRAWN", 60.0)
+    with doing("planning", after=0):
+        until(lambda: terminal.lines[-1] != "")
+        streams.show("page")
+        assert terminal.lines == [""]
 
 
 def test_on_a_terminal_nothing_is_left_of_what_failed(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,7 +2,7 @@
 
 On a terminal it is one line that counts the seconds, and stays with them when it is over. Elsewhere it is a line once
 it has taken a second, and one as often as FITASKS_HEARTBEAT says. Of waits within a wait the first that was told
-speaks for all. What another thread does (doit's builders) is told by a board, and here only by the heartbeat.
+speaks for all.
 """
 
 from __future__ import annotations
@@ -42,13 +42,11 @@ _LOCK = threading.RLock()  # a signal's handler may interrupt its own thread
 
 
 @contextlib.contextmanager
-def doing(what: str, *, after: float = AFTER, quiet: bool | None = None) -> Iterator[None]:
+def doing(what: str, *, after: float = AFTER, quiet: bool = False) -> Iterator[None]:
     """Say what takes longer than `after` seconds, from then on until it is over: "planning 7 kernels".
 
-    `quiet` leaves it to the heartbeat; by default whatever isn't done by the main thread.
+    `quiet` leaves it to the heartbeat: it has been told otherwise.
     """
-    if quiet is None:
-        quiet = threading.current_thread() is not threading.main_thread()
     wait = _Wait(what, drawn=not quiet and drawable())
     with _LOCK:
         _OPEN.append(wait)
@@ -94,6 +92,6 @@ def _say(wait: _Wait, quiet: bool, *, again: bool) -> None:
         if wait.over.is_set():
             return
         if wait.drawn and wait.told:
-            draw(f"{wait.what}, {wait.seconds:.0f} s")
+            draw(wait.what, f", {wait.seconds:.0f} s")
         elif again and (wait.told or (quiet and not any(one.told for one in _OPEN))):
             tell(f"still {wait.what} ({wait.seconds:.0f} s)")

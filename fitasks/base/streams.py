@@ -44,11 +44,13 @@ def _spelt(found: re.Match[str]) -> str:
 
 def show(line: str) -> None:
     """Print one line, and only one, on standard output."""
+    undraw()
     print(one_line(line))  # noqa: T201 - the product's output
 
 
 def show_text(text: str) -> None:
     """Print a text that has lines of its own (a diff, a file of ours)."""
+    undraw()
     print(clean(text))  # noqa: T201
 
 
@@ -103,12 +105,12 @@ def drawable() -> bool:
     return own.isatty() and os.environ.get("TERM", "dumb") not in {"dumb", "unknown"}
 
 
-def draw(text: str) -> None:
-    """Draw a line on the terminal that the next one, or a word of `tell`, takes the place of; "" takes it away."""
+def draw(text: str, end: str = "") -> None:
+    """Draw a line on the terminal, until the next one or `undraw`; of one that is too long `end` is seen."""
     try:
         stream = whole(sys.stderr)
-        room = _columns(stream) - 1
-        stream.write(_ERASE + (one_line(f"fitasks: {text}")[:room] if text else ""))
+        room = _columns(stream) - 1 - len(end)
+        stream.write(_ERASE + (one_line(f"fitasks: {text}")[:room] + end if text else ""))
         stream.flush()
         _DRAWN[:] = [text] if text else []
     except (OSError, ValueError, RuntimeError):  # as below

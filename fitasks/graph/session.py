@@ -200,7 +200,7 @@ class Session:
         """What builds; the first call, of whichever thread, opens the pool of compiler slots."""
         with self._lock:
             if self._builder is None:
-                with doing("looking at what is to be compiled", quiet=False):  # no board is there yet
+                with doing("looking at what is to be compiled"):
                     self._builder = self._start_builder()
             return self._builder
 

@@ -56,12 +56,13 @@ def ask(
     words: Iterable[object] = (),
     remedy: str = "",
     identity: Mapping[str, Any] = MappingProxyType({}),
+    quiet: bool = False,
 ) -> dict[str, Any]:
     """Return the answer of `script [REQUEST] ANSWER [WORD ...]`, which has a shape of fitasks/base/answers.py.
 
     `what` is asked for, as in "can't say which libcudart it loads"; `remedy` helps where the script ends without an
-    answer; `identity` is another user, in Popen's words. The script leads a session, which ends with this process,
-    however that ends. Raises NoAnswer, and OSError where no file can be made.
+    answer; `identity` is another user, in Popen's words; `quiet` where it has been told what is done. The script leads
+    a session, which ends with this process, however that ends. Raises NoAnswer, and OSError where no file can be made.
     """
     sought = f"{python} can't say {what}"
     with temporary.directory("python") as directory:
@@ -69,7 +70,7 @@ def ask(
             os.chown(directory, identity["user"], identity["group"])
         answer, log = directory / "response.json", directory / "log"
         command = [str(python), str(script), *_asking(directory, request), str(answer), *map(str, words)]
-        with doing(f"asking {python} {what}"):  # nobody takes a slow first import for a hang
+        with doing(f"asking {python} {what}", quiet=quiet):  # nobody takes a slow first import for a hang
             finished = _run(command, {**env, "TMPDIR": str(directory)}, log, sought, identity)
         try:
             return _read(answer, shape, sought)
