@@ -44,11 +44,13 @@ def _spelt(found: re.Match[str]) -> str:
 
 def show(line: str) -> None:
     """Print one line, and only one, on standard output."""
+    undraw()
     print(one_line(line))  # noqa: T201 - the product's output
 
 
 def show_text(text: str) -> None:
     """Print a text that has lines of its own (a diff, a file of ours)."""
+    undraw()
     print(clean(text))  # noqa: T201
 
 
@@ -90,8 +92,46 @@ def whole(stream: IO[str]) -> IO[str]:
     return stream.whole if isinstance(stream, Shown) else stream
 
 
+_DRAWN: list[str] = []  # what `draw` has left, if it is there now
+_ERASE = "\r\x1b[K"
+_COLUMNS = 80  # where the terminal doesn't tell
+
+
+def drawable() -> bool:
+    """Whether standard error is a terminal that can be drawn on, and nobody's (a board's) but ours."""
+    stream, own = sys.stderr, sys.__stderr__
+    if not stream or not own or whole(stream) is not own:
+        return False
+    return own.isatty() and os.environ.get("TERM", "dumb") not in {"dumb", "unknown"}
+
+
+def draw(text: str, end: str = "") -> None:
+    """Draw a line on the terminal, until the next one or `undraw`; of one that is too long `end` is seen."""
+    try:
+        stream = whole(sys.stderr)
+        room = _columns(stream) - 1 - len(end)
+        stream.write(_ERASE + (one_line(f"fitasks: {text}")[:room] + end if text else ""))
+        stream.flush()
+        _DRAWN[:] = [text] if text else []
+    except (OSError, ValueError, RuntimeError):  # as below
+        _DRAWN.clear()
+
+
+def _columns(stream: IO[str]) -> int:
+    with contextlib.suppress(OSError, ValueError):
+        return os.get_terminal_size(stream.fileno()).columns or _COLUMNS
+    return _COLUMNS
+
+
+def undraw() -> None:
+    """Take away what `draw` has drawn, before anything else is written."""
+    if _DRAWN:
+        draw("")
+
+
 def tell(text: str) -> None:
     """One line on standard error, as far as anybody listens."""
+    undraw()
     stream = sys.stderr
     try:
         if stream:

@@ -61,7 +61,10 @@ class _Clock:
 
 @dataclass
 class Compiling:
-    """`announce` is told the number of files when the first has a slot; `seconds` are those of CPU, by source file."""
+    """`announce` is told the number of files when the first has a slot.
+
+    `seconds` are those of CPU, by source file, and `peaks` the bytes of its largest compiler.
+    """
 
     runner: Runner
     kernel: Kernel
@@ -69,6 +72,7 @@ class Compiling:
     scratch: Path  # for the compilers' temporary files
     place: Path  # for the ninjas' logs
     seconds: dict[str, float] = field(default_factory=dict)
+    peaks: dict[str, int] = field(default_factory=dict)
     found: Diagnosis | None = None  # of the first that failed
     alone: Memory | None = None  # what was free before a compiler was tried alone
     _files: int = 0  # to compile
@@ -152,7 +156,8 @@ class Compiling:
             elif finished.status == 0:
                 parts.add_logs(self.kernel, part)
                 begun.note_threads(self.kernel, turn.threads)
-                self.seconds[Path(edge.source).name] = finished.cpu_seconds
+                name = Path(edge.source).name
+                self.seconds[name], self.peaks[name] = finished.cpu_seconds, finished.peak_rss
 
     def _link(self, *, last: bool) -> bool:
         """By a ninja of the whole kernel, which looks at everything once more; whether it is to be tried again."""

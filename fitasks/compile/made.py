@@ -31,7 +31,7 @@ def ask(kernel: Kernel, runner: Runner, script: Path, shape: type[Any], **more: 
     plan, wanted = runner.plan, {0: (kernel.op, kernel.given)}
     request = request_for(kernel.target, wanted) | more
     env, what = plan.environment(kernel.target), f"how it compiled {kernel.name}"
-    answer = interpreter.ask(plan.server.python, script, shape, env, what, request=request)
+    answer = interpreter.ask(plan.server.python, script, shape, env, what, request=request, quiet=True)
     (one,) = answer["kernels"]
     if "error" in one:
         raise KernelFailure(f"{kernel.label}: {one['error']['message']}")

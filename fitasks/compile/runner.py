@@ -60,15 +60,17 @@ class Runner:
             raise KernelFailure(f"{kernel.label}: stopped; what was finished stays, run doit again to go on")
         if finished.status or finished.timed_out:
             raise _failure(kernel, finished, compiling, log)
-        self._learn(kernel, compiling.seconds, finished)
+        self._learn(kernel, compiling, finished)
         return finished
 
-    def _learn(self, kernel: Kernel, seconds: dict[str, float], finished: Finished) -> None:
+    def _learn(self, kernel: Kernel, compiling: Compiling, finished: Finished) -> None:
         """For the order and the pool of later runs; nothing where only some files were compiled."""
-        files = {name: round(each, 3) for name, each in seconds.items()}
+        files = {name: round(each, 3) for name, each in compiling.seconds.items()}
         if finished.cpu_seconds > 1 and set(files) == {source.name for source in kernel.sources}:
             longest = max(files, key=lambda name: files[name])
-            cost = Cost(finished.cpu_seconds, files[longest], finished.peak_rss, longest, files=files)
+            cost = Cost(
+                finished.cpu_seconds, files[longest], finished.peak_rss, longest, files=files, peaks=compiling.peaks
+            )
             self.costs.learn(kernel, cost)
 
     def log(self, kernel: Kernel) -> Path:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
 SCRIPT = interpreter.SCRIPTS / "loading" / "libcudart.py"
+MEMO = "cudart.json"  # in a project's .fitasks
 _VERSION = 2
 _CACHED = re.compile(rb"(/[^\0]+/libcudart\.so\.[\d.]+)\0")
 

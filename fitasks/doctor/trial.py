@@ -12,7 +12,7 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from fitasks.base import answers, temporary
-from fitasks.base.streams import tell
+from fitasks.base.doing import doing
 from fitasks.compile.failure.diagnose import diagnose
 from fitasks.doctor.finding import Finding
 from fitasks.plan import planner
@@ -36,9 +36,9 @@ _ABSENT = re.compile(r"(\S+): cannot open shared object file")
 def examine(server: Server, toolkit: Toolkit, target: str, user: User | None = None) -> list[Finding]:
     """One finding per step; the first that fails says what the compiler or the loader said."""
     where, identity = existing(used(server.env)), _identity(user)
-    tell(f"trying out the compiler, with FlashInfer's flags for {target} …")
+    trying = f"trying out the compiler, with FlashInfer's flags for {target}"
     try:
-        with temporary.directory("doctor", where) as directory:
+        with doing(trying, after=0), temporary.directory("doctor", where) as directory:
             if identity:
                 os.chown(directory, identity["user"], identity["group"])
             env = planner.environment(server, toolkit.home, target) | {"FLASHINFER_WORKSPACE_BASE": str(directory)}

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from doit import get_initial_workdir
 
+from fitasks.base.doing import doing
 from fitasks.base.errors import ConfigError, EnvironmentProblem, FitasksError
 from fitasks.base.files import sha256_text
 from fitasks.base.limits import met
@@ -27,8 +28,8 @@ from fitasks.compile.judge.freshness import Judge
 from fitasks.compile.judge.roots import roots_of
 from fitasks.compile.ninja.ninja import find_ninja
 from fitasks.compile.pool.costs import Costs
+from fitasks.cuda import cudart
 from fitasks.cuda.capability import nvcc_of
-from fitasks.cuda.cudart import Runtime, discover
 from fitasks.cuda.loader import Loader
 from fitasks.cuda.probe import ProbeMemo
 from fitasks.plan.caches import bases
@@ -135,11 +136,11 @@ class Session:
         return path, sha256_text(text)
 
     @cached_property
-    def runtime(self) -> Runtime:
+    def runtime(self) -> cudart.Runtime:
         """The serving environment's libcudart; asked of its interpreter where anything about it changed."""
         server, toolkit = self.plan.server, self.plan.toolkit
-        memo = self.root / ".fitasks" / "cudart.json"
-        return discover(server.python, server.env, server.site_packages, toolkit.cudart, memo)
+        memo = self.root / ".fitasks" / cudart.MEMO
+        return cudart.discover(server.python, server.env, server.site_packages, toolkit.cudart, memo)
 
     @cached_property
     def loader(self) -> Loader:
@@ -199,7 +200,8 @@ class Session:
         """What builds; the first call, of whichever thread, opens the pool of compiler slots."""
         with self._lock:
             if self._builder is None:
-                self._builder = self._start_builder()
+                with doing("looking at what is to be compiled"):
+                    self._builder = self._start_builder()
             return self._builder
 
     def _start_builder(self) -> Builder:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypedDict
 
 from fitasks.base import memo
 from fitasks.base.answers import Operation, Operations, Parameter
-from fitasks.base.streams import tell
+from fitasks.base.doing import doing
 from fitasks.plan.planner import asked, basis, environment
 from fitasks.plan.reads import Reads
 from fitasks.processes.interpreter import SCRIPTS
@@ -52,10 +52,10 @@ def offers(server: Server, cuda_home: Path, target: str, state: Path) -> tuple[O
     key, file = basis(server), state / "ops.json"
     answer = _remembered(file, key)
     if answer is None:
-        tell(f"asking FlashInfer {server.version('flashinfer-python')} of {server.python} what it offers …")
-        since = time.time_ns()
+        since, what = time.time_ns(), f"FlashInfer {server.version('flashinfer-python')} of {server.python}"
         env = environment(server, cuda_home, target)
-        asked_anew = asked(server, SCRIPT, Operations, env, "which ops its FlashInfer has")
+        with doing(f"asking {what} what it offers"):
+            asked_anew = asked(server, SCRIPT, Operations, env, "which ops its FlashInfer has")
         answer, reads = asked_anew["ops"], Reads.of([asked_anew["reads"]], since, server.python)
         memo.keep(file, {"key": key, "ops": answer, "reads": reads.as_record()})
     return tuple(_op(record) for record in answer)

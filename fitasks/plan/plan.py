@@ -7,8 +7,9 @@ Only where something differs is the serving interpreter asked again.
 
 from __future__ import annotations
 
+import contextlib
 import os
-import sys
+import threading
 import time
 from dataclasses import asdict, dataclass, field, fields, replace
 from hashlib import sha256
@@ -17,8 +18,9 @@ from typing import TYPE_CHECKING, Any, TypedDict
 
 from fitasks.base import memo
 from fitasks.base.border import read_bytes
+from fitasks.base.doing import doing
 from fitasks.base.environment import home, refuse_unusable
-from fitasks.base.errors import BadInput, EnvironmentProblem, NoCompiler
+from fitasks.base.errors import BadInput, EnvironmentProblem, FitasksError, NoCompiler
 from fitasks.base.files import remember
 from fitasks.base.wording import counted
 from fitasks.config.model import MOST_BYTES, Config, KernelConfig, ModelRequest, Position, Serving
@@ -26,6 +28,8 @@ from fitasks.config.starter import SCHEMA
 from fitasks.config.stores import StoreRequest
 from fitasks.cuda import chosen
 from fitasks.cuda.capability import Commands, Flags, nvcc_flags, of_targets
+from fitasks.cuda.cudart import MEMO as CUDART
+from fitasks.cuda.cudart import discover
 from fitasks.cuda.gpus import architectures
 from fitasks.cuda.needs import IncludeMemo, include_dirs, needed_headers
 from fitasks.cuda.probe import ProbeMemo
@@ -42,7 +46,7 @@ from fitasks.plan.server import Server, as_imported, find_server
 from fitasks.plan.target import Target, targets_in
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping, Sequence
+    from collections.abc import Collection, Iterator, Mapping, Sequence
 
     from fitasks.cuda.toolkit import Choice, Toolkit
 
@@ -125,7 +129,8 @@ def make_plan(root: Path, *, file: str = "kernels.yaml") -> Plan:
     key = _key(digest, targets, server, choice.toolkit) | derived
     reads = _reads(cache, key) if _same_host(cache, server, probe) else None
     if not reads:
-        cache, choice = _plan_anew(config, targets, server, cache.get("needs", ()), probe)
+        with doing(_planning(len(config.kernels) * len(targets), server), after=0):
+            cache, choice = _plan_anew(config, targets, server, cache.get("needs", ()), probe)
         key = _key(digest, targets, server, choice.toolkit) | derived
         cache |= {"key": key, "config": asdict(written), "overruled": overruled(cache["kernels"])}
         cache |= {"resolved": resolved(cache["targets"]), "chosen": chosen.as_record(choice.toolkit, server.env)}
@@ -211,12 +216,11 @@ def _plan_anew(
 
     If another toolkit has and can, ask with that one.
     """
-    count = len(config.kernels) * len(targets)
-    _say(f"planning {counted(count, 'kernel')} with FlashInfer" if count else "asking FlashInfer", server)
     commands: Commands = {"": of_targets(targets)}
     choice, asked = toolkit_of(server, needs, probe, commands), set[Path]()
     while True:
-        planned = _ask(config, targets, server, choice.toolkit)
+        with _looking_at_cudart(server, choice.toolkit, probe.directory / CUDART):
+            planned = _ask(config, targets, server, choice.toolkit)
         kernels = [kernel for kernel in map(from_record, planned["kernels"]) if not kernel.problem and not kernel.twin]
         needs = _needs(kernels)
         commands[choice.toolkit.build] = _commands(kernels)
@@ -226,6 +230,22 @@ def _plan_anew(
             choice = better if better.toolkit.home == choice.toolkit.home else choice
             return planned | {"needs": sorted(needs), "commands": commands}, choice
         choice = better
+
+
+@contextlib.contextmanager
+def _looking_at_cudart(server: Server, toolkit: Toolkit, memo: Path) -> Iterator[None]:
+    """Meanwhile ask for the server's libcudart, which costs an import of torch and is remembered: it is needed next."""
+
+    def look() -> None:
+        with contextlib.suppress(FitasksError, OSError):  # whoever needs it will ask again, and be told
+            discover(server.python, server.env, server.site_packages, toolkit.cudart, memo)
+
+    thread = threading.Thread(target=look, name="libcudart", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        thread.join()
 
 
 def _ask(config: Config, targets: tuple[str, ...], server: Server, toolkit: Toolkit) -> dict[str, Any]:
@@ -360,10 +380,10 @@ def _restore_config(data: dict[str, Any]) -> Config:
     return Config(**data | restored)
 
 
-def _say(text: str, server: Server) -> None:
+def _planning(count: int, server: Server) -> str:
     """Before anything is imported: its version as far as the package itself tells it, and where it isn't installed."""
-    name = "flashinfer-python"
+    name, text = "flashinfer-python", f"planning {counted(count, 'kernel')} with FlashInfer"
     root = server.imported_from(name)
     where = f"in {root}" if root and not Path(root).is_relative_to(server.prefix) else ""
-    words = filter(None, [text, server.version(name), where, f"of {server.python}"])
-    print(f"fitasks: {' '.join(words)} …", file=sys.stderr, flush=True)  # noqa: T201
+    words = [text if count else "asking FlashInfer", server.version(name), where, f"of {server.python}"]
+    return " ".join(filter(None, words))

@@ -1,7 +1,8 @@
 """Asking the serving interpreter: one run of `fitasks/serving/plan/plan.py` per target, JSON in and out through files.
 
-The exchange is described at the top of that script. Several targets are asked at once; importing torch and
-FlashInfer takes 4 to 10 s each time, which is why the answers are cached (see plan.py beside this file).
+The exchange is described at the top of that script. Targets are asked side by side, and a target's CuTe-DSL objects
+beside its modules; importing torch and FlashInfer takes 4 to 10 s each time, which is why the answers are cached (see
+plan.py beside this file).
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from fitasks.base.errors import EnvironmentProblem
 from fitasks.base.files import sha256_file
 from fitasks.config.generators import may_make_object
 from fitasks.cuda.architecture import is_one, single
-from fitasks.plan.cute import ask_objects
+from fitasks.plan.cute import Record, ask_objects
 from fitasks.processes import interpreter
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
 SCRIPT = interpreter.SCRIPTS / "plan" / "plan.py"
 Answer = dict[str, Any]
+_AT_ONCE = 3  # interpreters, each of some 500 MB
 
 
 def ask(
@@ -49,15 +51,15 @@ def ask(
         known = enumerate(kernels)
         return {index: kernel for index, kernel in known if not kernel.targets or target in kernel.targets}
 
-    def answered(target: str) -> Answer:
-        answer = _ask_one(server, cuda_home, target, request(target))
-        objects = {index: kernel for index, kernel in of_target(target).items() if may_make_object(kernel.op)}
-        if objects:
-            env = environment(server, cuda_home, target)
-            records, reads = ask_objects(server.python, env, target, objects, recorded=recorded)
-            answer["kernels"] = sorted([*answer["kernels"], *records], key=lambda one: int(one["id"]))
-            answer["more_reads"] = reads
-        return answer
+    def objects(target: str) -> tuple[list[Record], list[dict[str, Any]]]:
+        wanted = {index: kernel for index, kernel in of_target(target).items() if may_make_object(kernel.op)}
+        if not wanted:
+            return [], []
+        env = environment(server, cuda_home, target)
+        return ask_objects(server.python, env, target, wanted, recorded=recorded)
+
+    def modules(target: str) -> Answer:
+        return _ask_one(server, cuda_home, target, request(target))
 
     def request(target: str) -> dict[str, Any]:
         wanted = [
@@ -68,9 +70,17 @@ def ask(
         allowed = {"sm90": sm90, "generators": list(generators), "recorded": recorded}
         return {"version": 1, **allowed, "kernels": wanted}
 
-    with ThreadPoolExecutor(max_workers=2) as pool:
-        answers = pool.map(answered, targets)
-        return dict(zip(targets, answers, strict=True))
+    with ThreadPoolExecutor(max_workers=_AT_ONCE) as pool:
+        asked_for = {target: (pool.submit(modules, target), pool.submit(objects, target)) for target in targets}
+        return {target: _together(of.result(), *others.result()) for target, (of, others) in asked_for.items()}
+
+
+def _together(answer: Answer, records: list[Record], reads: list[dict[str, Any]]) -> Answer:
+    """Of one target: its modules, and the objects that were asked for apart."""
+    if not records:
+        return answer
+    kernels = sorted([*answer["kernels"], *records], key=lambda one: int(one["id"]))
+    return {**answer, "kernels": kernels, "more_reads": reads}
 
 
 def environment(server: Server, cuda_home: Path, target: str) -> dict[str, str]:

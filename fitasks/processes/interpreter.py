@@ -10,11 +10,8 @@ without an answer; what it is asked next comes by a pipe.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
-import threading
-import time
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -22,13 +19,13 @@ from typing import TYPE_CHECKING, Any
 from fitasks.base import temporary
 from fitasks.base.answers import MOST_BYTES, Fatal, checked
 from fitasks.base.border import read_json
+from fitasks.base.doing import doing
 from fitasks.base.errors import BadInput, EnvironmentProblem
 from fitasks.base.limits import in_force
-from fitasks.base.streams import HEARTBEAT, heartbeat, tell
 from fitasks.processes import process
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
 SCRIPTS = Path(__file__).parent.parent / "serving"
 TIMEOUT = 600.0  # seconds; generous, because a first import writes byte code for thousands of files
@@ -59,12 +56,13 @@ def ask(
     words: Iterable[object] = (),
     remedy: str = "",
     identity: Mapping[str, Any] = MappingProxyType({}),
+    quiet: bool = False,
 ) -> dict[str, Any]:
     """Return the answer of `script [REQUEST] ANSWER [WORD ...]`, which has a shape of fitasks/base/answers.py.
 
     `what` is asked for, as in "can't say which libcudart it loads"; `remedy` helps where the script ends without an
-    answer; `identity` is another user, in Popen's words. The script leads a session, which ends with this process,
-    however that ends. Raises NoAnswer, and OSError where no file can be made.
+    answer; `identity` is another user, in Popen's words; `quiet` where it has been told what is done. The script leads
+    a session, which ends with this process, however that ends. Raises NoAnswer, and OSError where no file can be made.
     """
     sought = f"{python} can't say {what}"
     with temporary.directory("python") as directory:
@@ -72,7 +70,7 @@ def ask(
             os.chown(directory, identity["user"], identity["group"])
         answer, log = directory / "response.json", directory / "log"
         command = [str(python), str(script), *_asking(directory, request), str(answer), *map(str, words)]
-        with _waiting(f"{python} to say {what}"):
+        with doing(f"asking {python} {what}", quiet=quiet):  # nobody takes a slow first import for a hang
             finished = _run(command, {**env, "TMPDIR": str(directory)}, log, sought, identity)
         try:
             return _read(answer, shape, sought)
@@ -114,20 +112,3 @@ def _read(answer: Path, shape: type[Any], sought: str) -> dict[str, Any]:
         fatal = checked(said["fatal"], Fatal)
         raise CantSay(sought, fatal["message"], remedy=fatal.get("remedy", ""))
     return dict(checked(said, shape))
-
-
-@contextlib.contextmanager
-def _waiting(what: str) -> Iterator[None]:
-    """Say every so often what is waited for: nobody takes a slow first import for a hang."""
-    begin, over = time.monotonic(), threading.Event()
-    every = min(heartbeat() or HEARTBEAT, threading.TIMEOUT_MAX)  # what is no number, the board will tell
-
-    def beat() -> None:
-        while not over.wait(every):
-            tell(f"still waiting ({time.monotonic() - begin:.0f} s) for {what}")
-
-    threading.Thread(target=beat, name="still waiting", daemon=True).start()
-    try:
-        yield
-    finally:
-        over.set()

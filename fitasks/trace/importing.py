@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fitasks.base import temporary
+from fitasks.base.doing import doing
 from fitasks.base.errors import ConfigError, EnvironmentProblem
 from fitasks.base.files import write_atomic
-from fitasks.base.streams import tell
 from fitasks.base.wording import counted
 from fitasks.config.model import KernelConfig, Position
 from fitasks.plan import planner
@@ -98,8 +98,8 @@ def ask(
     The kernels are a trace's: data, which may name anything.
     """
     targets, sm90 = tuple(plan.targets), plan.config.sm90
-    tell(f"planning {counted(len(kernels) * len(targets), 'kernel')} {which} …")
-    answers = planner.ask(plan.server, plan.toolkit.home, targets, kernels, sm90=sm90, recorded=True)
+    with doing(f"planning {counted(len(kernels) * len(targets), 'kernel')} {which}", after=0):
+        answers = planner.ask(plan.server, plan.toolkit.home, targets, kernels, sm90=sm90, recorded=True)
     return {answer["arch"]: answer["kernels"] for answer in answers.values()}
 
 

@@ -13,7 +13,7 @@ import threading
 import time
 from typing import IO, TYPE_CHECKING, Protocol, cast
 
-from fitasks.base.streams import HEARTBEAT, Enduring, clean, heartbeat, shown, tell, whole
+from fitasks.base.streams import HEARTBEAT, Enduring, clean, heartbeat, shown, tell, undraw, whole
 from fitasks.ui.units import duration
 
 if TYPE_CHECKING:
@@ -63,6 +63,7 @@ class PlainBoard:
         """One whole line, now. A reader that has gone (`| head`) doesn't end the build, nor does a full disk."""
         with self._lock:
             self._written = time.monotonic()
+            undraw()
             self._stream.write(clean(text) + "\n")
             self._stream.flush()
             self._stream.complain()
@@ -103,6 +104,7 @@ class LiveBoard:
     def start(self) -> None:
         """Show the board."""
         if not self._live.is_started and not self._stream.lost:
+            undraw()
             self._live.start()
             sys.stdout, sys.stderr = shown(sys.stdout), shown(sys.stderr)  # rich's stand-ins, until stop()
 
@@ -111,6 +113,7 @@ class LiveBoard:
 
         A terminal that has gone doesn't end the build, but the board.
         """
+        undraw()
         self._console.print(text, soft_wrap=True)
         if self._stream.lost:
             self.stop()

@@ -77,8 +77,8 @@ def test_what_this_machine_has_learnt_counts_for_nothing(tmp_path: Path) -> None
 
 
 def test_costs_that_the_user_names_count(tmp_path: Path) -> None:
-    plan = [kernel(f"page-{index}", f"page_{index}", ["page.cu"]) for index in range(9)]
-    Costs.load(tmp_path / "costs.json").learn(plan[4], Cost(1000.0, 1000.0, 1 << 30, files={"page.cu": 1000.0}))
+    plan = [kernel(f"page-{index}", f"page_{index}", ["own.cu"]) for index in range(9)]
+    Costs.load(tmp_path / "costs.json").learn(plan[4], Cost(1000.0, 1000.0, 1 << 30, files={"own.cu": 1000.0}))
     division = divide(plan, 4, Costs.given(tmp_path / "costs.json").of)
     assert division.shards[0] == ("page-4",)
     assert division.largest == ("page-4", 1000.0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import signal
 import subprocess
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, TypedDict
 import pytest
 
 from fitasks.base import temporary
+from fitasks.base.doing import doing
 from fitasks.base.errors import EnvironmentProblem
 from fitasks.cuda import cudart, loader
 from fitasks.cuda.toolkit import Toolkit
@@ -232,7 +234,7 @@ def ended(pid: int) -> bool:
         return True
 
 
-@pytest.mark.parametrize(("heartbeat", "counts"), [("0.3", range(2, 6)), ("0", [0]), ("nonsense", [0]), ("", [0])])
+@pytest.mark.parametrize(("heartbeat", "counts"), [("0.1", range(1, 9)), ("0", [0]), ("nonsense", [0]), ("", [0])])
 def test_it_is_not_silent(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -241,11 +243,13 @@ def test_it_is_not_silent(
     counts: Collection[int],
 ) -> None:
     monkeypatch.setenv("FITASKS_HEARTBEAT", heartbeat)
-    python = interpreting(tmp_path, "time.sleep(1.2)" + SEEN).python
+    monkeypatch.setattr("fitasks.processes.interpreter.doing", functools.partial(doing, after=0.1))
+    python = interpreting(tmp_path, "time.sleep(0.4)" + SEEN).python
     interpreter.ask(python, Path("/x.py"), Answer, {}, "which libcudart it loads")
-    said = capsys.readouterr().err
-    assert said.count(f" s) for {python} to say which libcudart it loads\n") in counts
-    assert said.startswith("fitasks: still waiting (0 s) for ") or not said
+    first, *further = capsys.readouterr().err.splitlines()
+    assert first == f"fitasks: asking {python} which libcudart it loads …"
+    assert len(further) in counts
+    assert all(one.startswith(f"fitasks: still asking {python} which libcudart it loads (") for one in further)
 
 
 def test_of_a_long_log_the_end_is_read(tmp_path: Path) -> None:
