@@ -109,9 +109,10 @@ def test_sglang_finds_what_doit_built_with_and_without_compilers(project: Keyed,
     without = image(place, tmp_path / "image")
     copy = without | {"SGLANG_JIT_CACHE_DIR": str(tmp_path / "packed" / "jit")}
     project.doit("bundle", "-f", "x.tar.gz")
-    moved = {"SGLANG_JIT_CACHE_DIR": str(tmp_path / "moved")}
-    assert project.doit("unbundle", "x.tar.gz", **moved) == "1 kernel into SGLang's cache\n"
-    assert verdicts(project, **moved)["state"] == "cached"
+    cache = str(tmp_path / "moved")
+    assert project.doit("unbundle", "x.tar.gz", SGLANG_JIT_CACHE_DIR=cache) == "1 kernel into SGLang's cache\n"
+    assert verdicts(project, SGLANG_JIT_CACHE_DIR=cache)["state"] == "cached"
+    moved = {"SGLANG_JIT_CACHE_DIR": cache}
     verdicts(project)
     project.doit("deliver")
     engines = project.root / "dist" / "engines"

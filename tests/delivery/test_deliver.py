@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 from dataclasses import replace
 from pathlib import Path
@@ -176,7 +177,7 @@ def engines_killed(engines: Engines, into: Path, nth: int) -> None:
 
         return call
 
-    for place, name in ((os, "rename"), (module.shutil, "copy2")):
+    for place, name in ((os, "rename"), (shutil, "copy2")):
         setattr(place, name, deadly(getattr(place, name)))
     try:
         engines.lay(into)
