@@ -97,7 +97,8 @@ def test_delivered_they_pass_the_gate_and_flashinfer_finds_them(project: Project
     env = project.env | {"FLASHINFER_CUDA_ARCH_LIST": "9.0a", "FLASHINFER_DISABLE_JIT": "1"}
     env |= {"FLASHINFER_WORKSPACE_BASE": str(place)}
     assert served(env, {}) == [LOADED]
-    assert gate(project.root / "check.json", env) == (0, "FlashInfer finds all 2 module(s) ahead of time, 0.1 MB\n")
+    status, said = gate(project.root / "check.json", env)
+    assert (status, said.startswith("FlashInfer finds all 2 module(s) ahead of time")) == (0, True), said
     (meta,) = place.rglob("meta.json")
     meta.write_text(meta.read_text().replace("sm90a", "sm80"))
     status, said = gate(project.root / "check.json", env)
