@@ -64,18 +64,13 @@ FROM toolchain AS builder
 ARG KERNELS=kernels.yaml
 COPY models models
 COPY ${KERNELS} kernels.yaml
-# Modules of SGLang's own JIT, which no wheel can hold, travel as library and receipt, in a directory that may be empty.
-ENV TVM_FFI_CACHE_DIR=/opt/tvm-ffi
 # Of this stage alone: the image has neither the store's name nor what opens it.
 ARG FITASKS_STORE=
 ARG FITASKS_STORE_PUSH=
 RUN --mount=type=cache,target=/root/.cache/fitasks --mount=type=secret,id=store,target=/run/secrets/store \
     if [ -f /run/secrets/store ]; then set -a && . /run/secrets/store && set +a; fi \
  && make kernels PYTHON=/opt/venv/bin/python && mkdir dist && doit check --json dist/kernels.json && doit wheel \
- && mkdir -p "${TVM_FFI_CACHE_DIR}" dist/tvm-ffi && (cd dist && sha256sum *.whl > wheel.sha256) \
- && there=$PWD/dist/tvm-ffi && cd "${TVM_FFI_CACHE_DIR}" \
- && find . -mindepth 2 -maxdepth 2 \( -name '*.so' -o -name fitasks-receipt.json \) \
-      -exec cp -p --parents -t "$there" {} +
+ && doit deliver && (cd dist && sha256sum *.whl > wheel.sha256)
 
 FROM scratch AS wheel
 COPY --from=builder /src/dist/*.whl /
@@ -103,14 +98,21 @@ COPY --from=builder /src/fitasks/serving/gate/ahead_*.py \
      /src/dist/kernels.json /src/dist/wheel.sha256 /opt/fitasks/
 RUN --mount=type=bind,from=builder,source=/src/dist,target=/wheel \
     cd /wheel && sha256sum --check --quiet /opt/fitasks/wheel.sha256 && pip install --quiet --no-index --no-deps *.whl
-COPY --from=builder /src/dist/tvm-ffi /opt/tvm-ffi
+COPY --from=builder /src/fitasks/serving/plan/*.py /opt/fitasks/plan/
+# What no wheel can hold, by `doit deliver`. FlashInfer writes a log into its cache when it is imported.
+COPY --from=builder /src/dist/engines /opt/engines
+COPY --from=builder --chown=server:server /src/dist/engines/flashinfer /opt/engines/flashinfer
 
 USER server
 WORKDIR /home/server
-# Refused at once is better than compiled in a live server. SGLang's cache is root's: a module that isn't
-# there can't be built there either, so that its first call fails at once.
-ENV FLASHINFER_DISABLE_JIT=1 TVM_FFI_CACHE_DIR=/opt/tvm-ffi
+# Refused at once is better than compiled in a live server. SGLang's caches are root's: a module that isn't
+# there can't be built there either, so that its first call fails at once. compilers/bin is empty, unless SGLang keeps
+# modules by content: then nvcc and c++ there say the builder's versions, which are part of SGLang's key, and compile
+# nothing.
+ENV FLASHINFER_DISABLE_JIT=1 SGLANG_CRASH_ON_JIT_COMPILE=1 FLASHINFER_WORKSPACE_BASE=/opt/engines/flashinfer \
+    TVM_FFI_CACHE_DIR=/opt/engines/tvm-ffi SGLANG_JIT_CACHE_DIR=/opt/engines/sglang-jit \
+    PATH=/opt/engines/compilers/bin:$PATH
 # The gate: FlashInfer's own lookup finds every module that the builder compiled, unaltered, and it can be loaded: as
-# this user, with what is here; SGLang's own lie where it looks. Of what they need, only the driver's libcuda may be
-# missing.
+# this user, with what is here; SGLang's own lie where it looks, and what an engine keeps under a key of its own it finds
+# under that of this image. Of what they need, only the driver's libcuda may be missing.
 RUN python /opt/fitasks/ahead_of_time.py /opt/fitasks/kernels.json

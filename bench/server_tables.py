@@ -52,7 +52,8 @@ def _when(time: float, up: float) -> str:
 
 def heard(trace: Iterable[Row]) -> list[str]:
     """The compilers that Python itself started, by the recorder's lines ("ninja 90a")."""
-    return [str(line["name"]).split()[0] for line in trace if line.get("kind") == "compiler"]
+    compilers = (line for line in trace if line.get("kind") == "compiler")
+    return [str(line["name"]).split()[0] for line in compilers if line.get("how") != "ran"]
 
 
 def modules(trace: Iterable[Row]) -> dict[str, dict[str, float]]:

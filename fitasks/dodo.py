@@ -43,6 +43,7 @@ def task_deliver() -> Iterator[TaskDict]:
     """deliver: kernels for other machines and images"""
     yield from (tasks.after_kernels(actions.wheel, tasks.JSON), tasks.after_kernels(actions.install))
     yield tasks.command(actions.uninstall)
+    yield tasks.after_kernels(actions.deliver, tasks.INTO)
     yield tasks.command(actions.bundle, tasks.FILE, words="names")
     yield tasks.command(actions.unbundle, tasks.FILE, tasks.WHEEL, words="files")
 

@@ -4,7 +4,8 @@
     eval "$(python -m fitasks.record -o trace.jsonl --print-env)"        for a server that you don't start yourself
 
 The server may live in another environment: all it gets is a directory on PYTHONPATH, with a sitecustomize.py that
-installs the hook (fitasks/serving/record/) and then runs the environment's own. Lines are appended to the trace.
+installs the hook (fitasks/serving/record/) and then runs the environment's own. Lines are appended to the trace. With
+a command, a process beside the server notes each compiler that runs below it, too, whoever started it.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import argparse
 import os
 import shlex
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -54,7 +56,15 @@ def main(words: Sequence[str]) -> int:
     if shutil.which(wanted.command[0]) is None:
         print(f"fitasks.record: {wanted.command[0]}: no such command", file=sys.stderr)  # noqa: T201
         return 127
+    _watch(more["FITASKS_RECORD"])
     return _become(wanted.command, os.environ | more)
+
+
+def _watch(trace: str) -> None:
+    """Have the compilers below this process, which is to be the server, noted."""
+    command = [sys.executable, "-E", "-s", "-S", str(HOOK / "fitasks_watch.py"), str(os.getpid()), trace]
+    none = subprocess.DEVNULL
+    subprocess.run(command, stdin=none, stdout=none, stderr=none, check=False, start_new_session=True)
 
 
 def _become(command: Sequence[str], env: Mapping[str, str]) -> int:

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from tests.doit_project import Project
 from tests.serving.cute_server import GATE, LOADED, served
+from tests.serving.test_ahead_of_time import SCRIPT
 
 pytestmark = pytest.mark.real
 
@@ -82,7 +86,35 @@ def test_altered_gpu_code_is_noticed_and_made_again(project: Project) -> None:
     assert states(project, "gate*") == ["cached", "cached"]
 
 
-def test_no_package_and_no_bundle_can_hold_them(project: Project) -> None:
-    why = "where its key names this environment's packages and paths"
-    assert why in project.doit("wheel", "gate*", status=1)
-    assert "an object of CuTe-DSL's" in project.doit("bundle", "-f", "x.tar.gz", "gate*", status=2)
+def test_no_package_can_hold_them(project: Project) -> None:
+    assert "alone, under a key of this environment's packages and paths" in project.doit("wheel", "gate*", status=1)
+
+
+def test_delivered_they_pass_the_gate_and_flashinfer_finds_them(project: Project) -> None:
+    states(project, "gate*")
+    assert "a server needs FLASHINFER_WORKSPACE_BASE=dist/engines/flashinfer" in project.doit("deliver", "gate*")
+    place = project.root / "dist" / "engines" / "flashinfer"
+    env = project.env | {"FLASHINFER_CUDA_ARCH_LIST": "9.0a", "FLASHINFER_DISABLE_JIT": "1"}
+    env |= {"FLASHINFER_WORKSPACE_BASE": str(place)}
+    assert served(env, {}) == [LOADED]
+    status, said = gate(project.root / "check.json", env)
+    assert (status, said.startswith("FlashInfer finds all 2 module(s) ahead of time")) == (0, True), said
+    (meta,) = place.rglob("meta.json")
+    meta.write_text(meta.read_text().replace("sm90a", "sm80"))
+    status, said = gate(project.root / "check.json", env)
+    assert (status, said.count("which is of another key: arch is sm80, not sm90a")) == (1, 2)
+
+
+def gate(file: Path, env: dict[str, str]) -> tuple[int, str]:
+    done = subprocess.run([sys.executable, SCRIPT, file], env=env, capture_output=True, text=True, check=False)
+    return done.returncode, done.stdout + done.stderr
+
+
+def test_a_bundle_brings_them_to_where_flashinfer_finds_them(project: Project) -> None:
+    project.doit("bundle", "-f", "x.tar.gz", "gate*")
+    (family,) = project.cached_ops.glob("*_cute_dsl")
+    shutil.rmtree(family)
+    assert project.doit("unbundle", "x.tar.gz") == "2 kernels into FlashInfer's cache\n"
+    env = project.env | {"FLASHINFER_CUDA_ARCH_LIST": "9.0a", "FLASHINFER_DISABLE_JIT": "1"}
+    assert served(env, {}) == [LOADED]
+    assert project.doit("kernel:gate*") == "2 kernels: 2 fresh\n"

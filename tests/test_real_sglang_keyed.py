@@ -9,6 +9,8 @@ import json
 import os
 import shlex
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,7 @@ import pytest
 
 from tests.doit_project import Project, cudart_in_reach
 from tests.serving.keyed_sglang import CLAMP, INT64, NAME, Place, ask, image, packages, source_in
+from tests.serving.test_ahead_of_time import SCRIPT
 
 pytestmark = pytest.mark.real
 
@@ -93,7 +96,9 @@ def test_a_second_doit_compiles_nothing_and_asks_nobody(project: Keyed) -> None:
 
 
 def test_sglang_finds_what_doit_built_with_and_without_compilers(project: Keyed, tmp_path: Path) -> None:
-    """Loaded as it is; where the compilers are gone, from a packed copy alone, beside programs that say their words."""
+    """Loaded as it is, and out of a bundle at another path; where the compilers are gone, from a packed copy alone,
+    beside programs that say their words.
+    """
     place = project.packed(tmp_path / "packed")
     module = place.module
     assert (module["found"], module["whole"], module["directory"]) == (True, True, str(project.scope))
@@ -103,7 +108,25 @@ def test_sglang_finds_what_doit_built_with_and_without_compilers(project: Keyed,
     assert {one[0] for one in entries} == {"kernels", "tvm_ffi"}
     without = image(place, tmp_path / "image")
     copy = without | {"SGLANG_JIT_CACHE_DIR": str(tmp_path / "packed" / "jit")}
-    assert place.servers({}, without, copy) == ["found Function"] * 3
+    project.doit("bundle", "-f", "x.tar.gz")
+    cache = str(tmp_path / "moved")
+    assert project.doit("unbundle", "x.tar.gz", SGLANG_JIT_CACHE_DIR=cache) == "1 kernel into SGLang's cache\n"
+    assert verdicts(project, SGLANG_JIT_CACHE_DIR=cache)["state"] == "cached"
+    moved = {"SGLANG_JIT_CACHE_DIR": cache}
+    verdicts(project)
+    project.doit("deliver")
+    engines = project.root / "dist" / "engines"
+    delivered = {"CUDA_HOME": f"{engines}/compilers", "PATH": f"{engines}/compilers/bin"}
+    delivered |= {"SGLANG_JIT_CACHE_DIR": f"{engines}/sglang-jit", "SGLANG_CRASH_ON_JIT_COMPILE": "1"}
+    assert place.servers({}, without, copy, moved, delivered) == ["found Function"] * 5
+    assert gate(project.root / "check.json", place.env | delivered)[0] == 0
+    status, said = gate(project.root / "check.json", place.env | delivered | {"CXX": "cxx"})
+    assert (status, "SGLang finds none in " in said) == (1, True), said
+
+
+def gate(file: Path, env: dict[str, str]) -> tuple[int, str]:
+    done = subprocess.run([sys.executable, SCRIPT, file], env=env, capture_output=True, text=True, check=False)
+    return done.returncode, done.stdout + done.stderr
 
 
 def test_a_changed_header_makes_it_stale_and_a_killed_build_leaves_nothing(project: Keyed) -> None:

@@ -163,6 +163,20 @@ class BuiltModules(TypedDict):
     reads: Reading
 
 
+class PackedModule(TypedDict):
+    """sglang_keyed_pack.py: the copy of a library, "" where there is none."""
+
+    id: int
+    packed: str
+
+
+class PackedModules(TypedDict):
+    """sglang_keyed_pack.py."""
+
+    kernels: list[PackedModule | Refused]
+    reads: Reading
+
+
 class Plans(_Environment):
     """plan.py."""
 

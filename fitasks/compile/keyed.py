@@ -41,7 +41,7 @@ def build(kernel: Kernel, runner: Runner) -> Made:
     if built["how"] == "failed":
         raise KernelFailure(f"{kernel.label}: {_why(kernel, runner, built)}")
     library = _published(kernel, built["library"])
-    _link(kernel.library, library)
+    link(kernel.library, library)
     return Made(built["sha256"], built["size"], built["seconds"], json.dumps(key_of(library)))
 
 
@@ -65,9 +65,9 @@ def _published(kernel: Kernel, said: str) -> Path:
     return library
 
 
-def _link(link: Path, library: Path) -> None:
-    """Lead there whatever directory the cache is moved to, at once."""
-    beside = link.with_name(f".{link.name}.{os.getpid()}.tmp")
+def link(planned: Path, library: Path) -> None:
+    """Let the planned library lead there at once, whatever directory the cache is moved to."""
+    beside = planned.with_name(f".{planned.name}.{os.getpid()}.tmp")
     beside.unlink(missing_ok=True)
-    beside.symlink_to(library.relative_to(link.parent))
-    beside.replace(link)
+    beside.symlink_to(library.relative_to(planned.parent))
+    beside.replace(planned)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from fitasks.base.errors import KernelFailure
 from fitasks.compile import receipt as receipts
@@ -19,11 +19,12 @@ if TYPE_CHECKING:
     from fitasks.plan.plan import Plan
     from fitasks.plan.target import Target
 
-_WAY = "copy that directory, or doit bundle"
+_Made = TypeVar("_Made")
+_WAY = "doit bundle, or doit deliver for an image"
 
 _KEYED = {  # what is found only where the same things are again
-    "cute": "where its key names this environment's packages and paths",
-    "sglang-keyed": "beside the same compilers, and unchanged headers of toolkit and system",
+    "cute": "under a key of this environment's packages and paths",
+    "sglang-keyed": "under a key of packages and of what its compilers say",
 }
 
 
@@ -65,7 +66,7 @@ def collect(plan: Plan, judges: Mapping[str, Judge], names: Sequence[str] = ()) 
     return found
 
 
-def collected(kernels: Iterable[Kernel], make: Callable[[Kernel], Complete]) -> tuple[Complete, ...]:
+def collected(kernels: Iterable[Kernel], make: Callable[[Kernel], _Made]) -> tuple[_Made, ...]:
     """What `make` makes of each. Raises one KernelFailure that names all kernels of which it raises one."""
     found, refused = [], []
     for kernel in kernels:
@@ -90,16 +91,11 @@ def unpackaged(plan: Plan, names: Sequence[str] = ()) -> tuple[str, ...]:
     return _said((kernel.label, _alone(kernel)) for kernel in kernels)
 
 
-def undeliverable(kernel: Kernel) -> str:
-    """Why neither a package nor a bundle can hold it; "" where one can."""
-    return f"{_KEYED[kernel.kind]}: run doit where the server will be" if kernel.built_whole else ""
-
-
 def _alone(kernel: Kernel) -> str:
-    if kernel.kind == "cute":
-        return f"FlashInfer loads it from {kernel.build_dir.parent} alone, {undeliverable(kernel)}"
-    place = kernel.build_dir.parents[2 if kernel.built_whole else 0]
-    return f"SGLang loads it from {place} alone{', ' + why if (why := undeliverable(kernel)) else '; ' + _WAY}"
+    engine = "FlashInfer" if kernel.kind == "cute" else "SGLang"
+    place = kernel.build_dir.parents[2 if kernel.kind == "sglang-keyed" else 0]
+    under = f", {_KEYED[kernel.kind]}" if kernel.built_whole else ""
+    return f"{engine} loads it from {place} alone{under}; {_WAY}"
 
 
 def _said(reasons: Iterable[tuple[str, str]]) -> tuple[str, ...]:

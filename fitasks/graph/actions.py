@@ -272,6 +272,21 @@ def _say_what_is_left_out(names: list[str]) -> None:
         _print(f"{packed} of {planned} planned kernels: installed, it takes the place of a package that has the others")
 
 
+def deliver(into: str, names: list[str]) -> None:
+    """what no package can hold, in a directory for an image"""
+    from fitasks.delivery.collect import left_out
+    from fitasks.delivery.deliver import deliver as lay
+    from fitasks.delivery.deliver import variables
+    from fitasks.ui.bundles import delivered_lines
+
+    session = current()
+    delivered = lay(session.plan, session.judges, names, Path(into))
+    _say(delivered_lines(delivered, into, variables(delivered, into)))
+    _say(told := left_out(session.plan, names))
+    if told:
+        raise Silent
+
+
 def uninstall() -> None:
     """take it out again"""
     from fitasks.delivery.wheel.install import uninstall as take

@@ -44,6 +44,13 @@ DAYS = {"name": "days", "long": "days", "type": int, "default": 30, "help": "kee
 DRY_RUN = {"name": "dry_run", "long": "dry-run", "type": bool, "default": False, "help": "only say what would be done"}
 FILE = {"name": "file", "short": "f", "long": "file", "type": str, "default": "", "help": "the bundle"}
 FORCE = {"name": "force", "long": "force", "type": bool, "default": False, "help": "also what holds already"}
+INTO = {
+    "name": "into",
+    "long": "into",
+    "type": str,
+    "default": "dist/engines",
+    "help": "the directory (default: dist/engines)",
+}
 JSON = {"name": "json", "long": "json", "type": str, "default": "", "help": "also write it to a file"}
 LIMIT = {"name": "limit", "long": "limit", "type": int, "default": 20, "help": "gigabytes to keep"}
 REMOTE = {"name": "remote", "long": "remote", "type": bool, "default": False, "help": "the stores elsewhere"}

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 CACHED_OPS, GENERATED = "cached_ops", "generated"  # in a workspace, `<version>/<architectures>`: modules, sources
 LOCKS = "tmp"  # in cached_ops
+META = "meta.json"  # beside CuTe-DSL objects
 TVM_FFI = "tvm-ffi"  # what the directory of SGLang's own modules is called by default
 _BELOW = Path(".cache", "flashinfer")  # of FLASHINFER_WORKSPACE_BASE (flashinfer/jit/env.py)
 

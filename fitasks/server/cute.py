@@ -9,18 +9,19 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from fitasks.compile.judge import cute
-from fitasks.server.verdict import Verdict, barred
+from fitasks.compile.judge import cute, engine_receipt
+from fitasks.server.verdict import asked, barred
 
 if TYPE_CHECKING:
     from fitasks.plan.kernel import Kernel
     from fitasks.server.knowledge import Knowledge
     from fitasks.server.place import Place
+    from fitasks.server.verdict import Verdict
 
 
 def predict(known: Knowledge, kernel: Kernel, place: Place) -> Verdict:
     """What the first call that needs this object will do."""
-    blank = Verdict(kernel.label, kernel.name, kernel.target, "unplanned", kernel.problem, kind="cute")
+    blank = asked(kernel)
     if kernel.problem:
         return blank
     blank = replace(blank, library=str(kernel.library), architectures=known.plan.targets[kernel.target].gpus)
@@ -35,7 +36,9 @@ def predict(known: Knowledge, kernel: Kernel, place: Place) -> Verdict:
 def _loaded(known: Knowledge, kernel: Kernel, blank: Verdict) -> Verdict:
     first = known.judge(kernel).first
     if first is None:
-        return replace(blank, state="cached", bytes=kernel.library.stat().st_size)
+        found = engine_receipt.read(kernel)
+        digest = found.sha256 if found else ""
+        return replace(blank, state="cached", bytes=kernel.library.stat().st_size, sha256=digest)
     return replace(blank, state="unknown", reason=f"{first}: FlashInfer loads it unless it is torn; doit makes it anew")
 
 

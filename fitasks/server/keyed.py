@@ -14,11 +14,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fitasks.base.errors import Unbuildable
+from fitasks.compile.judge import engine_receipt
 from fitasks.compile.judge.keyed import LIST, find
 from fitasks.cuda.elf import is_shared_object, segments
 from fitasks.server.ahead import wanted
 from fitasks.server.loadable import loadable
-from fitasks.server.verdict import Verdict, at_work, barred, loaded
+from fitasks.server.verdict import asked, at_work, barred, loaded
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from fitasks.plan.kernel import Kernel
     from fitasks.server.knowledge import Knowledge
     from fitasks.server.place import Place
+    from fitasks.server.verdict import Verdict
 
 _FORCED, _FORBIDDEN = "SGLANG_JIT_FORCE_RECOMPILE", "SGLANG_CRASH_ON_JIT_COMPILE"
 _ON = {"true", "1", "yes", "y"}  # sglang/srt/environ.py: EnvBool
@@ -33,7 +35,7 @@ _ON = {"true", "1", "yes", "y"}  # sglang/srt/environ.py: EnvBool
 
 def predict(known: Knowledge, kernel: Kernel, place: Place) -> Verdict:
     """What the server's first call that needs this module will do."""
-    blank = Verdict(kernel.label, kernel.name, kernel.target, "unplanned", kernel.problem, kind="sglang-keyed")
+    blank = asked(kernel)
     if kernel.problem:
         return replace(blank, state="would fail") if kernel.unfit else blank
     if known.problem and not isinstance(known.problem, Unbuildable):
@@ -75,6 +77,9 @@ def _loaded(known: Knowledge, kernel: Kernel, place: Place, cached: Verdict) -> 
         reason = f"{library.name} can't be loaded, and is thrown away"
         return _missed(known, kernel, place, replace(cached, reason=reason))
     verdict, first = loadable(known, loaded(cached, library, place)), known.judge(kernel).first
+    if verdict.good and first is None:
+        found = engine_receipt.read(kernel)
+        return replace(verdict, sha256=found.sha256 if found else "")
     if not verdict.good or first is None:
         return verdict
     if first.kind == "corrupt":

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -16,6 +16,8 @@ from fitasks.cuda.elf import is_shared_object, segments
 from fitasks.cuda.survey import host_compiler
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from fitasks.plan.kernel import Kernel, Kind
     from fitasks.server.knowledge import Knowledge
     from fitasks.server.place import Obstacle, Place
@@ -31,7 +33,8 @@ CONTENT = {"corrupt", "command", "toolchain", "changed", "vanished"}  # reasons 
 class Verdict:
     """What the server will do with one kernel. `bytes` is the size of what it would load.
 
-    `sha256` is its hash where nothing else tells a copy of it: of a module of SGLang's own that is as it should be.
+    `sha256` is its hash where nothing else tells a copy of it, as no package can hold it, and it is as it should be;
+    of those that an engine's own code keeps, `op` and `params` are what it can be asked with.
     `architectures` are those of the target's GPUs that the module has code for: "sm80", "sm90a".
     """
 
@@ -45,12 +48,20 @@ class Verdict:
     architectures: tuple[str, ...] = ()
     kind: Kind = "flashinfer"
     sha256: str = ""
+    op: str = ""
+    params: Mapping[str, object] = field(default_factory=dict)
     store: str = ""  # that has the kernel, where it isn't in the cache: a directory or URL
 
     @property
     def good(self) -> bool:
         """Nothing is compiled and nothing fails."""
         return self.state in {"ahead-of-time", "cached"}
+
+
+def asked(kernel: Kernel) -> Verdict:
+    """Nothing yet, of a kernel that its engine's own code keeps."""
+    verdict = Verdict(kernel.label, kernel.name, kernel.target, "unplanned", kernel.problem, kind=kernel.kind)
+    return replace(verdict, op=kernel.op, params=kernel.given)
 
 
 def barred(verdict: Verdict, obstacle: Obstacle) -> Verdict:

@@ -14,7 +14,7 @@ from fitasks.base.errors import BadInput
 from fitasks.base.shape import fits
 from fitasks.cuda.architecture import members, together
 from fitasks.plan.kernel import asked_as
-from fitasks.trace.toolchains import COMPILER, Waited, nameable, waited
+from fitasks.trace.toolchains import Compiler, Waited, compilers, nameable, waited
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -39,7 +39,7 @@ class Coverage:
     uncompiled: tuple[Requested, ...]  # CuTe-DSL and the like
     unused: tuple[Requested, ...]  # generated, but never loaded
     waited: tuple[Waited, ...] = ()  # by toolchain
-    compilers: tuple[str, ...] = ()  # that Python started: "nvcc page.cu", each once however often
+    compilers: tuple[Compiler, ...] = ()
 
     @property
     def missing(self) -> tuple[Requested, ...]:
@@ -59,7 +59,7 @@ def coverage(requested: Sequence[Requested], planned: Names, packaged: Names | N
         tuple(one for one in loaded if not nameable(one)),
         tuple(one for one in requested if one.unused),
         tuple(waited(requested)),
-        tuple(one.name for one in requested if one.kind == COMPILER),
+        tuple(compilers(requested)),
     )
 
 

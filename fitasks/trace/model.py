@@ -15,8 +15,9 @@ from fitasks.base.border import is_name, number, parse_json
 from fitasks.base.errors import BadInput
 
 VERSION = 1
-_NEVER_LOADED = frozenset({"generated", "started", "answering"})  # a compiler is no module, nor is a server
-_ENDED = frozenset({"compiled", "failed", "answering"})
+RAN = "ran"  # a compiler's process, from its beginning to its end
+_NEVER_LOADED = frozenset({"generated", "started", RAN, "answering"})  # a compiler is no module, nor is a server
+_ENDED = frozenset({"compiled", "failed", RAN, "answering"})
 _MOST_PROCESSES = 1024  # that are told apart; a set that grows with every line costs the square of their number
 _LONGEST_WORD = 1000  # characters; a module's name becomes a directory's, of at most 255
 
@@ -30,8 +31,10 @@ class Requested:
     arguments: dict[str, Any] = field(default_factory=dict)
     unsaid: str = ""  # why kernels.yaml has no way to say the arguments
     kind: str = "nvcc"  # the toolchain, see toolchains.py
-    how: frozenset[str] = frozenset()  # ahead-of-time, cached, compiled, failed, generated, started, answering
+    how: frozenset[str] = frozenset()  # ahead-of-time, cached, compiled, failed, generated, started, ran, answering
     seconds: float = 0.0  # the longest that one process waited
+    times: int = 1  # how many lines say it
+    total: float = 0.0  # seconds of all lines
     processes: frozenset[int] = frozenset()
     flashinfer: str = ""
     architectures: str = ""  # "90a"; "" where it isn't known
@@ -76,6 +79,7 @@ def _requested(data: dict[str, Any]) -> Requested:
         kind=_word(data.get("kind") or "other"),
         how=frozenset({_word(data["how"])}),
         seconds=float(number(data.get("seconds") or 0.0)),
+        total=float(number(data.get("seconds") or 0.0)),
         processes=frozenset({_whole(data["pid"])}),
         flashinfer=_word(data.get("flashinfer") or "", empty=True),
         architectures=_word(data.get("architectures") or "", empty=True),
@@ -105,7 +109,7 @@ def _sentence(value: object) -> str:
 
 def identity(one: Requested) -> str:
     """Equal for requests of the very same module."""
-    said = (one.name, one.generator, one.arguments, one.unsaid, one.flashinfer, one.architectures)
+    said = (one.name, one.generator, one.arguments, one.unsaid, one.flashinfer, one.architectures, RAN in one.how)
     return json.dumps(said, sort_keys=True)
 
 
@@ -115,6 +119,8 @@ def together(one: Requested, other: Requested) -> Requested:
         one,
         how=one.how | other.how,
         seconds=max(one.seconds, other.seconds),
+        times=one.times + other.times,
+        total=one.total + other.total,
         processes=one.processes | other.processes if len(one.processes) < _MOST_PROCESSES else one.processes,
         ended=max(one.ended, other.ended),
         late=one.late or other.late,

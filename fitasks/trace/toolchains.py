@@ -5,12 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from fitasks.trace.model import RAN
+
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from fitasks.trace.model import Requested
 
-COMPILER = "compiler"  # not a toolchain: processes that Python started, for whichever of them
+COMPILER = "compiler"  # not a toolchain: processes that were started for whichever of them
 SERVER = "server"  # nor is this: when it began to answer
 
 
@@ -33,6 +35,13 @@ TOOLCHAINS = {
     "triton": KnownToolchain("Triton", "TRITON_CACHE_DIR (~/.triton/cache)"),
     "torch-compile": KnownToolchain("torch.compile, tracing", ""),
     "inductor": KnownToolchain("torch.compile, Inductor", "TORCHINDUCTOR_CACHE_DIR, vLLM's in ~/.cache/vllm"),
+    "deep-gemm": KnownToolchain(
+        "DeepGEMM",
+        "DG_JIT_CACHE_DIR (~/.cache/deep_gemm, ~/.cache/sglang/deep_gemm by SGLang, ~/.cache/vllm/deep_gemm)",
+    ),
+    "tilelang": KnownToolchain(
+        "TileLang", "TILELANG_CACHE_DIR (~/.tilelang/cache, ~/.cache/sglang/tilelang by SGLang)"
+    ),
     "autotuning": KnownToolchain("FlashInfer, autotuning", "~/.cache/vllm/flashinfer_autotune_cache by vLLM"),
     "tirx": KnownToolchain("FlashInfer, TIRx", "cached_ops"),
     "other": KnownToolchain("others of FlashInfer"),
@@ -70,3 +79,40 @@ def waited(requested: Sequence[Requested]) -> list[Waited]:
         late = sum(one.seconds for one in compiled if one.late)
         found.append(Waited(toolchain, len(of_kind), len(compiled), seconds, late))
     return sorted((one for one in found if one.modules), key=lambda one: -one.seconds)
+
+
+@dataclass(frozen=True)
+class Compiler:
+    """Processes of one compiler below a server; `seconds` of all of them, None where it is only known that they began.
+
+    ninja's are those of its nvcc, too, and nvcc's those of its cicc. `late` are those of compilers that were at work
+    when the server was already answering.
+    """
+
+    name: str
+    processes: int
+    seconds: float | None = None
+    late: float = 0.0
+
+
+def compilers(requested: Sequence[Requested]) -> list[Compiler]:
+    """Those that ran, the longest first; where nobody watched them, those that Python started, the most first."""
+    processes = [one for one in requested if one.kind == COMPILER]
+    if ran := [one for one in processes if RAN in one.how]:
+        found = [_of(name, those, _seconds(those)) for name, those in _by_name(ran)]
+        return sorted(found, key=lambda one: -(one.seconds or 0.0))
+    return sorted((_of(name, those) for name, those in _by_name(processes)), key=lambda one: -one.processes)
+
+
+def _of(name: str, those: Sequence[Requested], seconds: float | None = None) -> Compiler:
+    return Compiler(name, sum(one.times for one in those), seconds, _seconds([one for one in those if one.late]))
+
+
+def _seconds(those: Sequence[Requested]) -> float:
+    return sum(one.total for one in those)
+
+
+def _by_name(processes: Sequence[Requested]) -> Iterator[tuple[str, list[Requested]]]:
+    """By the word before what it worked on, "nvcc page.cu"."""
+    for name in dict.fromkeys(one.name.partition(" ")[0] for one in processes):
+        yield name, [one for one in processes if one.name.partition(" ")[0] == name]

@@ -9,17 +9,24 @@ from fitasks.base.wording import counted
 from fitasks.ui.units import size
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from fitasks.delivery.bundle.bundle import Bundled
     from fitasks.delivery.bundle.unbundle import Unbundled
+    from fitasks.delivery.deliver import Delivered
     from fitasks.delivery.wheel.from_bundle import Repacked
 
 
-_CACHES = {"flashinfer": "into FlashInfer's cache", "sglang": "into SGLang's cache"}
+_CACHES = {
+    "flashinfer": "into FlashInfer's cache",
+    "cute": "into FlashInfer's cache",
+    "sglang": "into SGLang's cache",
+    "sglang-keyed": "into SGLang's cache",
+}
 _WENT = {
     "store": "into the store, for the next doit to adopt",
     "kept": "there already",
+    "left": "left in it",
 }
 
 
@@ -54,11 +61,20 @@ def unbundled_lines(done: Unbundled) -> Iterator[str]:
 def repacked_lines(made: Repacked) -> Iterator[str]:
     """The wheel, and how it gets into the serving environment: `doit install` would make another one, of the plan."""
     if made.left:
-        yield f"left in it  {_kernels(made.left)} of SGLang's own JIT, which no package can hold: doit unbundle"
+        yield f"left in it  {_kernels(made.left)} that no package can hold: doit unbundle"
     yield f"{made.wheel.path} ({size(made.wheel.bytes)})"
     if made.obstacle:
         yield f"not for this environment: {made.obstacle}"
     yield f"to install it: {made.python} -m pip install {made.wheel.path}"
+
+
+def delivered_lines(delivered: Sequence[Delivered], directory: str, needed: Sequence[str]) -> Iterator[str]:
+    """How many kernels, where, and what a server needs to find them."""
+    if not delivered:
+        yield f"{directory}: no planned kernel needs it, doit wheel has them all"
+        return
+    yield f"{directory}: {_kernels(len(delivered))}, {size(sum(one.size for one in delivered))}"
+    yield from (f"a server needs {variables}" for variables in needed)
 
 
 def _kernels(count: int) -> str:

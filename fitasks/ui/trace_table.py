@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from typing import TYPE_CHECKING
 
 from fitasks.base.wording import counted
@@ -13,9 +12,10 @@ if TYPE_CHECKING:
     from fitasks.trace.coverage import Coverage
     from fitasks.trace.importing import Proposal
     from fitasks.trace.model import Requested
-    from fitasks.trace.toolchains import Waited
+    from fitasks.trace.toolchains import Compiler, Waited
 
 _SHORTEST = 0.05  # seconds; what rounds to 0.0 is no wait
+_LOOKS = "ninja"  # FlashInfer has it look at each module that it loads, and find nothing to do
 _MOST = 20  # modules of other toolchains that are named: Triton has hundreds
 
 
@@ -45,17 +45,35 @@ def covered(found: Coverage, file: str) -> Iterator[str]:
 
 def _waits(found: Coverage) -> Iterator[str]:
     """By toolchain: what made this server wait, and what can be done about it."""
-    if not any(one.seconds >= _SHORTEST for one in found.waited):
-        return
+    if any(one.seconds >= _SHORTEST for one in found.waited):
+        yield from _waits_by_toolchain(found)
+        yield from _compilers(found.compilers)
+    elif any(one.name != _LOOKS for one in found.compilers):
+        yield "this server started compilers, for whichever toolchain:"
+        yield from _compilers(found.compilers)
+
+
+def _waits_by_toolchain(found: Coverage) -> Iterator[str]:
     yield "what this server waited for, each module by the process that waited longest:"
     for one in found.waited:
-        late = f", {one.late:.1f} s of it while it was already answering" if one.late >= _SHORTEST else ""
+        late = _late(one.late)
         made = f", {one.compiled} of them compiled in {one.seconds:.1f} s{late}{_advice(one)}" if one.compiled else ""
         yield f"  {one.toolchain.title}: {counted(one.modules, 'module')}{made}"
-    if found.compilers:
-        counts = Counter(name.partition(" ")[0] for name in found.compilers)
-        told = ", ".join(f"{name} {count}" for name, count in counts.most_common())
-        yield f"  compilers that Python started, by the number of things they worked on: {told}"
+
+
+def _compilers(found: Sequence[Compiler]) -> Iterator[str]:
+    """Processes by name; one waits for those that it starts, so that their seconds are its own, too."""
+    if not found:
+        return
+    if found[0].seconds is None:
+        yield f"  compilers that Python started: {', '.join(f'{one.name} {one.processes}' for one in found)}"
+        return
+    yield "  compilers' processes, each with the seconds of those that it started:"
+    yield from (f"    {one.name}: {one.processes} in {one.seconds:.1f} s{_late(one.late)}" for one in found)
+
+
+def _late(seconds: float) -> str:
+    return f", {seconds:.1f} s of it while it was already answering" if seconds >= _SHORTEST else ""
 
 
 def _advice(one: Waited) -> str:

@@ -16,16 +16,14 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from fitasks.base.errors import EnvironmentProblem, FitasksError, KernelFailure
+from fitasks.base.errors import EnvironmentProblem, KernelFailure
 from fitasks.base.files import sha256_file
 from fitasks.compile import keyed
 from fitasks.compile.judge import engine_receipt
 from fitasks.compile.judge.contents import Contents
 from fitasks.compile.judge.engine_receipt import EngineReceipt
 from fitasks.compile.judge.keyed import judge, key_of
-from fitasks.compile.keyed import _link
-from fitasks.delivery.bundle.bundle import bundle
-from fitasks.delivery.bundle.here import Here
+from fitasks.compile.keyed import link
 from fitasks.delivery.collect import unpackaged
 from fitasks.plan.kernel import Kernel, as_record, from_record, impossible
 from fitasks.server.check import check, predict
@@ -33,7 +31,6 @@ from fitasks.server.conditions import conditions
 from fitasks.server.exports import exports
 from fitasks.server.place import Place
 from fitasks.server.user import User
-from fitasks.store.local import Store
 from tests.sessions import session_of
 from tests.workshop import TARGET
 
@@ -94,7 +91,7 @@ def publish(kernel: Kernel, library: bytes, *paths: str) -> Path:
 
 
 def vouch(kernel: Kernel, library: Path) -> None:
-    _link(kernel.library, library)
+    link(kernel.library, library)
     size, meta = library.stat().st_size, json.dumps(key_of(library))
     engine_receipt.write(kernel, EngineReceipt(NAME, sha256_file(library), size, meta, 1.5, "2026-11-29"))
 
@@ -265,13 +262,10 @@ def test_where_a_server_has_to_look_is_said(shop: Workshop, clamp: Kernel) -> No
     assert f"the server has SGLANG_JIT_CACHE_DIR={cache} (" in "\n".join(conditions(elsewhere))
 
 
-def test_no_package_and_no_bundle_can_hold_it(shop: Workshop, clamp: Kernel, tmp_path: Path) -> None:
+def test_no_package_can_hold_it(shop: Workshop, clamp: Kernel) -> None:
     made = session(shop, clamp)
     (told,) = unpackaged(made.plan)
-    assert told.startswith(f"left out: kernel:clamp: SGLang loads it from {shop.root / 'jit'} alone, beside the same ")
-    here = Here(made.plan, made.judges, shop.ninja, Store(tmp_path / "store"))
-    with pytest.raises(FitasksError, match="a module that SGLang keeps by content, beside the same compilers"):
-        bundle(here, tmp_path / "kernels.tar.gz")
+    assert told.startswith(f"left out: kernel:clamp: SGLang loads it from {shop.root / 'jit'} alone, under a key ")
 
 
 BUILDS = """

@@ -152,9 +152,9 @@ def test_the_good_one_is_taken(place: Place, good: Path, bad: Path) -> None:
         ),
         (
             "version",
-            3,
+            4,
             (
-                "its manifest has format version 3; this fitasks reads 1, 2"
+                "its manifest has format version 4; this fitasks reads 1 to 3"
                 " | make the bundle and take it with the same fitasks"
             ),
         ),

@@ -450,6 +450,6 @@ def test_modules_of_sglangs_own_are_named_and_are_no_failure(
     plan = replace(made.stocked().plan, kernels=(*made.kernels[:2], replace(sgl, label="sgl-rope")))
     actions._end_with_what_is_left_out(plan, [])
     why = f"left out: kernel:sgl-rope: SGLang loads it from {sgl.build_dir.parent} alone; "
-    assert told == [f"{why}copy that directory, or doit bundle"]
-    with pytest.raises(KernelFailure, match="copy that directory, or doit bundle"):
+    assert told == [f"{why}doit bundle, or doit deliver for an image"]
+    with pytest.raises(KernelFailure, match="alone; doit bundle"):
         collect(plan, made.stocked().judges, ["sgl-rope"])

@@ -178,7 +178,7 @@ def look_inside(shop: Workshop, kernels: tuple[str, ...]) -> None:
         named = [word for tool in _TOOLS for word in ("-o", "-name", tool)][1:]
         shell = f"find / -xdev \\( {' '.join(named)} \\) \\( -type f -o -type l \\) -perm /111 2>/dev/null; true"
         expect("compilers, nvcc, ninja, make on the disk", run("sh", "-c", shell), "")
-        expect("modules of SGLang's own", run("ls", "-A", "/opt/tvm-ffi"), "")
+        expect("modules of SGLang's own", run("ls", "-A", "/opt/engines/tvm-ffi"), "")
         said = run(*_GATE, "/opt/fitasks/kernels.json").splitlines()[-1]
         expect("wheels in the image", run("sh", "-c", "find / -xdev -name 'fitasks*.whl' 2>/dev/null; true"), "")
         expect("the gate", said.partition(" module(s)")[0].rpartition(" ")[2], str(len(kernels)))

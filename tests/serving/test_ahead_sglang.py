@@ -13,7 +13,6 @@ from typing import Any
 
 import pytest
 
-from fitasks.plan.kernel import WHOLE
 from fitasks.server.check import check
 from fitasks.ui.check_table import write_verdicts
 from tests.server.test_sglang import session
@@ -162,12 +161,6 @@ def test_one_that_the_server_may_not_read(site: Path, tmp_path: Path) -> None:
 def test_a_list_that_says_something_else(site: Path, tmp_path: Path, other: dict[str, str]) -> None:
     status, said = ask(site, file := listed(tmp_path, built(tmp_path), **other))
     assert (status, said.count("\n"), said.startswith(f"{file}: neither of ")) == (2, 1, True), said
-
-
-@pytest.mark.parametrize("kind", WHOLE)
-def test_what_no_image_gets_is_refused_by_name(site: Path, tmp_path: Path, kind: str) -> None:
-    status, said = ask(site, listed(tmp_path, built(tmp_path), kind=kind))
-    assert (status, "leave its entry out of an image's kernels.yaml" in said) == (2, True), said
 
 
 def test_what_check_writes_is_what_the_gate_reads(site: Path, shop: Workshop, tmp_path: Path) -> None:

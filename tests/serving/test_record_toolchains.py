@@ -215,7 +215,9 @@ def test_what_a_server_waited_for_is_told_by_toolchain(tmp_path: Path) -> None:
         line_of("x", "of-tomorrow", "compiled", 0.2),
         line_of("gdn_sm90a/norm", "cute_dsl", "compiled", 0.3),
         line_of("ninja norm", "compiler", "started", 0),
+        line_of("ninja norm", "compiler", "started", 0, pid=2),
         line_of("ninja fused_rope", "compiler", "started", 0),
+        line_of("nvcc page.cu", "compiler", "started", 0),
     ]
     found = coverage(traced(tmp_path, *lines), {"90a": frozenset({"page"})}, None)
     assert [one.name for one in found.missing] == ["norm", "sgl_kernel_jit_fused_rope", "sgl_kernel_jit_clamp"]
@@ -229,7 +231,7 @@ def test_what_a_server_waited_for_is_told_by_toolchain(tmp_path: Path) -> None:
         "  CuTe-DSL, in memory: 1 module, 1 of them compiled in 1.5 s; each process compiles it anew",
         "  FlashInfer, CuTe-DSL: 1 module, 1 of them compiled in 0.3 s",
         "  of-tomorrow: 1 module, 1 of them compiled in 0.2 s; nothing compiles it beforehand yet",
-        "  compilers that Python started, by the number of things they worked on: ninja 2",
+        "  compilers that Python started: ninja 3, nvcc 1",
     ]
     assert "  sgl_kernel_jit_clamp, 21.0 s" in said
     assert "  and 13 more, 1.3 s" in said
@@ -238,6 +240,33 @@ def test_what_a_server_waited_for_is_told_by_toolchain(tmp_path: Path) -> None:
 def test_a_server_that_compiled_nothing_waited_for_nothing(tmp_path: Path) -> None:
     found = coverage(traced(tmp_path, line_of("page", "nvcc", "cached", 0.1)), {}, None)
     assert not any("waited" in line for line in covered(found, "kernels.yaml"))
+
+
+def test_compilers_are_counted_by_process_and_timed(tmp_path: Path) -> None:
+    """Those that were watched; what Python says that it started are the same ones."""
+    later = {"how": "answering", "kind": "server", "name": "uvicorn", "time": 100.0}
+    lines = [
+        line_of("page", "nvcc", "compiled", 9.0),
+        line_of("ninja page", "compiler", "started", 0),
+        line_of("ninja page", "compiler", "ran", 5.0, pid=1),
+        line_of("ninja page", "compiler", "ran", 4.0, pid=2),
+        line_of("nvcc page.cu", "compiler", "ran", 8.5, pid=3),
+        json.dumps(json.loads(line_of("nvcc rope.cu", "compiler", "ran", 2.0, pid=4)) | {"time": 101.0}),
+        json.dumps(json.loads(line_of("x", "x", "x", 0)) | later),
+    ]
+    assert list(covered(coverage(traced(tmp_path, *lines), {}, None), "kernels.yaml"))[-3:] == [
+        "  compilers' processes, each with the seconds of those that it started:",
+        "    nvcc: 2 in 10.5 s, 2.0 s of it while it was already answering",
+        "    ninja: 2 in 9.0 s",
+    ]
+
+
+def test_a_ninja_that_looked_is_no_wait(tmp_path: Path) -> None:
+    lines = [line_of("page", "nvcc", "cached", 0.01), line_of("ninja page", "compiler", "ran", 0.06)]
+    assert list(covered(coverage(traced(tmp_path, *lines), {}, None), "kernels.yaml"))[1:] == [
+        "  page, 0.0 s",
+        "`doit import_trace` adds what kernels.yaml can say",
+    ]
 
 
 COMPILED = """

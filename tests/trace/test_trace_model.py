@@ -44,6 +44,8 @@ def test_processes_are_merged(tmp_path: Path) -> None:
         "flashinfer.jit.page:gen_page_module",
         how=frozenset({"compiled", "cached"}),
         seconds=30.5,
+        times=2,
+        total=30.6,
         processes=frozenset({7, 8}),
         flashinfer="0.7.2.post1",
         architectures="90a",

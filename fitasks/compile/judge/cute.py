@@ -8,7 +8,7 @@ contents: one whose GPU code was altered is loaded without a word, so its hash i
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from fitasks.base.border import read_json
 from fitasks.base.errors import BadInput
@@ -42,7 +42,6 @@ def judge(kernel: Kernel, contents: Contents) -> Judgement:
 
 def unlike(kernel: Kernel) -> Iterator[Reason]:
     """In what meta.json isn't what FlashInfer expects: then it wipes the family's directory, and compiles."""
-    expected = json.loads(kernel.meta)
     try:
         found = read_json(kernel.ninja_file, _MOST_BYTES)
     except BadInput:
@@ -51,6 +50,12 @@ def unlike(kernel: Kernel) -> Iterator[Reason]:
     if not isinstance(found, dict):
         yield Reason("changed", kernel.ninja_file.name)
         return
+    yield from differences(kernel, found)
+
+
+def differences(kernel: Kernel, found: dict[str, Any]) -> Iterator[Reason]:
+    """In what a key isn't what FlashInfer expects here."""
+    expected = json.loads(kernel.meta)
     for key in sorted({*found, *expected}):
         if found.get(key) != expected.get(key):
             yield Reason("changed", f"{key} in {kernel.ninja_file.name}", *_words(found.get(key), expected.get(key)))

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 VERSION = 1
 SHORT = 12  # digits of a hash that people compare
-_SUFFIX = ".fitasks.json"
+SUFFIX = ".fitasks.json"
 
 
 @dataclass(frozen=True)
@@ -38,13 +38,18 @@ class EngineReceipt:
 
 def path_of(kernel: Kernel) -> Path:
     """Where the receipt lies."""
-    return kernel.library.with_suffix(_SUFFIX)
+    return kernel.library.with_suffix(SUFFIX)
 
 
 def read(kernel: Kernel) -> EngineReceipt | None:
     """The receipt; None where there is none that can be believed."""
-    data: dict[str, Any] | None = memo.read(path_of(kernel), EngineReceipt)
-    if data is None or (data["version"], data["name"]) != (VERSION, kernel.name):
+    return read_file(path_of(kernel), kernel.name)
+
+
+def read_file(path: Path, name: str) -> EngineReceipt | None:
+    """The receipt in this file, of what has this name; None where there is none that can be believed."""
+    data: dict[str, Any] | None = memo.read(path, EngineReceipt)
+    if data is None or (data["version"], data["name"]) != (VERSION, name):
         return None
     return EngineReceipt(**data) if _is_json(data["meta"]) else None
 

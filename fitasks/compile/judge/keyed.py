@@ -105,6 +105,18 @@ def find(kernel: Kernel, contents: Contents) -> Found:
     return Found(None, changed=newest)
 
 
+def leaf_named_by(listed: Path) -> str:
+    """The directory that a list of files belongs into; "" where the list can't be read."""
+    entries = _entries(listed)
+    return f"{_LEAF}{_key(entries, [digest for *_, digest in entries])}" if entries else ""
+
+
+def differences(kernel: Kernel, listed: Path, contents: Contents) -> list[Reason]:
+    """Which files of a list aren't here, or aren't the same."""
+    entries, roots = _entries(listed) or [], json.loads(kernel.meta)["roots"]
+    return list(_changed(entries, [_digest(roots, root, path, contents) for root, path, _ in entries]))
+
+
 def _leaves(directory: Path) -> list[Path]:
     """The newest first."""
     try:

@@ -4,6 +4,7 @@
     90a/cached_ops/<module>/    the library, objects, build.ninja, ninja's logs, the receipt
     90a/generated/<module>/     what FlashInfer generated
     90a/tvm-ffi/<directory>/    the same of a module of SGLang's own JIT; its source is part of the plan
+    90a/cute-dsl/…, 90a/sglang-jit/…    what an engine's own code builds in one go: whole.py
 
 tar in gzip: both are in the standard library of every interpreter that may have to read it (zstd from Python 3.14
 on). Times are in the manifest to the nanosecond, and in tar's headers to the second, so that plain `tar xzf` into
@@ -23,15 +24,15 @@ from typing import TYPE_CHECKING
 from fitasks.base.errors import EnvironmentProblem, FitasksError
 from fitasks.base.files import sha256_file
 from fitasks.compile import receipt as receipts
+from fitasks.compile.judge import engine_receipt
 from fitasks.compile.lock import module_lock
-from fitasks.delivery.bundle.manifest import Held, Manifest, Origin, PackedFile
+from fitasks.delivery.bundle.manifest import CUTE, KEYED, Held, Manifest, Origin, PackedFile
 from fitasks.delivery.bundle.reading import DASH, GZIP
 from fitasks.delivery.bundle.timestamps import put_right
+from fitasks.delivery.bundle.whole import directory_of, files_of
 from fitasks.delivery.bundle.writing import write
-from fitasks.delivery.collect import undeliverable
 from fitasks.delivery.tvmffi import headers_abi
 from fitasks.plan.caches import CACHED_OPS, GENERATED, TVM_FFI
-from fitasks.plan.kernel import WHOLE
 from fitasks.processes import sessions
 
 if TYPE_CHECKING:
@@ -39,12 +40,12 @@ if TYPE_CHECKING:
 
     from fitasks.compile.receipt import Receipt
     from fitasks.delivery.bundle.here import Here
-    from fitasks.plan.kernel import Kernel
+    from fitasks.plan.kernel import Kernel, Kind
     from fitasks.plan.plan import Plan
 
 NINJA_FILE = "build.ninja"  # as FlashInfer calls it
 
-PARTS = {"flashinfer": CACHED_OPS, "sglang": TVM_FFI}
+PARTS: dict[Kind, str] = {"flashinfer": CACHED_OPS, "sglang": TVM_FFI, "cute": CUTE, "sglang-keyed": KEYED}
 _GENERATED = f"{{CACHE}}/{GENERATED}/"
 LOCK_TIMEOUT = 1800.0  # seconds to wait for a server that is building the same module
 _AGAIN = "run doit, then doit bundle"
@@ -73,20 +74,19 @@ def bundle(here: Here, path: Path, names: Sequence[str] = ()) -> Bundled:
     try:
         _refuse_to_overwrite(path)
         chosen, left_out = _chosen(here, names)
-        sources: dict[str, Path] = {}
-        for kernel, receipt in chosen:
-            sources |= _files(here.plan, kernel, receipt)
+        sources = {name: file for one in chosen for name, file in one.files.items()}
         files = {name: _entry(sources[name]) for name in sorted(sources)}
-        _compare(here.plan, chosen, files)
+        _compare(chosen, files)
+        kernels = [one.kernel for one in chosen]
         manifest = replace(
             manifest_of(here, files),
-            glibc=_glibc(kernel.library for kernel, _ in chosen),
-            kernels=_origins(here.plan, chosen),
+            glibc=_glibc(kernel.library for kernel in kernels if kernel.kind != "cute"),
+            kernels=_origins(here.plan, kernels),
         )
         size = write(Path(os.path.realpath(path)), manifest, sources)  # a link stays one
     except OSError as error:
         raise FitasksError(f"{error.filename or path}: {error.strerror or error}; no bundle was written") from None
-    labels = tuple(kernel.label for kernel, _ in chosen)
+    labels = tuple(kernel.label for kernel in kernels)
     return Bundled(path, labels, tuple(left_out), len(files), manifest.bytes, size)
 
 
@@ -113,7 +113,8 @@ def manifest_of(here: Here, files: dict[str, PackedFile]) -> Manifest:
 
 def held(plan: Plan, kernel: Kernel) -> Held:
     """Where a bundle of this plan has a kernel."""
-    return Held(plan.targets[kernel.target].arch, PARTS[kernel.kind], kernel.build_dir.name)
+    directory = directory_of(kernel) if kernel.built_whole else kernel.build_dir.name
+    return Held(plan.targets[kernel.target].arch, PARTS[kernel.kind], directory)
 
 
 def promises_another(name: str) -> str:
@@ -152,16 +153,25 @@ def _refuse_to_overwrite(path: Path) -> None:
         )
 
 
-def _chosen(here: Here, names: Sequence[str]) -> tuple[list[tuple[Kernel, Receipt]], list[tuple[str, str]]]:
-    """The fresh kernels with their receipts, and the others with their reasons. Raises FitasksError if none is."""
+@dataclass(frozen=True)
+class _Chosen:
+    """A fresh kernel: its files by their names in the archive, and the hashes that its receipt has of some of them."""
+
+    kernel: Kernel
+    receipt: Path
+    files: dict[str, Path]
+    made: dict[str, str]
+
+
+def _chosen(here: Here, names: Sequence[str]) -> tuple[list[_Chosen], list[tuple[str, str]]]:
+    """The fresh kernels, and the others with their reasons. Raises FitasksError if none is."""
     chosen, left_out = [], []
     for kernel in here.plan.chosen(names):
-        if kernel.problem or kernel.built_whole:
-            left_out.append((kernel.label, kernel.problem or f"{WHOLE[kernel.kind]}, {undeliverable(kernel)}"))
-        elif (why := _unfit(here, kernel)) or not (receipt := receipts.read(kernel)):
-            left_out.append((kernel.label, why or "its receipt is gone"))
+        why = kernel.problem or _unfit(here, kernel)
+        if not why and (found := _whole(here.plan, kernel) if kernel.built_whole else _built(here.plan, kernel)):
+            chosen.append(found)
         else:
-            chosen.append((kernel, receipt))
+            left_out.append((kernel.label, why or "its receipt is gone"))
     if not chosen:
         why = f"; {left_out[0][0]}: {left_out[0][1]}" if left_out else ""
         raise FitasksError(f"no planned kernel is fresh, so there is nothing to bundle{why}", remedy=_AGAIN)
@@ -180,11 +190,24 @@ def _unfit(here: Here, kernel: Kernel) -> str:
         return f"{judged}, which can't be put right: {error.strerror or error}"
 
 
-def _files(plan: Plan, kernel: Kernel, receipt: Receipt) -> dict[str, Path]:
-    """Name in the archive → file, of one kernel."""
+def _built(plan: Plan, kernel: Kernel) -> _Chosen | None:
+    """One that ninja builds; None without its receipt."""
+    if not (receipt := receipts.read(kernel)):
+        return None
     place, target = held(plan, kernel), plan.targets[kernel.target]
     files = {f"{place}/{name}": kernel.build_dir / name for name in (*receipt.outputs, NINJA_FILE, receipts.NAME)}
-    return files | {f"{target.arch}/{GENERATED}/{name}": target.generated / name for name in generated_of(receipt)}
+    files |= {f"{target.arch}/{GENERATED}/{name}": target.generated / name for name in generated_of(receipt)}
+    made = {f"{place}/{name}": output.sha256 for name, output in receipt.outputs.items()}
+    return _Chosen(kernel, receipts.path_of(kernel), files, made)
+
+
+def _whole(plan: Plan, kernel: Kernel) -> _Chosen | None:
+    """One that its engine's own code builds; None without its receipt."""
+    if not (receipt := engine_receipt.read(kernel)):
+        return None
+    place = held(plan, kernel)
+    files = {f"{place}/{name}": file for name, file in files_of(kernel).items()}
+    return _Chosen(kernel, engine_receipt.path_of(kernel), files, {f"{place}/{kernel.library.name}": receipt.sha256})
 
 
 def generated_of(receipt: Receipt) -> dict[str, str]:
@@ -193,10 +216,10 @@ def generated_of(receipt: Receipt) -> dict[str, str]:
     return {path.removeprefix(_GENERATED): digest for path, digest in inputs if path.startswith(_GENERATED)}
 
 
-def _origins(plan: Plan, chosen: list[tuple[Kernel, Receipt]]) -> dict[str, Origin]:
+def _origins(plan: Plan, kernels: Iterable[Kernel]) -> dict[str, Origin]:
     """By architecture set and module, `90a/page`, of those that a package may hold."""
-    kernels = [kernel for kernel, _ in chosen if kernel.packageable]
-    return {f"{plan.targets[one.target].arch}/{one.name}": Origin(one.op, one.params) for one in kernels}
+    packed = (kernel for kernel in kernels if kernel.packageable)
+    return {f"{plan.targets[one.target].arch}/{one.name}": Origin(one.op, one.params) for one in packed}
 
 
 def _entry(path: Path) -> PackedFile:
@@ -204,14 +227,14 @@ def _entry(path: Path) -> PackedFile:
     return PackedFile(digest, stat.st_size, stat.st_mtime_ns)
 
 
-def _compare(plan: Plan, chosen: list[tuple[Kernel, Receipt]], files: dict[str, PackedFile]) -> None:
+def _compare(chosen: list[_Chosen], files: dict[str, PackedFile]) -> None:
     """Freshness reads objects only where their times differ; what travels is read whole."""
-    for kernel, receipt in chosen:
-        for name, output in receipt.outputs.items():
-            if files[f"{held(plan, kernel)}/{name}"].sha256 != output.sha256:
+    for one in chosen:
+        for name, digest in one.made.items():
+            if files[name].sha256 != digest:
                 raise FitasksError(
-                    f"{kernel.label}: {kernel.build_dir / name} is not what was built; no bundle was written",
-                    remedy=f"rm {kernel.build_dir / receipts.NAME}, {_AGAIN}",
+                    f"{one.kernel.label}: {one.files[name]} is not what was built; no bundle was written",
+                    remedy=f"rm {one.receipt}, {_AGAIN}",
                 )
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from fitasks.base.errors import EnvironmentProblem
 from fitasks.delivery.bundle.bundle import PARTS, held
+from fitasks.delivery.bundle.manifest import KEYED, WHOLES
 from fitasks.delivery.bundle.usable import roots_that_differ
 from fitasks.plan.caches import CACHED_OPS, GENERATED, LOCKS, TVM_FFI
 
@@ -63,6 +64,14 @@ class Destinations:
         for name in sorted({one.architecture for one in manifest.modules() if one.part == TVM_FFI}):
             if self._cached(TVM_FFI) and self.sglang_cache:
                 yield f"{name}/{TVM_FFI}", Path(self.sglang_cache)
+        yield from self._beside_whole(manifest)
+
+    def _beside_whole(self, manifest: Manifest) -> Iterator[tuple[str, Path]]:
+        """Of those that are to be placed: what isn't is of no use anywhere."""
+        for place in manifest.modules():
+            if place.part in WHOLES and (kernel := self.planned(place)):
+                keyed, cached_ops = kernel.build_dir.parents[2], kernel.build_dir.parent
+                yield str(place), keyed if place.part == KEYED else cached_ops / LOCKS
 
     def unpacked_in(self, manifest: Manifest) -> Path:
         """The directory that all else is unpacked in."""
@@ -73,7 +82,8 @@ class Destinations:
     def refuse_store(self, manifest: Manifest) -> None:
         """Raise EnvironmentProblem where a kernel is for a store that is not to be used."""
         store = self.here.store
-        if any(map(self.into_store, manifest.modules())) and (refusal := store.refusal):
+        built = (place for place in manifest.modules() if place.part not in WHOLES)
+        if any(map(self.into_store, built)) and (refusal := store.refusal):
             raise EnvironmentProblem(f"{store.root} is not used: {refusal}", remedy=store.remedy)
 
     def _cached(self, part: str) -> bool:

@@ -21,7 +21,12 @@ if TYPE_CHECKING:
 
 NAME = "manifest.json"
 FORMAT = "fitasks bundle"
-VERSION, WITH_SGLANG = 1, 2  # an earlier fitasks reads 1 alone, and knows no modules of SGLang's own JIT
+# An earlier fitasks reads 1 alone, and knows no modules of SGLang's own JIT; or 1 and 2, and nothing that its engine
+# builds in one go.
+VERSION, WITH_SGLANG, WITH_WHOLE = 1, 2, 3
+_NEWEST = WITH_WHOLE
+CUTE, KEYED = "cute-dsl", "sglang-jit"  # parts of a bundle whose directories are no cache's
+WHOLES = frozenset({CUTE, KEYED})
 LIMIT = 16 << 20  # bytes; 655 kernels with 20 files each take 6 MB
 
 _TEXTS = ("flashinfer", "platform", "glibc", "ninja", "site_packages", "cuda_home")
@@ -29,6 +34,7 @@ _LATER_TEXTS = ("tvm_ffi", "tvm_ffi_abi", "sglang_cache")  # older bundles have 
 _ARCHITECTURE = re.compile(r"[0-9a-z_]{1,100}")
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _GLIBC = re.compile(r"([0-9]{1,4}(\.[0-9]{1,4}){0,3})?")
+_PARTS = WHOLES | {CACHED_OPS, GENERATED, TVM_FFI}
 _LONGEST_PATH = 1024
 _LONGEST_TEXT = 4096
 _DEEPEST = 50  # lists in lists, of parameters
@@ -61,8 +67,8 @@ class Held:
     """Where a kernel is in a bundle: `<architecture set>/<part>/<directory>`, of FlashInfer's cache or of SGLang's."""
 
     architecture: str
-    part: str  # "cached_ops", "tvm-ffi"
-    directory: str
+    part: str  # "cached_ops", "tvm-ffi"; "cute-dsl", "sglang-jit"
+    directory: str  # there, or, of the last two, a name of ours
 
     def __str__(self) -> str:
         return f"{self.architecture}/{self.part}/{self.directory}"
@@ -93,7 +99,8 @@ class Manifest:
     @property
     def version(self) -> int:
         """Of the format, the oldest that can say it."""
-        return WITH_SGLANG if any(held.part == TVM_FFI for held in self.modules()) else VERSION
+        parts = {held.part for held in self.modules()}
+        return WITH_WHOLE if parts & WHOLES else WITH_SGLANG if TVM_FFI in parts else VERSION
 
     def only(self, architectures: Collection[str]) -> Manifest:
         """The part for these architecture sets."""
@@ -126,9 +133,9 @@ def parse(data: bytes) -> Manifest:
         raise BundleRefused("its manifest is damaged") from None
     if not isinstance(said, dict) or said.get("format") != FORMAT:
         raise BundleRefused("its manifest is not one of a fitasks bundle")
-    if said.get("version") not in (VERSION, WITH_SGLANG):
+    if said.get("version") not in range(VERSION, _NEWEST + 1):
         raise BundleRefused(
-            f"its manifest has format version {said.get('version')!r:.40}; this fitasks reads {VERSION}, {WITH_SGLANG}",
+            f"its manifest has format version {said.get('version')!r:.40}; this fitasks reads {VERSION} to {_NEWEST}",
             remedy="make the bundle and take it with the same fitasks",
         )
     texts = {name: _text(said.get(name), name) for name in _TEXTS}
@@ -146,7 +153,8 @@ def parse(data: bytes) -> Manifest:
         raise BundleRefused("its manifest says nothing usable of tvm_ffi_abi")
     found = Manifest(**texts, workspaces=workspaces, files=entries, kernels=_origins(said.get("kernels", {})))
     if found.version > said["version"]:
-        raise BundleRefused(f"its manifest has format version {VERSION}, which knows no modules of SGLang's own")
+        unknown = "modules of SGLang's own" if said["version"] == VERSION else "such kernels as it names"
+        raise BundleRefused(f"its manifest has format version {said['version']}, which knows no {unknown}")
     return found
 
 
@@ -196,13 +204,13 @@ def _entry(path: str, said: object, workspaces: dict[str, str]) -> PackedFile:
 
 
 def _misplaced(path: str, workspaces: dict[str, str]) -> str:
-    """Why no file may go to this path; "" for `90a/cached_ops/<module>/…`, `…/tvm-ffi/…`, `…/generated/…`."""
+    """Why no file may go to this path; "" for `90a/cached_ops/<module>/…`, `…/generated/…` and the other parts."""
     words = path.split("/")
     if path.startswith("/"):
         return "an absolute path"
     if ".." in words:
         return "which leads out of the cache"
-    if len(words) < 4 or words[0] not in workspaces or words[1] not in {CACHED_OPS, GENERATED, TVM_FFI}:
+    if len(words) < 4 or words[0] not in workspaces or words[1] not in _PARTS:
         return "which has no place in a cache"
     if words[1:3] == [CACHED_OPS, LOCKS] or (words[1] == TVM_FFI and words[3] == "lock"):
         return "where locks are"

@@ -31,15 +31,16 @@ if TYPE_CHECKING:
     from fitasks.delivery.bundle.usable import PackedModule
     from fitasks.plan.kernel import Kernel, Kind
 
-Went = Literal["cache", "store", "kept"]
-_UNNAMED = "kernels.yaml here doesn't name it"
+Went = Literal["cache", "store", "kept", "left"]
+UNNAMED = "kernels.yaml here doesn't name it"
 
 
 @dataclass(frozen=True)
 class Arrival:
-    """Where one kernel went, `kept`: what was there is the same, or better. `usable`: doit won't compile it.
+    """Where one kernel went, `kept`: what was there is the same, or better; `left`: nowhere.
 
-    `note` is what is to be said of it; mostly "". `kind` says whose cache it is loaded from.
+    `usable`: doit won't compile it. `note` is what is to be said of it; mostly "". `kind` says whose cache it is
+    loaded from.
     """
 
     module: str
@@ -147,7 +148,7 @@ def _arrival(module: PackedModule, went: Went, place: Path) -> Arrival:
 
 def _unnamed(module: PackedModule) -> str:
     """SGLang's directories have the state of its sources, and tvm-ffi's version, in their names."""
-    return f"{_UNNAMED}{' for this SGLang and tvm-ffi' if module.held.part == TVM_FFI else ''}"
+    return f"{UNNAMED}{' for this SGLang and tvm-ffi' if module.held.part == TVM_FFI else ''}"
 
 
 def _replace(module: PackedModule, target: Path, kernel: Kernel | None) -> None:

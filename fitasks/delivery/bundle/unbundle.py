@@ -5,6 +5,8 @@ the server's ninja has no work. Where a path differs, ninja would compile (it co
 paths), so the finished kernels go into the store, from which the next doit adopts them by content. Those that it can't
 adopt may be had as a package (delivery/wheel/from_bundle.py), for which neither paths nor compilers matter.
 
+What an engine builds in one go is found under its own key or not at all: placing_whole.py.
+
 So it is with modules of SGLang's own JIT and SGLang's cache: of those that kernels.yaml here doesn't name nobody knows
 where they belong, so that the store takes them.
 
@@ -26,9 +28,11 @@ from fitasks.delivery.bundle.bundle import LOCK_TIMEOUT, manifest_of
 from fitasks.delivery.bundle.destination import Destinations
 from fitasks.delivery.bundle.manifest import BundleRefused
 from fitasks.delivery.bundle.placing import Arrival, Arriving
+from fitasks.delivery.bundle.placing_whole import arrive as arrive_whole
 from fitasks.delivery.bundle.reading import DASH, opened
 from fitasks.delivery.bundle.staging import staging
 from fitasks.delivery.bundle.usable import of_use, proven, refuse_too_large
+from fitasks.delivery.bundle.whole import proven as proven_whole
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -88,9 +92,12 @@ def _unbundle(here: Here, path: Path, lock_timeout: float) -> Unbundled:
             unpacked = stack.enter_context(staging(destinations.unpacked_in(manifest)))
             refuse_too_large(manifest, _stage_inside(stack, unpacked, destinations.beside(manifest)))
             archive.unpack(whole, unpacked, manifest.workspaces)
-            modules = proven(manifest, unpacked)
+            modules, objects = proven(manifest, unpacked), proven_whole(manifest, unpacked)
         arriving = Arriving(here, destinations, unpacked, lock_timeout)
-        arrivals = tuple(map(arriving.arrive, modules))
+        arrivals = (
+            *map(arriving.arrive, modules),
+            *(arrive_whole(one, destinations, lock_timeout) for one in objects),
+        )
     moved, left = destinations.moved, _left(whole, manifest)
     return Unbundled(path, arrivals, len(manifest.files), manifest.bytes, moved, left)
 
@@ -98,7 +105,8 @@ def _unbundle(here: Here, path: Path, lock_timeout: float) -> Unbundled:
 def _sweep(here: Here, ours: Manifest) -> None:
     """Remove what killed runs left, wherever they may have unpacked."""
     places = {here.store.root.parent, *scratch.places(map(Path, ours.workspaces.values()))}
-    for place in places | ({Path(ours.sglang_cache)} if ours.sglang_cache else set()):
+    places |= {Path(ours.sglang_cache)} if ours.sglang_cache else set()
+    for place in places | ({here.plan.keyed_cache} if here.plan.keyed_cache else set()):
         scratch.remove_leftovers(place)
 
 
@@ -113,7 +121,7 @@ def _stage_inside(stack: ExitStack, unpacked: Path, parts: Iterable[tuple[str, P
             staged[beside] = stack.enter_context(staging(beside))
         inside = staged[beside] / part.replace("/", "-")
         inside.mkdir()
-        (unpacked / part).parent.mkdir(exist_ok=True)
+        (unpacked / part).parent.mkdir(parents=True, exist_ok=True)
         (unpacked / part).symlink_to(inside)
     return next(iter(staged.values()), unpacked)
 

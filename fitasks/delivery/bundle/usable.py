@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from fitasks.compile import receipt as receipts
 from fitasks.delivery.bundle.bundle import NINJA_FILE, generated_of, version_key
-from fitasks.delivery.bundle.manifest import BundleRefused
+from fitasks.delivery.bundle.manifest import WHOLES, BundleRefused
 from fitasks.delivery.tvmffi import same_abi
 from fitasks.plan.caches import CACHED_OPS, GENERATED, TVM_FFI
 
@@ -97,7 +97,7 @@ def roots_that_differ(manifest: Manifest, here: Manifest) -> dict[str, tuple[str
     caches = {f"cache of {name}": (path, here.workspaces[name]) for name, path in manifest.workspaces.items()}
     sglangs = {"SGLang's cache": (manifest.sglang_cache, here.sglang_cache or manifest.sglang_cache)}
     own = {CACHED_OPS: caches, TVM_FFI: sglangs}
-    return {part: _differing(both | own[part]) for part in sorted({held.part for held in manifest.modules()})}
+    return {part: _differing(both | own[part]) for part in sorted({held.part for held in manifest.modules()} - WHOLES)}
 
 
 def _differing(pairs: dict[str, tuple[str, str]]) -> tuple[str, ...]:
@@ -105,9 +105,12 @@ def _differing(pairs: dict[str, tuple[str, str]]) -> tuple[str, ...]:
 
 
 def proven(manifest: Manifest, unpacked: Path) -> list[PackedModule]:
-    """The kernels of an unpacked bundle. Raises BundleRefused for a receipt that doesn't hold, or fit its files."""
+    """The kernels of an unpacked bundle that ninja builds; for the others see whole.py.
+
+    Raises BundleRefused for a receipt that doesn't hold, or fit its files.
+    """
     modules = []
-    for held in manifest.modules():
+    for held in (one for one in manifest.modules() if one.part not in WHOLES):
         name = held.directory if held.part == CACHED_OPS else _named(held, manifest)
         receipt = receipts.said(unpacked / str(held) / receipts.NAME, name)
         if receipt is None:
@@ -118,7 +121,7 @@ def proven(manifest: Manifest, unpacked: Path) -> list[PackedModule]:
             raise BundleRefused(f"the receipt of {held} {problem}")
         modules.append(PackedModule(held, name, unpacked / str(held), receipt))
     _refuse_unknown(manifest, modules)
-    if not modules:
+    if not manifest.modules():
         raise BundleRefused("it holds no kernel")
     return modules
 

@@ -19,6 +19,7 @@ from fitasks.delivery.bundle.reading import opened
 from fitasks.delivery.bundle.staging import staging
 from fitasks.delivery.bundle.unbundle import refusals
 from fitasks.delivery.bundle.usable import proven, refuse_foreign, refuse_too_large
+from fitasks.delivery.bundle.whole import proven as proven_whole
 from fitasks.delivery.collect import collected, complete
 from fitasks.delivery.tvmffi import headers_abi
 from fitasks.delivery.wheel.install import obstacle
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
 class Repacked:
     """A wheel of a bundle's kernels, for all its architecture sets; `obstacle` as of install.py.
 
-    `left` is the number of modules of SGLang's own JIT in the bundle, which no package can hold.
+    `left` is the number of kernels in the bundle that no package can hold.
     """
 
     wheel: Wheel
@@ -59,12 +60,11 @@ def repack(server: Server, path: Path, directory: Path, state: Path) -> Repacked
             refuse_foreign(manifest, _flashinfer(server, manifest), sysconfig.get_platform(), abi)
             refuse_too_large(manifest, unpacked)
             archive.unpack(manifest, unpacked, manifest.workspaces)
-        whole = proven(manifest, unpacked)
-        modules = {f"{one.name}@{one.held.architecture}": one for one in whole if one.held.part == CACHED_OPS}
+        built = proven(manifest, unpacked)
+        proven_whole(manifest, unpacked)
+        modules = {f"{one.name}@{one.held.architecture}": one for one in built if one.held.part == CACHED_OPS}
         if not modules:
-            raise BundleRefused(
-                "it holds modules of SGLang's own JIT alone, which no package can hold", remedy="doit unbundle takes it"
-            )
+            raise BundleRefused("it holds no kernel that a package can hold", remedy="doit unbundle takes it")
         targets = {name: _target(name, manifest, server) for name in manifest.workspaces}
         kernels = collected(
             [_kernel(one, manifest) for one in modules.values()],
@@ -72,7 +72,7 @@ def repack(server: Server, path: Path, directory: Path, state: Path) -> Repacked
         )
         why = obstacle(server, next(iter(targets.values())))
         wheel = build_wheel(kernels, server, directory)
-        return Repacked(wheel, server.python, why, len(whole) - len(modules))
+        return Repacked(wheel, server.python, why, len(manifest.modules()) - len(modules))
 
 
 def _flashinfer(server: Server, manifest: Manifest) -> str:

@@ -26,7 +26,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import ahead_asked
 import ahead_sglang
+from ahead_asked import Answer, Asked
 from ahead_files import WHEEL, UnusableError, apart, faults, import_flashinfer
 from ahead_sglang import Module
 
@@ -61,7 +63,10 @@ def main(arguments: list[str]) -> int:
         found = ask(wanted)
         faulty = faults({path for one in found.values() for path in one.files.values() if path})
         modules = ahead_sglang.faults(entry for entry in entries if isinstance(entry, Module))
-        return report(wanted, found, faulty, modules)
+        asked = ahead_asked.answers(entry for entry in entries if isinstance(entry, Asked))
+        others = [Answer(one.library if one.sha256 else None, problem) for one, problem in modules.items()]
+        engines = [*map(ahead_asked.engine_of, asked), *("SGLang" for _ in modules)]
+        return report(wanted, found, faulty, [*others, *asked.values()], engines)
     except UnusableError as error:
         print(error, file=sys.stderr)
         return 2
@@ -75,7 +80,7 @@ def installed_manifest() -> str:
     return str(Path(spec.origin).with_name("manifest.json"))
 
 
-def read(file: Path) -> list[Wanted | Module]:
+def read(file: Path) -> list[Wanted | Module | Asked]:
     """What a file asks for, each thing once. Raises UnusableError."""
     try:
         data = json.loads(file.read_text(encoding="utf-8"))
@@ -88,15 +93,12 @@ def read(file: Path) -> list[Wanted | Module]:
     return list(dict.fromkeys(wanted))
 
 
-def _wanted(kernel: dict[str, Any], made_for: str) -> Wanted | Module:
+def _wanted(kernel: dict[str, Any], made_for: str) -> Wanted | Module | Asked:
     kind = kernel.get("kind", "flashinfer")  # earlier ones don't say
     if kind == ahead_sglang.KIND:
         return ahead_sglang.module(kernel)
-    if kind == "cute":
-        why = "an object of CuTe-DSL's, which no package holds, and which FLASHINFER_DISABLE_JIT=1 refuses"
-        raise _left_out(kernel, why)
-    if kind == "sglang-keyed":
-        raise _left_out(kernel, "a module that SGLang keeps by content, which no package holds")
+    if kind in ahead_asked.KINDS:
+        return ahead_asked.asked(kernel)
     if kind != "flashinfer":
         raise ValueError(f"kernels of kind {kind!r:.40} are not known here")
     target = _target(kernel)
@@ -105,10 +107,6 @@ def _wanted(kernel: dict[str, Any], made_for: str) -> Wanted | Module:
     if not str(kernel["name"]).isprintable() or not str(made_for).isprintable():
         raise ValueError(f"{kernel['name']!r} is no module's name")  # it is shown
     return Wanted(str(kernel["name"]), target, asked or tuple(target.split()), made_for)
-
-
-def _left_out(kernel: dict[str, Any], why: str) -> UnusableError:
-    return UnusableError(f"{kernel['name']!r:.200}: {why}; leave its entry out of an image's kernels.yaml")
 
 
 def _runs_on(code: str, word: str) -> bool:
@@ -163,8 +161,10 @@ def find(module: str) -> Path | None:
     return next((Path(artifact.path) for artifact in env.get_aot_artifacts(module)), None)
 
 
-def report(wanted: list[Wanted], found: dict[str, Found], faulty: dict[Path, str], modules: dict[Module, str]) -> int:
-    """Print what is missing or can't be used, or how much is there; the exit status."""
+def report(
+    wanted: list[Wanted], found: dict[str, Found], faulty: dict[Path, str], others: list[Answer], engines: list[str]
+) -> int:
+    """Print what is missing or can't be used, or how much is there; the exit status. `others` are no package's."""
     version = next((one.flashinfer for one in found.values()), "")
     for made_for in sorted({entry.flashinfer for entry in wanted} - {"", version}):
         print(f"the wheel is for FlashInfer {made_for}, which is {version} here")
@@ -172,14 +172,15 @@ def report(wanted: list[Wanted], found: dict[str, Found], faulty: dict[Path, str
     _say_what_is_missing(files)
     for path, problem in faulty.items():
         print(f"{path} {problem}")
-    told = list(filter(None, modules.values()))
+    told = [one.problem for one in others if one.problem]
     print(*told, sep="\n", end="\n" if told else "")
     bad = [entry for entry, places in files.items() if any(path is None or path in faulty for path in places.values())]
-    who, count = _server(version, modules), len(wanted) + len(modules)
+    who, count = _server(version, engines), len(wanted) + len(others)
     if bad or told:
         print(f"{who} would not load {len(bad) + len(told)} of {count} module(s)")
         return 1
-    there = {path for places in files.values() for path in places.values() if path} | {one.library for one in modules}
+    there = {path for places in files.values() for path in places.values() if path}
+    there |= {one.library for one in others if one.library}
     size = sum(path.stat().st_size for path in there)
     print(f"{who} finds all {count} module(s) ahead of time, {size / 1e6:.1f} MB")
     return 0
@@ -192,10 +193,12 @@ def _say_what_is_missing(files: dict[Wanted, dict[str, Path | None]]) -> None:
             print(f"{entry.module}: not found ahead of time for {word}{host}")
 
 
-def _server(version: str, modules: dict[Module, str]) -> str:
-    if not modules:
-        return f"FlashInfer {version}"
-    return f"A server with FlashInfer {version} and SGLang" if version else "SGLang"
+def _server(version: str, engines: list[str]) -> str:
+    """Whoever was asked; a FlashInfer that has objects alone says no version."""
+    flashinfer = f"FlashInfer {version}" if version or "SGLang" not in engines else ""
+    if "SGLang" not in engines:
+        return flashinfer.strip()
+    return f"A server with {flashinfer} and SGLang" if flashinfer else "SGLang"
 
 
 if __name__ == "__main__":

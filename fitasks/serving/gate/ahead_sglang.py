@@ -66,7 +66,14 @@ def faults(modules: Iterable[Module]) -> dict[Module, str]:
     version = apart("importing tvm_ffi", _import)
     found = {one: _misplaced(one, version) or _altered(one) for one in modules}
     whole = [one for one in modules if not found[one]]
-    return found | (apart("loading SGLang's modules", _load, whole) if whole else {})
+    refused = refusals([one.library for one in whole]) if whole else {}
+    return found | {one: f"{one.library} {refused[one.library]}" for one in whole if refused[one.library]}
+
+
+def refusals(libraries: Sequence[Path]) -> dict[Path, str]:
+    """What the dynamic loader has against each, beside torch and libtvm_ffi; "" where nothing. Raises UnusableError."""
+    found: dict[Path, str] = apart("loading SGLang's modules", _load, libraries)
+    return found
 
 
 def _misplaced(one: Module, version: str) -> str:
@@ -105,8 +112,7 @@ def _import() -> str:
     return str(imported.__version__)
 
 
-def _load(modules: Sequence[Module]) -> dict[Module, str]:
+def _load(libraries: Sequence[Path]) -> dict[Path, str]:
     """In a process of its own: what the dynamic loader has against each."""
     _import()
-    told = {one: refused(one.library) for one in modules}
-    return {one: f"{one.library} {problem}" if problem else "" for one, problem in told.items()}
+    return {library: refused(library) for library in libraries}

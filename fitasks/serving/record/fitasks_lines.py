@@ -26,8 +26,10 @@ def told_of() -> float:
     return _told_of.get(get_ident(), 0.0)
 
 
-def write(trace: str, name: str, kind: str, how: str, *, seconds: float = 0.0, origin: Origin = NOBODYS) -> None:
-    """Append what befell a module of a toolchain to `trace`. Raises OSError."""
+def write(
+    trace: str, name: str, kind: str, how: str, *, seconds: float = 0.0, origin: Origin = NOBODYS, pid: int = 0
+) -> None:
+    """Append what befell a module of a toolchain to `trace`, in this process or in `pid`. Raises OSError."""
     generator, arguments, unsaid = origin
     record: Mapping[str, Any] = {
         "version": 1,
@@ -39,7 +41,7 @@ def write(trace: str, name: str, kind: str, how: str, *, seconds: float = 0.0, o
         "how": how,
         "seconds": round(seconds, 3),
         "time": round(time.time(), 3),
-        "pid": os.getpid(),
+        "pid": pid or os.getpid(),
         "rank": _rank(),
         "flashinfer": str(_said_by("flashinfer.version", "__version__")),
         "architectures": _architectures(),

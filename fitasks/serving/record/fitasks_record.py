@@ -1,7 +1,7 @@
 """Waits for modules that compile to be imported, then has what they compile noted.
 
-FlashInfer's by fitasks_notes.py, those of other toolchains by fitasks_toolchains.py, what else a server waits for by
-fitasks_waits.py, and each compiler that a process starts by itself.
+FlashInfer's by fitasks_notes.py, those of other toolchains by fitasks_toolchains.py and fitasks_deep_gemm.py, what else
+a server waits for by fitasks_waits.py, and each compiler that a process starts by itself by fitasks_compilers.py.
 
 Standard library only, and little of it: this runs in every process of a recorded server.
 """
@@ -24,6 +24,9 @@ _WATCHED = {
     "sglang.kernels.jit.utils.compile.loader": ("fitasks_toolchains", "sglang_kernels"),
     "triton.knobs": ("fitasks_toolchains", "triton"),
     "cutlass.cute": ("fitasks_toolchains", "cute"),
+    "tilelang.jit.kernel": ("fitasks_toolchains", "tilelang"),
+    "deep_gemm": ("fitasks_deep_gemm", "wrap"),
+    "vllm.third_party.deep_gemm": ("fitasks_deep_gemm", "wrap"),
     "torch._dynamo.convert_frame": ("fitasks_waits", "dynamo"),
     "torch._inductor.compile_fx": ("fitasks_waits", "inductor"),
     "flashinfer.autotuner": ("fitasks_waits", "flashinfer_autotuner"),
@@ -49,9 +52,9 @@ def _audited(event: str, args: Any) -> None:
 
 
 def _started(args: Any) -> None:
-    import fitasks_toolchains
+    import fitasks_compilers
 
-    fitasks_toolchains.started(args[0], args[1], args[2], _trace)
+    fitasks_compilers.started(args[0], args[1], args[2], _trace)
 
 
 class _Finder:

@@ -1,4 +1,4 @@
-"""Notes what toolchains beside FlashInfer's nvcc compile in a server: SGLang's own JIT, Triton, CuTe-DSL, any compiler.
+"""Notes what toolchains beside FlashInfer's nvcc compile in a server: SGLang's own JIT, Triton, CuTe-DSL, TileLang.
 
 Each function is given a module that has just been executed, before anybody could import a name from it.
 """
@@ -6,8 +6,6 @@ Each function is given a module that has just been executed, before anybody coul
 from __future__ import annotations
 
 import functools
-import os
-import re
 import sys
 import time
 from _thread import get_ident
@@ -21,9 +19,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from typing import Any
 
-_COMPILERS = re.compile(
-    r"nvcc|cicc|ptxas|cudafe\+\+|fatbinary|ninja|cc1plus|([\w.]+-)*(c\+\+|cc|g\+\+|gcc|clang(\+\+)?)(-\d+)?"
-)
 _compiling: set[int] = set()  # threads whose load_jit didn't find a library
 
 
@@ -124,14 +119,29 @@ class _Compile:
         fitasks_lines.write(self._trace, name, "cute-dsl-in-memory", how, seconds=seconds)
 
 
-def started(program: Any, words: Any, directory: Any, trace: str) -> None:
-    """A process that Python starts, as subprocess audits it, if it is a compiler: by its name and what it works on."""
-    command = [words] if isinstance(words, (str, bytes)) else list(words or [])
-    name = os.path.basename(os.fsdecode(program or (command[0] if command else "")))
-    if not _COMPILERS.fullmatch(name):
-        return
-    told = [os.fsdecode(word) for word in command[1:]]
-    place = told[told.index("-C") + 1] if "-C" in told[:-1] else next(filter(os.path.isfile, told), "")
-    work = os.path.basename(place or os.fsdecode(directory or ""))
-    if work and "--version" not in told:  # it is only asked what it is
-        fitasks_lines.write(trace, f"{name} {work}", "compiler", "started")
+def tilelang(kernel: Any, trace: str) -> None:
+    """tilelang.jit.kernel: what is compiled passes one method of JITKernel, what its cache has the other."""
+    kind = kernel.JITKernel
+    kind._compile_and_create_adapter = _watching_tilelang(kind._compile_and_create_adapter, "compiled", trace)
+    found = kind.from_database.__func__
+    kind.from_database = classmethod(_watching_tilelang(found, "cached", trace))
+
+
+def _watching_tilelang(theirs: Callable[..., Any], how: str, trace: str) -> Callable[..., Any]:
+    @functools.wraps(theirs)
+    def watched(self: Any, *args: Any, **kwargs: Any) -> Any:
+        begin, failed = time.perf_counter(), True
+        try:
+            result = theirs(self, *args, **kwargs)
+            failed = False
+            return result
+        finally:
+            func = kwargs.get("func", *args[:1])
+            quietly(_note_tilelang, func, "failed" if failed else how, time.perf_counter() - begin, trace)
+
+    return watched
+
+
+def _note_tilelang(func: Any, how: str, seconds: float, trace: str) -> None:
+    """By the name that TileLang prints when it compiles."""
+    fitasks_lines.write(trace, str(func.attrs["global_symbol"]), "tilelang", how, seconds=seconds)
