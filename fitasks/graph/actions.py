@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -295,22 +296,36 @@ def bundle(file: str, names: list[str]) -> None:
 def unbundle(file: str, files: list[str], wheel: bool) -> None:
     """take the kernels out of a bundle"""
     from fitasks.delivery.bundle.filename import one_file
+    from fitasks.delivery.oci.reference import is_reference, parse
 
-    path = one_file([*filter(None, [file]), *files], "doit unbundle kernels.tar.gz")
-    (_repack if wheel else _unbundle)(path)
+    words = [*filter(None, [file]), *files]
+    one = one_file(words, "doit unbundle kernels.tar.gz")
+    called, take = words[0], _repack if wheel else _unbundle
+    if not wheel:
+        _refuse_unplanned(called)
+    if not is_reference(called):
+        take(one, called)
+        return
+    from fitasks.delivery.oci.registry import pulled
+
+    with pulled(parse(called), current().root / ".fitasks", os.environ, _print) as path:
+        take(path, called)
 
 
-def _unbundle(path: Path) -> None:
-    from fitasks.delivery.bundle.unbundle import unbundle as take
-    from fitasks.ui.bundles import unbundled_lines
-
+def _refuse_unplanned(called: str) -> None:
     if problem := current().problem:
         raise EnvironmentProblem(
             f"{problem.message}; so nothing is known of this machine's cache",
-            remedy=f"{problem.remedy}; or doit unbundle --wheel {path}, which asks for no toolkit and no GPU",
+            remedy=f"{problem.remedy}; or doit unbundle --wheel {called}, which asks for no toolkit and no GPU",
         )
-    done = take(_here(), path)
-    _say(unbundled_lines(done))
+
+
+def _unbundle(path: Path, called: str) -> None:
+    from fitasks.delivery.bundle.unbundle import unbundle as take
+    from fitasks.ui.bundles import unbundled_lines
+
+    done = take(_here(), path, called="" if str(path) == called else called)
+    _say(unbundled_lines(done, called))
     if done.unusable:
         raise Silent
 
@@ -322,13 +337,14 @@ def _here() -> Here:
     return Here(session.plan, session.judges, session.ninja, session.store)
 
 
-def _repack(path: Path) -> None:
+def _repack(path: Path, called: str) -> None:
     from fitasks.delivery.wheel.from_bundle import repack
     from fitasks.delivery.wheel.sizes import report
     from fitasks.ui.bundles import repacked_lines
     from fitasks.ui.size_table import show_sizes
 
-    made = repack(current().server, path, Path("dist"), current().root / ".fitasks")
+    state, name = current().root / ".fitasks", "" if str(path) == called else called
+    made = repack(current().server, path, Path("dist"), state, called=name)
     show_sizes(report(made.wheel))
     _say(repacked_lines(made))
 
@@ -392,10 +408,14 @@ def clear_incomplete() -> None:
 
 
 def push(names: list[str]) -> None:
-    """put fresh kernels into the stores elsewhere"""
+    """put fresh kernels into the stores elsewhere, or a registry: oci://…"""
+    from fitasks.delivery.oci.reference import is_reference
     from fitasks.store.publish import publish
     from fitasks.ui.store_table import pushed_lines
 
+    if places := [word for word in names if is_reference(word)]:
+        _push_bundle(places, [word for word in names if not is_reference(word)])
+        return
     session = current()
     chain = _elsewhere(session)
     fresh = [one for one in session.plan.chosen(names) if not one.problem and session.judge(one).verdict == "fresh"]
@@ -403,6 +423,26 @@ def push(names: list[str]) -> None:
     left = [kernel.label for kernel in session.plan.chosen(names) if kernel not in fresh]
     _say(pushed_lines(done, left))
     if left or any(one.lacking for one in done):
+        raise Silent
+
+
+def _push_bundle(places: Sequence[str], names: Sequence[str]) -> None:
+    """A bundle, into a registry."""
+    from fitasks.base import temporary
+    from fitasks.delivery.bundle.bundle import bundle as pack
+    from fitasks.delivery.oci.artefact import NAME
+    from fitasks.delivery.oci.reference import to_push
+    from fitasks.delivery.oci.registry import Registry
+    from fitasks.ui.bundles import bundled_lines
+
+    reference = to_push(places)
+    registry = Registry(reference, os.environ, _print)
+    with temporary.directory("fetch", current().root / ".fitasks") as place:
+        done = pack(_here(), place / NAME, names)
+        pinned = replace(reference, tag="", digest=registry.push(done.path))
+    _say(bundled_lines(done, str(reference)))
+    _print(f"this one, whatever the tag will name: {pinned}")
+    if done.left_out:
         raise Silent
 
 
