@@ -18,13 +18,14 @@ from fitasks.base.wording import counted
 from fitasks.graph.session import current
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from fitasks.delivery.bundle.here import Here
     from fitasks.graph.session import Session
     from fitasks.plan.plan import Plan
     from fitasks.server.verdict import Verdict
     from fitasks.store.chain import Chain
+    from fitasks.store.remote.remote import Remote
 
 
 _NONE_YET = (
@@ -452,8 +453,7 @@ def store() -> None:
 
     session = current()
     _say(local_lines(session.store.root, session.store.contents()))
-    for remote in session.stores.remotes:
-        _say(remote_lines(remote.url, remote.contents()))
+    _of_each(session.stores.remotes, lambda remote: remote_lines(remote.url, remote.contents()))
 
 
 def keygen(files: list[str]) -> None:
@@ -477,6 +477,18 @@ def _elsewhere(session: Session) -> Chain:
     return session.stores
 
 
+def _of_each(remotes: Sequence[Remote], lines: Callable[[Remote], Iterable[str]]) -> None:
+    """Say something of each store, and at the end of those of which nothing can be said. Raises EnvironmentProblem."""
+    problems = []
+    for remote in remotes:
+        try:
+            _say(lines(remote))
+        except EnvironmentProblem as problem:
+            problems.append(problem)
+    if problems:
+        raise EnvironmentProblem("\n".join(one.message for one in problems), remedy=problems[0].remedy)
+
+
 def gc(limit: int, remote: bool, days: int) -> None:
     """shrink the store of finished kernels, or those elsewhere"""
     from fitasks.ui.show import collected_line
@@ -486,8 +498,8 @@ def gc(limit: int, remote: bool, days: int) -> None:
         if number < 0:
             raise EnvironmentProblem(f"{name} {number} is less than nothing", remedy=f"{name} 0 keeps least")
     if remote:
-        for one in _elsewhere(current()).remotes:
-            _print(removed_line(one.url, one.clear(limit * 10**9, days)))
+        remotes = _elsewhere(current()).remotes
+        _of_each(remotes, lambda one: [removed_line(one.url, one.clear(limit * 10**9, days), days)])
         return
     store = current().store
     removed = store.gc(limit * 10**9)
