@@ -429,16 +429,15 @@ def push(names: list[str]) -> None:
 
 def _push_bundle(places: Sequence[str], names: Sequence[str]) -> None:
     """A bundle, into a registry."""
-    from fitasks.base import temporary
     from fitasks.delivery.bundle.bundle import bundle as pack
     from fitasks.delivery.oci.artefact import NAME
     from fitasks.delivery.oci.reference import to_push
-    from fitasks.delivery.oci.registry import Registry
+    from fitasks.delivery.oci.registry import Registry, room
     from fitasks.ui.bundles import bundled_lines
 
     reference = to_push(places)
     registry = Registry(reference, os.environ, _print)
-    with temporary.directory("fetch", current().root / ".fitasks") as place:
+    with room(current().root / ".fitasks") as place:
         done = pack(_here(), place / NAME, names)
         pinned = replace(reference, tag="", digest=registry.push(done.path))
     _say(bundled_lines(done, str(reference)))

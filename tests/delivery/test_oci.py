@@ -12,6 +12,7 @@ import os
 import shutil
 import socket
 import subprocess
+import sys
 import threading
 import time
 import urllib.request
@@ -300,6 +301,32 @@ def test_a_full_disk_keeps_nothing(host: str, bundle: Path, full: Path) -> None:
     push(f"oci://{host}/full:1", bundle)
     with pytest.raises(EnvironmentProblem, match=r"can't be kept in \S+/full: No space left on device; nothing was"):
         pull(f"oci://{host}/full:1", full)
+
+
+_STOPPED = """
+import sys, threading, time
+from pathlib import Path
+from fitasks.delivery.oci.reference import parse
+from fitasks.delivery.oci.registry import pulled
+
+def pull():
+    with pulled(parse(sys.argv[1]), Path(sys.argv[2]), {"DOCKER_CONFIG": "/nonexistent"}, print):
+        pass
+
+threading.Thread(target=pull, daemon=True).start()  # as doit's
+while not list(Path(sys.argv[2]).iterdir()):
+    time.sleep(0.01)
+"""
+
+
+def test_a_run_that_is_stopped_leaves_nothing(tmp_path: Path) -> None:
+    pytest.importorskip("dxf")
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        command = [sys.executable, "-c", _STOPPED, f"oci://127.0.0.1:{silent.getsockname()[1]}/fi:1", str(tmp_path)]
+        subprocess.run(command, check=True, timeout=60)
+    assert list(tmp_path.iterdir()) == []
 
 
 # ---- credentials, which need TLS

@@ -5,6 +5,7 @@ A file that is torn, longer or another than its manifest says is not believed, a
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import io
 import re
@@ -142,13 +143,26 @@ class Registry:
 
 
 @contextlib.contextmanager
+def room(state: Path) -> Iterator[Path]:
+    """A directory for a bundle on its way, gone afterwards; also where a run is stopped, which ends doit's threads.
+
+    Raises OSError.
+    """
+    state.mkdir(parents=True, exist_ok=True)
+    with contextlib.ExitStack() as stack:
+        place = stack.enter_context(temporary.directory("fetch", state))
+        atexit.register(stack.close)
+        stack.callback(atexit.unregister, stack.close)
+        yield place
+
+
+@contextlib.contextmanager
 def pulled(reference: Reference, state: Path, env: Mapping[str, str], say: Callable[[str], None]) -> Iterator[Path]:
     """The bundle of an artefact, proven by its digest, in a file that is gone afterwards.
 
     Raises BundleRefused, EnvironmentProblem.
     """
-    state.mkdir(parents=True, exist_ok=True)
-    with temporary.directory("fetch", state) as place:
+    with room(state) as place:
         try:
             Registry(reference, env, say).pull(place / NAME)
         except BundleRefused as error:
