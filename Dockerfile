@@ -39,7 +39,7 @@ FROM compiler AS requirements
 COPY pyproject.toml ./
 RUN python3 -c 'import tomllib; project = tomllib.load(open("pyproject.toml", "rb"))["project"]; \
 print(*project["dependencies"], *project["optional-dependencies"]["cuda13"], \
-*project["optional-dependencies"]["store"], sep="\n")' > /requirements.txt \
+*project["optional-dependencies"]["store"], *project["optional-dependencies"]["dask"], sep="\n")' > /requirements.txt \
  && touch -d @0 /requirements.txt
 
 FROM compiler AS toolchain

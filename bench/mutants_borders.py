@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from bench.mutants_kernels import bundle, receipt, store, wheel
+from bench.mutants_kernels import bundle, elsewhere, receipt, store, wheel
 from bench.mutants_memos import memos, plan
 from bench.mutants_texts import buildlog, jitlog, kernels_yaml, models, trace
 from bench.mutants_worlds import Border
@@ -21,6 +21,7 @@ BORDERS: dict[str, Callable[[Path], Border]] = {
     "buildlog": buildlog,
     "receipt": receipt,
     "store": store,
+    "elsewhere": elsewhere,
     "plan": plan,
     "memos": memos,
     "bundle": bundle,

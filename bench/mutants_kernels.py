@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import io
 import json
+import shutil
 import tarfile
 from dataclasses import replace
 from pathlib import Path
@@ -49,7 +50,7 @@ def store(world: Path) -> Border:
 
     def use(_: Path) -> None:
         judge = place.workshop.judge()
-        print(files.told(kernel, judge, place.workshop.verdict(kernel)))
+        print(files.explain(kernel, judge, place.workshop.verdict(kernel)))
         if found := files.find(kernel, judge):
             with contextlib.suppress(OSError):
                 files.take(*found, kernel.build_dir)
@@ -74,6 +75,60 @@ def store(world: Path) -> Border:
 
     file = entry / receipts.NAME
     return Border([file.read_bytes()], file, use, mutant, lambda: as_it_was(world), programs(place))
+
+
+def elsewhere(world: Path) -> Border:
+    """Manifest, index and a file of a store elsewhere, as `doit`, `why`, `check`, `store` and `doctor` take them.
+
+    Half of the manifests are unsigned ones that fit what they say, as whoever may write there can make them.
+    """
+    from fitasks.compile.judge.reasons import Reason, judgement
+    from fitasks.config.stores import StoreRequest
+    from fitasks.store.chain import Chain
+    from fitasks.store.local import Store
+    from fitasks.store.remote.loop import Loop
+    from fitasks.store.remote.remote import Remote
+    from fitasks.ui.store_table import remote_lines
+
+    place, share, loop = workshop_place(world), world / "share", Loop()
+    kernel, files = place.kernels[0], place.session.store
+
+    def remote(*, push: bool = False) -> Remote:
+        return Remote(StoreRequest(str(share), push), loop, {"XDG_CONFIG_HOME": str(world)}, print)
+
+    found = files.find(kernel, place.workshop.judge())
+    if not found or not remote(push=True).share(*found):
+        raise SystemExit("nothing was put into the store")
+    keep_as_it_is(world)
+
+    def use(_: Path) -> None:
+        judge, one = place.workshop.judge(), remote()
+        chain = Chain(Store(world / "own" / "store"), [one], loop, print)
+        chain.fetch(kernel, judge)
+        if came := chain.find(kernel, judge):
+            shutil.rmtree(kernel.build_dir)
+            kernel.build_dir.mkdir()
+            chain.take(*came, kernel.build_dir)
+        print(chain.explain(kernel, judge, judgement("stale", [Reason("new", "never built")])))
+        print(chain.holding([kernel], {kernel.target: judge}), one.trouble(), *remote_lines(one.url, one.contents()))
+
+    paths = [next((share / "v1" / kind).glob("*/*")) for kind in ("kernels", "index", "files")]
+    samples = [path.read_bytes() for path in paths]
+    return Border(samples, paths[0], use, _manifest_mutant, lambda: as_it_was(world), programs(place), files=paths)
+
+
+def _manifest_mutant(data: bytes, others: list[bytes], rng: Random, outside: str) -> bytes:
+    """Of a manifest mostly the receipt in it, with a seal and a fingerprint that fit what it then says."""
+    first, signed, body = (*data.split(b"\n", 2), b"", b"")[:3]
+    if not first.startswith(b"fitasks kernel") or rng.random() < 0.2:
+        return mutate(data, others, rng, outside)
+    from fitasks.compile import receipt as receipts
+
+    said = receipts.parse(of_json(body, rng, outside))
+    if said is None or rng.random() < 0.5:
+        return b"\n".join([first, signed, of_json(body, rng, outside)])
+    fits = receipts.fingerprint(said.commands, said.toolchain, said.inputs)
+    return b"\n".join([first, signed, receipts.to_json(replace(said, fingerprint=fits)).encode()])
 
 
 def _plant(entry: Path, name: str, outside: str) -> None:

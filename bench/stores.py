@@ -3,11 +3,12 @@
     python bench/stores.py fetch [--modules 682] [--files 4054] [--kilobytes 60] [--server s3]
     python bench/stores.py refuse [--entries 10000]
     python bench/stores.py faults [--count 1000]
+    python bench/stores.py second [--ops page,quantization,cascade,rope | --stand-ins] [--server s3]
 
 `fetch` puts stand-ins of FlashInfer's default plan for sm_90a (682 modules, 4,054 files; no compiler made them) into
 `rclone serve`, and takes them on a machine with an empty store. `refuse` reads manifests that are unsigned, signed by
 another key, or altered. `faults` has a server do something wrong at random, to all that is asked or to some of it, and
-looks whether what is taken then is whole.
+looks whether what is taken then is whole. `second` compiles on one machine and takes it on another (stores_second.py).
 """
 
 from __future__ import annotations
@@ -72,6 +73,14 @@ def take(client: Client, store: StoreRequest, env: dict[str, str], receipts: lis
     good = sum(place is not None and whole(place[0], one) for place, one in zip(found, receipts, strict=True))
     print(*client.said, sep="\n")
     print(f"{len(expected)} found in {asked:.1f} s; {good} whole in the own store after {took:.1f} s")
+
+
+def another(ops: str, server: str, *, stand_ins: bool) -> None:
+    """Have a second machine take what a first one has compiled."""
+    from bench.stores_second import second
+
+    with tempfile.TemporaryDirectory() as place, served(Path(place) / "served", server) as url:
+        second(url, Path(place), ops.split(","), stand_ins=stand_ins)
 
 
 def made(directory: Path, modules: int, files: int, size: int) -> list[Receipt]:
@@ -192,12 +201,18 @@ def main() -> None:
     other.add_argument("--entries", type=int, default=10_000)
     third = ways.add_parser("faults")
     third.add_argument("--count", type=int, default=1000)
+    fourth = ways.add_parser("second")
+    fourth.add_argument("--ops", default="page,quantization,cascade,rope")
+    fourth.add_argument("--stand-ins", action="store_true", help="41 modules, compiled by a stand-in for nvcc")
+    fourth.add_argument("--server", choices=["s3", "webdav", "directory"], default="s3")
     given = vars(parser.parse_args())
     way = given.pop("way")
     if way == "fetch":
         fetch(**given)
     elif way == "refuse":
         refuse(**given)
+    elif way == "second":
+        another(**given)
     else:
         faults(**given)
 

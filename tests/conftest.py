@@ -94,6 +94,18 @@ def planned(tmp_path_factory: pytest.TempPathFactory, flashinfer: Path) -> Plann
 
 
 @pytest.fixture
+def full(tmp_path: Path) -> Iterator[Path]:
+    """A file system with room for 64 kB, where this environment permits one."""
+    place = tmp_path / "full"
+    place.mkdir()
+    words = ["mount", "-t", "tmpfs", "-o", "size=64k", "none", str(place)]
+    if subprocess.run(words, capture_output=True, check=False).returncode:
+        pytest.skip("no mounts here")
+    yield place
+    subprocess.run(["umount", "-l", place], check=True)
+
+
+@pytest.fixture
 def old_ninja(tmp_path: Path) -> Ninja:
     """A ninja whose log another version than the first one's writes, e.g. Debian's beside the environment's."""
     probe = ProbeMemo(tmp_path / "probe-old.json")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import re
 import shutil
@@ -17,6 +18,7 @@ from fitasks.compile.pool.shards import Shard
 from tests.doit_project import ROOT
 
 EXAMPLES = ROOT / "docs" / "many-machines"
+COMPOSE = ROOT / "compose.yaml"
 SLURM, JOB, WORKFLOW = (EXAMPLES / name for name in ("slurm.sh", "kubernetes.yaml", "github-actions.yml"))
 
 
@@ -39,6 +41,49 @@ def test_github_takes_the_workflow() -> None:
     command = [sys.executable, "-m", "check_jsonschema", "--builtin-schema", "vendor.github-workflows", str(WORKFLOW)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout
+
+
+@pytest.fixture(scope="module")
+def services() -> dict[str, Any]:
+    """Those of the profile."""
+    found = {name: one for name, one in loaded(COMPOSE)["services"].items() if "fleet" in one.get("profiles", ())}
+    assert isinstance(found, dict)
+    return found
+
+
+def test_docker_takes_the_composition() -> None:
+    pytest.importorskip("check_jsonschema")
+    command = [sys.executable, "-m", "check_jsonschema", "--builtin-schema", "vendor.compose-spec", str(COMPOSE)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
+
+
+def test_dask_takes_the_services_commands(services: dict[str, Any]) -> None:
+    """As far as its own command line reads them, which starts nothing."""
+    cli = pytest.importorskip("distributed.cli")
+    for name in ("scheduler", "worker"):
+        dask, kind, *words = services[name]["command"]
+        assert (dask, kind) == ("dask", name)
+        module = importlib.import_module(f"{cli.__name__}.dask_{name}")
+        found = module.main.make_context(kind, words).params
+        if name == "worker":
+            assert found["scheduler"] == "tcp://scheduler:8786"
+
+
+def test_the_services_meet(services: dict[str, Any]) -> None:
+    """By the scheduler's name and port; the asker and the workers share a cache, and no plan."""
+    assert set(services) == {"scheduler", "worker", "fleet"}
+    assert "--workers tcp://scheduler:8786 " in services["fleet"]["command"][-1]
+    caches = {name: [one.split(":")[0] for one in services[name]["volumes"]] for name in ("worker", "fleet")}
+    assert "kernels" in caches["worker"]
+    assert "plan" not in caches["worker"]
+    assert {"kernels", "plan"} <= set(caches["fleet"])
+    assert all(services["scheduler"].get(key) is None for key in ("ports", "expose", "network_mode"))
+
+
+def test_others_are_started_without_the_profile() -> None:
+    found = loaded(COMPOSE)["services"]
+    assert {name for name, one in found.items() if "profiles" not in one} == {"kernels", "server"}
 
 
 def loaded(file: Path) -> dict[str, Any]:

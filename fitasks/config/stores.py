@@ -58,6 +58,8 @@ def unusable(url: str) -> str:
 
 
 def _unusable_place(parts: SplitResult) -> str:
+    if parts.scheme == "oci":
+        return "a registry holds bundles, and is no store: doit push oci://registry/name:tag, doit unbundle oci://…"
     if parts.scheme not in SCHEMES:
         return f"not a store; {_EXPECTED}"
     return f"expected {SCHEMES[parts.scheme]}" if bool(parts.netloc) == (parts.scheme == "file") else ""

@@ -10,7 +10,7 @@ from fitasks.base.environment import problems
 from fitasks.base.errors import ConfigError, EnvironmentProblem, FitasksError, Unbuildable
 from fitasks.cuda.capability import of_targets
 from fitasks.cuda.cudart import discover
-from fitasks.doctor import caches, machine, packages, toolkits, trial
+from fitasks.doctor import caches, machine, packages, stores, toolkits, trial
 from fitasks.doctor.finding import Finding, failure, kept
 from fitasks.plan.hopper import left_out
 from fitasks.plan.plan import configuration, targets_of
@@ -18,6 +18,7 @@ from fitasks.plan.server import Server
 from fitasks.server.loadable import remedy
 from fitasks.server.place import place_of
 from fitasks.server.user import user_of
+from fitasks.store.elsewhere import requested
 from fitasks.store.local import Store
 
 if TYPE_CHECKING:
@@ -81,10 +82,15 @@ def _around(config: Config, run: Examined, server: Server, toolkit: Toolkit | No
         yield Finding("machine", "environment", problem.message, "problem", problem.remedy)
     yield from kept("machine", machine.examine(server, toolkit, run.probe), section="machine")
     yield from kept("in use", _caches(config, server), section="caches")
+    yield from kept("store", _elsewhere(config), section=stores.SECTION)
 
 
 def _store(server: Server) -> Iterator[Finding]:
     yield from caches.examine_store(Store.of(server.env))
+
+
+def _elsewhere(config: Config) -> Iterator[Finding]:
+    yield from stores.examine(requested(config.stores, os.environ), os.environ)
 
 
 def _caches(config: Config, server: Server) -> Iterator[Finding]:

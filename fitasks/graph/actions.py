@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,13 +18,14 @@ from fitasks.base.wording import counted
 from fitasks.graph.session import current
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from fitasks.delivery.bundle.here import Here
     from fitasks.graph.session import Session
     from fitasks.plan.plan import Plan
     from fitasks.server.verdict import Verdict
     from fitasks.store.chain import Chain
+    from fitasks.store.remote.remote import Remote
 
 
 _NONE_YET = (
@@ -310,22 +312,36 @@ def bundle(file: str, names: list[str]) -> None:
 def unbundle(file: str, files: list[str], wheel: bool) -> None:
     """take the kernels out of a bundle"""
     from fitasks.delivery.bundle.filename import one_file
+    from fitasks.delivery.oci.reference import is_reference, parse
 
-    path = one_file([*filter(None, [file]), *files], "doit unbundle kernels.tar.gz")
-    (_repack if wheel else _unbundle)(path)
+    words = [*filter(None, [file]), *files]
+    one = one_file(words, "doit unbundle kernels.tar.gz")
+    called, take = words[0], _repack if wheel else _unbundle
+    if not wheel:
+        _refuse_unplanned(called)
+    if not is_reference(called):
+        take(one, called)
+        return
+    from fitasks.delivery.oci.registry import pulled
+
+    with pulled(parse(called), current().root / ".fitasks", os.environ, _print) as path:
+        take(path, called)
 
 
-def _unbundle(path: Path) -> None:
-    from fitasks.delivery.bundle.unbundle import unbundle as take
-    from fitasks.ui.bundles import unbundled_lines
-
+def _refuse_unplanned(called: str) -> None:
     if problem := current().problem:
         raise EnvironmentProblem(
             f"{problem.message}; so nothing is known of this machine's cache",
-            remedy=f"{problem.remedy}; or doit unbundle --wheel {path}, which asks for no toolkit and no GPU",
+            remedy=f"{problem.remedy}; or doit unbundle --wheel {called}, which asks for no toolkit and no GPU",
         )
-    done = take(_here(), path)
-    _say(unbundled_lines(done))
+
+
+def _unbundle(path: Path, called: str) -> None:
+    from fitasks.delivery.bundle.unbundle import unbundle as take
+    from fitasks.ui.bundles import unbundled_lines
+
+    done = take(_here(), path, called="" if str(path) == called else called)
+    _say(unbundled_lines(done, called))
     if done.unusable:
         raise Silent
 
@@ -337,13 +353,14 @@ def _here() -> Here:
     return Here(session.plan, session.judges, session.ninja, session.store)
 
 
-def _repack(path: Path) -> None:
+def _repack(path: Path, called: str) -> None:
     from fitasks.delivery.wheel.from_bundle import repack
     from fitasks.delivery.wheel.sizes import report
     from fitasks.ui.bundles import repacked_lines
     from fitasks.ui.size_table import show_sizes
 
-    made = repack(current().server, path, Path("dist"), current().root / ".fitasks")
+    state, name = current().root / ".fitasks", "" if str(path) == called else called
+    made = repack(current().server, path, Path("dist"), state, called=name)
     show_sizes(report(made.wheel))
     _say(repacked_lines(made))
 
@@ -407,10 +424,14 @@ def clear_incomplete() -> None:
 
 
 def push(names: list[str]) -> None:
-    """put fresh kernels into the stores elsewhere"""
+    """put fresh kernels into the stores elsewhere, or a registry: oci://…"""
+    from fitasks.delivery.oci.reference import is_reference
     from fitasks.store.publish import publish
     from fitasks.ui.store_table import pushed_lines
 
+    if places := [word for word in names if is_reference(word)]:
+        _push_bundle(places, [word for word in names if not is_reference(word)])
+        return
     session = current()
     chain = _elsewhere(session)
     fresh = [one for one in session.plan.chosen(names) if not one.problem and session.judge(one).verdict == "fresh"]
@@ -421,14 +442,32 @@ def push(names: list[str]) -> None:
         raise Silent
 
 
+def _push_bundle(places: Sequence[str], names: Sequence[str]) -> None:
+    """A bundle, into a registry."""
+    from fitasks.delivery.bundle.bundle import bundle as pack
+    from fitasks.delivery.oci.artefact import NAME
+    from fitasks.delivery.oci.reference import to_push
+    from fitasks.delivery.oci.registry import Registry, room
+    from fitasks.ui.bundles import bundled_lines
+
+    reference = to_push(places)
+    registry = Registry(reference, os.environ, _print)
+    with room(current().root / ".fitasks") as place:
+        done = pack(_here(), place / NAME, names)
+        pinned = replace(reference, tag="", digest=registry.push(done.path))
+    _say(bundled_lines(done, str(reference)))
+    _print(f"this one, whatever the tag will name: {pinned}")
+    if done.left_out:
+        raise Silent
+
+
 def store() -> None:
     """what the stores have: kernels, versions, sizes, last use"""
     from fitasks.ui.store_table import local_lines, remote_lines
 
     session = current()
     _say(local_lines(session.store.root, session.store.contents()))
-    for remote in session.stores.remotes:
-        _say(remote_lines(remote.url, remote.contents()))
+    _of_each(session.stores.remotes, lambda remote: remote_lines(remote.url, remote.contents()))
 
 
 def keygen(files: list[str]) -> None:
@@ -452,6 +491,18 @@ def _elsewhere(session: Session) -> Chain:
     return session.stores
 
 
+def _of_each(remotes: Sequence[Remote], lines: Callable[[Remote], Iterable[str]]) -> None:
+    """Say something of each store, and at the end of those of which nothing can be said. Raises EnvironmentProblem."""
+    problems = []
+    for remote in remotes:
+        try:
+            _say(lines(remote))
+        except EnvironmentProblem as problem:
+            problems.append(problem)
+    if problems:
+        raise EnvironmentProblem("\n".join(one.message for one in problems), remedy=problems[0].remedy)
+
+
 def gc(limit: int, remote: bool, days: int) -> None:
     """shrink the store of finished kernels, or those elsewhere"""
     from fitasks.ui.show import collected_line
@@ -461,8 +512,8 @@ def gc(limit: int, remote: bool, days: int) -> None:
         if number < 0:
             raise EnvironmentProblem(f"{name} {number} is less than nothing", remedy=f"{name} 0 keeps least")
     if remote:
-        for one in _elsewhere(current()).remotes:
-            _print(removed_line(one.url, one.clear(limit * 10**9, days)))
+        remotes = _elsewhere(current()).remotes
+        _of_each(remotes, lambda one: [removed_line(one.url, one.clear(limit * 10**9, days), days)])
         return
     store = current().store
     removed = store.gc(limit * 10**9)

@@ -110,6 +110,8 @@ class Chain:
             return _not_taken(remote, kernel, judge)
         if why := self._failed.get((remote.url, receipt.fingerprint)):
             return f"not taken from {remote.url}: {why}"
+        if not remote.holds(receipt):
+            return f"not taken from {remote.url}: it is named there, and a file of it is gone"
         return f"in the store {remote.url}: compiled for FlashInfer {receipt.flashinfer}, all inputs equal"
 
     def _here(self, kernel: Kernel, judge: Judge) -> tuple[Path, Receipt] | None:
@@ -168,11 +170,18 @@ class Chain:
                 yield remote, receipt
 
     def holding(self, kernels: Iterable[Kernel], judges: Mapping[str, Judge]) -> dict[str, str]:
-        """Return the place of the store that has each of these kernels, by label; those that none has are left out."""
+        """Return the place of the store that has each of these kernels with all its files, by label."""
         kernels = list(kernels)
         here = {one.label: str(self.local.root) for one in kernels if self._held(one, judges[one.target])}
-        there = self.where((one for one in kernels if one.label not in here), judges)
-        return here | {label: remote.url for label, (remote, _) in there.items()}
+        lacking = [one for one in kernels if one.label not in here]
+        if not lacking or not self.remotes:
+            return here
+        with ThreadPoolExecutor(_ASKING) as pool:
+            found = pool.map(lambda kernel: self._holder(kernel, judges[kernel.target]), lacking)
+            return here | {kernel.label: url for kernel, url in zip(lacking, found, strict=True) if url}
+
+    def _holder(self, kernel: Kernel, judge: Judge) -> str:
+        return next((remote.url for remote, receipt in self._places(kernel, judge) if remote.holds(receipt)), "")
 
     # ---- fetching
 

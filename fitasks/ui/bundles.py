@@ -30,17 +30,17 @@ _WENT = {
 }
 
 
-def bundled_lines(done: Bundled) -> Iterator[str]:
-    """Which kernels were left out and why, then the file."""
+def bundled_lines(done: Bundled, place: str = "") -> Iterator[str]:
+    """Which kernels were left out and why, then the file, or the place that has got it."""
     for label, why in done.left_out:
         yield f"left out  kernel:{label}: {why}"
     files = counted(done.files, "file")
-    yield f"{done.path}: {_kernels(len(done.kernels))}, {files}, {size(done.bytes)} in {size(done.size)}"
+    yield f"{place or done.path}: {_kernels(len(done.kernels))}, {files}, {size(done.bytes)} in {size(done.size)}"
     if done.left_out:
         yield f"{_kernels(len(done.left_out))} left out"
 
 
-def unbundled_lines(done: Unbundled) -> Iterator[str]:
+def unbundled_lines(done: Unbundled, called: str = "") -> Iterator[str]:
     """Which paths differ, what was left in the bundle, which kernels are of no use as they are, how many went where."""
     for root in done.moved:
         yield f"path differs  {root}"
@@ -53,7 +53,8 @@ def unbundled_lines(done: Unbundled) -> Iterator[str]:
     for place, count in Counter(places).items():
         yield f"{_kernels(count)} {place}"
     if done.unusable:
-        package = f", or doit unbundle --wheel {done.path} makes a package that needs neither compiler nor these paths"
+        command = f"doit unbundle --wheel {called or done.path}"
+        package = f", or {command} makes a package that needs neither compiler nor these paths"
         packageable = any(arrival.kind == "flashinfer" for arrival in done.unusable)
         yield f"{_kernels(len(done.unusable))} of no use here as built: doit compiles{package if packageable else ''}"
 

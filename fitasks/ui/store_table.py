@@ -58,7 +58,8 @@ def pushed_lines(done: Iterable[Published], left: Sequence[str]) -> Iterator[str
         yield f"not fresh, so not put there: {', '.join(left)}; `doit` compiles them"
 
 
-def removed_line(url: str, removed: Removed) -> str:
-    """What a store has lost, and what is left in it."""
+def removed_line(url: str, removed: Removed, days: int = 1) -> str:
+    """What a store has lost, and what is left in it; for fewer `days` than one, what was kept all the same."""
     gone, kept = size(removed.bytes), size(removed.left_bytes)
-    return f"{url}: {removed.kernels} kernels removed ({gone}), {removed.left} kept ({kept})"
+    young = "" if days else "; what was used or put there within a day is never removed: a machine may be at it"
+    return f"{url}: {removed.kernels} kernels removed ({gone}), {removed.left} kept ({kept}){young}"

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 
-@pytest.mark.parametrize("border", ["kernels", "models"])
+@pytest.mark.parametrize("border", ["kernels", "models", "store", "elsewhere"])
 def test_mutants_are_read(border: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(mutants, "KIND_SHARE", 0.0)
     found = mutants.run(border, 3, seed=1)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,8 +16,6 @@ from fitasks.store.remote import layout
 from tests.store.elsewhere import Client, find, request, stand_in, whole
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from fitasks.store.chain import Chain
     from tests.workshop import Workshop
 
@@ -202,18 +199,6 @@ def test_what_a_killed_run_has_fetched_is_not_fetched_again(tmp_path: Path, shar
     assert found
     assert whole(found[0], receipt)
     assert not left.exists()
-
-
-@pytest.fixture
-def full(tmp_path: Path) -> Iterator[Path]:
-    """A file system with room for 64 kB, where this environment permits one."""
-    place = tmp_path / "full"
-    place.mkdir()
-    words = ["mount", "-t", "tmpfs", "-o", "size=64k", "none", str(place)]
-    if subprocess.run(words, capture_output=True, check=False).returncode:
-        pytest.skip("no mounts here")
-    yield place
-    subprocess.run(["umount", "-l", place], check=True)
 
 
 def test_one_that_is_full_fails_nothing_and_is_read_on(tmp_path: Path, full: Path) -> None:

@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING
 import pytest
 
 from fitasks.base.errors import EnvironmentProblem
+from fitasks.compile.judge.reasons import Reason, judgement
+from fitasks.doctor.stores import examine
 from fitasks.store.remote import layout
 from fitasks.store.remote.shelf import Removed
 from fitasks.ui.store_table import local_lines, remote_lines, removed_line
-from tests.store.elsewhere import Client, find, request, stand_in
+from tests.store.elsewhere import Client, Wanted, find, request, stand_in
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -138,3 +140,46 @@ def test_this_machines_store_is_listed_alike(tmp_path: Path, stored: dict[str, R
     assert find(chain, stored["page"])
     lines = list(local_lines(chain.local.root, chain.local.contents()))
     assert lines[0].startswith(f"{chain.local.root}: 1 kernels, 1 versions, ")
+
+
+def test_one_store_that_is_gone_hides_no_other(
+    tmp_path: Path, stored: dict[str, Receipt], capsys: pytest.CaptureFixture[str]
+) -> None:
+    from fitasks.graph import actions
+
+    places = [tmp_path / "nowhere", tmp_path / "share", tmp_path / "gone"]
+    remotes = Client(tmp_path / "one").chain(*map(request, places)).remotes
+    with pytest.raises(EnvironmentProblem) as told:
+        actions._of_each(remotes, lambda one: remote_lines(one.url, one.contents()))
+    assert capsys.readouterr().out.startswith(f"{tmp_path}/share: 4 kernels, ")
+    assert [line.partition(": ")[0] for line in told.value.message.splitlines()] == [
+        f"store {tmp_path}/nowhere",
+        f"store {tmp_path}/gone",
+    ]
+
+
+def test_what_no_limit_removes_is_said() -> None:
+    removed = Removed(0, 0, 1, 10)
+    assert "within a day is never removed" in removed_line("x", removed, 0)
+    assert removed_line("x", removed, 1) == "x: 0 kernels removed (0 B), 1 kept (10 B)"
+
+
+def test_a_kernel_that_lacks_a_file_is_not_said_to_be_in_the_store(stored: dict[str, Receipt], tmp_path: Path) -> None:
+    wanted = {name: Wanted(receipt) for name, receipt in stored.items()}
+    (tmp_path / "share" / layout.at(layout.FILES, stored["page"].outputs["page_0.o"].sha256)).unlink()
+    chain = Client(tmp_path / "two").chain(request(tmp_path / "empty"), request(tmp_path / "share"))
+    for name, one in wanted.items():
+        there = chain.holding([one], {one.target: one})  # type: ignore[list-item,dict-item]
+        assert there == ({} if name == "page" else {name: f"{tmp_path}/share"})
+        said = chain.explain(one, one, judgement("stale", [Reason("new", "never built")]))  # type: ignore[arg-type]
+        assert ("and a file of it is gone" in said[-1]) == (name == "page")
+        assert ("in the store" in said[-1]) == (name != "page")
+
+
+def test_the_doctor_lists_each_store(stored: dict[str, Receipt], tmp_path: Path) -> None:
+    key = f"ed25519:{'A' * 43}="
+    known, gone = tmp_path / "share", str(tmp_path / "nowhere")
+    found = list(examine([request(known, push=True, trust=(key,)), request(gone)], {"XDG_CONFIG_HOME": str(tmp_path)}))
+    assert [(one.subject, one.state) for one in found] == [(str(known), "ok"), (gone, "note")]
+    assert found[0].value == "answers; takes what 1 key signed; written, unsigned"
+    assert found[1].value.endswith("; takes all; only read")

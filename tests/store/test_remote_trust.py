@@ -239,7 +239,11 @@ def test_what_a_trusted_key_has_signed_is_not_replaced_by_another_key(tmp_path: 
     (line,) = push("theirs.pem", (ours, theirs))
     assert line.startswith(f"store {share}: page is there, signed by {ours}, which isn't replaced")
     assert taken(ours)
-    assert push("theirs.pem", ()) == [], "of a key that says nothing here"
+    (line,) = push("theirs.pem", ())
+    assert "signed by" in line
+    assert "with `trust:`, only keys that it names are left so" in line
+    assert taken(ours), "who names no keys replaces none"
+    assert push("theirs.pem", (theirs,)) == [], "of a key that says nothing here"
     assert taken(theirs)
     for file in share.glob("v1/files/*/*"):
         file.unlink()

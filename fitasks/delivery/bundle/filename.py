@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from fitasks.base.errors import EnvironmentProblem
 from fitasks.delivery.bundle.bundle import promises_another
 from fitasks.delivery.bundle.reading import DASH
+from fitasks.delivery.oci.reference import is_reference
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -18,6 +19,8 @@ def file_among(file: str, words: Sequence[str]) -> tuple[Path, list[str]]:
 
     The file is what `-f` says, or the word that has a slash, is `-`, or ends as an archive does.
     """
+    if place := next(filter(is_reference, filter(None, (file, *words))), ""):
+        raise EnvironmentProblem(f"bundle writes a file, and {place} is in a registry", remedy=f"doit push {place}")
     files = [word for word in words if _is_file(word)]
     names = [word for word in words if not _is_file(word)]
     right = " ".join(["doit bundle kernels.tar.gz", *names])

@@ -58,23 +58,25 @@ class Unbundled:
         return tuple(arrival for arrival in self.arrivals if not arrival.usable)
 
 
-def unbundle(here: Here, path: Path, *, lock_timeout: float = LOCK_TIMEOUT) -> Unbundled:
+def unbundle(here: Here, path: Path, *, lock_timeout: float = LOCK_TIMEOUT, called: str = "") -> Unbundled:
     """Take a bundle. Raises BundleRefused, and changes nothing, unless every byte of it is right and of use here.
+
+    `called` is what errors call it, where `path` is only a place on the way.
 
     KernelFailure where somebody keeps a module's lock for longer than `lock_timeout` seconds; what came before stays.
     """
-    with refusals(path):
+    with refusals(path, called):
         return _unbundle(here, path, lock_timeout)
 
 
 @contextmanager
-def refusals(path: Path) -> Iterator[None]:
+def refusals(path: Path, called: str = "") -> Iterator[None]:
     """What is said where a bundle is not taken: its file, the reason, and that nothing was changed."""
     try:
         yield
     except BundleRefused as error:
         remedy = error.remedy or "copy it again, or make it again"
-        name = "standard input" if path == DASH else path
+        name = called or ("standard input" if path == DASH else path)
         raise BundleRefused(f"{name} is refused: {error.message}; nothing was changed", remedy=remedy) from None
     except OSError as error:
         raise EnvironmentProblem(f"{error.filename or path}: {error.strerror or error}") from None

@@ -47,13 +47,13 @@ class Repacked:
     left: int = 0
 
 
-def repack(server: Server, path: Path, directory: Path, state: Path) -> Repacked:
-    """Write the wheel into `directory`; the bundle is unpacked in `state`.
+def repack(server: Server, path: Path, directory: Path, state: Path, *, called: str = "") -> Repacked:
+    """Write the wheel into `directory`; the bundle, which errors call `called`, is unpacked in `state`.
 
     Raises BundleRefused as `unbundle` does, KernelFailure as `complete` does. A bundle for architectures that
     kernels.yaml doesn't name is taken: FlashInfer chooses among those of a package.
     """
-    with refusals(path), staging(state) as unpacked:
+    with refusals(path, called), staging(state) as unpacked:
         with opened(path) as archive:
             manifest = archive.manifest()
             abi = headers_abi(server.site_packages)

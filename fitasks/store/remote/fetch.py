@@ -15,12 +15,12 @@ from fitasks.store.remote.manifest import files
 from fitasks.store.remote.trouble import Missing, Refused, Trouble
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine, Iterable
+    from collections.abc import Callable, Coroutine, Iterable
     from pathlib import Path
 
     from fitasks.compile.receipt import Output, Receipt
     from fitasks.store.remote.breaker import Breaker
-    from fitasks.store.remote.objects import Objects
+    from fitasks.store.remote.objects import Meta, Objects
 
 AT_ONCE = 32  # requests to one store
 
@@ -60,6 +60,14 @@ class Reader:
             return fingerprint, await self.get(layout.at(layout.KERNELS, fingerprint), layout.MANIFEST_BYTES)
         except Missing:
             return None
+
+    async def holds(self, receipt: Receipt) -> bool:
+        """Return whether all files of a kernel are there, by their sizes. Raises Off."""
+        return await all_there(self._head, receipt)
+
+    async def _head(self, path: str) -> Meta:
+        async with self._room:
+            return await self.breaker.guard(self.objects.head(path))
 
     async def files(self, receipt: Receipt, place: Path) -> None:
         """Lay all of a kernel's files into a directory. Raises Refused, Off, OSError."""
@@ -162,6 +170,16 @@ def _digest(path: Path) -> str:
     with contextlib.suppress(OSError), regular(path, follow=False) as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
     return ""
+
+
+async def all_there(head: Callable[[str], Coroutine[Any, Any, Meta]], receipt: Receipt) -> bool:
+    """Return whether a store, which `head` asks, has all files of a kernel, by their sizes. Raises Off."""
+    wanted = files(receipt).values()
+    try:
+        found = await together([head(layout.at(layout.FILES, one.sha256)) for one in wanted])
+    except Missing:
+        return False
+    return [one.size for one in found] == [one.size for one in wanted]
 
 
 async def together(works: list[Coroutine[Any, Any, Any]]) -> list[Any]:

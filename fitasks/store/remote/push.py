@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from fitasks.base.errors import EnvironmentProblem
 from fitasks.base.files import regular
 from fitasks.store.remote import layout
-from fitasks.store.remote.fetch import together
+from fitasks.store.remote.fetch import all_there, together
 from fitasks.store.remote.manifest import believed, files, signed_by, text
 from fitasks.store.remote.objects import WHOLE
 from fitasks.store.remote.trouble import Missing, Refused
@@ -26,14 +26,17 @@ if TYPE_CHECKING:
     from fitasks.compile.receipt import Output, Receipt
     from fitasks.store.remote.breaker import Breaker
     from fitasks.store.remote.keys import Signer
-    from fitasks.store.remote.objects import Objects
+    from fitasks.store.remote.objects import Meta, Objects
 
 DAY = 24 * 3600.0  # seconds for which nobody removes a file without a manifest
 _YOUNG = DAY / 2
 
 
 class Writer:
-    """Writes one store; `signer` vouches for what is written, and what a key of `trust` has signed stays as it is."""
+    """Writes one store; `signer` vouches for what is written.
+
+    What a key of `trust` has signed stays as it is; without any, what any other key has signed.
+    """
 
     def __init__(
         self,
@@ -56,14 +59,15 @@ class Writer:
         standing, by = self._standing(data, receipt.fingerprint), signed_by(data)
         foreign = standing is not None and by not in {"", self.signer.public if self.signer else ""}
         sent = 0
-        if standing is None or repair or not await self._all(standing):
+        if standing is None or repair or not await all_there(self._head, standing):
             if foreign and standing and _hashes(standing) != _hashes(receipt):
                 raise Refused(f"what is there is signed by {by}, has lost files of its own, and isn't replaced")
             sent = await self._files(receipt, directory, repair=repair)
             if not foreign:
                 await self._put(layout.at(layout.KERNELS, receipt.fingerprint), text(receipt, self.signer))
         if foreign:
-            self._stays(f"{receipt.name} is there, signed by {by}, which isn't replaced")
+            others = "" if self._trust else " (with `trust:`, only keys that it names are left so)"
+            self._stays(f"{receipt.name} is there, signed by {by}, which isn't replaced{others}")
         await self._name(receipt)
         return sent
 
@@ -85,7 +89,7 @@ class Writer:
             there = believed(await self._manifest(receipt), receipt.fingerprint, ())
         except Refused:
             return False
-        return await self._all(there)
+        return await all_there(self._head, there)
 
     async def _manifest(self, receipt: Receipt) -> bytes:
         path = layout.at(layout.KERNELS, receipt.fingerprint)
@@ -95,28 +99,21 @@ class Writer:
             return b""
 
     def _standing(self, data: bytes, fingerprint: str) -> Receipt | None:
-        """Return the receipt of a manifest that need not be written: by this key, or one to trust. None of another.
+        """Return the receipt of a manifest that stays: by this key, or another that counts. None of others.
 
-        Who has no key replaces nothing that can be believed.
+        Where keys are trusted, they count; else any whose signature holds. Who has no key replaces nothing that can be
+        believed.
         """
         by = signed_by(data)
-        if self.signer and by != self.signer.public and by not in self._trust:
+        if self.signer and (not by or (self._trust and by not in {self.signer.public, *self._trust})):
             return None
         try:
             return believed(data, fingerprint, (by,) if self.signer else ())
         except (Refused, EnvironmentProblem):
             return None
 
-    async def _all(self, there: Receipt) -> bool:
-        """Return whether all files of a kernel are there, by their sizes."""
-        try:
-            sizes = await together([self._size(one.sha256) for one in files(there).values()])
-        except Missing:
-            return False
-        return sizes == [one.size for one in files(there).values()]
-
-    async def _size(self, sha256: str) -> int:
-        return (await self.breaker.guard(self.objects.head(layout.at(layout.FILES, sha256)))).size
+    async def _head(self, path: str) -> Meta:
+        return await self.breaker.guard(self.objects.head(path))
 
     async def _file(self, output: Output, source: Path, *, repair: bool) -> int:
         path = layout.at(layout.FILES, output.sha256)
@@ -132,7 +129,7 @@ class Writer:
     async def _written(self, path: str, size: int | None = None) -> float:
         """Return when an object (of this size) was written; 0 where there is none."""
         try:
-            found = await self.breaker.guard(self.objects.head(path))
+            found = await self._head(path)
         except Missing:
             return 0.0
         return found.modified if size in {None, found.size} else 0.0

@@ -77,6 +77,23 @@ class Remote:
         receipts, _ = self._answers(kernel, judge)
         return next((one for one in receipts if not judge.differences(kernel, one)), None)
 
+    def holds(self, receipt: Receipt) -> bool:
+        """Return whether all files of a kernel that was found here are there as well, by their sizes."""
+        try:
+            return self._loop.run(self.reader.holds(receipt))
+        except Off:
+            return False
+
+    def trouble(self) -> str:
+        """Return why nothing can be read there, "" where it can: it is asked for what nobody has."""
+        try:
+            self._loop.run(self.reader.get(layout.at(layout.INDEX, "0" * 64), layout.INDEX_BYTES))
+        except Missing:
+            return ""
+        except Off as error:
+            return str(error)
+        return ""
+
     def refusals(self, kernel: Kernel, judge: Judge) -> list[str]:
         """Return why what is there for this kernel isn't believed."""
         return self._answers(kernel, judge)[1]

@@ -1,0 +1,1 @@
+"""Bundles in registries of container images (OCI), as artefacts."""
