@@ -136,7 +136,9 @@ def test_both_end_with_the_gate_in_the_finished_image() -> None:
 
 
 def test_the_engines_image_keeps_its_path_and_its_entry_point() -> None:
-    """No ENV PATH, ENTRYPOINT, CMD or WORKDIR of ours in it."""
+    """No ENTRYPOINT, CMD or WORKDIR of ours in it, and nothing on PATH unless COMPILERS asks for it."""
     kept = [line for line in instructions("Dockerfile.engine", "runtime") if not line.startswith(("RUN", "COPY"))]
-    assert [line.split()[0] for line in kept] == ["USER", "ARG", "ENV", "ARG", "USER"]
-    assert "PATH" not in " ".join(kept)
+    assert [line.split()[0] for line in kept] == ["USER", "ARG", "ARG", "ARG", "ENV", "USER"]
+    (path,) = [word for line in kept for word in line.split() if word.startswith("PATH=")]
+    assert path == "PATH=${COMPILERS:+/opt/engines/compilers/bin:}$PATH"
+    assert "ARG COMPILERS=" in kept
