@@ -27,9 +27,9 @@ if TYPE_CHECKING:
 _DIRECTIVE = re.compile(r"<!--\s*(?:run(?:, status (?P<status>\d+))?|not run: (?P<reason>.+?))\s*-->")
 _UNMARKED = "not marked as runnable"
 _ANYTHING = "…"
-_HEARTBEAT = re.compile(
-    r"still (compiling|planning)|\S+: pip is installing|WARNING: |\s+━"
-)  # not a command's own words
+_HEARTBEAT = re.compile(  # not a command's own words
+    r"(fitasks: )?still (compiling|waiting)|\S+: pip is installing|WARNING: |\s+━"
+)
 _NUMBER = re.compile(r"\d[\d.,]*( ?(B|[kMG]B|ms|s|m|h)\b)?")
 _MARK = "@@ of the test @@"
 

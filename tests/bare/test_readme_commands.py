@@ -70,6 +70,7 @@ def test_elsewhere_only_what_is_marked_is_run() -> None:
         (["…", "c"], ["a", "b"], "c"),
         (["with FlashInfer 0.7.4 of … …"], ["with FlashInfer 0.8 of /x/python …"], ""),
         (["a", "b"], ["a", "still compiling: page 0/2 (30 s)", "b"], ""),
+        (["a", "b"], ["a", "fitasks: still waiting (30 s) for /x/python to say how …", "b"], ""),
         (["said"], [], "said"),
         ([], ["anything"], ""),
     ],

@@ -59,12 +59,14 @@ def make_stand_in(shop: Workshop, image: str) -> None:
 
 
 def uv_configuration(shop: Workshop) -> Path:
-    """What pip's configuration says of indexes, for uv."""
+    """What pip's configuration says of indexes, for uv; of all of them the best is taken, as pip does."""
     text = shop.secret.read_text()
     said = {name: value.split() for name, value in re.findall(r"^([\w-]+) = (.+)$", text, re.MULTILINE)}
     names = [name for name in ("find-links", "extra-index-url", "index-url") if name in said]
     lists = [f"{name} = {said[name] if name != 'index-url' else said[name][0]!r}" for name in names]
-    (file := shop.root / "uv.toml").write_text("\n".join(["system-certs = true", *lists]) + "\n")
+    (file := shop.root / "uv.toml").write_text(
+        "\n".join(["system-certs = true", 'index-strategy = "unsafe-best-match"', *lists]) + "\n"
+    )
     file.chmod(0o600)
     return file
 
