@@ -72,12 +72,14 @@ def _measure(base: Path, memo: Path, kernels: Path | None, patterns: Sequence[st
     os.environ |= {"FLASHINFER_WORKSPACE_BASE": str(base / "base"), "XDG_CACHE_HOME": str(base / "xdg")}
     plan = make_plan(base)
     ninja = find_ninja(plan.server.env, ProbeMemo(base / "probe.json"))
+    done = set[str]()
     for pattern in patterns:  # in their order: what counts most comes first
         for kernel in plan.buildable():
             kernel.build_dir.mkdir(parents=True, exist_ok=True)
             kernel.ninja_file.write_text(kernel.ninja)
             for edge in compiling(edges(ninja, kernel.build_dir, kernel.ninja_file), kernel.library):
-                if fnmatch(Path(edge.source).name, pattern):
+                if fnmatch(Path(edge.source).name, pattern) and edge.output not in done:
+                    done.add(edge.output)
                     _note(memo, kernel, edge, _compile(plan, ninja, kernel, edge))
 
 

@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from fitasks.base.doing import doing
 from fitasks.base.errors import EnvironmentProblem, Silent
 from fitasks.base.streams import show as _print
 from fitasks.base.streams import show_for_shell, show_text
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
     from fitasks.delivery.bundle.here import Here
+    from fitasks.delivery.wheel.wheel import Wheel
     from fitasks.graph.session import Session
     from fitasks.plan.plan import Plan
     from fitasks.server.verdict import Verdict
@@ -79,8 +81,9 @@ def check(json: str, trace: str, names: list[str]) -> None:
     from fitasks.ui.check_table import show_verdicts, write_verdicts
 
     session = current().asking
-    verdicts = in_stores(session, predict_all(session, names))
-    needed = conditions(session, verdicts)
+    with doing(f"looking at {counted(len(session.plan.chosen(names)), 'kernel')} as the server will"):
+        verdicts = in_stores(session, predict_all(session, names))
+        needed = conditions(session, verdicts)
     others = () if names else session.plan.not_loaded
     show_verdicts(verdicts, needed, others)
     damage = damaged(session.plan.server)
@@ -223,15 +226,12 @@ def env() -> None:
 
 def wheel(json: str, names: list[str]) -> None:
     """the kernels as a package that FlashInfer loads, in dist/"""
-    from fitasks.delivery.collect import collect
     from fitasks.delivery.wheel.install import obstacle
     from fitasks.delivery.wheel.sizes import report
-    from fitasks.delivery.wheel.wheel import build_wheel
     from fitasks.ui.size_table import show_sizes, write_sizes
     from fitasks.ui.units import size
 
-    session, plan = current(), current().plan
-    made = build_wheel(collect(plan, session.judges, names), plan.server, Path("dist"))
+    plan, made = current().plan, _packed(names)
     sizes = report(made)
     show_sizes(sizes)
     _print(f"{made.path} ({size(sizes.wheel)})")
@@ -245,16 +245,23 @@ def wheel(json: str, names: list[str]) -> None:
 
 def install(names: list[str]) -> None:
     """put that package into the serving environment"""
-    from fitasks.delivery.collect import collect
     from fitasks.delivery.wheel.install import install as put
-    from fitasks.delivery.wheel.wheel import build_wheel
 
-    session, plan = current(), current().plan
-    made = build_wheel(collect(plan, session.judges, names), plan.server, Path("dist"))
-    put(plan, made.path)
+    plan, made = current().plan, _packed(names)
+    with doing(f"installing {made.path.name} for {plan.server.python}"):
+        put(plan, made.path)
     _print(f"fitasks-kernels {made.version} is installed for {plan.server.python}; `doit check` asks FlashInfer")
     _say_what_is_left_out(names)
     _end_with_what_is_left_out(plan, names)
+
+
+def _packed(names: list[str]) -> Wheel:
+    from fitasks.delivery.collect import collect
+    from fitasks.delivery.wheel.wheel import build_wheel
+
+    session, plan = current(), current().plan
+    with doing(f"packing {counted(len(plan.chosen(names)), 'kernel')}"):
+        return build_wheel(collect(plan, session.judges, names), plan.server, Path("dist"))
 
 
 def _end_with_what_is_left_out(plan: Plan, names: list[str]) -> None:
@@ -303,7 +310,8 @@ def bundle(file: str, names: list[str]) -> None:
     from fitasks.delivery.bundle.filename import file_among
     from fitasks.ui.bundles import bundled_lines
 
-    done = pack(_here(), *file_among(file, names))
+    with doing("packing the kernels"):
+        done = pack(_here(), *file_among(file, names))
     _say(bundled_lines(done))
     if done.left_out:
         raise Silent

@@ -54,7 +54,7 @@ def offers(server: Server, cuda_home: Path, target: str, state: Path) -> tuple[O
     if answer is None:
         since, what = time.time_ns(), f"FlashInfer {server.version('flashinfer-python')} of {server.python}"
         env = environment(server, cuda_home, target)
-        with doing(f"asking {what} what it offers"):
+        with doing(f"asking {what} what it offers", after=0):
             asked_anew = asked(server, SCRIPT, Operations, env, "which ops its FlashInfer has")
         answer, reads = asked_anew["ops"], Reads.of([asked_anew["reads"]], since, server.python)
         memo.keep(file, {"key": key, "ops": answer, "reads": reads.as_record()})

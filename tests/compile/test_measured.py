@@ -4,13 +4,20 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, cast
 
 import pytest
 
 from bench.costs import read, table
 from fitasks.compile.pool.costs import Cost, Costs, guess
 from fitasks.compile.pool.measured import Measured, One, measured
+from fitasks.compile.runner import Runner
 from fitasks.plan.kernel import Kernel
+from fitasks.processes.process import Finished
+
+if TYPE_CHECKING:
+    from fitasks.compile.job import Compiling
 
 ROOT = Path(__file__).parents[2]
 GENCODE = "-gencode=arch=compute_{0},code=sm_{0} "
@@ -92,3 +99,25 @@ def test_every_machine_divides_by_the_same_guesses() -> None:
     """shards.py: what this one has learnt mustn't decide."""
     assert guess(kernel("page", "page.cu"), SHIPPED).cpu_seconds == 20.0
     assert guess(replace(kernel("page", "page.cu"), target="8.0"), SHIPPED).cpu_seconds == 20.0
+
+
+def test_a_compile_tells_what_each_file_took_for_the_next_table(tmp_path: Path) -> None:
+    runner = cast("Runner", SimpleNamespace(costs=Costs(tmp_path / "costs.json")))
+    one = kernel("page", "page.cu", "page_binding.cu")
+    seconds, peaks = {"page.cu": 24.1, "page_binding.cu": 10.1}, {"page.cu": 482 << 20, "page_binding.cu": 371 << 20}
+    compiling = cast("Compiling", SimpleNamespace(seconds=seconds, peaks=peaks))
+    Runner._learn(runner, one, compiling, Finished(0, 20.0, 34.5, 482 << 20))
+    (learnt,) = read(tmp_path / "costs.json").values()
+    assert (learnt["files"], learnt["peaks"], learnt["longest_file"]) == (seconds, peaks, "page.cu")
+    assert Costs.load(tmp_path / "costs.json").of(one).peaks == peaks
+
+
+def test_what_an_earlier_fitasks_learnt_counts(tmp_path: Path) -> None:
+    """It knew no memory of single files."""
+    (tmp_path / "costs.json").write_text(
+        '{"version": 2, "modules": {"page 9.0a": {"cpu_seconds": 48.2, "longest": 48.2, "peak_rss": 481, '
+        '"longest_file": "page.cu", "learnt": true, "files": {"page.cu": 48.2}, "gain": 1.0}}}'
+    )
+    found = Costs.load(tmp_path / "costs.json")
+    assert found.of(kernel("page", "page.cu")).learnt
+    assert found.pace == pytest.approx(2.0)
