@@ -74,8 +74,7 @@ def deliver(plan: Plan, judges: Mapping[str, Judge], names: Sequence[str], direc
     """
     _refuse_to_replace(directory)
     today = {target: judge.refreshed() for target, judge in judges.items()}
-    chosen = [kernel for kernel in plan.chosen(names) if not kernel.unfit and not kernel.packageable]
-    fresh = collected(chosen, lambda kernel: _fresh(kernel, today[kernel.target]))
+    fresh = collected(_unpackaged(plan, names), lambda kernel: _fresh(kernel, today[kernel.target]))
     with staging(directory.absolute().parent) as beside:
         made = beside / "made"
         for place in (*PLACES.values(), _COMPILERS):
@@ -93,6 +92,16 @@ def variables(delivered: Iterable[Delivered], directory: str) -> list[str]:
     """What a server needs in its environment to find them."""
     kinds = dict.fromkeys(one.kind for one in delivered)
     return [_VARIABLES[kind].format(directory) for kind in kinds]
+
+
+def _unpackaged(plan: Plan, names: Sequence[str]) -> Iterator[Kernel]:
+    """Each once: two entries may be one module."""
+    seen = set[Path | str]()
+    for kernel in plan.chosen(names):
+        one = kernel.library if kernel.name else kernel.label
+        if not kernel.unfit and not kernel.packageable and one not in seen:
+            seen.add(one)
+            yield kernel
 
 
 def _refuse_to_replace(directory: Path) -> None:
@@ -125,20 +134,21 @@ def _vouched(kernel: Kernel) -> str:
 def _copied(plan: Plan, fresh: Iterable[_Fresh], made: Path) -> Iterator[Delivered]:
     """Those that are found wherever their directory lies."""
     for one in fresh:
-        kernel = one.kernel
-        beside: tuple[Path, ...]
-        if kernel.kind == "cute":
-            place = _BASE / kernel.build_dir.relative_to(plan.targets[kernel.target].base)
-            beside = (kernel.ninja_file, engine_receipt.path_of(kernel))
-        elif kernel.kind == "sglang":
-            place, beside = Path(kernel.build_dir.name), (receipts.path_of(kernel),)
-        else:
-            continue
-        into = made / PLACES[kernel.kind] / place
-        into.mkdir(parents=True, exist_ok=True)
-        for file in (kernel.library, *beside):
-            shutil.copy2(file, into / file.name)
-        yield _delivered(one, into / kernel.library.name, made)
+        if one.kernel.kind != "sglang-keyed":
+            place, beside = _place(plan, one.kernel)
+            into = made / PLACES[one.kernel.kind] / place
+            into.mkdir(parents=True, exist_ok=True)
+            for file in (one.kernel.library, *beside):
+                shutil.copy2(file, into / file.name)
+            yield _delivered(one, into / one.kernel.library.name, made)
+
+
+def _place(plan: Plan, kernel: Kernel) -> tuple[Path, list[Path]]:
+    """Its directory below that of its kind, and what a server, or `doit check`, needs beside its library."""
+    if kernel.kind == "cute":
+        place = _BASE / kernel.build_dir.relative_to(plan.targets[kernel.target].base)
+        return place, [kernel.ninja_file, engine_receipt.path_of(kernel)]
+    return Path(kernel.build_dir.name), [receipts.path_of(kernel)]
 
 
 def _packed(plan: Plan, fresh: Iterable[_Fresh], made: Path) -> Iterator[Delivered]:

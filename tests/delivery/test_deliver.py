@@ -101,6 +101,12 @@ def test_each_kind_lies_where_its_engine_looks_under_one_variable(engines: Engin
     ]
 
 
+def test_two_entries_that_are_one_module_are_delivered_once(engines: Engines, tmp_path: Path) -> None:
+    twins = tuple(replace(kernel, label=f"{kernel.label}-too", twin=kernel.label) for kernel in engines.kernels)
+    both = Engines(engines.shop, (*engines.kernels, *twins))
+    assert [one.label for one in both.lay(tmp_path / "engines")] == ["gate", "rope", "clamp"]
+
+
 def test_an_image_may_name_the_places_where_nothing_is_planned(shop: Workshop, tmp_path: Path) -> None:
     assert Engines(shop, ()).lay(tmp_path / "empty") == ()
     found = sorted(path.name for path in (tmp_path / "empty").iterdir())

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from fitasks.delivery.deliver import PLACES
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -142,3 +144,18 @@ def test_the_engines_image_keeps_its_path_and_its_entry_point() -> None:
     (path,) = [word for line in kept for word in line.split() if word.startswith("PATH=")]
     assert path == "PATH=${COMPILERS:+/opt/engines/compilers/bin:}$PATH"
     assert "ARG COMPILERS=" in kept
+
+
+@pytest.mark.parametrize("file", ["Dockerfile", "Dockerfile.engine"])
+def test_what_no_wheel_can_hold_is_where_the_variables_say(file: str) -> None:
+    """And the gate has the planner's scripts beside it, by which it asks the engines."""
+    (built,) = [line for line in instructions(file, "builder") if "check --json dist/kernels.json" in line]
+    assert re.search(r"&& (doit|fitasks) deliver ", built), "into dist/engines, by default"
+    lines = instructions(file, "runtime")
+    assert "COPY --from=builder /src/dist/engines /opt/engines" in lines
+    assert "COPY --from=builder /src/fitasks/serving/plan/*.py /opt/fitasks/plan/" in lines
+    (env,) = [line.split() for line in lines if line.startswith("ENV FLASHINFER_DISABLE_JIT")]
+    assert f"FLASHINFER_WORKSPACE_BASE=/opt/engines/{PLACES['cute']}" in env
+    assert f"TVM_FFI_CACHE_DIR=/opt/engines/{PLACES['sglang']}" in env
+    assert f"SGLANG_JIT_CACHE_DIR=/opt/engines/{PLACES['sglang-keyed']}" in env
+    assert sum("/opt/engines/compilers/bin:" in word for word in env) == 1
