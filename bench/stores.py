@@ -3,12 +3,14 @@
     python bench/stores.py fetch [--modules 682] [--files 4054] [--kilobytes 60] [--server s3]
     python bench/stores.py refuse [--entries 10000]
     python bench/stores.py faults [--count 1000]
+    python bench/stores.py kills [--count 300]
     python bench/stores.py second [--ops page,quantization,cascade,rope | --stand-ins] [--server s3]
 
 `fetch` puts stand-ins of FlashInfer's default plan for sm_90a (682 modules, 4,054 files; no compiler made them) into
 `rclone serve`, and takes them on a machine with an empty store. `refuse` reads manifests that are unsigned, signed by
 another key, or altered. `faults` has a server do something wrong at random, to all that is asked or to some of it, and
-looks whether what is taken then is whole. `second` compiles on one machine and takes it on another (stores_second.py).
+looks whether what is taken then is whole. `kills` kills who puts, who fetches, and rclone, at
+random moments (stores_kills.py). `second` compiles on one machine and takes it on another (stores_second.py).
 """
 
 from __future__ import annotations
@@ -73,6 +75,15 @@ def take(client: Client, store: StoreRequest, env: dict[str, str], receipts: lis
     good = sum(place is not None and whole(place[0], one) for place, one in zip(found, receipts, strict=True))
     print(*client.said, sep="\n")
     print(f"{len(expected)} found in {asked:.1f} s; {good} whole in the own store after {took:.1f} s")
+
+
+def killed(count: int) -> None:
+    """Kill at random moments."""
+    from bench.stores_kills import kills
+
+    with tempfile.TemporaryDirectory() as place:
+        (Path(place) / "served" / "bucket").mkdir(parents=True)
+        kills(Path(place), made(Path(place) / "built", 3, 12, 100_000), count)
 
 
 def another(ops: str, server: str, *, stand_ins: bool) -> None:
@@ -201,6 +212,8 @@ def main() -> None:
     other.add_argument("--entries", type=int, default=10_000)
     third = ways.add_parser("faults")
     third.add_argument("--count", type=int, default=1000)
+    fifth = ways.add_parser("kills")
+    fifth.add_argument("--count", type=int, default=300)
     fourth = ways.add_parser("second")
     fourth.add_argument("--ops", default="page,quantization,cascade,rope")
     fourth.add_argument("--stand-ins", action="store_true", help="41 modules, compiled by a stand-in for nvcc")
@@ -211,6 +224,8 @@ def main() -> None:
         fetch(**given)
     elif way == "refuse":
         refuse(**given)
+    elif way == "kills":
+        killed(**given)
     elif way == "second":
         another(**given)
     else:

@@ -10,6 +10,7 @@ mounts. CPU wheels of torch will do.
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
 import re
@@ -21,12 +22,13 @@ import time
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, cast
 
 from tests.mirrors import pip_configuration
+from tests.store.servers import KEYS, serving
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Collection, Iterator
 
 ROOT = Path(__file__).parents[2]
 BASE, RUNTIME = "localhost/fitasks-base", "localhost/fitasks-runtime"
@@ -34,6 +36,9 @@ IMAGE, TOOLCHAIN = "localhost/fitasks-server", "localhost/fitasks-toolchain"
 FIRST, MORE = ("page", "quantization"), ("cascade",)  # small ones, two files each
 _FILES = ("Dockerfile", "Dockerfile.engine", ".dockerignore", "dodo.py", "Makefile", "pyproject.toml")
 _TOOLS = ("gcc", "g++", "cc", "c++", "cc1plus", "clang", "nvcc", "cicc", "ninja", "make")
+_STORE = "s3://bucket/where-kernels-are"
+_KEYS = {**KEYS, "AWS_ACCESS_KEY_ID": "AKIANEVERTOBESEEN", "AWS_SECRET_ACCESS_KEY": "never-to-be-seen"}
+_CUDART = "/opt/venv/lib/python3.11/site-packages/nvidia/cu13/lib"  # CPU wheels of torch bring none; bookworm's Python
 _GATE = ("python", "/opt/fitasks/ahead_of_time.py")
 
 
@@ -54,8 +59,8 @@ class Workshop:
     begun: float = field(default_factory=time.time)
 
     def __post_init__(self) -> None:
-        shutil.rmtree(self.root / "tmp", ignore_errors=True)  # cache mounts lie there: no kernel of an earlier run
-        (self.root / "tmp").mkdir(parents=True)
+        (self.root / "tmp").mkdir(parents=True, exist_ok=True)
+        self.forget()  # no kernel of an earlier run
         self.mounts, self.secret = _pip(self.root)
 
     def buildah(self, *words: str | Path, status: int | None = 0, log: str = "") -> str:
@@ -79,6 +84,11 @@ class Workshop:
         begun = time.monotonic()
         yield
         say(f"  {time.monotonic() - begun:.1f} s")
+
+    def forget(self) -> None:
+        """Remove the builds' cache mounts, which lie there, as on a builder that never built this."""
+        shutil.rmtree(self.root / "tmp")
+        (self.root / "tmp").mkdir()
 
     def build(self, context: Path, log: str, *words: str) -> str:
         """The real Dockerfile; its output."""
@@ -136,8 +146,11 @@ def make_runtime(shop: Workshop) -> None:
     shop.buildah("commit", "--rm", name, RUNTIME)
 
 
-def make_context(shop: Workshop, kernels: tuple[str, ...]) -> Path:
-    """The build context with a kernels.yaml of its own; fitasks itself as it is in the working tree."""
+def make_context(shop: Workshop, kernels: tuple[str, ...], mark: str = "") -> Path:
+    """The build context with a kernels.yaml of its own; fitasks itself as it is in the working tree.
+
+    A `mark` keeps a layer of this run from being taken again.
+    """
     context = shop.root / "context"
     shutil.rmtree(context, ignore_errors=True)
     shutil.copytree(ROOT / "fitasks", context / "fitasks", ignore=shutil.ignore_patterns("__pycache__"))
@@ -145,8 +158,9 @@ def make_context(shop: Workshop, kernels: tuple[str, ...]) -> Path:
     for name in _FILES:
         shutil.copy2(ROOT / name, context / name)
     lines = [
-        f"# {shop.begun}: no layer of an earlier run",
+        f"# {shop.begun} {mark}: no layer of an earlier run",
         'targets: ["9.0a"]',
+        f"serving: {{env: {{LD_LIBRARY_PATH: {_CUDART}}}}}",
         "kernels:",
         *(f"  {k}:" for k in kernels),
     ]
@@ -187,6 +201,51 @@ def look_inside(shop: Workshop, kernels: tuple[str, ...]) -> None:
         said = run(*_GATE, "absent.json", status=1)
         wanted = ["rope: not found ahead of time for 9.0a", "page: not found ahead of time for 8.0"]
         expect("the gate on what isn't there", [line for line in said.splitlines() if "not found" in line], wanted)
+
+
+def store_variant(shop: Workshop) -> None:
+    """Builders without a cache, and a store: the first one fills it, the second one compiles nothing."""
+    kept, secret = shop.root / "kept", shop.root / "store.env"
+    shutil.rmtree(kept, ignore_errors=True)
+    (kept / "bucket").mkdir(parents=True)
+    with serving("s3", kept, "--auth-key", f"{_KEYS['AWS_ACCESS_KEY_ID']},{_KEYS['AWS_SECRET_ACCESS_KEY']}") as at:
+        lines = [f"{name}={value}" for name, value in {**_KEYS, "AWS_ENDPOINT_URL": f"http://{at}"}.items()]
+        secret.write_text("\n".join(lines) + "\n")
+        secret.chmod(0o600)
+        given = [f"--build-arg=FITASKS_STORE={_STORE}", "--secret", f"id=store,src={secret}", f"--tag={IMAGE}"]
+        for what, outcome in (("empty", "compiled"), ("filled", "adopted")):
+            pushing = ["--build-arg=FITASKS_STORE_PUSH=1"] if what == "empty" else []
+            shop.forget()
+            with shop.timed(f"a fresh builder, and a store that is {what}"):
+                log = shop.build(make_context(shop, FIRST, f"store {what}"), f"store-{what}", *given, *pushing)
+            expect("kernels", outcomes(log), dict.fromkeys(FIRST, outcome))
+    look_inside(shop, FIRST)
+    words = (_STORE, _KEYS["AWS_ACCESS_KEY_ID"], _KEYS["AWS_SECRET_ACCESS_KEY"], f"http://{at}")
+    expect("layers with a credential, the store's name or its server", told_in(shop, words), {})
+    expect("the search, for what is there", bool(told_in(shop, ["not found ahead of time"])), True)
+
+
+def told_in(shop: Workshop, words: Collection[str]) -> dict[str, str]:
+    """Which blob of the image, a layer or its configuration, has one of these words in it."""
+    place, found = shop.root / "layers", {}
+    shutil.rmtree(place, ignore_errors=True)
+    shop.buildah("push", "--disable-compression", IMAGE, f"dir:{place}")
+    for blob in place.iterdir():
+        with blob.open("rb") as stream, _plain(stream) as plain:
+            before = b""
+            while chunk := plain.read(1 << 22):
+                if told := [word for word in words if word.encode() in before + chunk]:
+                    found[blob.name] = told[0]
+                before = chunk[-200:]
+    shutil.rmtree(place)
+    return found
+
+
+def _plain(stream: IO[bytes]) -> IO[bytes]:
+    """A blob's bytes; layers are packed with gzip, or not at all."""
+    start = stream.read(2)
+    stream.seek(0)
+    return cast("IO[bytes]", gzip.open(stream)) if start == b"\x1f\x8b" else stream
 
 
 def volume_variant(shop: Workshop) -> None:
@@ -235,6 +294,7 @@ def main(arguments: list[str]) -> int:
         look_inside(shop, FIRST + MORE)
         with shop.timed("third build: nothing changed"):
             shop.build(context, "third", f"--tag={IMAGE}")
+        store_variant(shop)
         volume_variant(shop)
     except (WrongError, subprocess.CalledProcessError) as error:
         say(f"{error}\nlogs: {shop.root}/*.log")
