@@ -135,7 +135,7 @@ def _log(world: Path, name: str, text: bytes) -> Border:
     place = workshop_place(world)
 
     def use(path: Path) -> None:
-        from fitasks.graph.actions import covers
+        from fitasks.graph.actions.ask import covers
         from fitasks.server.jitlog import read_logs
         from fitasks.ui.jitlog_table import lines
 
@@ -162,7 +162,8 @@ def buildlog(world: Path) -> Border:
 
 def trace(world: Path) -> Border:
     """As `doit import_trace` reads it, with the installed FlashInfer's planner in this process."""
-    from fitasks.graph.actions import covers, import_files
+    from fitasks.graph.actions.ask import covers
+    from fitasks.graph.actions.know import import_files
     from fitasks.plan import planner as asking
     from fitasks.trace import importing
 

@@ -10,7 +10,7 @@ import pytest
 
 from fitasks.base.errors import EnvironmentProblem, Silent
 from fitasks.compile import clear
-from fitasks.graph import actions
+from fitasks.graph.actions import repair, share
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -25,7 +25,8 @@ class World:
 @pytest.fixture
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "cached_ops" / "page").mkdir(parents=True)
-    monkeypatch.setattr(actions, "current", World)
+    monkeypatch.setattr(repair, "current", World)
+    monkeypatch.setattr(share, "current", World)
     monkeypatch.setattr(clear, "reset_targets", lambda _plan: [tmp_path / "cached_ops"])
     monkeypatch.setattr(clear, "left_by_reset", lambda _plan: [])
     return tmp_path / "cached_ops"
@@ -40,18 +41,18 @@ def answers(monkeypatch: pytest.MonkeyPatch, text: str, *, terminal: bool) -> No
 def test_no_is_no_failure(cache: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     answers(monkeypatch, "n\n", terminal=True)
     with pytest.raises(Silent):
-        actions.reset(yes=False)
+        repair.reset(yes=False)
     assert capsys.readouterr().out.endswith("nothing was removed\n")
     assert cache.exists()
     answers(monkeypatch, "y\n", terminal=True)
-    actions.reset(yes=False)
+    repair.reset(yes=False)
     assert not cache.exists()
 
 
 def test_where_nobody_can_answer(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     answers(monkeypatch, "y\n", terminal=False)
     with pytest.raises(EnvironmentProblem, match="nobody can be asked") as error:
-        actions.reset(yes=False)
+        repair.reset(yes=False)
     assert error.value.remedy == "doit reset --yes"
     assert cache.exists()
 
@@ -61,4 +62,4 @@ def test_less_than_nothing_is_no_limit(limit: int, days: int, said: str) -> None
     """It would empty the store."""
     for remote in (False, True):
         with pytest.raises(EnvironmentProblem, match=said):
-            actions.gc(limit, remote=remote, days=days)
+            share.gc(limit, remote=remote, days=days)

@@ -20,7 +20,8 @@ from fitasks.base.files import create
 from fitasks.config.load import load_config
 from fitasks.config.schema import SCHEMA_FILE
 from fitasks.config.starter import model_name
-from fitasks.graph import actions, session, start
+from fitasks.graph import session, start
+from fitasks.graph.actions import build
 from fitasks.graph.main import MAKEFILE, main, versions
 
 if TYPE_CHECKING:
@@ -307,9 +308,9 @@ class TestWhoseKernels:
 
 
 def test_a_project_without_kernels_says_so(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr("fitasks.graph.actions.current", lambda: SimpleNamespace(plan=Plan, runtime=None))
+    monkeypatch.setattr("fitasks.graph.actions.build.current", lambda: SimpleNamespace(plan=Plan, runtime=None))
     monkeypatch.setattr("fitasks.server.cudart_policy.apply", lambda *_: ())
-    actions.apply_cudart_policy()
+    build.apply_cudart_policy()
     assert "kernels.yaml names no kernels yet" in capsys.readouterr().out
 
 

@@ -48,6 +48,12 @@ def show(line: str) -> None:
     print(one_line(line))  # noqa: T201 - the product's output
 
 
+def show_lines(lines: Iterable[str]) -> None:
+    """Print each as a line."""
+    for line in lines:
+        show(line)
+
+
 def show_text(text: str) -> None:
     """Print a text that has lines of its own (a diff, a file of ours)."""
     undraw()

@@ -86,10 +86,10 @@ def _said(word: str) -> str:
 
 def _keygen(files: list[str]) -> int:
     """As the task does, but without kernels.yaml: a key may be made where nothing is compiled."""
-    from fitasks.graph import actions
+    from fitasks.graph.actions import share
 
     try:
-        actions.keygen(files)
+        share.keygen(files)
     except FitasksError as error:
         print(f"fitasks keygen: {error}", file=sys.stderr)  # noqa: T201
         return error.exit_status

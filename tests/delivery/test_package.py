@@ -142,21 +142,21 @@ def test_check_says_so_where_all_kernels_are_cached(
 ) -> None:
     from fitasks.base.errors import Silent
     from fitasks.delivery.wheel import install
-    from fitasks.graph import actions
+    from fitasks.graph.actions import ask
     from fitasks.server import check, conditions
     from fitasks.server.verdict import Verdict
     from fitasks.ui import check_table
 
     said: list[str] = []
-    monkeypatch.setattr(actions, "current", lambda: session_of(plan_at(tmp_path, {})))
-    monkeypatch.setattr(actions, "_print", said.append)
+    monkeypatch.setattr(ask, "current", lambda: session_of(plan_at(tmp_path, {})))
+    monkeypatch.setattr(ask, "show", said.append)
     monkeypatch.setattr(check, "check", lambda session, names: [Verdict("page", "page", "9.0a", "cached")])
     monkeypatch.setattr(conditions, "conditions", lambda session, verdicts: [])
     monkeypatch.setattr(check_table, "show_verdicts", lambda verdicts, needed, others: None)
     monkeypatch.setattr(install, "damaged", lambda server: damage)
     monkeypatch.setattr(install, "notice", lambda plan: "")
     with pytest.raises(Silent) if damage else nullcontext():
-        actions.check(json="", trace="", names=[])
+        ask.check(json="", trace="", names=[])
     assert said == ([damage] if damage else [])
 
 

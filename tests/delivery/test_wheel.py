@@ -31,7 +31,7 @@ from fitasks.delivery.wheel import archive as zipped
 from fitasks.delivery.wheel.sizes import report
 from fitasks.delivery.wheel.tag import platform_tag
 from fitasks.delivery.wheel.wheel import build_wheel
-from fitasks.graph import actions
+from fitasks.graph.actions import deliver
 from fitasks.ui.size_table import show_sizes, write_sizes
 from tests.delivery.wheelwright import Shop, module
 from tests.workshop import TARGET
@@ -443,12 +443,12 @@ def test_modules_of_sglangs_own_are_named_and_are_no_failure(
 ) -> None:
     """They are delivered in another way; alone they make no package."""
     told: list[str] = []
-    monkeypatch.setattr(actions, "_print", told.append)
+    monkeypatch.setattr(deliver, "show_lines", told.extend)
     made = shop(workshop).add(workshop, sgl := workshop.sglangs())
     with zipfile.ZipFile(made.wheel(tmp_path / "dist").path) as archive:
         assert [Path(name).name for name in archive.namelist() if name.endswith(".so")] == ["page.so", "rope.so"]
     plan = replace(made.stocked().plan, kernels=(*made.kernels[:2], replace(sgl, label="sgl-rope")))
-    actions._end_with_what_is_left_out(plan, [])
+    deliver._end_with_what_is_left_out(plan, [])
     why = f"left out: kernel:sgl-rope: SGLang loads it from {sgl.build_dir.parent} alone; "
     assert told == [f"{why}doit bundle, or doit deliver for an image"]
     with pytest.raises(KernelFailure, match="alone; doit bundle"):

@@ -145,12 +145,12 @@ def test_this_machines_store_is_listed_alike(tmp_path: Path, stored: dict[str, R
 def test_one_store_that_is_gone_hides_no_other(
     tmp_path: Path, stored: dict[str, Receipt], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from fitasks.graph import actions
+    from fitasks.graph.actions import share
 
     places = [tmp_path / "nowhere", tmp_path / "share", tmp_path / "gone"]
     remotes = Client(tmp_path / "one").chain(*map(request, places)).remotes
     with pytest.raises(EnvironmentProblem) as told:
-        actions._of_each(remotes, lambda one: remote_lines(one.url, one.contents()))
+        share._of_each(remotes, lambda one: remote_lines(one.url, one.contents()))
     assert capsys.readouterr().out.startswith(f"{tmp_path}/share: 4 kernels, ")
     assert [line.partition(": ")[0] for line in told.value.message.splitlines()] == [
         f"store {tmp_path}/nowhere",

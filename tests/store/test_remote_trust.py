@@ -17,7 +17,7 @@ from fitasks.base.errors import EnvironmentProblem
 from fitasks.compile import receipt as receipts
 from fitasks.compile.receipt import Output
 from fitasks.config.stores import is_key
-from fitasks.graph import actions
+from fitasks.graph.actions import share
 from fitasks.store.remote import keys, layout
 from fitasks.store.remote.manifest import believed, signed_by, text
 from fitasks.store.remote.trouble import Refused, line
@@ -303,11 +303,11 @@ def test_a_key_elsewhere_is_used_where_it_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
-    actions.keygen([])
+    share.keygen([])
     assert capsys.readouterr().out.startswith(
         f"{tmp_path}/config/fitasks/signing.pem: kernels that this user puts into stores are signed with it\n"
     )
-    actions.keygen([f"{tmp_path}/other.pem"])
+    share.keygen([f"{tmp_path}/other.pem"])
     assert f"signed with it, where FITASKS_SIGNING_KEY={tmp_path}/other.pem is set\n" in capsys.readouterr().out
     with pytest.raises(EnvironmentProblem, match="keygen makes one key, not 2"):
-        actions.keygen(["a", "b"])
+        share.keygen(["a", "b"])

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from fitasks.config.load import load_config
-from fitasks.graph.actions import import_files
+from fitasks.graph.actions.know import import_files
 from fitasks.graph.session import Session
 from fitasks.trace.importing import Proposal
 from tests.doit_project import Project
@@ -27,7 +27,8 @@ RUN = """
 import sys
 from pathlib import Path
 from fitasks.base.errors import FitasksError
-from fitasks.graph.actions import covers, import_files
+from fitasks.graph.actions.ask import covers
+from fitasks.graph.actions.know import import_files
 from fitasks.graph.session import current
 if sys.argv[1] == "check":
     sys.exit(0 if covers(current(), Path(sys.argv[2])) else 1)
