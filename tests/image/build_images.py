@@ -38,7 +38,7 @@ _FILES = ("Dockerfile", "Dockerfile.engine", ".dockerignore", "dodo.py", "Makefi
 _TOOLS = ("gcc", "g++", "cc", "c++", "cc1plus", "clang", "nvcc", "cicc", "ninja", "make")
 _STORE = "s3://bucket/where-kernels-are"
 _KEYS = {**KEYS, "AWS_ACCESS_KEY_ID": "AKIANEVERTOBESEEN", "AWS_SECRET_ACCESS_KEY": "never-to-be-seen"}
-_CUDART = "/opt/venv/lib/python3.11/site-packages/nvidia/cu13/lib"  # CPU wheels of torch bring none; bookworm's Python
+_CUDART = "/opt/venv/lib/python3.11/site-packages/nvidia/cu13/lib"  # bookworm's Python
 _GATE = ("python", "/opt/fitasks/ahead_of_time.py")
 
 
@@ -146,10 +146,10 @@ def make_runtime(shop: Workshop) -> None:
     shop.buildah("commit", "--rm", name, RUNTIME)
 
 
-def make_context(shop: Workshop, kernels: tuple[str, ...], mark: str = "") -> Path:
+def make_context(shop: Workshop, kernels: tuple[str, ...], mark: str = "", libraries: str = "") -> Path:
     """The build context with a kernels.yaml of its own; fitasks itself as it is in the working tree.
 
-    A `mark` keeps a layer of this run from being taken again.
+    A `mark` keeps a layer of this run from being taken again. `libraries` is where the server finds some more.
     """
     context = shop.root / "context"
     shutil.rmtree(context, ignore_errors=True)
@@ -160,12 +160,17 @@ def make_context(shop: Workshop, kernels: tuple[str, ...], mark: str = "") -> Pa
     lines = [
         f"# {shop.begun} {mark}: no layer of an earlier run",
         'targets: ["9.0a"]',
-        f"serving: {{env: {{LD_LIBRARY_PATH: {_CUDART}}}}}",
+        *([f"serving: {{env: {{LD_LIBRARY_PATH: {libraries}}}}}"] if libraries else []),
         "kernels:",
         *(f"  {k}:" for k in kernels),
     ]
     (context / "kernels.yaml").write_text("\n".join(lines) + "\n")
     return context
+
+
+def with_cudart(shop: Workshop, kernels: tuple[str, ...], mark: str = "") -> Path:
+    """The context for an environment whose torch brings no libcudart, as CPU wheels do: the toolkit's is named."""
+    return make_context(shop, kernels, mark, _CUDART)
 
 
 def outcomes(log: str) -> dict[str, str]:
@@ -217,7 +222,7 @@ def store_variant(shop: Workshop) -> None:
             pushing = ["--build-arg=FITASKS_STORE_PUSH=1"] if what == "empty" else []
             shop.forget()
             with shop.timed(f"a fresh builder, and a store that is {what}"):
-                log = shop.build(make_context(shop, FIRST, f"store {what}"), f"store-{what}", *given, *pushing)
+                log = shop.build(with_cudart(shop, FIRST, f"store {what}"), f"store-{what}", *given, *pushing)
             expect("kernels", outcomes(log), dict.fromkeys(FIRST, outcome))
     look_inside(shop, FIRST)
     words = (_STORE, _KEYS["AWS_ACCESS_KEY_ID"], _KEYS["AWS_SECRET_ACCESS_KEY"], f"http://{at}")
@@ -252,7 +257,7 @@ def volume_variant(shop: Workshop) -> None:
     """compose.yaml's way: doit at container start, over volumes that lost their timestamps."""
     volumes, moved = shop.root / "volumes", shop.root / "moved"
     shutil.rmtree(volumes, ignore_errors=True)
-    context = make_context(shop, FIRST[:1])
+    context = with_cudart(shop, FIRST[:1])
     shop.build(context, "toolchain", "--target=toolchain", f"--tag={TOOLCHAIN}")
     places = {context / "kernels.yaml": "/src/kernels.yaml:ro"}
     places |= {volumes / "kernels": "/root/.cache", volumes / "plan": "/src/.fitasks"}
@@ -284,10 +289,10 @@ def main(arguments: list[str]) -> int:
         make_base(shop)
         make_runtime(shop)
         with shop.timed("first build: " + ", ".join(FIRST)):
-            log = shop.build(make_context(shop, FIRST), "first", f"--tag={IMAGE}")
+            log = shop.build(with_cudart(shop, FIRST), "first", f"--tag={IMAGE}")
         expect("kernels", outcomes(log), dict.fromkeys(FIRST, "compiled"))
         look_inside(shop, FIRST)
-        context = make_context(shop, FIRST + MORE)
+        context = with_cudart(shop, FIRST + MORE)
         with shop.timed("second build: one kernel more"):
             log = shop.build(context, "second", f"--tag={IMAGE}")
         expect("kernels", outcomes(log), dict.fromkeys(FIRST, "adopted") | dict.fromkeys(MORE, "compiled"))
