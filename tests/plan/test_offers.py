@@ -20,7 +20,7 @@ def test_they_are_asked_for_again_when_a_generator_was_edited(tmp_path: Path, mo
     told: list[str] = []
 
     @contextlib.contextmanager
-    def doing(what: str) -> Iterator[None]:
+    def doing(what: str, **_: Any) -> Iterator[None]:
         told.append(what)
         yield
 
