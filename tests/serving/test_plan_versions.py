@@ -220,8 +220,10 @@ def test_arch_without_suffix_is_the_same_target(planned: Planned) -> None:
     """FlashInfer normalises 9.0 to 90a: the same directories, names and commands."""
     base, response = planned(NEWEST)
     env = environment(base, FLASHINFER_CUDA_ARCH_LIST="9.0")
-    _, again = run(PLAN, REQUEST, base / "again", env)
-    assert again == response
+    _, again = run(PLAN, {**REQUEST, "kernels": REQUEST["kernels"][: len(TABLE)]}, base / "again", env)
+    assert again["kernels"] == response["kernels"][: len(TABLE)]
+    some = {"kernels": [], "reads": {}}  # of fewer kernels fewer files are read
+    assert {**again, **some} == {**response, **some}
 
 
 def test_paths_of_a_kernel(planned: Planned) -> None:
