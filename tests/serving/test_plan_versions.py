@@ -222,7 +222,7 @@ def test_arch_without_suffix_is_the_same_target(planned: Planned) -> None:
     env = environment(base, FLASHINFER_CUDA_ARCH_LIST="9.0")
     _, again = run(PLAN, {**REQUEST, "kernels": REQUEST["kernels"][: len(TABLE)]}, base / "again", env)
     assert again["kernels"] == response["kernels"][: len(TABLE)]
-    some = {"kernels": [], "reads": {}}  # of fewer kernels fewer files are read
+    some: dict[str, object] = {"kernels": [], "reads": {}}  # of fewer kernels fewer files are read
     assert {**again, **some} == {**response, **some}
 
 
