@@ -171,7 +171,7 @@ def test_cute_compile_compiles_as_ever_and_is_noted(tmp_path: Path) -> None:
     assert lines[0]["seconds"] > 0
 
 
-def test_compilers_that_python_starts(tmp_path: Path) -> None:
+def test_compilers_that_python_starts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "x.c").write_text("int x;\n")
     script = """
     import os, subprocess, sys
@@ -182,7 +182,7 @@ def test_compilers_that_python_starts(tmp_path: Path) -> None:
     try: subprocess.run(["ninja", "-C", "/nowhere/fused_rope"], stdout=-3, stderr=-3)
     except OSError: pass
     """
-    os.chdir(tmp_path)
+    monkeypatch.chdir(tmp_path)
     lines, said = recorded(tmp_path, script, tmp_path)
     assert said == ""
     assert [(line["name"], line["kind"], line["how"]) for line in lines] == [
