@@ -96,6 +96,6 @@ $(VENV)/.made-for $(VENV)/.made-for-dev: pyproject.toml
 	@test -x $(VENV)/bin/python || $(PYTHON3) -m venv $(VENV)
 	@cmp -s pyproject.toml $@ || if [ -t 1 ]; then $(INSTALL); else \
 	  echo "$(VENV): pip installs $(WANTED)"; \
-	  (s=0; while sleep 30 >&-; do s=$$((s+30)); echo "$(VENV): pip is installing, $$s s"; done) 2>&- & \
+	  (s=0; while sleep 30 >&- && kill -0 $$$$; do s=$$((s+30)); echo "$(VENV): pip is installing, $$s s"; done) 2>&- & \
 	  trap "kill $$!" EXIT; $(INSTALL) --quiet; fi
 	@cp pyproject.toml $@ && cp pyproject.toml $(VENV)/.made-for
