@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+
+from tests.serving.warm import run_script
 
 pytestmark = pytest.mark.usefixtures("tvm_ffi")
 SERVING = Path(__file__).parents[2] / "fitasks" / "serving" / "verify"
@@ -14,13 +16,9 @@ SERVING = Path(__file__).parents[2] / "fitasks" / "serving" / "verify"
 
 def serving(script: str, cwd: Path) -> str:
     """The output of a script in a process of its own, which may import serving's modules."""
-    done = subprocess.run(
-        [sys.executable, "-c", f"import sys\nsys.path.insert(0, {str(SERVING)!r})\nimport verify\n{script}"],
-        cwd=cwd,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    file = cwd / "asked.py"
+    file.write_text(f"import sys\nsys.path.insert(0, {str(SERVING)!r})\nimport verify\n{script}")
+    done = run_script([str(file)], cwd, os.environ)
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()
 

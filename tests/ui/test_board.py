@@ -418,9 +418,18 @@ def test_a_full_disk_behind_standard_output_is_no_reason_to_stop(project: Projec
     assert project.doit() == "3 kernels: 3 fresh\n"
 
 
-@pytest.mark.parametrize("words", ["", "-r zero", "--reporter json", "check", "list"])
 @pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-"])
+@pytest.mark.parametrize("words", ["", "--reporter json", "check"])
 def test_a_closed_stream_is_no_reason_to_stop(project: Project, words: str, closed: str) -> None:
+    with_closed(project, words, closed)
+
+
+@pytest.mark.parametrize(("words", "closed"), [("-r zero", ">&-"), ("list", "2>&-"), ("list", ">&- 2>&-")])
+def test_nor_is_one_for_other_commands(project: Project, words: str, closed: str) -> None:
+    with_closed(project, words, closed)
+
+
+def with_closed(project: Project, words: str, closed: str) -> None:
     project.doit()
     (project.tools / "header.h").write_text("// another\n")
     command = ["sh", "-c", f"exec {sys.executable} -m doit {words} {closed}"]
