@@ -114,7 +114,9 @@ class LiveBoard:
         A terminal that has gone doesn't end the build, but the board.
         """
         undraw()
-        self._console.print(text, soft_wrap=True)
+        # Rich renders under this lock, and writes afterwards: a refresh between the two would move up one row too many.
+        with self._live._lock:  # noqa: SLF001
+            self._console.print(text, soft_wrap=True)
         if self._stream.lost:
             self.stop()
 

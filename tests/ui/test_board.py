@@ -349,6 +349,25 @@ def test_a_terminal_that_goes_away_fails_no_kernel(project: Project, shared: boo
     assert project.doit() == "3 kernels: 3 fresh\n"
 
 
+def test_the_board_is_not_drawn_while_a_line_is_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would be drawn over the line, and leave a row of its own behind."""
+    board, drawn = LiveBoard(io.StringIO(), running()), []
+
+    def refresh() -> bool:
+        got = board._live._lock.acquire(blocking=False)
+        if got:
+            board._live._lock.release()
+        return got
+
+    def write(*_: object, **__: object) -> None:
+        with ThreadPoolExecutor(1) as other:
+            drawn.append(other.submit(refresh).result())
+
+    monkeypatch.setattr(board._console, "print", write)
+    board.line("kernel:page: compiled")
+    assert drawn == [False]
+
+
 def test_a_closed_stream_raises_nothing() -> None:
     stream = io.StringIO()
     board = PlainBoard(stream, running())
