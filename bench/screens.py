@@ -74,8 +74,10 @@ def on_terminal(command: tuple[str, ...], columns: int, env: dict[str, str], aft
     ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 50, columns, 0, 0))
     process = subprocess.Popen(command, env=env | {"TERM": "xterm"}, stdin=theirs, stdout=theirs, stderr=theirs)
     os.close(theirs)
-    deadline = float("inf")
-    while time.monotonic() < deadline and (read := _read(ours, process)) is not None:
+    deadline, read = float("inf"), b""
+    while time.monotonic() < deadline or read:  # not in the middle of a drawing
+        if (read := _read(ours, process) or b"") == b"" and process.poll() is not None:
+            break
         stream.feed(read)
         if after and deadline == float("inf") and any("compiling" in line for line in screen.display):
             deadline = time.monotonic() + after
