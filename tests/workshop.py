@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from dataclasses import dataclass, replace
@@ -123,6 +124,46 @@ class Workshop:
             lock=self.workspace / "cached_ops" / "tmp" / f"{name}.lock",
             sources=tuple(sources),
             ninja=text,
+        )
+
+    def cute_object(self, meta: str) -> Kernel:
+        """A CuTe-DSL object of FlashInfer's, with its meta.json's text; nothing of it is there."""
+        family = self.workspace / "cached_ops" / "gate_sm90a_cute_dsl"
+        return Kernel(
+            label="gate",
+            entry="gate",
+            op="flashinfer.norm.gate:_get_compiled",
+            target=TARGET,
+            place="kernels.yaml:1:1",
+            given={},
+            name="gate_sm90a_cute_dsl/h8",
+            build_dir=family,
+            library=family / "h8.o",
+            ninja_file=family / "meta.json",
+            lock=family.parent / "tmp" / "gate_sm90a_cute_dsl.lock",
+            kind="cute",
+            meta=meta,
+        )
+
+    def keyed_module(self, name: str, key: str = "0123456789abcdef") -> Kernel:
+        """A module that SGLang keeps by content, under the first of its keys; nothing of it is there."""
+        scope, header = self.root / "jit" / "sm90a" / name / f"build-{key}", self.root / "sglang" / "clamp.cuh"
+        return Kernel(
+            label="clamp",
+            entry="clamp",
+            op="sglang.kernels.ops.clamp:_jit_clamp_module",
+            target=TARGET,
+            place="kernels.yaml:1:1",
+            given={},
+            name=name,
+            build_dir=scope,
+            library=scope / f"{name}.so",
+            ninja_file=scope / "build.ninja",
+            lock=scope / ".lock",
+            sources=(header,),
+            kind="sglang-keyed",
+            ninja="cudaflags = -gencode=arch=compute_90a,code=sm_90a\n",
+            meta=json.dumps({"roots": {"kernels": str(header.parent)}, "leaves": 3}),
         )
 
     def sglangs(self, name: str = "sgl_kernel_jit_rope") -> Kernel:

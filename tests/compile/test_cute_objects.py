@@ -32,23 +32,8 @@ EXPECTED = {"arch": "sm90a", "cute_dsl_version": "nvidia-cutlass-dsl=4.8.1;torch
 @pytest.fixture
 def gate(shop: Workshop) -> Kernel:
     """One that is there, as a build leaves it."""
-    family = shop.workspace / "cached_ops" / "gate_sm90a_cute_dsl"
-    family.mkdir(parents=True)
-    made = Kernel(
-        label="gate",
-        entry="gate",
-        op="flashinfer.norm.gate:_get_compiled",
-        target=TARGET,
-        place="kernels.yaml:1:1",
-        given={},
-        name="gate_sm90a_cute_dsl/h8",
-        build_dir=family,
-        library=family / "h8.o",
-        ninja_file=family / "meta.json",
-        lock=family.parent / "tmp" / "gate_sm90a_cute_dsl.lock",
-        kind="cute",
-        meta=json.dumps(EXPECTED),
-    )
+    made = shop.cute_object(json.dumps(EXPECTED))
+    made.build_dir.mkdir(parents=True)
     made.library.write_bytes(b"an object")
     made.ninja_file.write_text(json.dumps(EXPECTED, indent=2))
     size = made.library.stat().st_size

@@ -52,27 +52,10 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> bytes:
 @pytest.fixture
 def clamp(shop: Workshop, library: bytes) -> Kernel:
     """One that is there, as a build leaves it."""
-    scope = shop.root / "jit" / "sm90a" / NAME / "build-0123456789abcdef"
-    header = shop.root / "sglang" / "clamp.cuh"
+    made = shop.keyed_module(NAME)
+    (header,) = made.sources
     header.parent.mkdir(parents=True)
     header.write_text("// clamps\n")
-    made = Kernel(
-        label="clamp",
-        entry="clamp",
-        op="sglang.kernels.ops.clamp:_jit_clamp_module",
-        target=TARGET,
-        place="kernels.yaml:1:1",
-        given={},
-        name=NAME,
-        build_dir=scope,
-        library=scope / f"{NAME}.so",
-        ninja_file=scope / "build.ninja",
-        lock=scope / ".lock",
-        sources=(header,),
-        kind="sglang-keyed",
-        ninja="cudaflags = -gencode=arch=compute_90a,code=sm_90a\n",
-        meta=json.dumps({"roots": {"kernels": str(header.parent)}, "leaves": 3}),
-    )
     vouch(made, publish(made, library))
     return made
 

@@ -86,43 +86,11 @@ FRESH = ["fresh: 1 inputs unchanged", "fresh: 1 inputs unchanged"]
 
 
 def gate(shop: Workshop) -> Kernel:
-    family = shop.workspace / "cached_ops" / "gate_sm90a_cute_dsl"
-    return Kernel(
-        label="gate",
-        entry="gate",
-        op="flashinfer.norm.gate:_get_compiled",
-        target=TARGET,
-        place="kernels.yaml:1:1",
-        given={},
-        name="gate_sm90a_cute_dsl/h8",
-        build_dir=family,
-        library=family / "h8.o",
-        ninja_file=family / "meta.json",
-        lock=family.parent / "tmp" / "gate_sm90a_cute_dsl.lock",
-        kind="cute",
-        meta=json.dumps(META),
-    )
+    return shop.cute_object(json.dumps(META))
 
 
 def clamp(shop: Workshop, key: str = KEY) -> Kernel:
-    scope = shop.root / "jit" / "sm90a" / CLAMP / f"build-{key}"
-    return Kernel(
-        label="clamp",
-        entry="clamp",
-        op="sglang.kernels.ops.clamp:_jit_clamp_module",
-        target=TARGET,
-        place="kernels.yaml:2:1",
-        given={},
-        name=CLAMP,
-        build_dir=scope,
-        library=scope / f"{CLAMP}.so",
-        ninja_file=scope / "build.ninja",
-        lock=scope / ".lock",
-        sources=(shop.root / "sglang" / "clamp.cuh",),
-        kind="sglang-keyed",
-        ninja="cudaflags = -gencode=arch=compute_90a,code=sm_90a\n",
-        meta=json.dumps({"roots": {"kernels": str(shop.root / "sglang")}, "leaves": 3}),
-    )
+    return shop.keyed_module(CLAMP, key)
 
 
 def vouch(kernel: Kernel, library: Path, meta: object) -> None:
