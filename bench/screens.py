@@ -25,7 +25,7 @@ import pyte
 WIDTHS = (80, 120)
 BOARD = ("doit", "quantization", "page")
 AFTER = 9.0  # seconds, at which the board is looked at: one compiler at least runs
-ASKED = (("doit", "check"), ("doit", "doctor"), ("doit", "list"))
+ASKED = (("doit", "check"), ("doit", "doctor"), ("doit", "doctor", "-v"), ("doit", "list"))
 HEAD = """\
 # Screens
 

@@ -55,6 +55,7 @@ JSON = {"name": "json", "long": "json", "type": str, "default": "", "help": "als
 LIMIT = {"name": "limit", "long": "limit", "type": int, "default": 20, "help": "gigabytes to keep"}
 REMOTE = {"name": "remote", "long": "remote", "type": bool, "default": False, "help": "the stores elsewhere"}
 TRACE = {"name": "trace", "long": "trace", "type": str, "default": "", "help": "compare with what was recorded"}
+VERBOSE = {"name": "verbose", "short": "v", "long": "verbose", "type": bool, "default": False, "help": "every row"}
 WHEEL = {"name": "wheel", "long": "wheel", "type": bool, "default": False, "help": "make a package of its kernels"}
 WRITE = {"name": "write", "long": "write", "type": bool, "default": False, "help": "write kernels.yaml"}
 YES = {"name": "yes", "short": "y", "long": "yes", "type": bool, "default": False, "help": "don't ask"}

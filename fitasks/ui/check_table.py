@@ -14,6 +14,7 @@ from fitasks.base.files import write_atomic
 from fitasks.base.streams import clean
 from fitasks.base.wording import counted, labelled
 from fitasks.ui.console import console as rich_console
+from fitasks.ui.overview import MOST
 from fitasks.ui.units import size
 
 if TYPE_CHECKING:
@@ -28,13 +29,22 @@ if TYPE_CHECKING:
 _STYLES = {"ahead-of-time": "green", "cached": "green"}
 
 
-def show_verdicts(verdicts: list[Verdict], conditions: list[str], not_loaded: Sequence[NotLoaded] = ()) -> None:
-    """A table, the count of kernels that are there, and what all of it depends on."""
+def show_verdicts(
+    verdicts: list[Verdict], conditions: list[str], not_loaded: Sequence[NotLoaded] = (), *, whole: bool = False
+) -> None:
+    """A table, the count of kernels that are there, and what all of it depends on.
+
+    Of more than fifty kernels those that are there are only counted, unless `whole`.
+    """
     console = rich_console()
-    _show_table(console, verdicts)
     good = [verdict for verdict in verdicts if verdict.good]
+    short = len(verdicts) > MOST and bool(good) and not whole
+    shown = [verdict for verdict in verdicts if not (short and verdict.good)]
+    if shown or not short:
+        _show_table(console, shown)
     total = size(sum(verdict.bytes for verdict in good))
-    console.print(f"{len(good)} of {counted(len(verdicts), 'kernel')} found, {total}")
+    hidden = "; `doit check -v` lists them" if short else ""
+    console.print(f"{len(good)} of {counted(len(verdicts), 'kernel')} found, {total}{hidden}", soft_wrap=True)
     for other in not_loaded:
         console.print(f"Without a module: {other.entry} ({other.target}): {other.why}", soft_wrap=True)
     for condition in conditions:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from dataclasses import asdict
 from itertools import groupby
 from typing import TYPE_CHECKING
@@ -30,17 +31,19 @@ _STYLES = {"ok": "green", "note": "yellow", "problem": "bold red"}
 _COLUMN = 28  # columns of a terminal's line that subjects may take
 
 
-def show_findings(findings: list[Finding]) -> None:
-    """Show a table per section, with what to do under each finding that isn't "ok"; then the count."""
+def show_findings(findings: list[Finding], *, whole: bool = False) -> None:
+    """Show a table per section, with what to do under each finding; then the count. Of what is "ok" that if `whole`."""
     findings = list(dict.fromkeys(findings))
+    shown = [finding for finding in findings if whole or finding.state != "ok"]
     console = rich_console()
-    width = max(len(finding.state) for finding in findings)
-    for section, group in groupby(findings, key=lambda finding: finding.section):
+    width = max((len(finding.state) for finding in shown), default=0)
+    for section, group in groupby(shown, key=lambda finding: finding.section):
         console.print(Text(section, style="bold"))
         _show_section(console, list(group), width)
         console.print()
-    counts = {state: sum(finding.state == state for finding in findings) for state in ("problem", "note")}
-    console.print(", ".join(counted(count, state) for state, count in counts.items()))
+    counts = Counter(finding.state for finding in findings)
+    hidden = "" if whole or not counts["ok"] else f"; {counts['ok']} ok: `doit doctor -v` shows them"
+    console.print(f"{counted(counts['problem'], 'problem')}, {counted(counts['note'], 'note')}{hidden}", soft_wrap=True)
 
 
 def _show_section(console: Console, findings: Sequence[Finding], width: int) -> None:

@@ -152,11 +152,11 @@ def test_check_says_so_where_all_kernels_are_cached(
     monkeypatch.setattr(ask, "show", said.append)
     monkeypatch.setattr(check, "check", lambda session, names: [Verdict("page", "page", "9.0a", "cached")])
     monkeypatch.setattr(conditions, "conditions", lambda session, verdicts: [])
-    monkeypatch.setattr(check_table, "show_verdicts", lambda verdicts, needed, others: None)
+    monkeypatch.setattr(check_table, "show_verdicts", lambda verdicts, needed, others, **_: None)
     monkeypatch.setattr(install, "damaged", lambda server: damage)
     monkeypatch.setattr(install, "notice", lambda plan: "")
     with pytest.raises(Silent) if damage else nullcontext():
-        ask.check(json="", trace="", names=[])
+        ask.check(json="", trace="", verbose=False, names=[])
     assert said == ([damage] if damage else [])
 
 

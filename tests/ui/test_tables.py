@@ -60,7 +60,7 @@ def test_what_the_doctor_found_keeps_its_paths_whole_on_a_narrow_terminal(monkey
     path = "/opt/venv/lib/python3.12/site-packages/nvidia/cu13/lib/libcudart.so.13"
     found = [Finding("caches", "libcudart", f"13.0.96 at {path}", "note", "do it"), Finding("caches", "store", "/s")]
     out = on_a_terminal(monkeypatch, 80)
-    show_findings(found)
+    show_findings(found, whole=True)
     assert [line.rstrip() for line in out.getvalue().splitlines()] == [
         "caches",
         "  note  libcudart",
@@ -79,7 +79,7 @@ def test_the_doctors_findings_are_whole_lines_in_a_log(
     monkeypatch.delenv("COLUMNS", raising=False)
     path = "/opt/venv/lib/python3.12/site-packages/nvidia/cu13 (from pip)"
     hole = Finding("toolkit", path, f"lacks {LONG}", "note", "do it")
-    show_findings([Finding("toolkit", "used", "/usr/local/cuda"), hole, hole])
+    show_findings([Finding("toolkit", "used", "/usr/local/cuda"), hole, hole], whole=True)
     assert capsys.readouterr().out.splitlines() == [
         "toolkit",
         f"  ok    {'used':{len(path)}}  /usr/local/cuda",
@@ -88,6 +88,40 @@ def test_the_doctors_findings_are_whole_lines_in_a_log(
         "",
         "0 problems, 1 note",
     ]
+
+
+def test_the_doctor_says_what_is_wrong_and_counts_the_rest(capsys: pytest.CaptureFixture[str]) -> None:
+    note = Finding("caches", "libcudart", "13.0.88", "note", "do it")
+    show_findings([Finding("toolkit", "used", "/usr/local/cuda"), Finding("caches", "store", "/s"), note])
+    assert capsys.readouterr().out.splitlines() == [
+        "caches",
+        "  note  libcudart  13.0.88",
+        "                   → do it",
+        "",
+        "0 problems, 1 note; 2 ok: `doit doctor -v` shows them",
+    ]
+
+
+def test_the_doctor_counts_where_nothing_is_wrong(capsys: pytest.CaptureFixture[str]) -> None:
+    show_findings([Finding("toolkit", "used", "/usr/local/cuda")])
+    assert capsys.readouterr().out == "0 problems, 0 notes; 1 ok: `doit doctor -v` shows them\n"
+
+
+@pytest.mark.parametrize(("cached", "whole", "rows"), [(49, False, 51), (50, False, 2), (50, True, 52)])
+def test_of_many_kernels_those_that_are_there_are_counted(
+    cached: int, whole: bool, rows: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    there = [Verdict(f"page-{n}", "page", "9.0a", "cached", bytes=1000) for n in range(cached)]
+    show_verdicts([*there, VERDICTS[0]], [], whole=whole)
+    *table, last = capsys.readouterr().out.splitlines()
+    assert len(table) == rows
+    assert table[-1].startswith("decode-bf16-d128")
+    assert last.endswith("; `doit check -v` lists them") == (rows == 2)
+
+
+def test_of_many_kernels_that_are_all_there_the_sum_is_enough(capsys: pytest.CaptureFixture[str]) -> None:
+    show_verdicts([Verdict(f"page-{n}", "page", "9.0a", "cached", bytes=1000) for n in range(60)], [])
+    assert capsys.readouterr().out == "60 of 60 kernels found, 60.0 kB; `doit check -v` lists them\n"
 
 
 def test_a_reader_who_has_seen_enough_ends_no_program() -> None:

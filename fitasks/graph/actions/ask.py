@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from fitasks.server.verdict import Verdict
 
 
-def check(json: str, trace: str, names: list[str]) -> None:
+def check(json: str, trace: str, verbose: bool, names: list[str]) -> None:
     """what the server will do with each kernel; fails if it would compile"""
     from fitasks.delivery.wheel.install import damaged, notice
     from fitasks.server.check import check as predict_all
@@ -30,7 +30,7 @@ def check(json: str, trace: str, names: list[str]) -> None:
         verdicts = in_stores(session, predict_all(session, names))
         needed = conditions(session, verdicts)
     others = () if names else session.plan.not_loaded
-    show_verdicts(verdicts, needed, others)
+    show_verdicts(verdicts, needed, others, whole=verbose)
     damage = damaged(session.plan.server)
     if told := damage or notice(session.plan):
         show(told)
@@ -85,13 +85,13 @@ def why(names: list[str]) -> None:
         show(f"{counted(len(chosen), 'kernel')}, all fresh" if len(chosen) != 1 else "1 kernel, fresh")
 
 
-def doctor(json: str) -> None:
+def doctor(json: str, verbose: bool) -> None:
     """what is wrong with this machine, and what to do"""
     from fitasks.doctor.examine import examine
     from fitasks.ui.doctor_table import show_findings, write_findings
 
     findings = examine(current())
-    show_findings(findings)
+    show_findings(findings, whole=verbose)
     if json:
         write_findings(Path(json), findings)
     if any(finding.state == "problem" for finding in findings):
