@@ -30,7 +30,7 @@ def task_build() -> Iterator[TaskDict]:
 def task_ask() -> Iterator[TaskDict]:
     """ask: what a server will do, and why"""
     yield tasks.command(ask.check, tasks.JSON, tasks.TRACE, tasks.VERBOSE, words="names")
-    yield tasks.command(ask.why, words="names")
+    yield tasks.command(ask.why, tasks.VERBOSE, words="names")
     yield tasks.command(ask.doctor, tasks.JSON, tasks.VERBOSE)
     yield tasks.on_gpus(ask.verify, tasks.FORCE)
     yield tasks.command(ask.env)

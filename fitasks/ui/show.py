@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from fitasks.base.wording import counted, labelled
+from fitasks.ui.overview import MOST
 from fitasks.ui.units import size
 
 if TYPE_CHECKING:
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from fitasks.store.local import Stored
 
 
+_FEW = 3  # reasons of one kernel; an upgrade of FlashInfer's brings hundreds
 _WORDS = {"names": " [KERNEL …]", "files": " [FILE …]", "words": " [WORD …]"}
 
 
@@ -47,11 +49,25 @@ def _one(found: Cudart | None) -> str:
     return f"libcudart {found.version} at {found.path}{warning}"
 
 
-def why_lines(label: str, name: str, judged: Judgement, told: Sequence[str]) -> Iterator[str]:
+def reasons(label: str, name: str, judged: Judgement, told: Sequence[str]) -> tuple[str, ...]:
     """All reasons of one kernel, and what is told of it in the store."""
-    first, *others = (*map(str, judged.reasons or [judged]), *told)
-    yield f"kernel:{label}: {labelled(first, name, label)}"
-    yield from (f"{'':{len(label) + 8}} {labelled(line, name, label)}" for line in others)
+    return tuple(labelled(line, name, label) for line in (*map(str, judged.reasons or [judged]), *told))
+
+
+def why_lines(rows: Sequence[tuple[str, tuple[str, ...]]], *, whole: bool) -> Iterator[str]:
+    """Labels with their reasons; unless `whole`, the first few, and of many kernels those with equal ones together."""
+    alike: dict[tuple[str, ...], list[str]] = {}
+    for label, told in rows:
+        alike.setdefault(told if len(rows) > MOST and not whole else (label, *told), []).append(label)
+    reasons_of = dict(rows)
+    for labels in alike.values():
+        first, *others = reasons_of[labels[0]]
+        head = f"kernel:{labels[0]}{f' and {len(labels) - 1} more' * (len(labels) > 1)}"
+        few = others if whole else others[: _FEW - 1]
+        yield f"{head}: {first}"
+        yield from (f"{'':{len(head) + 2}}{line}" for line in few)
+        if hidden := len(others) - len(few):
+            yield f"{'':{len(head) + 2}}and {counted(hidden, 'reason')} more: `doit why {labels[0]}`"
 
 
 def cleared_lines(removed: Sequence[Incomplete]) -> Iterator[str]:

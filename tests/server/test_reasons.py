@@ -17,7 +17,7 @@ from fitasks.graph.session import Session
 from fitasks.plan.caches import bases
 from fitasks.server.check import predict
 from fitasks.server.place import place_of
-from fitasks.ui.show import why_lines
+from fitasks.ui.show import reasons
 from tests.workshop import TARGET
 
 if TYPE_CHECKING:
@@ -227,7 +227,7 @@ def test_one_reason(
     assert verdict.state == state, verdict
     assert reason in verdict.reason
     told = session.store.explain(shelf.kernel, session.judges[TARGET], session.judge(shelf.kernel))
-    assert next(why_lines("page", "page", session.judge(shelf.kernel), told)) == f"kernel:page: {reason}"
+    assert reasons("page", "page", session.judge(shelf.kernel), told)[0] == reason
     monkeypatch.setattr(sys, "argv", ["doit", "list", "--all", "--status"])
     assert tasks._kernel(session, shelf.kernel)["doc"] == f"page for {TARGET}: {reason}"
     if situation is not no_source:  # which the planner writes again

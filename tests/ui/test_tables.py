@@ -14,6 +14,7 @@ from fitasks.server.verdict import Verdict
 from fitasks.ui.check_table import show_verdicts
 from fitasks.ui.console import console
 from fitasks.ui.doctor_table import show_findings
+from fitasks.ui.show import why_lines
 
 LONG = "compiled in /home/somebody/.cache/flashinfer/0.7.4/90a, where this server never looks (its cache is /srv/cache)"
 VERDICTS = [
@@ -122,6 +123,30 @@ def test_of_many_kernels_those_that_are_there_are_counted(
 def test_of_many_kernels_that_are_all_there_the_sum_is_enough(capsys: pytest.CaptureFixture[str]) -> None:
     show_verdicts([Verdict(f"page-{n}", "page", "9.0a", "cached", bytes=1000) for n in range(60)], [])
     assert capsys.readouterr().out == "60 of 60 kernels found, 60.0 kB; `doit check -v` lists them\n"
+
+
+MANY = tuple(f"header {n} changed" for n in range(700))
+
+
+def test_of_hundreds_of_reasons_the_first_are_told() -> None:
+    assert list(why_lines([("page", MANY), ("rope", ("new: never built",))], whole=False)) == [
+        "kernel:page: header 0 changed",
+        "             header 1 changed",
+        "             header 2 changed",
+        "             and 697 reasons more: `doit why page`",
+        "kernel:rope: new: never built",
+    ]
+    assert len(list(why_lines([("page", MANY)], whole=True))) == 700
+
+
+def test_many_kernels_with_equal_reasons_are_told_together() -> None:
+    rows = [(f"page-{n}", MANY[:2]) for n in range(60)]
+    assert list(why_lines([*rows, ("rope", MANY[:1])], whole=False)) == [
+        "kernel:page-0 and 59 more: header 0 changed",
+        "                           header 1 changed",
+        "kernel:rope: header 0 changed",
+    ]
+    assert len(list(why_lines(rows[:50], whole=False))) == len(list(why_lines(rows[:50], whole=True))) == 100
 
 
 def test_a_reader_who_has_seen_enough_ends_no_program() -> None:

@@ -15,6 +15,7 @@ from fitasks.graph.session import current
 
 if TYPE_CHECKING:
     from fitasks.graph.session import Session
+    from fitasks.plan.kernel import Kernel
     from fitasks.server.verdict import Verdict
 
 
@@ -65,7 +66,7 @@ def covers(session: Session, trace: Path) -> bool:
     return not found.missing
 
 
-def why(names: list[str]) -> None:
+def why(verbose: bool, names: list[str]) -> None:
     """why each kernel that isn't fresh isn't"""
     from fitasks.ui.show import why_lines
 
@@ -74,15 +75,22 @@ def why(names: list[str]) -> None:
     if session.problem:
         raise session.problem
     shown = [kernel for kernel in chosen if names or kernel.problem or session.judge(kernel).verdict != "fresh"]
-    for kernel in shown:
-        if kernel.problem:
-            show_text(f"kernel:{kernel.label}: {kernel.problem}")
-            continue
-        judged = session.judge(kernel)
-        told = session.stores.explain(kernel, session.judges[kernel.target], judged)
-        show_lines(why_lines(kernel.label, kernel.name, judged, told))
+    told = [(kernel.label, _reasons(session, kernel)) for kernel in shown]
+    show_lines(why_lines(told, whole=verbose or bool(names)))
     if not shown and not names:
         show(f"{counted(len(chosen), 'kernel')}, all fresh" if len(chosen) != 1 else "1 kernel, fresh")
+
+
+def _reasons(session: Session, kernel: Kernel) -> tuple[str, ...]:
+    """In lines."""
+    from fitasks.ui.show import reasons
+
+    if kernel.problem:
+        return tuple(str(kernel.problem).splitlines())
+    judged = session.judge(kernel)
+    return reasons(
+        kernel.label, kernel.name, judged, session.stores.explain(kernel, session.judges[kernel.target], judged)
+    )
 
 
 def doctor(json: str, verbose: bool) -> None:
