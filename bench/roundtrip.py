@@ -26,7 +26,7 @@ sys.path.insert(0, str(ROOT))
 from fitasks.plan.offers import offers  # noqa: E402
 from fitasks.plan.plan import Plan, make_plan  # noqa: E402
 from fitasks.trace.document import added  # noqa: E402
-from fitasks.trace.importing import ask, kernel_of, kernels_in  # noqa: E402
+from fitasks.trace.importing import Planning, kernel_of, kernels_in  # noqa: E402
 from fitasks.trace.merge import merge  # noqa: E402
 from fitasks.trace.model import Requested  # noqa: E402
 from fitasks.trace.resolve import resolve  # noqa: E402
@@ -68,10 +68,11 @@ def _requested(record: dict[str, Any]) -> Requested:
 def _round(how: str, plan: Plan, known: tuple[Op, ...], requested: list[Requested]) -> int:
     """One way there and back; how many names came out that were not asked for, or didn't."""
     begin = time.perf_counter()
-    resolved, refused = resolve(requested, known, lambda entries: ask(plan, [kernel_of(entry) for entry in entries]))
+    ask = Planning(plan).of
+    resolved, refused = resolve(requested, known, lambda entries: ask([kernel_of(entry) for entry in entries]))
     matrices = merge((one.entry for one in resolved), ())
     kernels = kernels_in(added("kernels:\n", matrices))
-    given = {record.get("name") for records in ask(plan, kernels).values() for record in records}
+    given = {record.get("name") for records in Planning(plan).of(kernels).values() for record in records}
     wanted = {one.requested.name for one in resolved}
     names = {one.name for one in requested}
     share = len(wanted & given) / len(names)

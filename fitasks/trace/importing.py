@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import json
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -57,10 +58,11 @@ def propose(plan: Plan, file: Path, requested: Sequence[Requested]) -> Proposal:
     wanted = [one for one in requested if one.loaded and nameable(one)]
     present = tuple(one for one in wanted if _planned(plan, one))
     missing = [one for one in wanted if one not in present]
-    resolved, refused = _resolve(plan, missing) if missing else ((), ())
+    planning = Planning(plan)
+    resolved, refused = _resolve(planning, missing) if missing else ((), ())
     old = _text(file)
     new = added(old, merge((one.entry for one in resolved), {kernel.entry for kernel in plan.config.kernels}))
-    _prove(plan, new, resolved)
+    _prove(planning, new, resolved)
     return Proposal(file, old, new, resolved, refused, present, uncompiled, unused)
 
 
@@ -85,18 +87,34 @@ def _fits(plan: Plan, one: Requested, target: str) -> bool:
     return one.architectures in {"", plan.targets[target].arch}
 
 
-def _resolve(plan: Plan, missing: Sequence[Requested]) -> tuple[tuple[Resolved, ...], tuple[Unresolved, ...]]:
+def _resolve(planning: Planning, missing: Sequence[Requested]) -> tuple[tuple[Resolved, ...], tuple[Unresolved, ...]]:
+    plan = planning.plan
     known = offers(plan.server, plan.toolkit.home, next(iter(plan.targets)), plan.state)
-    return resolve(missing, known, lambda entries: ask(plan, [kernel_of(entry) for entry in entries]))
+    return resolve(missing, known, lambda entries: planning.of([kernel_of(entry) for entry in entries]))
 
 
-def ask(
-    plan: Plan, kernels: Sequence[KernelConfig], which: str = "that the trace may mean"
-) -> Mapping[str, list[Record]]:
-    """The planner's records for each architecture set of the plan ("90a"). Raises EnvironmentProblem.
+@dataclass
+class Planning:
+    """What the planner said so far: nothing is planned twice in one import, since each question takes seconds."""
 
-    The kernels are a trace's: data, which may name anything.
-    """
+    plan: Plan
+    _said: dict[str, dict[str, Record]] = field(default_factory=dict)  # by architecture set, then by op and parameters
+
+    def of(self, kernels: Sequence[KernelConfig], which: str = "that the trace may mean") -> dict[str, list[Record]]:
+        """The planner's records for each architecture set of the plan ("90a"). Raises EnvironmentProblem."""
+        known = next(iter(self._said.values()), {})
+        new = {key: kernel for kernel in kernels if (key := _key(kernel)) not in known}
+        for arch, records in _ask(self.plan, [*new.values()], which).items() if new else ():
+            self._said.setdefault(arch, {}).update(zip(new, records, strict=True))
+        return {arch: [said[_key(kernel)] for kernel in kernels] for arch, said in self._said.items()}
+
+
+def _key(kernel: KernelConfig) -> str:
+    return json.dumps([kernel.op, kernel.params], sort_keys=True)
+
+
+def _ask(plan: Plan, kernels: Sequence[KernelConfig], which: str) -> Mapping[str, list[Record]]:
+    # The kernels are a trace's: data, which may name anything.
     targets, sm90 = tuple(plan.targets), plan.config.sm90
     with doing(f"planning {counted(len(kernels) * len(targets), 'kernel')} {which}", after=0):
         answers = planner.ask(plan.server, plan.toolkit.home, targets, kernels, sm90=sm90, recorded=True)
@@ -108,13 +126,13 @@ def kernel_of(entry: Entry) -> KernelConfig:
     return KernelConfig(entry.op, entry.op, entry.op, dict(entry.params), _NOWHERE, {})
 
 
-def _prove(plan: Plan, text: str, resolved: Sequence[Resolved]) -> None:
+def _prove(planning: Planning, text: str, resolved: Sequence[Resolved]) -> None:
     """Plan the new entries as written: they must give exactly the modules that were asked for."""
     if not resolved:
         return
-    before = {kernel.entry for kernel in plan.config.kernels}
+    before = {kernel.entry for kernel in planning.plan.config.kernels}
     kernels = [kernel for kernel in kernels_in(text) if kernel.entry not in before]
-    for arch, records in ask(plan, kernels, "as they would be written").items():
+    for arch, records in planning.of(kernels, "as they would be written").items():
         given = {asked_as(str(record.get("name")), str(record.get("kind"))) for record in records}
         wanted = {one.requested.name for one in resolved if one.requested.architectures in {"", arch}}
         if len(records) > len(resolved) or not wanted <= given:

@@ -78,12 +78,26 @@ def ask(entries: Sequence[Entry]) -> dict[str, list[dict[str, Any]]]:
     return {"90a": [planned(entry) for entry in entries]}
 
 
-def test_a_while_is_not_silent(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_while_is_not_silent_and_nothing_is_planned_twice(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     toolkit, config = SimpleNamespace(home=None), SimpleNamespace(sm90=True)
     plan = SimpleNamespace(targets={"8.0": None, "9.0a": None}, config=config, server=None, toolkit=toolkit)
-    monkeypatch.setattr("fitasks.plan.planner.ask", lambda *_, **__: {"8.0": {"arch": "80", "kernels": []}})
-    assert importing.ask(cast("Plan", plan), [importing.kernel_of(Entry("page", {}))]) == {"80": []}
+    asked = []
+
+    def ask(_server: Any, _home: Any, _targets: Any, kernels: Sequence[Any], **_: Any) -> dict[str, Any]:
+        asked.append([kernel.op for kernel in kernels])
+        return {"8.0": {"arch": "80", "kernels": [{"name": kernel.op} for kernel in kernels]}}
+
+    monkeypatch.setattr("fitasks.plan.planner.ask", ask)
+    planning = importing.Planning(cast("Plan", plan))
+    page, rope, other = map(importing.kernel_of, (Entry("page", {}), Entry("rope", {}), Entry("rope", {"x": 1})))
+    assert planning.of([page]) == {"80": [{"name": "page"}]}
     assert capsys.readouterr().err == "fitasks: planning 2 kernels that the trace may mean …\n"
+    assert planning.of([rope, page, rope]) == {"80": [{"name": "rope"}, {"name": "page"}, {"name": "rope"}]}
+    planning.of([other])
+    planning.of([page, rope, other])
+    assert asked == [["page"], ["rope"], ["rope"]]  # what was planned once isn't planned again
 
 
 def entries(*requested: Requested) -> tuple[list[Entry], list[str]]:
