@@ -66,6 +66,8 @@ class Waited:
     compiled: int  # the rest was there
     seconds: float  # of those that were compiled
     late: float  # of these seconds, those when the server was already answering
+    unfinished: int = 0  # that a process was killed in
+    left: float = 0.0  # seconds until then, of the one that was waited for longest; 0 where that isn't known
 
 
 def waited(requested: Sequence[Requested]) -> list[Waited]:
@@ -77,8 +79,9 @@ def waited(requested: Sequence[Requested]) -> list[Waited]:
         toolchain = TOOLCHAINS.get(kind.replace("_", "-"), KnownToolchain(kind))
         seconds = sum(one.seconds for one in compiled)
         late = sum(one.seconds for one in compiled if one.late)
-        found.append(Waited(toolchain, len(of_kind), len(compiled), seconds, late))
-    return sorted((one for one in found if one.modules), key=lambda one: -one.seconds)
+        left = [one.left for one in of_kind if one.unfinished]
+        found.append(Waited(toolchain, len(of_kind), len(compiled), seconds, late, len(left), max(left, default=0.0)))
+    return sorted((one for one in found if one.modules), key=lambda one: -one.seconds - one.left)
 
 
 @dataclass(frozen=True)

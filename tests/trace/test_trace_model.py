@@ -50,6 +50,7 @@ def test_processes_are_merged(tmp_path: Path) -> None:
         flashinfer="0.7.2.post1",
         architectures="90a",
         place=f"{tmp_path}/trace:1",
+        time=1.7e9,
         ended=1.7e9,
     )
 
