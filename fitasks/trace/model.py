@@ -9,6 +9,7 @@ line of its own, so that one which never ended is known (unfinished.py).
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -24,6 +25,7 @@ UNFINISHED = "unfinished"  # no line's word: it was begun, and its process never
 _NEVER_LOADED = frozenset({GENERATED, STARTED, RAN, "answering", SERVER_ENDED, BEGUN, OVER})
 _ENDED = frozenset({"compiled", "failed", RAN, "answering"})
 _MOST_PROCESSES = 1024  # that are told apart; a set that grows with every line costs the square of their number
+_GPU = re.compile(r"cuda:[0-9]{1,3}")
 _LONGEST_WORD = 1000  # characters; a module's name becomes a directory's, of at most 255
 
 
@@ -93,7 +95,7 @@ def _requested(data: dict[str, Any]) -> Requested:
     return Requested(
         name=_word(data["name"]),
         generator=_word(data.get("generator") or "", empty=True),
-        arguments=dict(data.get("arguments") or {}),
+        arguments=_arguments(dict(data.get("arguments") or {})),
         unsaid=_sentence(data.get("unsaid") or ""),
         kind=_word(data.get("kind") or "other"),
         how=frozenset({_word(data["how"])}),
@@ -105,6 +107,13 @@ def _requested(data: dict[str, Any]) -> Requested:
         time=time,
         ended=time if data["how"] in _ENDED else 0.0,
     )
+
+
+def _arguments(given: dict[str, Any]) -> dict[str, Any]:
+    """A process's GPU is any GPU: kernels don't depend on its number, and each process of a server has another."""
+    return {
+        name: "cuda" if isinstance(value, str) and _GPU.fullmatch(value) else value for name, value in given.items()
+    }
 
 
 def _word(value: object, *, empty: bool = False) -> str:
