@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from fitasks.trace.model import Requested
 
 COMPILER = "compiler"  # not a toolchain: processes that were started for whichever of them
-SERVER = "server"  # nor is this: when it began to answer
+SERVER = "server"  # nor is this: when it began to answer, and when it ended
 
 
 @dataclass(frozen=True)

@@ -51,10 +51,8 @@ with override_jit_cuda_arch(9, 0, "a"):
 """
 
 
-def recorded(
-    tmp_path: Path, script: str, *paths: Path, status: int = 0, **more: str
-) -> tuple[list[dict[str, Any]], str]:
-    """The lines of a process, and what it said on stderr."""
+def recorded(tmp_path: Path, script: str, *paths: Path, **more: str) -> tuple[list[dict[str, Any]], str]:
+    """The lines of a process, and what it said on stderr; with FAIL it ends with 1, with KILLED by SIGKILL."""
     trace = tmp_path / "trace.jsonl"
     trace.unlink(missing_ok=True)
     env = os.environ | {"PYTHONPATH": os.pathsep.join(map(str, paths)), "HOME": str(tmp_path)} | more
@@ -62,7 +60,7 @@ def recorded(
     file.write_text(textwrap.dedent(script))
     command = [sys.executable, str(file)]
     done = subprocess.run(command, env=env | variables(trace, env), capture_output=True, text=True, check=False)
-    assert done.returncode == status, done.stderr[-3000:]
+    assert done.returncode == (-9 if "KILLED" in more else int("FAIL" in more)), done.stderr[-3000:]
     lines = trace.read_text().splitlines() if trace.exists() else []
     return [json.loads(line) for line in lines], done.stderr
 
@@ -94,7 +92,7 @@ def test_sglangs_own_jit_until_0_5_16(tmp_path: Path) -> None:
     (library,) = tmp_path.glob(".cache/tvm-ffi/*clamp*/*.so")
     library.unlink()
     library.parent.rmdir()
-    (killed, *lines), _ = recorded(tmp_path, OLD, place, status=1, FAIL="1")
+    (killed, *lines), _ = recorded(tmp_path, OLD, place, FAIL="1")
     assert [line["how"] for line in ends(lines)] == ["failed"]
     (one,) = traced(tmp_path, json.dumps(killed))
     assert (one.generator, one.arguments, one.unfinished) == (line["generator"], {"dtype": "int64"}, True)
@@ -138,7 +136,7 @@ def test_sglangs_own_jit_from_0_5_23(tmp_path: Path) -> None:
     assert told == [("sgl_kernel_jit_clamp_position_int64_t", how) for how in ("compiled", "cached")]
     assert lines[-1]["unsaid"] == "no function of sglang that has a name made it"
     shutil.rmtree(tmp_path / ".cache" / "sglang")
-    assert recorded(tmp_path, NEW, *paths, status=1, **more, FAIL="1")[0][-1]["how"] == "failed"
+    assert recorded(tmp_path, NEW, *paths, **more, FAIL="1")[0][-1]["how"] == "failed"
 
 
 TRITON = """
@@ -433,7 +431,7 @@ def test_what_a_killed_process_was_at_is_known(tmp_path: Path, kind: str) -> Non
         file.write_text(text)
     name, script = KILLED[kind]
     begin = time.time()
-    _, said = recorded(tmp_path, script, tmp_path / "site", status=-9)
+    _, said = recorded(tmp_path, script, tmp_path / "site", KILLED="1")
     assert said == ""
     found = read_sources([tmp_path / "trace.jsonl"]).requested
     assert [(one.kind, one.name) for one in found if one.unfinished] == [(kind, name)]

@@ -9,6 +9,7 @@ import pytest
 
 from fitasks.trace import unfinished
 from fitasks.trace.coverage import coverage
+from fitasks.trace.sources import read_sources
 from fitasks.ui.trace_table import covered
 from tests.trace.test_trace_model import LINE, lines, read_trace
 
@@ -116,6 +117,13 @@ def test_a_short_wait_asks_for_no_module(tmp_path: Path) -> None:
 def test_what_is_said_of_it(tmp_path: Path, changes: list[dict[str, Any]], said: str) -> None:
     table = covered(coverage(read_trace(tmp_path, lines(*changes)).requested, {}, None), "kernels.yaml")
     assert any(f"  FlashInfer, nvcc: {said}" in line for line in table)
+
+
+def test_of_two_traces_the_longer_wait_counts(tmp_path: Path) -> None:
+    for name, seconds in (("short", 5), ("long", 50)):
+        (tmp_path / name).write_text("".join(lines(BEGUN, ENDED | {"time": 1.7e9 + seconds})))
+    for names in (("short", "long"), ("long", "short")):
+        assert [one.left for one in read_sources([tmp_path / name for name in names]).requested[:1]] == [50]
 
 
 def test_the_servers_end_is_no_moment_at_which_it_answered(tmp_path: Path) -> None:

@@ -19,7 +19,8 @@ _LONGEST = 4000  # bytes of a line: one write of less than a page isn't torn by 
 _RANKS = ("LOCAL_RANK", "OMPI_COMM_WORLD_RANK", "SGLANG_TP_RANK", "VLLM_DP_RANK")
 NOBODYS: Origin = ("", {}, "")
 _told_of: dict[int, float] = {}  # thread → seconds
-_short: set[tuple[int, str, str]] = set()  # (process, kind, name) of what took no time when it was last called
+_short: set[tuple[str, str]] = set()  # (kind, name) of what took no time when it was last called in this process
+os.register_at_fork(after_in_child=_short.clear)
 
 
 def told_of() -> float:
@@ -65,7 +66,7 @@ def begun(trace: str, name: str, kind: str, *, origin: Origin = NOBODYS) -> None
 
 def begun_if_long(trace: str, name: str, kind: str) -> bool:
     """The same for what servers call all the time, unless it was short the last time; whether it was said."""
-    if (os.getpid(), kind, name) in _short:
+    if (kind, name) in _short:
         return False
     begun(trace, name, kind)
     return True
@@ -73,7 +74,7 @@ def begun_if_long(trace: str, name: str, kind: str) -> bool:
 
 def over(trace: str, name: str, kind: str, *, said: bool, short: bool) -> None:
     """Remember how long a wait was, and append that it is over where it was `said` to begin and no line names it."""
-    (_short.add if short else _short.discard)((os.getpid(), kind, name))
+    (_short.add if short else _short.discard)((kind, name))
     if said:
         write(trace, name, kind, "over")
 
