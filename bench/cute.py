@@ -4,9 +4,10 @@
 
 A server calls gated_residual_rmsnorm (two modes, five numbers of rows, in eight objects) and two of FlashInfer's nvcc
 modules, and compares each result with torch's. It runs with an empty cache, recorded; its trace goes
-into kernels.yaml with `doit import_trace --write`; `doit` compiles; `doit check` foretells. Then the same server runs
-again with the cache that `doit` filled, and may compile nothing: neither CuTe-DSL nor ninja, which is not on PATH.
-Exit status 0 if so, if all results are right, and if each outcome was foretold.
+into kernels.yaml with `doit import_trace --write`; `doit` compiles; `doit check` foretells, in the environment that the
+same server then runs in, with the cache that `doit` filled. It may compile nothing: CuTe-DSL refuses, and no nvcc and
+no host compiler is on PATH; ninja is, since FlashInfer asks it. Last comes `doit check --trace`. Exit status 0 if all
+that succeeds, all results are right, and each outcome was foretold.
 """
 
 from __future__ import annotations
@@ -85,11 +86,13 @@ def main() -> int:
     cold, again, checked = (base / name for name in ("cold.jsonl", "again.jsonl", "check.json"))
     status = _run("cold", base, [sys.executable, "server.py"], _served(_env(base, "cold"), cold))
     env = _env(base, "ours")
-    for words in (("import_trace", "--write", str(cold)), (), ("check", "--json", str(checked))):
+    for words in (("import_trace", "--write", str(cold)), ()):
         status |= _doit(base, env, *words)
-    asked = _doit_env(base, env) | {"PATH": bare_path(base / "bin")}
+    serves = _doit_env(base, env) | {"PATH": bare_path(base / "bin", "ninja")}
+    status |= _doit(base, serves, "check", "--json", str(checked))
     serving = [sys.executable, "server.py", "--no-compiling"]
-    status |= _run("after doit", base, serving, _served(asked, again))
+    status |= _run("after doit", base, serving, _served(serves, again))
+    status |= _doit(base, serves, "check", "--trace", str(again))
     told = foretold(checked, again)
     print("foretold:", ", ".join(f"{len(names)} {verdict}" for verdict, names in told.items()))
     print(json.dumps({verdict: names for verdict, names in told.items() if verdict != "right"}, indent=1))

@@ -124,7 +124,7 @@ def _tell(trace: Path) -> None:
     """Which process asked for which module."""
     asked = collections.defaultdict(list)
     for line in map(json.loads, trace.read_text().splitlines()):
-        if line.get("name"):
+        if line.get("name") and line["how"] != "begun":
             asked[line["pid"]].append(f"{line['name'][:60]} ({line['how']}, {line.get('seconds') or 0:.1f} s)")
     for pid, modules in asked.items():
         print(f"process {pid}:", *modules, sep="\n  ")

@@ -10,6 +10,7 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from fitasks.config.generators import may_make_object
 from fitasks.config.labels import label
 from fitasks.config.shorthands import FOLLOWED, FOLLOWERS, FOLLOWS, HEAD_DIM, HEAD_DIMS
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from fitasks.trace.entries import Entry
 
 _LONGEST_LABEL = 150  # kernels.yaml allows 160 (config/expand.py); a number may follow the name
+_SAY_NOTHING = {"cached", "compile", "compiled", "cute", "dsl", "get", "kernel", "kernels", "load", "variant"}
 _LAST = ("use_", "pos_encoding_mode")  # what users would write at the end
 
 
@@ -122,13 +124,33 @@ def _ordered(values: tuple[Scalar, ...]) -> tuple[Scalar, ...]:
 
 def _name(op: str, box: _Box, taken: set[str]) -> str:
     """`prefill` for batch_prefill, as people call it; initials where kernels would be called too long a name."""
-    stem = op.rpartition(":")[2].lstrip("_")
-    for prefix in ("gen_", "jit_", "batch_"):
-        stem = stem.removeprefix(prefix)
-    stem = stem.removesuffix("_module")
+    stem = _family(op) if may_make_object(op) else _function(op)
     longest = {name: max(values, key=lambda value: len(str(value))) for name, values in box.items()}
     if len(label(stem, longest)) > _LONGEST_LABEL:
         stem = "".join(word if any(map(str.isdigit, word)) else word[:1] for word in stem.split("_"))
     if stem not in taken:
         return stem
     return next(f"{stem}-{count}" for count in range(2, len(taken) + 3) if f"{stem}-{count}" not in taken)
+
+
+def _function(op: str) -> str:
+    """`page` for …:gen_page_module, `all_reduce` for …:get_all_reduce_module."""
+    stem = op.rpartition(":")[2].lstrip("_")
+    for prefix in ("gen_", "jit_", "get_", "batch_"):
+        stem = stem.removeprefix(prefix)
+    return stem.removesuffix("_module")
+
+
+def _family(op: str) -> str:
+    """`gated_residual_rmsnorm` for a CuTe-DSL function `_get_compiled` in a module of that name: many are called so.
+
+    What the function's name says beyond that follows: `topk_varlen_gvr` for …topk_varlen:_compile_gvr.
+    """
+    module, _, function = op.partition(":")
+    part = [part for part in module.split(".") if _telling(part)][-1]
+    return "_".join([part, *(word for word in _telling(function) if word not in part.split("_"))])
+
+
+def _telling(name: str) -> list[str]:
+    """The words that say something of what is compiled."""
+    return [word for word in name.split("_") if word and word not in _SAY_NOTHING]

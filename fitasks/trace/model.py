@@ -2,12 +2,14 @@
 
 A line is what `fitasks.record` writes, of other toolchains than FlashInfer's, too (toolchains.py): {"version": 1,
 "name", "generator", "arguments", "unsaid", "kind", "how", "seconds", "time", "pid", "rank", "flashinfer",
-"architectures"}. A line that a killed process left torn is skipped.
+"architectures"}. A line that a killed process left torn is skipped. Each wait that may be long begins with a
+line of its own, so that one which never ended is known (unfinished.py).
 """
 
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -16,9 +18,14 @@ from fitasks.base.errors import BadInput
 
 VERSION = 1
 RAN = "ran"  # a compiler's process, from its beginning to its end
-_NEVER_LOADED = frozenset({"generated", "started", RAN, "answering"})  # a compiler is no module, nor is a server
+GENERATED, STARTED, SERVER_ENDED = "generated", "started", "ended"
+BEGUN, OVER = "begun", "over"  # a wait, which is over by any line of its name, or by this one if it was none
+UNFINISHED = "unfinished"  # no line's word: it was begun, and its process never told of an end
+# A compiler is no module, nor is a server.
+_NEVER_LOADED = frozenset({GENERATED, STARTED, RAN, "answering", SERVER_ENDED, BEGUN, OVER})
 _ENDED = frozenset({"compiled", "failed", RAN, "answering"})
 _MOST_PROCESSES = 1024  # that are told apart; a set that grows with every line costs the square of their number
+_GPU = re.compile(r"cuda:[0-9]{1,3}")
 _LONGEST_WORD = 1000  # characters; a module's name becomes a directory's, of at most 255
 
 
@@ -31,7 +38,8 @@ class Requested:
     arguments: dict[str, Any] = field(default_factory=dict)
     unsaid: str = ""  # why kernels.yaml has no way to say the arguments
     kind: str = "nvcc"  # the toolchain, see toolchains.py
-    how: frozenset[str] = frozenset()  # ahead-of-time, cached, compiled, failed, generated, started, ran, answering
+    # ahead-of-time, cached, compiled, failed, generated, begun, over, unfinished; started, ran; answering, ended
+    how: frozenset[str] = frozenset()
     seconds: float = 0.0  # the longest that one process waited
     times: int = 1  # how many lines say it
     total: float = 0.0  # seconds of all lines
@@ -39,7 +47,9 @@ class Requested:
     flashinfer: str = ""
     architectures: str = ""  # "90a"; "" where it isn't known
     place: str = ""  # the first line that says it: "trace.jsonl:3"
+    time: float = 0.0  # of its first line, in seconds since 1970; 0 where that isn't known
     ended: float = 0.0  # when a process was last done compiling it, in seconds since 1970; 0 where that isn't known
+    left: float = 0.0  # seconds that a process had waited when its server ended; 0 where that isn't known
     late: bool = False  # whether its server was already answering then
 
     @property
@@ -50,7 +60,17 @@ class Requested:
     @property
     def unused(self) -> bool:
         """Whether every process only described it."""
-        return self.how == {"generated"}
+        return self.how == {GENERATED}
+
+    @property
+    def unfinished(self) -> bool:
+        """Whether a process began it and never said that it was done with it."""
+        return UNFINISHED in self.how
+
+    @property
+    def longest(self) -> float:
+        """The seconds that one process waited, done with it or not."""
+        return max(self.seconds, self.left)
 
     @property
     def loaded(self) -> bool:
@@ -71,10 +91,11 @@ def parse(line: str, place: str = "") -> Requested | None:
 
 def _requested(data: dict[str, Any]) -> Requested:
     """Raises ValueError, KeyError, TypeError for what no recorder writes."""
+    time = float(number(data.get("time") or 0.0))
     return Requested(
         name=_word(data["name"]),
         generator=_word(data.get("generator") or "", empty=True),
-        arguments=dict(data.get("arguments") or {}),
+        arguments=_arguments(dict(data.get("arguments") or {})),
         unsaid=_sentence(data.get("unsaid") or ""),
         kind=_word(data.get("kind") or "other"),
         how=frozenset({_word(data["how"])}),
@@ -83,8 +104,16 @@ def _requested(data: dict[str, Any]) -> Requested:
         processes=frozenset({_whole(data["pid"])}),
         flashinfer=_word(data.get("flashinfer") or "", empty=True),
         architectures=_word(data.get("architectures") or "", empty=True),
-        ended=float(number(data.get("time") or 0.0)) if data["how"] in _ENDED else 0.0,
+        time=time,
+        ended=time if data["how"] in _ENDED else 0.0,
     )
+
+
+def _arguments(given: dict[str, Any]) -> dict[str, Any]:
+    """A process's GPU is any GPU: kernels don't depend on its number, and each process of a server has another."""
+    return {
+        name: "cuda" if isinstance(value, str) and _GPU.fullmatch(value) else value for name, value in given.items()
+    }
 
 
 def _word(value: object, *, empty: bool = False) -> str:
@@ -123,5 +152,6 @@ def together(one: Requested, other: Requested) -> Requested:
         total=one.total + other.total,
         processes=one.processes | other.processes if len(one.processes) < _MOST_PROCESSES else one.processes,
         ended=max(one.ended, other.ended),
+        left=max(one.left, other.left),
         late=one.late or other.late,
     )

@@ -18,8 +18,9 @@ from fitasks.base.errors import BadInput, EnvironmentProblem
 from fitasks.plan.caches import CACHED_OPS, LOCKS
 from fitasks.plan.modules import toolchain_named, toolchain_of
 from fitasks.server import buildlog
-from fitasks.trace.model import Requested, identity, parse, together
+from fitasks.trace.model import UNFINISHED, Requested, identity, parse, together
 from fitasks.trace.toolchains import SERVER
+from fitasks.trace.unfinished import Waits
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -114,13 +115,17 @@ def _version_and_architectures(ops: Path) -> tuple[str, str]:
 
 def _file(path: Path) -> tuple[list[Requested], list[str]]:
     found: dict[str, Requested] = {}
+    waits = Waits()
     unnamed = torn = together = 0
     # The end of a line tells a whole name from a torn one.
     for number, line in enumerate(map(str.lstrip, read_lines(path, _LONGEST)), 1):
         build = buildlog.parse(line)
-        request = parse(line, f"{path}:{number}") or _of_build(build)
+        heard = parse(line, f"{path}:{number}")
+        request = heard or _of_build(build)
         named = [request] if request else list(_of_log(line))
         _merge(found, named)
+        if heard:
+            waits.hear(heard)
         if len(found) > _MOST_MODULES:
             raise BadInput(f"{path} names more than {_MOST_MODULES:,} modules", remedy="is it a server's log or trace?")
         together += build is not None and not build.name
@@ -138,12 +143,20 @@ def _file(path: Path) -> tuple[list[Requested], list[str]]:
             "\n".join([f"{path} names no FlashInfer module", *notes]),
             remedy="record the server: python -m fitasks.record -o trace.jsonl -- <its command>",
         )
+    _leave_unfinished(found, waits)
     return _timed(list(found.values())), notes
+
+
+def _leave_unfinished(found: dict[str, Requested], waits: Waits) -> None:
+    """Say of those that a process was killed in that it was, and how long it had waited."""
+    for key, seconds in waits.left():
+        one = found[key]
+        found[key] = replace(one, how=one.how | {UNFINISHED}, left=max(one.left, seconds))
 
 
 def _timed(found: list[Requested]) -> list[Requested]:
     """Those of one server, by whether it was already answering when it was done with them."""
-    begin = max((one.ended for one in found if one.kind == SERVER), default=math.inf)
+    begin = max((one.ended for one in found if one.kind == SERVER and one.ended), default=math.inf)
     return [replace(one, late=one.kind != SERVER and one.ended > begin) for one in found]
 
 

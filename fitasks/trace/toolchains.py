@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from fitasks.trace.model import Requested
 
 COMPILER = "compiler"  # not a toolchain: processes that were started for whichever of them
-SERVER = "server"  # nor is this: when it began to answer
+SERVER = "server"  # nor is this: when it began to answer, and when it ended
 
 
 @dataclass(frozen=True)
@@ -66,6 +66,8 @@ class Waited:
     compiled: int  # the rest was there
     seconds: float  # of those that were compiled
     late: float  # of these seconds, those when the server was already answering
+    unfinished: int = 0  # that a process was killed in
+    left: float = 0.0  # seconds until then, of the one that was waited for longest; 0 where that isn't known
 
 
 def waited(requested: Sequence[Requested]) -> list[Waited]:
@@ -77,8 +79,9 @@ def waited(requested: Sequence[Requested]) -> list[Waited]:
         toolchain = TOOLCHAINS.get(kind.replace("_", "-"), KnownToolchain(kind))
         seconds = sum(one.seconds for one in compiled)
         late = sum(one.seconds for one in compiled if one.late)
-        found.append(Waited(toolchain, len(of_kind), len(compiled), seconds, late))
-    return sorted((one for one in found if one.modules), key=lambda one: -one.seconds)
+        left = [one.left for one in of_kind if one.unfinished]
+        found.append(Waited(toolchain, len(of_kind), len(compiled), seconds, late, len(left), max(left, default=0.0)))
+    return sorted((one for one in found if one.modules), key=lambda one: -one.seconds - one.left)
 
 
 @dataclass(frozen=True)

@@ -45,7 +45,7 @@ def covered(found: Coverage, file: str) -> Iterator[str]:
 
 def _waits(found: Coverage) -> Iterator[str]:
     """By toolchain: what made this server wait, and what can be done about it."""
-    if any(one.seconds >= _SHORTEST for one in found.waited):
+    if any(one.seconds >= _SHORTEST or one.unfinished for one in found.waited):
         yield from _waits_by_toolchain(found)
         yield from _compilers(found.compilers)
     elif any(one.name != _LOOKS for one in found.compilers):
@@ -57,8 +57,19 @@ def _waits_by_toolchain(found: Coverage) -> Iterator[str]:
     yield "what this server waited for, each module by the process that waited longest:"
     for one in found.waited:
         late = _late(one.late)
-        made = f", {one.compiled} of them compiled in {one.seconds:.1f} s{late}{_advice(one)}" if one.compiled else ""
-        yield f"  {one.toolchain.title}: {counted(one.modules, 'module')}{made}"
+        made = f", {one.compiled} of them compiled in {one.seconds:.1f} s{late}" if one.compiled else ""
+        advice = _advice(one) if made or one.unfinished else ""
+        yield f"  {one.toolchain.title}: {counted(one.modules, 'module')}{made}{_unfinished(one)}{advice}"
+
+
+def _unfinished(one: Waited) -> str:
+    """What killed processes were at; since when, where the launcher's watcher said when the server ended."""
+    if not one.unfinished:
+        return ""
+    if not one.left:
+        return f", {one.unfinished} of them begun and never finished"
+    up_to = "up to " if one.unfinished > 1 else ""
+    return f", {one.unfinished} of them not finished when the server ended, after {up_to}{one.left:.1f} s"
 
 
 def _compilers(found: Sequence[Compiler]) -> Iterator[str]:
@@ -87,15 +98,16 @@ def _advice(one: Waited) -> str:
 def _outside(uncompiled: Sequence[Requested], unused: Sequence[Requested]) -> Iterator[str]:
     """What precompilation has no part in."""
     if uncompiled:
-        total = sum(one.seconds for one in uncompiled)
+        total = sum(one.longest for one in uncompiled)
         yield f"not covered by precompilation: {counted(len(uncompiled), 'module')}, {total:.1f} s in the server"
-        longest = sorted(uncompiled, key=lambda one: -one.seconds)
+        longest = sorted(uncompiled, key=lambda one: -one.longest)
         yield from (f"  {one.name} ({one.kind}){_waited(one)}" for one in longest[:_MOST])
         if len(longest) > _MOST:
-            yield f"  and {len(longest) - _MOST} more, {sum(one.seconds for one in longest[_MOST:]):.1f} s"
+            yield f"  and {len(longest) - _MOST} more, {sum(one.longest for one in longest[_MOST:]):.1f} s"
     if unused:
         yield f"left out: {counted(len(unused), 'module')}, generated and never loaded"
 
 
 def _waited(one: Requested) -> str:
-    return f", {one.seconds:.1f} s" if one.seconds else ""
+    seconds = f", {one.longest:.1f} s" if one.longest else ""
+    return seconds + ", not finished" * (one.unfinished and not one.compiled)

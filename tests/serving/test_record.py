@@ -44,6 +44,7 @@ print("after")
 NINJA = """\
 #!/bin/sh
 case "$*" in *--version*) echo 1.13.0; exit;; esac
+test -n "$KILL" && kill -9 $PPID && exit 1
 while [ $# -gt 0 ]; do [ "$1" = -C ] && directory="$2"; shift; done
 test -e "$FAIL" && exit 1
 library="$directory/$(basename "$directory").so"
@@ -103,8 +104,11 @@ class Server:
         return done.stdout
 
     def lines(self) -> list[dict[str, Any]]:
-        """Of modules; the processes that were started are `compilers`."""
-        return [line for line in self._all() if line["kind"] != "compiler"]
+        """Of modules; where they begin is in `begun`, the processes that were started in `compilers`."""
+        return [line for line in self._all() if line["kind"] != "compiler" and line["how"] != "begun"]
+
+    def begun(self) -> list[str]:
+        return [line["name"] for line in self._all() if line["how"] == "begun"]
 
     def compilers(self) -> list[str]:
         return [line["name"] for line in self._all() if line["kind"] == "compiler"]
@@ -163,6 +167,7 @@ def test_name_generator_arguments_and_what_became_of_it(tmp_path: Path, version:
         "use_logits_soft_cap": False,
     }
     assert server.stderr.count("fitasks") == 0
+    assert server.begun() == ["page", NAME, "page", NAME, "page"]
     asked = read_sources([server.trace]).requested
     assert [one.loaded for one in asked if one.kind != "compiler"] == [True, True]
     assert server.compilers()[0] == "ninja page"
@@ -268,6 +273,39 @@ def test_a_failed_build_is_noted_and_still_fails(tmp_path: Path) -> None:
     (tmp_path / "fail").touch()
     assert server.run("try: ask()\nexcept RuntimeError as error: print('failed')") == "before\nfailed\nafter\n"
     assert [line["how"] for line in server.lines()] == ["generated", "failed"]
+
+
+DYING = """
+from flashinfer.jit import cute_dsl_core
+cute_dsl_core._get_cute_dsl_version = lambda: "4.8.1"
+def die():
+    os.kill(os.getpid(), 9)
+def kernel():
+    cute_dsl_core.build_and_load_cute_dsl_kernel("rmsnorm", "bf16_4096", die)
+def page():
+    os.environ["KILL"] = "by ninja"
+    gen_page_module().build_and_load()
+ask()
+for call in kernel, page, gen_page_module(nvfp4_4over6=True).build:
+    pid = os.fork()
+    if pid == 0: call()
+    assert os.waitpid(pid, 0)[1] == 9
+    os.environ["KILL"] = "by ninja"
+"""
+
+
+@needs_torch
+def test_what_a_killed_process_was_at_is_known(tmp_path: Path) -> None:
+    """Killed by its ninja, and by its CuTe-DSL compiler; of modules that another process has, and of one that none has."""
+    server = Server(tmp_path)
+    server.run(DYING, CUTE_DSL_ARCH="sm_90a")
+    found = [one for one in read_sources([server.trace]).requested if one.unfinished]
+    assert [(one.name, one.kind, one.compiled, one.arguments) for one in found] == [
+        ("page", "nvcc", True, {"nvfp4_4over6": False}),
+        ("page_nvfp4_4over6", "nvcc", False, {"nvfp4_4over6": True}),
+        ("rmsnorm_sm90a_cute_dsl/bf16_4096", "cute-dsl", False, {}),
+    ]
+    assert all(one.loaded and not one.unused for one in found)
 
 
 @needs_torch

@@ -5,10 +5,12 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
 import textwrap
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +30,8 @@ if TYPE_CHECKING:
 OLD = """
 import os, pathlib, torch, tvm_ffi, tvm_ffi.cpp
 def load_inline(name, build_directory, **more):
+    if killed:
+        os.kill(os.getpid(), 9)
     if os.environ.get("FAIL"):
         raise RuntimeError("nvcc says no")
     library = pathlib.Path(build_directory, name + ".so")
@@ -37,6 +41,9 @@ tvm_ffi.cpp.load_inline, tvm_ffi.load_module = load_inline, lambda path: "module
 from sglang.jit_kernel.utils.arch import override_jit_cuda_arch
 from sglang.jit_kernel.clamp_position import _jit_clamp_position_module
 from sglang.jit_kernel.all_reduce import get_all_reduce_module
+killed = "FAIL" in os.environ and os.fork() == 0
+if "FAIL" in os.environ and not killed:
+    os.wait()
 with override_jit_cuda_arch(9, 0, "a"):
     _jit_clamp_position_module(torch.int64)
     _jit_clamp_position_module(dtype=torch.int64)
@@ -45,7 +52,7 @@ with override_jit_cuda_arch(9, 0, "a"):
 
 
 def recorded(tmp_path: Path, script: str, *paths: Path, **more: str) -> tuple[list[dict[str, Any]], str]:
-    """The lines of a process, and what it said on stderr."""
+    """The lines of a process, and what it said on stderr; with FAIL it ends with 1, with KILLED by SIGKILL."""
     trace = tmp_path / "trace.jsonl"
     trace.unlink(missing_ok=True)
     env = os.environ | {"PYTHONPATH": os.pathsep.join(map(str, paths)), "HOME": str(tmp_path)} | more
@@ -53,16 +60,26 @@ def recorded(tmp_path: Path, script: str, *paths: Path, **more: str) -> tuple[li
     file.write_text(textwrap.dedent(script))
     command = [sys.executable, str(file)]
     done = subprocess.run(command, env=env | variables(trace, env), capture_output=True, text=True, check=False)
-    assert done.returncode == int(bool(more.get("FAIL"))), done.stderr[-3000:]
+    assert done.returncode == (-9 if "KILLED" in more else int("FAIL" in more)), done.stderr[-3000:]
     lines = trace.read_text().splitlines() if trace.exists() else []
     return [json.loads(line) for line in lines], done.stderr
+
+
+def ends(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The lines of waits that ended; before each there is one of its beginning, which says the same of the module."""
+    begun, ended = lines[::2], lines[1::2]
+    assert [line["how"] for line in begun] == ["begun"] * len(ended)
+    told = ("name", "kind", "generator", "arguments", "unsaid", "pid")
+    assert [[line[key] for key in told] for line in begun] == [[line[key] for key in told] for line in ended]
+    return ended
 
 
 @pytest.mark.usefixtures("torch")
 def test_sglangs_own_jit_until_0_5_16(tmp_path: Path) -> None:
     real = wheel_of("sglang", "sglang==0.5.16")
     place = stubbed(tmp_path, real)
-    (line, second, other), said = recorded(tmp_path, OLD, place)
+    lines, said = recorded(tmp_path, OLD, place)
+    line, second, other = ends(lines)
     assert "fitasks" not in said
     assert line["name"] == "sgl_kernel_jit_clamp_position_int64_t"
     assert (line["kind"], line["how"], line["unsaid"]) == ("sglang-jit", "compiled", "")
@@ -71,12 +88,14 @@ def test_sglangs_own_jit_until_0_5_16(tmp_path: Path) -> None:
     assert second["how"] == "cached", "SGLang itself asks again, for it was called in other words"
     assert other["generator"] == "sglang.jit_kernel.all_reduce:get_all_reduce_module"
     assert other["arguments"] == {"dtype": "bfloat16", "world_size": 2}
-    assert [line["how"] for line in recorded(tmp_path, OLD, place)[0]] == ["cached"] * 3
+    assert [line["how"] for line in ends(recorded(tmp_path, OLD, place)[0])] == ["cached"] * 3
     (library,) = tmp_path.glob(".cache/tvm-ffi/*clamp*/*.so")
     library.unlink()
     library.parent.rmdir()
-    (failed,), _ = recorded(tmp_path, OLD, place, FAIL="1")
-    assert failed["how"] == "failed"
+    (killed, *lines), _ = recorded(tmp_path, OLD, place, FAIL="1")
+    assert [line["how"] for line in ends(lines)] == ["failed"]
+    (one,) = traced(tmp_path, json.dumps(killed))
+    assert (one.generator, one.arguments, one.unfinished) == (line["generator"], {"dtype": "int64"}, True)
 
 
 # As SGLang's own ninja leaves a directory: the module, and what it was made from.
@@ -113,7 +132,7 @@ def test_sglangs_own_jit_from_0_5_23(tmp_path: Path) -> None:
     paths = stubbed(tmp_path, real), wheel_of("msgspec", "msgspec==0.22.0")
     lines, said = recorded(tmp_path, NEW, *paths, **more)
     assert "fitasks" not in said
-    told = [(line["name"], line["how"]) for line in lines if line["kind"] == "sglang-jit"]
+    told = [(line["name"], line["how"]) for line in ends([line for line in lines if line["kind"] == "sglang-jit"])]
     assert told == [("sgl_kernel_jit_clamp_position_int64_t", how) for how in ("compiled", "cached")]
     assert lines[-1]["unsaid"] == "no function of sglang that has a name made it"
     shutil.rmtree(tmp_path / ".cache" / "sglang")
@@ -164,11 +183,11 @@ def test_cute_compile_compiles_as_ever_and_is_noted(tmp_path: Path) -> None:
     """Without a GPU: the DSL's own check of the architecture is told one."""
     lines, said = recorded(tmp_path, CUTE, tmp_path, CUTE_DSL_ARCH="sm_90a")
     assert "fitasks" not in said
-    assert [(line["name"], line["kind"], line["how"]) for line in lines] == [
+    assert [(line["name"], line["kind"], line["how"]) for line in ends(lines)] == [
         ("twice", "cute-dsl-in-memory", "compiled"),
         ("len", "cute-dsl-in-memory", "failed"),
     ]
-    assert lines[0]["seconds"] > 0
+    assert lines[1]["seconds"] > 0
 
 
 def test_compilers_that_python_starts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -287,7 +306,13 @@ def test_torch_compile_is_told_of_by_function_and_graph(tmp_path: Path) -> None:
     lines, said = recorded(tmp_path, COMPILED, **env, TORCHINDUCTOR_AUTOGRAD_CACHE="0")
     assert "fitasks" not in said
     told = [(line["kind"], line["name"], line["how"]) for line in lines]
-    assert told[:2] == [("inductor", "graph 0", "compiled"), ("torch-compile", "squared", "compiled")]
+    assert [one for one in told if one[2] != "over"][:4] == [
+        ("torch-compile", "squared", "begun"),
+        ("inductor", "graph 0", "begun"),
+        ("inductor", "graph 0", "compiled"),
+        ("torch-compile", "squared", "compiled"),
+    ]
+    assert not any(one.unfinished for one in read_sources([tmp_path / "trace.jsonl"]).requested)
     assert ("inductor", "graph 1", "cached") in told
 
 
@@ -339,11 +364,13 @@ def test_searches_and_when_a_server_answers(tmp_path: Path) -> None:
         file.write_text(text)
     lines, said = recorded(tmp_path, SEARCHED, tmp_path / "site")
     assert "fitasks" not in said
-    told = [(line["kind"], line["name"]) for line in lines if line["kind"] != "nvcc"]
+    told = [(line["kind"], line["name"]) for line in lines if line["how"] != "begun" and line["kind"] != "nvcc"]
     assert told == [
         ("autotuning", "gemm"), ("autotuning", "gemm again"), ("server", "uvicorn"), ("autotuning", "gemm late"),
     ]  # fmt: skip
-    assert 0.04 < lines[2]["seconds"] < 0.06, "without the seconds of what was compiled meanwhile"
+    assert (
+        0.04 < next(line["seconds"] for line in lines if line["how"] == "compiled" and line["name"] == "gemm") < 0.06
+    ), "without the seconds of what was compiled meanwhile"
     found = read_sources([tmp_path / "trace.jsonl"]).requested
     assert {one.name for one in found if one.late} == {"tried", "gemm late"}
     table = list(covered(coverage(found, {}, None), "kernels.yaml"))
@@ -352,3 +379,66 @@ def test_searches_and_when_a_server_answers(tmp_path: Path) -> None:
         for line in table
     )
     assert not any("uvicorn" in line for line in table)
+
+
+# As far as they are wrapped, those that compile and are never told of afterwards by a process that is killed.
+DYING = {
+    "dying.py": "import os\ndef die(*args, **more):\n    os.kill(os.getpid(), 9)\n",
+    "torch/__init__.py": "class compiler:\n    is_compiling = staticmethod(lambda: False)\n",
+    "torch/_dynamo/__init__.py": "",
+    "torch/_dynamo/utils.py": "counters = {'inductor': {'fxgraph_cache_hit': 0}}",
+    "torch/_dynamo/convert_frame.py": "from dying import die as _compile",
+    "torch/_inductor/__init__.py": "",
+    "torch/_inductor/compile_fx.py": "from dying import die as _compile_fx_inner",
+    "tilelang/__init__.py": "",
+    "tilelang/jit/__init__.py": "",
+    "tilelang/jit/kernel.py": """
+import dying
+class JITKernel:
+    _compile_and_create_adapter = dying.die
+    @classmethod
+    def from_database(cls, func): pass
+""",
+    "deep_gemm/__init__.py": """
+import dying, functools, time, types
+_C = types.SimpleNamespace(gemm=functools.partial(dying.die), quick=functools.partial(int))
+""",
+    "flashinfer/__init__.py": "",
+    "flashinfer/autotuner.py": "import dying\nclass AutoTuner:\n    is_tuning_mode, choose_one = True, dying.die\n",
+}
+CUTE_ITSELF = """import fitasks_toolchains, os, types, dying
+it = types.SimpleNamespace(compile=dying.die)
+fitasks_toolchains.cute(it, os.environ["FITASKS_RECORD"])"""
+TILELANG = "from tilelang.jit.kernel import JITKernel as It, dying as it; it.attrs = {'global_symbol': 'matmul'}"
+KILLED = {
+    "torch-compile": ("len", "from torch._dynamo import convert_frame as it; it._compile('len')"),
+    "inductor": (
+        "graph 0",
+        "from torch._inductor import compile_fx as it; import torch._dynamo.utils; it._compile_fx_inner()",
+    ),
+    "autotuning": ("gemm", "from flashinfer.autotuner import AutoTuner as It; It().choose_one('gemm')"),
+    "deep-gemm": ("gemm", "import deep_gemm as it; [it._C.quick() for _ in range(3)]; it._C.gemm()"),
+    "cute-dsl-in-memory": ("len", f"{CUTE_ITSELF}; it.compile(len)"),
+    "tilelang": ("matmul", f"{TILELANG}; It.from_database(it); It()._compile_and_create_adapter(it)"),
+}
+
+
+@pytest.mark.parametrize("kind", KILLED)
+def test_what_a_killed_process_was_at_is_known(tmp_path: Path, kind: str) -> None:
+    for name, text in DYING.items():
+        file = tmp_path / "site" / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text)
+    name, script = KILLED[kind]
+    begin = time.time()
+    _, said = recorded(tmp_path, script, tmp_path / "site", KILLED="1")
+    assert said == ""
+    found = read_sources([tmp_path / "trace.jsonl"]).requested
+    assert [(one.kind, one.name) for one in found if one.unfinished] == [(kind, name)]
+    said = "\n".join(covered(coverage(found, {}, None), "kernels.yaml"))
+    assert ", 1 of them begun and never finished; " in said
+    with (tmp_path / "trace.jsonl").open("a") as trace:  # as the launcher's watcher
+        trace.write(line_of("server", "server", "ended", 0, pid=2).replace("{", f'{{"time": {begin + 100}, '))
+    found = read_sources([tmp_path / "trace.jsonl"]).requested
+    said = "\n".join(covered(coverage(found, {}, None), "kernels.yaml"))
+    assert re.search(r", 1 of them not finished when the server ended, after (9[5-9]|100)\.\d s; ", said)

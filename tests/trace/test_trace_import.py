@@ -59,6 +59,7 @@ REQUESTS = [
         "name": "silu_and_mul",
         "generator": "flashinfer.jit.activation:gen_act_and_mul_module",
         "arguments": {"act_func_name": "silu"},
+        "how": "begun",  # and its process was killed
     },
     {"name": "rmsnorm_dsl", "kind": "cute-dsl", "seconds": 7.5},
 ]
@@ -93,7 +94,7 @@ SGLang's JIT, and nothing else is called for a trace
 OUTSIDE = "not covered by precompilation: 1 module, 7.5 s in the server\n  rmsnorm_dsl (cute-dsl), 7.5 s\n"
 WAITED = """\
 what this server waited for, each module by the process that waited longest:
-  FlashInfer, nvcc: 5 modules, 5 of them compiled in 12.5 s
+  FlashInfer, nvcc: 5 modules, 4 of them compiled in 10.0 s, 1 of them begun and never finished
   FlashInfer, CuTe-DSL: 1 module, 1 of them compiled in 7.5 s
 """
 

@@ -6,6 +6,7 @@ import itertools
 from collections.abc import Collection, Iterable
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -60,6 +61,28 @@ def test_names_are_free_and_short_enough() -> None:
     long = {f"the_{word}_dtype": BF16 for word in ("state", "input", "weight", "matrix", "index", "scale", "output")}
     (one,) = merge([Entry("selective_state_update_sm90", long | {"a_long_number_of_things": 12345678901234})], ())
     assert one.name == "ssusm90"
+
+
+@pytest.mark.parametrize(
+    ("op", "name"),
+    [
+        ("flashinfer.norm.kernels.gated_residual_rmsnorm:_get_compiled", "gated_residual_rmsnorm"),
+        ("flashinfer.msa_ops.cute_dsl.sparse_decode_nvfp4_sm100:_compile_variant", "sparse_decode_nvfp4_sm100"),
+        ("flashinfer.quantization.kernels.nvfp4_quantize:_get_compiled_kernel_nvfp4_tma", "nvfp4_quantize_tma"),
+        ("flashinfer.topk_varlen.topk_varlen:_compile_gvr_lb", "topk_varlen_gvr_lb"),
+        ("flashinfer.cute_dsl.causal_conv1d:get_conv_kernel", "causal_conv1d_conv"),
+        ("flashinfer.experimental.cake_mxfp8_megamoe_ep16.cute_dsl:_load_kernels", "cake_mxfp8_megamoe_ep16"),
+        (
+            "flashinfer.cute_dsl.attention.fmha.sm120.compile:compile_sm120_fmha_fp8_paged_kernel",
+            "sm120_fmha_fp8_paged",
+        ),
+        ("sglang.jit_kernel.all_reduce:get_all_reduce_module", "all_reduce"),
+        ("sglang.jit_kernel.rope:_jit_fused_rope_module", "fused_rope"),
+        ("flashinfer.jit.attention.modules:_gen_batch_prefill_primary_module", "prefill_primary"),
+    ],
+)
+def test_an_entry_is_called_what_it_is(op: str, name: str) -> None:
+    assert [one.name for one in merge([Entry(op, {})], ())] == [name]
 
 
 def expanded(found: Iterable[Matrix]) -> set[frozenset[tuple[str, Any]]]:

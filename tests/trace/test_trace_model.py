@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
+from fitasks.trace.entries import unsayable
 from fitasks.trace.model import Requested
 from fitasks.trace.sources import Sources, read_sources
 
@@ -50,6 +51,7 @@ def test_processes_are_merged(tmp_path: Path) -> None:
         flashinfer="0.7.2.post1",
         architectures="90a",
         place=f"{tmp_path}/trace:1",
+        time=1.7e9,
         ended=1.7e9,
     )
 
@@ -67,6 +69,15 @@ def test_other_arguments_or_architectures_are_other_requests(tmp_path: Path) -> 
         tmp_path, lines({}, {"arguments": {"a": 1}}, {"arguments": {"a": True}}, {"architectures": "80"})
     )
     assert len(trace.requested) == 4
+
+
+def test_each_process_says_its_own_gpu_and_means_any(tmp_path: Path) -> None:
+    devices = ({"arguments": {"dev": device}, "kind": "cute-dsl"} for device in ("cuda:0", "cuda:1", "cuda"))
+    (one,) = read_trace(tmp_path, lines(*devices)).requested
+    assert one.arguments == {"dev": "cuda"}
+    assert unsayable(one) == ""
+    (other,) = read_trace(tmp_path, lines({"arguments": {"dev": "cuda:x; rm"}})).requested
+    assert "not one plain word" in unsayable(other)
 
 
 def test_only_generated_is_not_loaded(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from typing import Any
 
+_KIND = "deep-gemm"
 _SHORTEST = 0.05  # seconds; a launch takes microseconds, a compile seconds
 _VARIABLES = ("DG_JIT_CACHE_DIR", "DJ_JIT_CACHE_DIR")  # of several directories, the first is written to
 _DEFAULTS = ("~/.deep_gemm", "~/.dj")  # earlier versions, and later ones
@@ -66,6 +67,7 @@ def _watching(name: str, theirs: Callable[..., Any], trace: str) -> Callable[...
     def watched(*args: Any, **kwargs: Any) -> Any:
         if _is_traced():
             return theirs(*args, **kwargs)
+        said = quietly(fitasks_lines.begun_if_long, trace, name, _KIND)
         begin, failed = time.perf_counter(), True
         try:
             result = theirs(*args, **kwargs)
@@ -75,6 +77,8 @@ def _watching(name: str, theirs: Callable[..., Any], trace: str) -> Callable[...
             seconds = time.perf_counter() - begin
             if seconds >= _SHORTEST:
                 quietly(_note, name, seconds, trace, failed=failed)
+            if said or seconds >= _SHORTEST:
+                quietly(fitasks_lines.over, trace, name, _KIND, said=said, short=seconds < _SHORTEST)
 
     return watched
 
@@ -89,7 +93,7 @@ def _note(name: str, seconds: float, trace: str, *, failed: bool) -> None:
     made = [] if failed else list(_made(time.time() - seconds))
     if made or failed:
         how = "failed" if failed else "compiled"
-        fitasks_lines.write(trace, made[0] if len(made) == 1 else name, "deep-gemm", how, seconds=seconds)
+        fitasks_lines.write(trace, made[0] if len(made) == 1 else name, _KIND, how, seconds=seconds)
 
 
 def _made(since: float) -> Iterator[str]:

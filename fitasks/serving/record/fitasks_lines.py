@@ -19,6 +19,8 @@ _LONGEST = 4000  # bytes of a line: one write of less than a page isn't torn by 
 _RANKS = ("LOCAL_RANK", "OMPI_COMM_WORLD_RANK", "SGLANG_TP_RANK", "VLLM_DP_RANK")
 NOBODYS: Origin = ("", {}, "")
 _told_of: dict[int, float] = {}  # thread → seconds
+_short: set[tuple[str, str]] = set()  # (kind, name) of what took no time when it was last called in this process
+os.register_at_fork(after_in_child=_short.clear)
 
 
 def told_of() -> float:
@@ -55,6 +57,26 @@ def write(
         os.write(descriptor, line.encode() + b"\n")
     finally:
         os.close(descriptor)
+
+
+def begun(trace: str, name: str, kind: str, *, origin: Origin = NOBODYS) -> None:
+    """Append that a wait begins: of one in which the process is killed no other line tells. Raises OSError."""
+    write(trace, name, kind, "begun", origin=origin)
+
+
+def begun_if_long(trace: str, name: str, kind: str) -> bool:
+    """The same for what servers call all the time, unless it was short the last time; whether it was said."""
+    if (kind, name) in _short:
+        return False
+    begun(trace, name, kind)
+    return True
+
+
+def over(trace: str, name: str, kind: str, *, said: bool, short: bool) -> None:
+    """Remember how long a wait was, and append that it is over where it was `said` to begin and no line names it."""
+    (_short.add if short else _short.discard)((kind, name))
+    if said:
+        write(trace, name, kind, "over")
 
 
 def _architectures() -> str:

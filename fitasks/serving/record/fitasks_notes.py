@@ -41,6 +41,7 @@ def wrap(core: Any, trace: str) -> None:
     @functools.wraps(load)
     def loaded(self: Any, *args: Any, **kwargs: Any) -> Any:
         quietly(_watch_build, type(self))
+        quietly(_begun, self, sys._getframe(1))
         key, begin, failed = (get_ident(), id(self)), time.perf_counter(), True
         _loading[key] = ""
         try:
@@ -69,6 +70,8 @@ def _watch_build(kind: Any) -> None:
 
     @functools.wraps(build)
     def watched(self: Any, *args: Any, **kwargs: Any) -> Any:
+        if (get_ident(), id(self)) not in _loading:
+            quietly(_begun, self, sys._getframe(1))
         # The state is taken here, since build_and_load first waits for a process that may be compiling the same.
         before, begin, failed = quietly(_state, self), time.perf_counter(), True
         try:
@@ -104,6 +107,11 @@ def _built(spec: Any, before: Any, seconds: float, frame: Any, *, failed: bool) 
 
 def _generated(spec: Any, frame: Any) -> None:
     _note(spec, _origin_of(spec, frame), "generated", 0.0)
+
+
+def _begun(spec: Any, frame: Any) -> None:
+    """Before the lock, too, for which a process may wait while another one compiles."""
+    fitasks_lines.begun(_trace, str(spec.name), _kind(spec), origin=_origin_of(spec, frame))
 
 
 def _loaded(spec: Any, how: str, seconds: float, frame: Any) -> None:

@@ -46,6 +46,7 @@ def _marking(function: Callable[..., Any]) -> Callable[..., Any]:
 def _watching(load_jit: Callable[..., Any], trace: str) -> Callable[..., Any]:
     @functools.wraps(load_jit)
     def watched(*args: Any, **kwargs: Any) -> Any:
+        told = quietly(_begun_sglang, args, sys._getframe(1), trace)
         begin, failed = time.perf_counter(), True
         _compiling.discard(get_ident())
         try:
@@ -54,15 +55,21 @@ def _watching(load_jit: Callable[..., Any], trace: str) -> Callable[..., Any]:
             return module
         finally:
             how = "failed" if failed else "compiled" if get_ident() in _compiling else "cached"
-            quietly(_note_sglang, args, how, time.perf_counter() - begin, sys._getframe(1), trace)
+            quietly(_note_sglang, told, how, time.perf_counter() - begin, trace)
 
     return watched
 
 
-def _note_sglang(args: Sequence[Any], how: str, seconds: float, frame: Any, trace: str) -> None:
-    """By the name that its directory begins with, without the hash of its sources."""
+def _begun_sglang(args: Sequence[Any], frame: Any, trace: str) -> tuple[str, fitasks_lines.Origin]:
+    """Its name, as its directory's begins, without the hash of its sources; and who asks for it."""
     origin = fitasks_origin.of_function(frame, "sglang.", "_jit_")
     name = "_".join(["sgl_kernel_jit", *map(str, args)])
+    fitasks_lines.begun(trace, name, "sglang-jit", origin=origin)
+    return name, origin
+
+
+def _note_sglang(told: tuple[str, fitasks_lines.Origin], how: str, seconds: float, trace: str) -> None:
+    name, origin = told
     fitasks_lines.write(trace, name, "sglang-jit", how, seconds=seconds, origin=origin)
 
 
@@ -100,22 +107,22 @@ class _Compile:
         return _Compile(self._theirs[options], self._trace)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        quietly(self._note, args, "begun")
         begin, failed = time.perf_counter(), True
         try:
             result = self._theirs(*args, **kwargs)
             failed = False
             return result
         finally:
-            quietly(self._note, args, time.perf_counter() - begin, failed=failed)
+            quietly(self._note, args, "failed" if failed else "compiled", time.perf_counter() - begin)
 
-    def _note(self, args: Sequence[Any], seconds: float, *, failed: bool) -> None:
+    def _note(self, args: Sequence[Any], how: str, seconds: float = 0.0) -> None:
         """Unless it is for a module that FlashInfer keeps, of which there is a line of its own."""
         notes = sys.modules.get("fitasks_notes")
         if notes is not None and notes.is_loading():
             return
         compiled = args[0] if args else None
         name = getattr(compiled, "__qualname__", type(compiled).__qualname__)
-        how = "failed" if failed else "compiled"
         fitasks_lines.write(self._trace, name, "cute-dsl-in-memory", how, seconds=seconds)
 
 
@@ -130,13 +137,15 @@ def tilelang(kernel: Any, trace: str) -> None:
 def _watching_tilelang(theirs: Callable[..., Any], how: str, trace: str) -> Callable[..., Any]:
     @functools.wraps(theirs)
     def watched(self: Any, *args: Any, **kwargs: Any) -> Any:
+        func = kwargs.get("func", *args[:1])
+        if how == "compiled":
+            quietly(_note_tilelang, func, "begun", 0.0, trace)
         begin, failed = time.perf_counter(), True
         try:
             result = theirs(self, *args, **kwargs)
             failed = False
             return result
         finally:
-            func = kwargs.get("func", *args[:1])
             quietly(_note_tilelang, func, "failed" if failed else how, time.perf_counter() - begin, trace)
 
     return watched

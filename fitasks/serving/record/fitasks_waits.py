@@ -39,6 +39,31 @@ def _watch() -> _Watch:
     return _Watch(time.perf_counter(), fitasks_lines.told_of())
 
 
+class _Noting:
+    """A context for what is noted only if it took long: with a line when it begins, and one when it ends."""
+
+    def __init__(self, trace: str, what: Any, kind: str) -> None:
+        self._trace, self._what, self._kind = trace, what, kind
+
+    def __enter__(self) -> None:
+        self._said = quietly(fitasks_lines.begun_if_long, self._trace, _name(self._what), self._kind)
+        self._watch = _watch()
+
+    def __exit__(self, *_error: object) -> None:
+        quietly(self._end, self._watch.seconds)
+
+    def _end(self, seconds: float) -> None:
+        name, short = _name(self._what), seconds < _SHORTEST
+        if not short:
+            fitasks_lines.write(self._trace, name, self._kind, "compiled", seconds=seconds)
+        fitasks_lines.over(self._trace, name, self._kind, said=self._said and short, short=short)
+
+
+def _name(what: Any) -> str:
+    """Of code, its function's."""
+    return str(getattr(what, "co_qualname", getattr(what, "co_name", what)))
+
+
 def dynamo(convert_frame: Any, trace: str) -> None:
     """torch._dynamo.convert_frame: each function that torch.compile traces, by its name, is given to `_compile`.
 
@@ -48,12 +73,8 @@ def dynamo(convert_frame: Any, trace: str) -> None:
 
     @functools.wraps(theirs)
     def compiled(code: Any, *args: Any, **kwargs: Any) -> Any:
-        watch = _watch()
-        try:
+        with _Noting(trace, code, "torch-compile"):
             return theirs(code, *args, **kwargs)
-        finally:
-            if watch.seconds >= _SHORTEST:
-                quietly(_note, trace, code, "torch-compile", "compiled", watch.seconds)
 
     convert_frame._compile = compiled
 
@@ -64,6 +85,8 @@ def inductor(compile_fx: Any, trace: str) -> None:
 
     @functools.wraps(theirs)
     def compiled(*args: Any, **kwargs: Any) -> Any:
+        graph = f"graph {next(_graphs)}"
+        quietly(fitasks_lines.begun, trace, graph, "inductor")
         watch, hits, failed = _watch(), quietly(_hits), True
         try:
             result = theirs(*args, **kwargs)
@@ -71,7 +94,7 @@ def inductor(compile_fx: Any, trace: str) -> None:
             return result
         finally:
             how = "failed" if failed else "cached" if quietly(_hits) != hits else "compiled"
-            quietly(_note, trace, f"graph {next(_graphs)}", "inductor", how, watch.seconds)
+            quietly(fitasks_lines.write, trace, graph, "inductor", how, seconds=watch.seconds)
 
     compile_fx._compile_fx_inner = compiled
 
@@ -91,12 +114,8 @@ def flashinfer_autotuner(autotuner: Any, trace: str) -> None:
     def chosen(self: Any, custom_op: str, *args: Any, **kwargs: Any) -> Any:
         if not self.is_tuning_mode:  # each call of the operation in a server
             return theirs(self, custom_op, *args, **kwargs)
-        watch = _watch()
-        try:
+        with _Noting(trace, custom_op, "autotuning"):
             return theirs(self, custom_op, *args, **kwargs)
-        finally:
-            if watch.seconds >= _SHORTEST:
-                quietly(_note, trace, custom_op, "autotuning", "compiled", watch.seconds)
 
     chosen._fitasks = True  # type: ignore[attr-defined]
     autotuner.AutoTuner.choose_one = chosen
@@ -114,8 +133,3 @@ def uvicorn(server: Any, trace: str) -> None:
         return result
 
     server.Server.startup = startup
-
-
-def _note(trace: str, what: Any, kind: str, how: str, seconds: float) -> None:
-    name = str(getattr(what, "co_qualname", getattr(what, "co_name", what)))
-    fitasks_lines.write(trace, name, kind, how, seconds=seconds)

@@ -85,9 +85,10 @@ class Family:
             self._working[pid] = name
 
     def end(self) -> None:
-        """Note those that still run."""
+        """Note those that still run, and that the server doesn't: one that was killed can't say so."""
         for pid in list(self._members):
             self._note(pid)
+        fitasks_lines.write(self._trace, "server", "server", "ended", pid=self._server)
 
     def _note(self, pid: int) -> None:
         name = self._working.pop(pid, "")
