@@ -28,8 +28,9 @@ _DIRECTIVE = re.compile(r"<!--\s*(?:run(?:, status (?P<status>\d+))?|not run: (?
 _UNMARKED = "not marked as runnable"
 _ANYTHING = "…"
 _HEARTBEAT = re.compile(  # not a command's own words
-    r"(fitasks: )?still (compiling|waiting)|\S+: pip is installing|WARNING: |\s+━"
+    r"(fitasks: )?still \w+ing\b|\S+: pip is installing|WARNING: |\s+━"
 )
+_WAIT = re.compile(r"fitasks: .* …")  # said where something takes more than a second, which it may or may not
 _NUMBER = re.compile(r"\d[\d.,]*( ?(B|[kMG]B|ms|s|m|h)\b)?")
 _MARK = "@@ of the test @@"
 
@@ -129,11 +130,17 @@ def first_difference(shown: Iterable[str], said: Iterable[str]) -> str:
             free = True
             continue
         pattern = re.compile(".*".join(map(re.escape, line.split(_ANYTHING))))
-        found = [i for i in range(at, len(lines) if free else at + 1) if i < len(lines) and pattern.fullmatch(lines[i])]
+        last = len(lines) if free else _after_waits(lines, at) + 1
+        found = [i for i in range(at, min(last, len(lines))) if pattern.fullmatch(lines[i])]
         if not found:
             return line
         at, free = found[0] + 1, False
     return ""
+
+
+def _after_waits(lines: Sequence[str], at: int) -> int:
+    """Where the next line is that is said in any case."""
+    return next((i for i in range(at, len(lines)) if not _WAIT.fullmatch(lines[i])), len(lines))
 
 
 def _plain(line: str) -> str:
