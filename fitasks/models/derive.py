@@ -105,7 +105,8 @@ def _own_jit(facts: Facts, request: ModelRequest) -> dict[str, Any]:
     """What decides about SGLang's own JIT alone."""
     kv_dtype = _KV_DTYPES.get(request.kv_cache_dtype, facts.dtype)
     size = 1 if request.kv_cache_dtype in _KV_DTYPES else 2
-    row_bytes = facts.kv_heads_of_one(request.tensor_parallel) * facts.head_dim * size
+    row = facts.kv_heads_of_one(request.tensor_parallel) * size
+    row_bytes = row * facts.head_dim
     return {
         "model_type": facts.model_type,
         "own_jit": sglang_jit.is_known(facts),
@@ -117,6 +118,8 @@ def _own_jit(facts: Facts, request: ModelRequest) -> dict[str, Any]:
         "rows": facts.head_dim == facts.v_head_dim and row_bytes % 4 == 0,
         "kv_told": request.kv_cache_dtype in _KV_DTYPES or not facts.quantized,
         "row_bytes": row_bytes,
+        "v_row_bytes": row * facts.v_head_dim,
+        "aligned": facts.intermediate_of_one(request.tensor_parallel) % 8 == 0 if facts.intermediate else None,
     }
 
 

@@ -62,6 +62,7 @@ class Facts:
     routing: Routing | None
     plain_rope: bool  # a rotary embedding over whole heads, of the usual kind
     silu: bool
+    intermediate: int  # the width of dense feed-forward layers, 0 where the file doesn't say
     fields: dict[str, str]
 
     def group(self, tensor_parallel: int) -> int:
@@ -71,6 +72,10 @@ class Facts:
     def kv_heads_of_one(self, tensor_parallel: int) -> int:
         """Key-value heads on one GPU."""
         return max(1, self.kv_heads // tensor_parallel)
+
+    def intermediate_of_one(self, tensor_parallel: int) -> int:
+        """The width of dense feed-forward layers on one GPU."""
+        return self.intermediate // tensor_parallel
 
 
 def config_file(path: Path) -> Path:
@@ -158,6 +163,7 @@ def _facts(config: _Config) -> Facts:
         routing=_routing(config),
         plain_rope=_plain_rope(config),
         silu=config.known.get("hidden_act", "silu") == "silu",
+        intermediate=_intermediate(config),
         fields=config.fields,
     )
 
@@ -173,6 +179,15 @@ def _head_dim(config: _Config, heads: int) -> int:
         said = f"{config.prefix}hidden_size is {config.known['hidden_size']}"
         raise BadInput(f"{config.file}: {said}, less than num_attention_heads")
     config.fields["row_bytes"] = f"{config.fields['num_key_value_heads']}, {config.fields['head_dim']}"
+    return found
+
+
+def _intermediate(config: _Config) -> int:
+    """Raises BadInput."""
+    if "intermediate_size" not in config.known:
+        return 0
+    found = config.number("intermediate_size")
+    config.fields["aligned"] = config.fields["intermediate_size"]
     return found
 
 

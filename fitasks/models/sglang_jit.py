@@ -1,27 +1,35 @@
 """SGLang's own JIT, for dense models and two mixtures of experts: which functions that make a module are called.
 
-Read in 0.5.16 alone. In 0.5.23 the functions have other names and parameters (sglang.kernels.ops), and nothing is said.
+Those of 0.5.16, and what isn't known of either version. 0.5.23's have other names and parameters (sglang_keyed.py).
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from fitasks.models.rule import Asked, Rule
 
 if TYPE_CHECKING:
     from fitasks.models.facts import Facts
 
-_READ = "0.5.16"
-_DENSE = ("llama", "mistral", "qwen2", "qwen3")
-_EXPERTS = ("qwen3_moe", "mixtral")
+_READ = ("0.5.16", "0.5.23")
+DENSE = ("llama", "mistral", "qwen2", "qwen3")
+EXPERTS = ("qwen3_moe", "mixtral")
 STORING_WHILE_ROTATING = ("qwen3_moe",)  # into a cache in bfloat16
 _HALF = ("float16", "bfloat16")
-_HERE = {"version": (_READ,), "alone": (True,), "own_jit": (True,), "dtype": _HALF}
 _LAYERS = "sglang/srt/layers"
 _POOL = "sglang/srt/mem_cache/memory_pool.py"
 FUSED_ROPE = (64, 128, 256, 512)  # head dimensions
+QK_NORM = (64, 128, 256, 512, 1024)
 STORING = ("flashinfer", "fa3", "triton")  # attention backends that write into that pool
+
+
+def here(*versions: str) -> dict[str, tuple[Any, ...]]:
+    """Where these rules apply: in 16 bits, one architecture at a time."""
+    return {"version": versions, "alone": (True,), "own_jit": (True,), "dtype": _HALF}
+
+
+_HERE, _EITHER = here("0.5.16"), here(*_READ)
 
 MODULES = (
     Rule(
@@ -70,7 +78,7 @@ MODULES = (
     ),
     Rule(
         "sglang",
-        {**_HERE, "model_type": _DENSE, "silu": (True,)},
+        {**_HERE, "model_type": DENSE, "silu": (True,)},
         "SiLU and multiplication in the feed-forward layers",
         f"{_LAYERS}/activation.py: SiluAndMul.forward_cuda; "
         "sglang/jit_kernel/activation.py: _run_activation_inplace, _jit_activation_module",
@@ -78,7 +86,7 @@ MODULES = (
     ),
     Rule(
         "sglang",
-        {**_HERE, "model_type": _EXPERTS, "quantization": ("none",)},
+        {**_HERE, "model_type": EXPERTS, "quantization": ("none",)},
         "SiLU and multiplication between the experts' matrices, unless --moe-runner-backend says otherwise",
         f"{_LAYERS}/quantization/unquant.py: UnquantizedFusedMoEMethod.create_moe_runner; "
         f"{_LAYERS}/moe/moe_runner/triton_utils/fused_moe.py: _fused_moe_kernel_sequence; "
@@ -87,7 +95,7 @@ MODULES = (
     ),
     Rule(
         "sglang",
-        {**_HERE, "model_type": ("qwen3", "qwen3_moe"), "head_dim": (64, 128, 256, 512, 1024)},
+        {**_HERE, "model_type": ("qwen3", "qwen3_moe"), "head_dim": QK_NORM},
         "normalizes queries and keys together, but with --enable-deterministic-inference or Inductor's prefill graphs",
         "sglang/srt/models/qwen3.py: Qwen3Attention.forward_prepare_native; "
         "sglang/srt/models/qwen3_moe.py: Qwen3MoeAttention.apply_qk_norm_rope; "
@@ -102,40 +110,39 @@ MODULES = (
 UNKNOWN = (
     Rule(
         "sglang",
-        {"version": (_READ,), "alone": (False,)},
+        {"version": _READ, "alone": (False,)},
         "what its own JIT compiles, one architecture at a time, for a target of several: write a target for each",
         "",
     ),
-    Rule("sglang", {"version": ("0.5.23",)}, "which modules of its own JIT it compiles, for this version", ""),
     Rule(
         "sglang",
-        {"version": (_READ,), "own_jit": (False,)},
+        {"version": _READ, "own_jit": (False,)},
         "which modules of its own JIT it compiles, for this model",
         "",
     ),
     Rule(
         "sglang",
-        {"version": (_READ,), "own_jit": (True,), "half": (False,)},
+        {"version": _READ, "own_jit": (True,), "half": (False,)},
         "which modules of its own JIT it compiles: config.json tells neither float16 nor bfloat16",
         "",
     ),
-    Rule("sglang", {**_HERE, "plain_rope": (False,)}, "which kernel rotates, for this kind of rotary embedding", ""),
+    Rule("sglang", {**_EITHER, "plain_rope": (False,)}, "which kernel rotates, for this kind of rotary embedding", ""),
     Rule(
         "sglang",
-        {**_HERE, "kv_told": (False,)},
+        {**_EITHER, "kv_told": (False,)},
         "the KV cache's type, which a quantized model may say, and with it the kernel that writes into it",
         "sglang/srt/mem_cache/kv_cache_dtype.py: configure_kv_cache_dtype",
     ),
     Rule(
         "sglang",
-        {**_HERE, "storing": (False,)},
+        {**_EITHER, "storing": (False,)},
         "which kernel writes into the KV cache, for this attention backend",
         "",
     ),
-    Rule("sglang", {"version": (_READ,), "quantized": (True,)}, "which modules of its own JIT quantize", ""),
+    Rule("sglang", {"version": _READ, "quantized": (True,)}, "which modules of its own JIT quantize", ""),
     Rule(
         "sglang",
-        {"version": (_READ,), "model_type": _EXPERTS, "quantized": (True,)},
+        {"version": _READ, "model_type": EXPERTS, "quantized": (True,)},
         "which modules of its own JIT its quantized experts take",
         "",
     ),
@@ -145,4 +152,4 @@ UNKNOWN = (
 def is_known(facts: Facts) -> bool:
     """Whether the rules were read for this model; a Mixtral is another class of SGLang's for most quantizations."""
     another = facts.model_type == "mixtral" and facts.quantization == "other"
-    return facts.model_type in (*_DENSE, *_EXPERTS) and not another
+    return facts.model_type in (*DENSE, *EXPERTS) and not another
