@@ -60,6 +60,8 @@ class Facts:
     quantized: bool
     quantization: str  # "none", "fp8-blocks", "fp8-static", "fp8", "mxfp4" or "other"
     routing: Routing | None
+    experts: int  # of each layer, 0 where the file doesn't say
+    hidden: int  # the width between layers, 0 where the file doesn't say
     plain_rope: bool  # a rotary embedding over whole heads, of the usual kind
     silu: bool
     intermediate: int  # the width of dense feed-forward layers, 0 where the file doesn't say
@@ -130,6 +132,13 @@ class _Config:
         self.fields[name] = told if name in self.known else f"no {self.prefix}{name}"
         return value
 
+    def told(self, fact: str, *names: str) -> int:
+        """The number that the first of these fields says, which is then the fact's; 0 where that is none."""
+        name = next((name for name in names if name in self.known), names[0])
+        value = self.known.get(name)
+        self.fields[fact] = f"{self.prefix}{name}" if name in self.known else f"no {self.prefix}{name}"
+        return value if type(value) is int and 0 < value < _MOST else 0
+
     def flag(self, fact: str, *names: str) -> bool:
         """Whether one of these fields says something, which is then the fact's."""
         found = next((name for name in names if self.known.get(name)), "")
@@ -161,9 +170,11 @@ def _facts(config: _Config) -> Facts:
         quantized=bool(said),
         quantization=_quantization(said) if said else "none",
         routing=_routing(config),
+        experts=config.told("small_router", *_EXPERTS),
+        hidden=config.told("hidden", "hidden_size"),
         plain_rope=_plain_rope(config),
         silu=config.known.get("hidden_act", "silu") == "silu",
-        intermediate=_intermediate(config),
+        intermediate=config.told("aligned", "intermediate_size"),
         fields=config.fields,
     )
 
@@ -179,15 +190,6 @@ def _head_dim(config: _Config, heads: int) -> int:
         said = f"{config.prefix}hidden_size is {config.known['hidden_size']}"
         raise BadInput(f"{config.file}: {said}, less than num_attention_heads")
     config.fields["row_bytes"] = f"{config.fields['num_key_value_heads']}, {config.fields['head_dim']}"
-    return found
-
-
-def _intermediate(config: _Config) -> int:
-    """Raises BadInput."""
-    if "intermediate_size" not in config.known:
-        return 0
-    found = config.number("intermediate_size")
-    config.fields["aligned"] = config.fields["intermediate_size"]
     return found
 
 

@@ -1,10 +1,11 @@
-"""SGLang's own JIT, for dense models and two mixtures of experts: which functions that make a module are called.
+"""SGLang's own JIT, for dense models and three mixtures of experts: which functions that make a module are called.
 
 Those of 0.5.16, and what isn't known of either version. 0.5.23's have other names and parameters (sglang_keyed.py).
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from fitasks.models.rule import Asked, Rule
@@ -17,6 +18,7 @@ DENSE = ("llama", "mistral", "qwen2", "qwen3")
 EXPERTS = ("qwen3_moe", "mixtral")
 STORING_WHILE_ROTATING = ("qwen3_moe",)  # into a cache in bfloat16
 _HALF = ("float16", "bfloat16")
+_QUANTIZING = ("fp8-blocks", "fp8-static", "fp8", "other")  # activations, too
 _LAYERS = "sglang/srt/layers"
 _POOL = "sglang/srt/mem_cache/memory_pool.py"
 FUSED_ROPE = (64, 128, 256, 512)  # head dimensions
@@ -58,7 +60,8 @@ MODULES = (
         "sglang",
         {**_HERE, "kv_told": (True,), "rows": (True,), "backend": STORING, "fused_store": (False,)},
         "writes keys and values into the cache; a row is a token's key-value heads on one GPU, an fp8 value one byte; "
-        "Qwen 3 with experts does without for a cache in bfloat16, where the kernel that rotates writes",
+        "Qwen 3 with experts does without for a cache in bfloat16, where the kernel that rotates writes, and so does "
+        "gpt-oss with --disable-hybrid-swa-memory",
         f"{_POOL}: KVCache.__init__, MHATokenToKVPool.__init__, _set_kv_buffer_impl; "
         "sglang/srt/models/utils.py: enable_fused_set_kv_buffer; "
         "sglang/srt/configs/model_config.py: ModelConfig.get_num_kv_heads; "
@@ -139,7 +142,7 @@ UNKNOWN = (
         "which kernel writes into the KV cache, for this attention backend",
         "",
     ),
-    Rule("sglang", {"version": _READ, "quantized": (True,)}, "which modules of its own JIT quantize", ""),
+    Rule("sglang", {"version": _READ, "quantization": _QUANTIZING}, "which modules of its own JIT quantize", ""),
     Rule(
         "sglang",
         {"version": _READ, "model_type": EXPERTS, "quantized": (True,)},
@@ -150,6 +153,18 @@ UNKNOWN = (
 
 
 def is_known(facts: Facts) -> bool:
-    """Whether the rules were read for this model; a Mixtral is another class of SGLang's for most quantizations."""
-    another = facts.model_type == "mixtral" and facts.quantization == "other"
-    return facts.model_type in (*DENSE, *EXPERTS) and not another
+    """Whether the rules were read for this model, in this quantization.
+
+    A Mixtral is another class of SGLang's for most; gpt-oss's experts, in mxfp4 or 16 bits, are those of the package
+    triton_kernels, with their activation.
+    """
+    kind = facts.quantization
+    another = {"mixtral": kind == "other", "gpt_oss": kind not in {"none", "mxfp4"}}
+    return facts.model_type in (*DENSE, *EXPERTS, "gpt_oss") and not another.get(facts.model_type, False)
+
+
+def served(facts: Facts) -> Facts:
+    """As SGLang serves a model: gpt-oss in mxfp4 with bfloat16, whatever else is said (_gpt_oss_overrides)."""
+    if (facts.model_type, facts.quantization) != ("gpt_oss", "mxfp4"):
+        return facts
+    return replace(facts, dtype="bfloat16", fields=facts.fields | {"dtype": "quantization_config"})

@@ -38,7 +38,7 @@ MODULES = (
         {**_HERE, "kv_told": (True,), "backend": STORING, "fused_store": (False,)},
         "writes keys and values into the cache, unless SGLANG_USE_HND_KVCACHE=1; a row is a token's key-value heads on "
         "one GPU, an fp8 value one byte; SGLang chooses the number of threads; Qwen 3 with experts does without for a "
-        "cache in bfloat16, where the kernel that rotates writes",
+        "cache in bfloat16, where the kernel that rotates writes, and so does gpt-oss with --disable-hybrid-swa-memory",
         f"{_POOL}: KVCache.__init__, MHATokenToKVPool.__init__, MHATokenToKVPool._store_kv_layer, _set_kv_buffer_impl; "
         "sglang/srt/models/utils.py: enable_fused_set_kv_buffer; "
         "sglang/srt/configs/model_config.py: ModelConfig.get_num_kv_heads; "

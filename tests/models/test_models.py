@@ -53,7 +53,7 @@ def entries(told: Answer) -> list[str]:
 @pytest.mark.parametrize("engine", ["sglang", "vllm"])
 def test_on_hopper_with_default_flags_no_attention_is_flashinfers(name: str, engine: str) -> None:
     told = answer(name, "9.0", engine)
-    routing = ["dsv3_fused_routing"] if name == "deepseek-v3" else []
+    routing = {"deepseek-v3": ["dsv3_fused_routing"], "gpt-oss-20b": ["tinygemm2"]}.get(name, [])
     assert entries(told) == ["sampling", *(["norm", *routing] if engine == "sglang" else [])]
     assert told.backend != "flashinfer"
 
@@ -100,7 +100,7 @@ def test_an_fp8_cache_decodes_with_tensor_cores() -> None:
     ("name", "architecture", "backend", "more"),
     [
         ("gpt-oss-20b", "8.0", "triton", []),
-        ("gpt-oss-20b", "9.0", "fa3", []),
+        ("gpt-oss-20b", "9.0", "fa3", ["tinygemm2"]),
         ("deepseek-v3", "8.0", "triton", []),
         ("deepseek-v3", "9.0", "fa3", ["dsv3_fused_routing"]),
     ],
@@ -300,6 +300,19 @@ def test_sglangs_own_jit_of_mixtures_of_experts() -> None:
     assert fp8["kvcache"] == {"row_bytes": 4 * 128}
 
 
+def test_sglangs_own_jit_of_gpt_oss() -> None:
+    """Served in bfloat16, whatever config.json says; another quantization is another matter."""
+    told = answer("gpt-oss-20b", "9.0", version="0.5.16")
+    assert own_jit(told) == {
+        "fused_rope": {"is_neox": True, "rope_dim": 64, "dtype": "bfloat16"},
+        "kvcache": {"row_bytes": 8 * 64 * 2},
+        "clamp_position": {"dtype": "int64"},
+    }
+    assert [entry.fields for entry in told.entries if entry.hint == "positions"] == [("quantization_config",)]
+    facts = replace(read_facts(CONFIGS / "gpt-oss-20b.json"), quantization="fp8", dtype="bfloat16")
+    assert own_jit(derive(facts, request("gpt-oss-20b", version="0.5.16"), "9.0")) == {}
+
+
 @pytest.mark.parametrize("kind", ["fp8-blocks", "other"])
 def test_quantized_experts_are_not_known(kind: str) -> None:
     for name in ("qwen3-30b-a3b", "mixtral-8x7b"):
@@ -319,7 +332,7 @@ OWN_JIT = "which modules of its own JIT it compiles"
         ("gemma-2-9b", {"version": "0.5.16"}, f"{OWN_JIT}, for this model"),
         ("gemma-2-9b", {}, f"{OWN_JIT}, for this model"),
         ("deepseek-v3", {"version": "0.5.23"}, f"{OWN_JIT}, for this model"),
-        ("gpt-oss-20b", {"version": "0.5.16"}, f"{OWN_JIT}, for this model"),
+        ("deepseek-v3", {"version": "0.5.16"}, f"{OWN_JIT}, for this model"),
     ],
 )
 def test_where_its_own_jit_isnt_known(name: str, more: dict[str, Any], said: str) -> None:

@@ -252,7 +252,8 @@ GIVEN: list[tuple[str, dict[str, Any], dict[str, dict[str, Any]]]] = [
     ("qwen3-30b-a3b", {"kv_cache_dtype": "fp8_e5m2"}, turned(128) | kept(512) | CLAMPED | ACTIVE | QK),
     ("mixtral-8x7b", {}, turned(128) | kept(2048) | CLAMPED | ACTIVE),
     ("gemma-2-9b", FLASHINFER, {}),
-    ("gpt-oss-20b", {}, {}),
+    ("gpt-oss-20b", {}, turned(64) | kept(1024) | CLAMPED),
+    ("deepseek-v3", {}, {}),
 ]
 
 
@@ -337,12 +338,14 @@ def serve(heads, dim, store, width, normed):
     if can_use_store_cache(size, size):
         rows = torch.zeros(2, row, dtype=store)
         store_cache(rows, rows, rows, rows, ids, row_bytes=size, v_row_bytes=size, size_limit=9)
-    silu_and_mul(half(2, 2 * width), half(2, width))
+    if width:
+        silu_and_mul(half(2, 2 * width), half(2, width))
     clamp_position_cuda(ids)
 bytes_ = torch.uint8
 serve(8, 128, torch.bfloat16, 14336, False)
 serve(4, 128, bytes_, 6144, True)
 serve(8, 96, torch.bfloat16, 14336, False)
+serve(8, 64, torch.bfloat16, 0, False)
 Path("asked.json").write_text(json.dumps(asked))
 runpy.run_path(os.environ["PLANNER"], run_name="__main__")
 """
@@ -350,12 +353,13 @@ runpy.run_path(os.environ["PLANNER"], run_name="__main__")
 
 @pytest.mark.usefixtures("flashinfer")
 def test_sglang_asks_for_the_modules_that_are_given(tmp_path: Path) -> None:
-    """A Llama's, a Qwen 3's on two GPUs with an fp8 cache, and those of head dimensions that its kernel isn't for."""
+    """A Llama's, a Qwen 3's on two GPUs with an fp8 cache, those of an odd head dimension, and gpt-oss's."""
     odd = replace(read_facts(CONFIGS / "llama-3.1-8b.json"), head_dim=96, v_head_dim=96)
     told = [
         answer("llama-3.1-8b", "9.0", version="0.5.23", **FLASHINFER),
         answer("qwen3-8b", "9.0", version="0.5.23", tensor_parallel=2, kv_cache_dtype="fp8_e4m3"),
         derive(odd, request("llama", version="0.5.23"), "9.0"),
+        answer("gpt-oss-20b", "9.0", version="0.5.23"),
     ]
     given = (entry for one in told for entry in one.entries if entry.rule in sglang_keyed.MODULES)
     wanted = [(entry.op, dict(entry.params)) for entry in given]
@@ -379,4 +383,7 @@ def test_sglang_asks_for_the_modules_that_are_given(tmp_path: Path) -> None:
         "sgl_kernel_jit_kvcache_1536_1536_64_true",
         "sgl_kernel_jit_clamp_position_int64_t",
         "sgl_kernel_jit_activation_bf16_t_true",
+        "sgl_kernel_jit_fused_rope_true_64_true_bf16_t_bf16_t",
+        "sgl_kernel_jit_kvcache_1024_1024_64_true",
+        "sgl_kernel_jit_clamp_position_int64_t",
     ]

@@ -347,6 +347,7 @@ def of_gpus_and_experts() -> list[tuple[str, dict[str, Any]]]:
     told = [
         answer("deepseek-v3", "9.0", version="0.5.16", tensor_parallel=8),
         derive(fixed, request("mixtral-8x7b", "vllm", version="0.26.0", tensor_parallel=2), "9.0"),
+        answer("gpt-oss-20b", "9.0", version="0.5.23"),
     ]
     rules_of = {id(rule) for rule in (*communication.MODULES, *experts.MODULES)}
     found = [entry for one in told for entry in one.entries if id(entry.rule) in rules_of and ":" not in entry.op]
@@ -372,6 +373,7 @@ def test_the_generators_take_what_is_given(tmp_path: Path) -> None:
         "trtllm_mnnvl_comm",
         "trtllm_comm",
         "fused_moe_90",
+        "tinygemm2",
     ]
     assert [name.removeprefix("sgl_kernel_jit_").rpartition("_")[0] for name in planned[: len(wanted)]] == [
         "fused_rope_true_128_true_bf16_t",
