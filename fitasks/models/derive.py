@@ -78,6 +78,7 @@ def _situation(facts: Facts, request: ModelRequest, architecture: str) -> dict[s
     fp8_kv = request.kv_cache_dtype in _KV_DTYPES
     return _own_jit(facts, request) | {
         "version": read_version(request.engine, request.version),
+        "told": bool(request.version),
         "architecture": architecture,
         "mla": facts.mla,
         "sinks": facts.sinks,

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 _READ = ("0.5.16", "0.5.23")
 DENSE = ("llama", "mistral", "qwen2", "qwen3")
+GELU = ("gemma2",)  # dense, too, with another activation
 EXPERTS = ("qwen3_moe", "mixtral")
 STORING_WHILE_ROTATING = ("qwen3_moe",)  # into a cache in bfloat16
 _HALF = ("float16", "bfloat16")
@@ -26,9 +27,14 @@ QK_NORM = (64, 128, 256, 512, 1024)
 STORING = ("flashinfer", "fa3", "triton")  # attention backends that write into that pool
 
 
+def anywhere(*versions: str) -> dict[str, tuple[Any, ...]]:
+    """Whatever the model is, and its type. Without a version that is told there is no SGLang to plan with."""
+    return {"version": versions, "told": (True,), "alone": (True,)}
+
+
 def here(*versions: str) -> dict[str, tuple[Any, ...]]:
     """Where these rules apply: in 16 bits, one architecture at a time."""
-    return {"version": versions, "alone": (True,), "own_jit": (True,), "dtype": _HALF}
+    return {**anywhere(*versions), "own_jit": (True,), "dtype": _HALF}
 
 
 _HERE, _EITHER = here("0.5.16"), here(*_READ)
@@ -70,7 +76,7 @@ MODULES = (
     ),
     Rule(
         "sglang",
-        {**_HERE, "speculative": (False,)},
+        {**anywhere("0.5.16"), "speculative": (False,)},
         "each decode step takes its positions from the sequences' lengths, which are int64",
         "sglang/srt/model_executor/forward_batch_info.py: ForwardBatch.init_new; "
         "sglang/srt/managers/schedule_batch.py: ScheduleBatch.prepare_for_extend; "
@@ -84,6 +90,14 @@ MODULES = (
         {**_HERE, "model_type": DENSE, "silu": (True,)},
         "SiLU and multiplication in the feed-forward layers",
         f"{_LAYERS}/activation.py: SiluAndMul.forward_cuda; "
+        "sglang/jit_kernel/activation.py: _run_activation_inplace, _jit_activation_module",
+        entries=(Asked("activation", "sglang.jit_kernel.activation:_jit_activation_module", {"dtype": "$dtype"}),),
+    ),
+    Rule(
+        "sglang",
+        {**_HERE, "model_type": GELU},
+        "GELU and multiplication in the feed-forward layers",
+        f"{_LAYERS}/activation.py: GeluAndMul._forward_impl; "
         "sglang/jit_kernel/activation.py: _run_activation_inplace, _jit_activation_module",
         entries=(Asked("activation", "sglang.jit_kernel.activation:_jit_activation_module", {"dtype": "$dtype"}),),
     ),
@@ -113,20 +127,26 @@ MODULES = (
 UNKNOWN = (
     Rule(
         "sglang",
+        {"told": (False,)},
+        "which modules of its own JIT it compiles: SGLang isn't installed here, and no `version:` is written",
+        "",
+    ),
+    Rule(
+        "sglang",
         {"version": _READ, "alone": (False,)},
         "what its own JIT compiles, one architecture at a time, for a target of several: write a target for each",
         "",
     ),
     Rule(
         "sglang",
-        {"version": _READ, "own_jit": (False,)},
-        "which modules of its own JIT it compiles, for this model",
+        {"version": _READ, "told": (True,), "own_jit": (False,)},
+        "which further modules of its own JIT it compiles, for this model",
         "",
     ),
     Rule(
         "sglang",
-        {"version": _READ, "own_jit": (True,), "half": (False,)},
-        "which modules of its own JIT it compiles: config.json tells neither float16 nor bfloat16",
+        {"version": _READ, "told": (True,), "own_jit": (True,), "half": (False,)},
+        "which further modules of its own JIT it compiles: config.json tells neither float16 nor bfloat16",
         "",
     ),
     Rule("sglang", {**_EITHER, "plain_rope": (False,)}, "which kernel rotates, for this kind of rotary embedding", ""),
@@ -160,7 +180,7 @@ def is_known(facts: Facts) -> bool:
     """
     kind = facts.quantization
     another = {"mixtral": kind == "other", "gpt_oss": kind not in {"none", "mxfp4"}}
-    return facts.model_type in (*DENSE, *EXPERTS, "gpt_oss") and not another.get(facts.model_type, False)
+    return facts.model_type in (*DENSE, *GELU, *EXPERTS, "gpt_oss") and not another.get(facts.model_type, False)
 
 
 def served(facts: Facts) -> Facts:

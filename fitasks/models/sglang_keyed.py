@@ -6,7 +6,7 @@ Sampling has none: greedy requests take torch's argmax, others FlashInfer's `sam
 from __future__ import annotations
 
 from fitasks.models.rule import Asked, Rule
-from fitasks.models.sglang_jit import DENSE, EXPERTS, FUSED_ROPE, QK_NORM, STORING, here
+from fitasks.models.sglang_jit import DENSE, EXPERTS, FUSED_ROPE, GELU, QK_NORM, STORING, anywhere, here
 
 _HERE = here("0.5.23")
 _LAYERS = "sglang/srt/layers"
@@ -47,7 +47,7 @@ MODULES = (
     ),
     Rule(
         "sglang",
-        {**_HERE, "speculative": (False,)},
+        {**anywhere("0.5.23"), "speculative": (False,)},
         "each decode step takes its positions from the sequences' lengths, which are int64, unless "
         "SGLANG_FORCE_FUSED_OP_BACKEND says otherwise",
         "sglang/srt/model_executor/forward_batch_info.py: ForwardBatch.init_new; "
@@ -62,6 +62,13 @@ MODULES = (
         {**_HERE, "model_type": DENSE, "silu": (True,), "aligned": (True,)},
         "SiLU and multiplication in the feed-forward layers, whose width on one GPU is a multiple of 16 bytes",
         f"{_LAYERS}/activation.py: SiluAndMul.forward_cuda, _jit_act_supported, _act_and_mul; {_ACTIVATION}",
+        entries=_ACTIVATIONS,
+    ),
+    Rule(
+        "sglang",
+        {**_HERE, "model_type": GELU, "aligned": (True,)},
+        "GELU and multiplication in the feed-forward layers, whose width on one GPU is a multiple of 16 bytes",
+        f"{_LAYERS}/activation.py: GeluAndMul._forward_impl, _jit_act_supported, _act_and_mul; {_ACTIVATION}",
         entries=_ACTIVATIONS,
     ),
     Rule(
@@ -92,7 +99,7 @@ MODULES = (
 UNKNOWN = (
     Rule(
         "sglang",
-        {**_HERE, "model_type": DENSE, "silu": (True,), "aligned": (None,)},
+        {**_HERE, "model_type": (*DENSE, *GELU), "aligned": (None,)},
         "whose activation it takes: config.json tells no intermediate_size",
         f"{_LAYERS}/activation.py: _jit_act_supported",
     ),

@@ -90,6 +90,7 @@ SGLANG: dict[Place, tuple[str, ...]] = {
     (f"{_OPS}/attention/clamp_position.py", "clamp_position_cuda"): ("_jit_clamp_position_module(seq_lens.dtype)",),
     (f"{_OPS}/attention/clamp_position.py", "_jit_clamp_position_module"): ("(dtype: torch.dtype)",),
     (_ACTIVATION, "SiluAndMul.forward_cuda"): ("silu_and_mul(x, out)",),
+    (_ACTIVATION, "GeluAndMul._forward_impl"): ("gelu_tanh_and_mul(x, out)",),
     (_ACTIVATION, "_jit_act_supported"): (
         "_jit_act_max_vec_bytes = 32 if major >= 10 else 16",
         "return out.shape[-1] % (_jit_act_max_vec_bytes // out.dtype.itemsize) == 0",
@@ -152,6 +153,11 @@ MODELS: dict[Place, tuple[str, ...]] = {
     ("sglang/srt/models/llama.py", "LlamaDecoderLayer"): (
         'getattr(config, "rope_is_neox_style", True)',
         "self.input_layernorm = RMSNorm(config.hidden_size, eps=config.rms_norm_eps)",
+    ),
+    ("sglang/srt/models/gemma2.py", "Gemma2MLP"): ("self.act_fn = GeluAndMul()",),
+    ("sglang/srt/models/gemma2.py", "Gemma2Attention"): (
+        "rotary_dim=self.head_dim,",
+        "q, k = self.rotary_emb(positions, q, k)",
     ),
     ("sglang/srt/models/mistral.py", "MistralForCausalLM"): ("class MistralForCausalLM(LlamaForCausalLM): pass",),
     ("sglang/srt/models/qwen2.py", "Qwen2MLP"): ("self.act_fn = SiluAndMul()",),
@@ -251,9 +257,10 @@ GIVEN: list[tuple[str, dict[str, Any], dict[str, dict[str, Any]]]] = [
     ("qwen3-30b-a3b", FLASHINFER, turned(128) | CLAMPED | ACTIVE | QK),
     ("qwen3-30b-a3b", {"kv_cache_dtype": "fp8_e5m2"}, turned(128) | kept(512) | CLAMPED | ACTIVE | QK),
     ("mixtral-8x7b", {}, turned(128) | kept(2048) | CLAMPED | ACTIVE),
-    ("gemma-2-9b", FLASHINFER, {}),
+    ("gemma-2-9b", FLASHINFER, turned(256) | kept(8 * 256 * 2) | CLAMPED | ACTIVE),
+    ("gemma-3-4b", FLASHINFER, CLAMPED),
     ("gpt-oss-20b", {}, turned(64) | kept(1024) | CLAMPED),
-    ("deepseek-v3", {}, {}),
+    ("deepseek-v3", {}, CLAMPED),
 ]
 
 
@@ -262,12 +269,15 @@ def test_given(name: str, more: dict[str, Any], expected: dict[str, dict[str, An
     for architecture in ("8.0", "9.0"):
         told = answer(name, architecture, version="0.5.23", **more)
         assert own(told) == expected
-        assert ("which modules of its own JIT it compiles, for this model" in told.unknown) == (not expected)
+        further = "which further modules of its own JIT it compiles, for this model" in told.unknown
+        assert further == (expected == CLAMPED)
 
 
 def test_nothing_of_a_dense_model_with_flashinfers_attention_is_unknown() -> None:
     for name in ("llama-3.1-8b", "qwen2.5-7b", "qwen3-8b"):
         assert answer(name, "9.0", version="0.5.23", **FLASHINFER).unknown == ()
+    windowed = answer("gemma-2-9b", "9.0", version="0.5.23", **FLASHINFER).unknown
+    assert [one.partition(" where")[0] for one in windowed] == ["which module layers with a window load"]
 
 
 @pytest.mark.parametrize(
@@ -280,7 +290,7 @@ def test_nothing_of_a_dense_model_with_flashinfers_attention_is_unknown() -> Non
         ({"silu": False}, {"activation": None}),
         ({"plain_rope": False}, {"rope": None}),
         ({"quantized": True}, {"kvcache": None}),
-        ({"dtype": "float32"}, dict.fromkeys(("rope", "kvcache", "positions", "activation"))),
+        ({"dtype": "float32"}, dict.fromkeys(("rope", "kvcache", "activation"))),
     ],
 )
 def test_what_config_json_says_decides(change: dict[str, Any], changed: dict[str, Any]) -> None:
