@@ -7,9 +7,9 @@ Llama-3-8B's shape, has its registry make the FlashInfer backend, and runs the e
 a cached prefix, one decoded token, one sampled token, each compared with float32. Only what PARTS names is used, and
 all of it is SGLang's; stood in for are the model's runner (_runner) and kernels that were left out (_absent_kernels).
 
-Then the modules that it asked for are put beside those that fitasks derives from the same config.json. With --first
-these are compiled before, so that the engine must find all of them. Exit status 0 if every stage went well, neither
-side has a module more, and with --first the engine compiled nothing.
+Then FlashInfer's modules that it asked for are put beside those that fitasks derives from the same config.json. With
+--first these are compiled before, so that the engine must find all of them. Exit status 0 if every stage went well,
+neither side has a module more, and with --first the engine compiled nothing.
 """
 
 from __future__ import annotations
@@ -173,7 +173,9 @@ def _asked(trace: Path) -> dict[str, dict[str, Any]]:
 
 
 def _derived(checked: Path) -> set[str]:
-    return {kernel["name"] for kernel in json.loads(checked.read_text())["kernels"]} if checked.exists() else set()
+    """FlashInfer's: layers, whose modules of SGLang's own JIT are derived, too, are stood in for here."""
+    kernels = json.loads(checked.read_text())["kernels"] if checked.exists() else []
+    return {kernel["name"] for kernel in kernels if kernel["kind"] == "flashinfer"}
 
 
 def _show(asked: dict[str, dict[str, Any]], derived: set[str]) -> bool:

@@ -15,7 +15,13 @@ _VLLM = "vllm/distributed/device_communicators"
 _TRTLLM = Asked("allreduce", "trtllm_comm")
 _BOTH = (Asked("mnnvl", "trtllm_mnnvl_comm"), _TRTLLM)
 _HOPPERS = {"architecture": ("9.0",), "gpus": (2, 4, 8)}
-_LINKED = {"alone": (True,), "dtype": _HALF, "architecture": ("8.0", "9.0"), "gpus": tuple(range(2, 9))}
+_LINKED = {
+    "told": (True,),
+    "alone": (True,),
+    "dtype": _HALF,
+    "architecture": ("8.0", "9.0"),
+    "gpus": tuple(range(2, 9)),
+}
 _OWN = "all-reduce of its own, where every two GPUs are joined by NVLink, unless --disable-custom-all-reduce"
 _OWN_SOURCE = (
     f"{_DEVICES}/custom_all_reduce.py: dispatch_custom_allreduce; "

@@ -46,6 +46,7 @@ class Answer:
 
 def derive(facts: Facts, request: ModelRequest, architecture: str, *, alone: bool = True) -> Answer:
     """The answer for one architecture ("9.0"), which is `alone` unless its target has several."""
+    facts = sglang_jit.served(facts) if request.engine == "sglang" else facts
     situation = _situation(facts, request, architecture) | {"alone": alone}
     asked = request.attention_backend
     chosen = _first(request.engine, situation)
@@ -77,6 +78,7 @@ def _situation(facts: Facts, request: ModelRequest, architecture: str) -> dict[s
     fp8_kv = request.kv_cache_dtype in _KV_DTYPES
     return _own_jit(facts, request) | {
         "version": read_version(request.engine, request.version),
+        "told": bool(request.version),
         "architecture": architecture,
         "mla": facts.mla,
         "sinks": facts.sinks,
@@ -88,6 +90,7 @@ def _situation(facts: Facts, request: ModelRequest, architecture: str) -> dict[s
         "speculative": request.speculative,
         "quantization": facts.quantization,
         "fused_routing": experts.fused_routing(facts.routing),
+        "small_router": experts.small_router(facts),
         "gpus": request.tensor_parallel,
         "several_gpus": request.tensor_parallel > 1,
         "fp8_kv": fp8_kv,
@@ -105,7 +108,8 @@ def _own_jit(facts: Facts, request: ModelRequest) -> dict[str, Any]:
     """What decides about SGLang's own JIT alone."""
     kv_dtype = _KV_DTYPES.get(request.kv_cache_dtype, facts.dtype)
     size = 1 if request.kv_cache_dtype in _KV_DTYPES else 2
-    row_bytes = facts.kv_heads_of_one(request.tensor_parallel) * facts.head_dim * size
+    row = facts.kv_heads_of_one(request.tensor_parallel) * size
+    row_bytes = row * facts.head_dim
     return {
         "model_type": facts.model_type,
         "own_jit": sglang_jit.is_known(facts),
@@ -115,8 +119,10 @@ def _own_jit(facts: Facts, request: ModelRequest) -> dict[str, Any]:
         "fused_rope": facts.head_dim in sglang_jit.FUSED_ROPE,
         "silu": facts.silu,
         "rows": facts.head_dim == facts.v_head_dim and row_bytes % 4 == 0,
-        "kv_told": request.kv_cache_dtype in _KV_DTYPES or not facts.quantized,
+        "kv_told": request.kv_cache_dtype in _KV_DTYPES or not facts.quantized or facts.quantization == "mxfp4",
         "row_bytes": row_bytes,
+        "v_row_bytes": row * facts.v_head_dim,
+        "aligned": facts.intermediate_of_one(request.tensor_parallel) % 8 == 0 if facts.intermediate else None,
     }
 
 

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING
 from fitasks.models.rule import Asked, Rule
 
 if TYPE_CHECKING:
-    from fitasks.models.facts import Routing
+    from fitasks.models.facts import Facts, Routing
 
 _TOPK = "sglang/srt/layers/moe/topk.py"
+_GPT_OSS = "sglang/srt/models/gpt_oss.py"
 _FUSED_MOE = "vllm/model_executor/layers/fused_moe"
 
 MODULES = (
@@ -23,6 +24,13 @@ MODULES = (
         "chooses each token's experts, in groups, unless SGLANG_OPT_USE_JIT_KERNEL_GROUPED_TOPK=1",
         f"{_TOPK}: biased_grouped_topk_gpu, select_experts; sglang/srt/models/deepseek_v2.py: DeepseekV2MoE",
         entries=(Asked("routing", "dsv3_fused_routing"),),
+    ),
+    Rule(
+        "sglang",
+        {"model_type": ("gpt_oss",), "architecture": ("9.0",), "dtype": ("bfloat16",), "small_router": (True,)},
+        "scores each token's experts, for up to 128 tokens, but with --enable-deterministic-inference",
+        f"{_GPT_OSS}: TinyGemmLinear.__init__, TinyGemmLinear.forward, GptOssSparseMoeBlock.__init__",
+        entries=(Asked("router", "tinygemm2"),),
     ),
     Rule(
         "vllm",
@@ -56,6 +64,11 @@ UNKNOWN = (
         f"{_TOPK}: biased_grouped_topk_gpu",
     ),
 )
+
+
+def small_router(facts: Facts) -> bool:
+    """Whether gpt-oss's router has the sizes that FlashInfer's small product of matrices is for (TinyGemmLinear)."""
+    return facts.experts > 0 and facts.hidden > 0 and facts.experts % 16 == 0 and facts.hidden % 64 == 0
 
 
 def fused_routing(routing: Routing | None) -> bool:

@@ -6,7 +6,7 @@ applies decides; of MODULES and UNKNOWN all that apply count. What isn't here is
 
 from __future__ import annotations
 
-from fitasks.models import communication, experts, sglang_jit, sglang_norm, vllm_hopper
+from fitasks.models import communication, experts, sglang_jit, sglang_keyed, sglang_norm, vllm_hopper
 from fitasks.models.rule import Asked, Rule
 
 # The versions that were read, the newest last, each with those for which its rules are given, too, with a warning.
@@ -149,6 +149,7 @@ MODULES = (
     ),
     *sglang_norm.MODULES,
     *sglang_jit.MODULES,
+    *sglang_keyed.MODULES,
     Rule(
         "vllm",
         {},
@@ -183,6 +184,7 @@ MODULES = (
 
 UNKNOWN = (
     *sglang_jit.UNKNOWN,
+    *sglang_keyed.UNKNOWN,
     *communication.UNKNOWN,
     *experts.UNKNOWN,
     *vllm_hopper.UNKNOWN,

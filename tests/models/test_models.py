@@ -38,9 +38,9 @@ def answer(name: str, architecture: str, engine: Any = "sglang", **more: Any) ->
 
 
 def entries(told: Answer) -> list[str]:
-    """`batch_prefill fa2 bfloat16 d128 kv=float8_e4m3fn`, short enough to compare."""
+    """`batch_prefill fa2 bfloat16 d128 kv=float8_e4m3fn`, short enough to compare: FlashInfer's, without SGLang's own."""
     found = []
-    for entry in told.entries:
+    for entry in (one for one in told.entries if ":" not in one.op):
         words = dict(entry.params)
         values = [words.pop(name, "") for name in ("backend", "dtype_q")]
         dim = words.pop("head_dim", None)
@@ -53,7 +53,7 @@ def entries(told: Answer) -> list[str]:
 @pytest.mark.parametrize("engine", ["sglang", "vllm"])
 def test_on_hopper_with_default_flags_no_attention_is_flashinfers(name: str, engine: str) -> None:
     told = answer(name, "9.0", engine)
-    routing = ["dsv3_fused_routing"] if name == "deepseek-v3" else []
+    routing = {"deepseek-v3": ["dsv3_fused_routing"], "gpt-oss-20b": ["tinygemm2"]}.get(name, [])
     assert entries(told) == ["sampling", *(["norm", *routing] if engine == "sglang" else [])]
     assert told.backend != "flashinfer"
 
@@ -100,7 +100,7 @@ def test_an_fp8_cache_decodes_with_tensor_cores() -> None:
     ("name", "architecture", "backend", "more"),
     [
         ("gpt-oss-20b", "8.0", "triton", []),
-        ("gpt-oss-20b", "9.0", "fa3", []),
+        ("gpt-oss-20b", "9.0", "fa3", ["tinygemm2"]),
         ("deepseek-v3", "8.0", "triton", []),
         ("deepseek-v3", "9.0", "fa3", ["dsv3_fused_routing"]),
     ],
@@ -285,7 +285,7 @@ def test_only_qwen3_normalizes_queries_and_keys() -> None:
     told = {name: own_jit(answer(name, "8.0", version="0.5.16")) for name in DENSE}
     assert [name for name in DENSE if "qknorm" in told[name]] == ["qwen3-8b"]
     assert told["qwen3-8b"]["qknorm"] == {"head_dim": 128, "dtype": "bfloat16"}
-    assert [name for name in DENSE if not told[name]] == ["gemma-2-9b", "gemma-3-4b"]
+    assert [name for name in DENSE if len(told[name]) == 1] == ["gemma-3-4b"]
 
 
 def test_sglangs_own_jit_of_mixtures_of_experts() -> None:
@@ -300,6 +300,19 @@ def test_sglangs_own_jit_of_mixtures_of_experts() -> None:
     assert fp8["kvcache"] == {"row_bytes": 4 * 128}
 
 
+def test_sglangs_own_jit_of_gpt_oss() -> None:
+    """Served in bfloat16, whatever config.json says; another quantization is another matter."""
+    told = answer("gpt-oss-20b", "9.0", version="0.5.16")
+    assert own_jit(told) == {
+        "fused_rope": {"is_neox": True, "rope_dim": 64, "dtype": "bfloat16"},
+        "kvcache": {"row_bytes": 8 * 64 * 2},
+        "clamp_position": {"dtype": "int64"},
+    }
+    assert [entry.fields[-1] for entry in told.entries if entry.hint == "kvcache"] == ["quantization_config"]
+    facts = replace(read_facts(CONFIGS / "gpt-oss-20b.json"), quantization="fp8", dtype="bfloat16")
+    assert own_jit(derive(facts, request("gpt-oss-20b", version="0.5.16"), "9.0")).keys() == {"clamp_position"}
+
+
 @pytest.mark.parametrize("kind", ["fp8-blocks", "other"])
 def test_quantized_experts_are_not_known(kind: str) -> None:
     for name in ("qwen3-30b-a3b", "mixtral-8x7b"):
@@ -307,24 +320,25 @@ def test_quantized_experts_are_not_known(kind: str) -> None:
         told = derive(facts, request(name, version="0.5.16"), "9.0")
         assert "activation" not in own_jit(told)
         assert "which modules of its own JIT its quantized experts take" in told.unknown
-        assert bool(own_jit(told)) == ((name, kind) != ("mixtral-8x7b", "other"))
+        assert ("fused_rope" in own_jit(told)) == ((name, kind) != ("mixtral-8x7b", "other"))
 
 
-OWN_JIT = "which modules of its own JIT it compiles"
+OWN_JIT = "which further modules of its own JIT it compiles"
 
 
 @pytest.mark.parametrize(
     ("name", "more", "said"),
     [
-        ("llama-3.1-8b", {}, f"{OWN_JIT}, for this version"),
-        ("llama-3.1-8b", {"version": "0.5.23"}, f"{OWN_JIT}, for this version"),
-        ("gemma-2-9b", {"version": "0.5.16"}, f"{OWN_JIT}, for this model"),
-        ("gpt-oss-20b", {"version": "0.5.16"}, f"{OWN_JIT}, for this model"),
+        ("gemma-3-4b", {"version": "0.5.16"}, f"{OWN_JIT}, for this model"),
+        ("gemma-3-4b", {"version": "0.5.23"}, f"{OWN_JIT}, for this model"),
+        ("deepseek-v3", {"version": "0.5.23"}, f"{OWN_JIT}, for this model"),
+        ("deepseek-v3", {"version": "0.5.16"}, f"{OWN_JIT}, for this model"),
     ],
 )
 def test_where_its_own_jit_isnt_known(name: str, more: dict[str, Any], said: str) -> None:
+    """But of the positions, which every model's decode takes."""
     told = answer(name, "9.0", **more)
-    assert own_jit(told) == {}
+    assert own_jit(told) == {"clamp_position": {"dtype": "int64"}}
     assert said in told.unknown
 
 
@@ -341,7 +355,7 @@ def test_where_its_own_jit_isnt_known(name: str, more: dict[str, Any], said: str
         ({"partial_rotary_factor": 0.5}, {"fused_rope"}, "which kernel rotates"),
         ({"rope_is_neox_style": False}, {"fused_rope"}, "which kernel rotates"),
         ({"quantization_config": {"quant_method": "fp8"}}, {"kvcache"}, "the KV cache's type"),
-        ({"torch_dtype": "float32"}, {"fused_rope", "kvcache", "clamp_position", "activation"}, "neither float16 nor"),
+        ({"torch_dtype": "float32"}, {"fused_rope", "kvcache", "activation"}, "neither float16 nor"),
     ],
 )
 def test_what_config_json_leaves_open_is_left_out_and_said(
@@ -365,6 +379,16 @@ def test_a_target_of_several_architectures_is_no_target_of_sglangs_own_jit() -> 
     told = answers(request("llama-3.1-8b", version="0.5.16"), ["8.0 9.0a", "9.0a"])
     assert [bool(own_jit(one)) for one in (*told["8.0 9.0a"], *told["9.0a"])] == [False, False, True]
     assert all(any("write a target for each" in said for said in one.unknown) for one in told["8.0 9.0a"])
+
+
+@pytest.mark.parametrize("name", ["llama-3.1-8b", "gpt-oss-20b", "gemma-3-4b"])
+def test_without_a_version_nothing_of_its_own_jit_is_given(name: str) -> None:
+    """There is no SGLang in the serving environment then, whose functions plan these modules."""
+    told = answer(name, "9.0", tensor_parallel=2)
+    assert own_jit(told) == {}
+    assert [one for one in told.unknown if "own JIT" in one] == [
+        "which modules of its own JIT it compiles: SGLang isn't installed here, and no `version:` is written"
+    ]
 
 
 def test_an_unknown_attention_backend_stores_in_its_own_way() -> None:
@@ -437,6 +461,7 @@ def test_every_rule_can_apply() -> None:
         odd = (
             replace(facts, head_dim=96, plain_rope=False, quantization="fp8-static"),
             replace(facts, dtype="float32", quantized=True, routing=None),
+            replace(facts, intermediate=0),
         )
         for one in (facts, replace(facts, head_dim=512), replace(facts, head_dim=96, quantized=True), *odd):
             fired |= _fired(one, flags)
@@ -446,7 +471,7 @@ def test_every_rule_can_apply() -> None:
 
 def _fired(facts: Facts, flags: list[dict[str, Any]]) -> set[str]:
     found: set[str] = set()
-    versions = [(engine, version) for engine, read in rules.READ.items() for version in read]
+    versions = [(engine, version) for engine, read in rules.READ.items() for version in ("", *read)]
     for (engine, version), architecture, more in itertools.product(versions, rules.ARCHITECTURES, flags):
         asked = request("llama-3.1-8b", engine, version=version, **more)
         told = derive(facts, asked, architecture, alone=architecture == "9.0")
@@ -572,8 +597,9 @@ def planned_versions(installed: str, written: str) -> list[str]:
     model = request("llama-3.1-8b", version=written)
     config = Config("kernels.yaml", Serving(), ("9.0a",), sm90=True, cudart="check", kernels=(), models=(model,))
     made = effective(config, ("9.0a",), server)
-    own = [kernel.entry for kernel in made.kernels if kernel.op.startswith("sglang.")]
-    assert bool(own) == (made.models[0].version == "0.5.16")
+    own = {kernel.op.split(".")[1] for kernel in made.kernels if kernel.op.startswith("sglang.")}
+    where = {"0.5.16": {"jit_kernel"}, "0.5.23": {"kernels"}}
+    assert own == where.get(made.models[0].version, set()), "without SGLang its functions can't be asked"
     return [model.version for model in made.models]
 
 

@@ -25,7 +25,7 @@ LLAMA: dict[str, Any] = json.loads((Path(__file__).parent / "configs" / "llama-3
 FIELDS = (
     *("model_type", "torch_dtype", "dtype", "num_attention_heads", "num_key_value_heads", "head_dim", "hidden_size"),
     *("v_head_dim", "kv_lora_rank", "layer_types", "sliding_window", "use_sliding_window", "attn_logit_softcapping"),
-    *("num_experts", "quantization_config", "text_config"),
+    *("num_experts", "quantization_config", "text_config", "intermediate_size"),
     *("n_routed_experts", "n_group", "topk_group", "num_experts_per_tok", "topk_method"),
 )
 SCALARS = st.integers(min_value=1, max_value=512) | st.sampled_from(

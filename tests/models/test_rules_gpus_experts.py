@@ -24,6 +24,7 @@ Quotes = dict[Place, tuple[str, ...]]
 
 _DEVICES = "sglang/srt/distributed/device_communicators"
 _OVERRIDES, _FUSION = "sglang/srt/arg_groups/overrides.py", "sglang/srt/layers/flashinfer_comm_fusion.py"
+_GPT_OSS, _MOE_LAYERS = "sglang/srt/models/gpt_oss.py", "sglang/srt/layers/moe"
 _TOPK, _DEEPSEEK = "sglang/srt/layers/moe/topk.py", "sglang/srt/models/deepseek_v2.py"
 _REDUCE, _KEYED = "sglang/jit_kernel/all_reduce.py", "sglang/kernels/ops/communication/all_reduce.py"
 # Of both versions of SGLang; the platform is asked for in other words.
@@ -47,6 +48,17 @@ SGLANG: Quotes = {
         "(experts_per_group <= 32 and experts_per_group * topk_group <= 128)",
         "if num_expert_group > 1 else num_experts <= 384",
         "fused_topk_deepseek( gating_output.to(dtype=torch.float32),",
+    ),
+    (_GPT_OSS, "TinyGemmLinear.__init__"): (
+        "_is_tinygemm_supported",
+        "and self.weight.shape[0] % 16 == 0 and self.weight.shape[1] % 64 == 0 and self.weight.dtype == torch.bfloat16",
+    ),
+    (_GPT_OSS, "TinyGemmLinear.forward"): (
+        "and x.shape[0] <= 128",
+        "tinygemm_bf16(x, self.weight, out, self.bias, use_pdl=is_arch_support_pdl())",
+    ),
+    (_GPT_OSS, "GptOssSparseMoeBlock.__init__"): (
+        "self.router = TinyGemmLinear( config.hidden_size, config.num_local_experts, bias=True,",
     ),
     (_TOPK, "select_experts"): ("topk_weights, topk_ids = biased_grouped_topk(",),
     (_DEEPSEEK, "DeepseekV2MoE"): (
@@ -136,6 +148,17 @@ SGLANG_NOTHING: Quotes = {
         "moe_runner_backend = MoeRunnerBackend.DEEP_GEMM",
         "else: moe_runner_backend = MoeRunnerBackend.TRITON",
     ),
+    # gpt-oss: what its layers take of SGLang's own JIT, and that its experts take none.
+    (_GPT_OSS, "GptOssAttention"): (
+        "rotary_dim=self.head_dim,",
+        "if enable_fused_set_kv_buffer(forward_batch)",
+        "save_kv_cache=not enable_fused_set_kv_buffer(forward_batch),",
+    ),
+    ("sglang/srt/models/utils.py", "enable_fused_set_kv_buffer"): ("and not isinstance(pool, SWAKVPool)",),
+    ("sglang/srt/mem_cache/swa_memory_pool.py", "SWAKVPool.set_kv_buffer"): ("pool.set_kv_buffer(",),
+    (f"{_MOE_LAYERS}/fused_moe_triton/triton_kernels_moe.py", "triton_kernel_fused_experts_with_bias"): (
+        'FnSpecs("swiglu", swiglu_fn, ("alpha", "limit"), reduction_n=2)',
+    ),
     ("sglang/srt/layers/quantization/mxfp4.py", "Mxfp4MoEMethod"): ("get_moe_runner_backend().is_flashinfer_mxfp4()",),
 }
 # What FlashInfer loads for it, in the versions that these engines want.
@@ -157,6 +180,8 @@ FLASHINFER: Quotes = {
     (f"{_COMM}/trtllm_mnnvl_ar.py", "get_trtllm_mnnvl_comm_module"): (
         "gen_trtllm_mnnvl_comm_module().build_and_load()",
     ),
+    ("flashinfer/gemm/routergemm.py", "tinygemm_bf16"): ("get_tinygemm2_module().tinygemm2_op(",),
+    ("flashinfer/gemm/routergemm.py", "get_tinygemm2_module"): ("gen_tinygemm2_module().build_and_load()",),
     ("flashinfer/fused_moe/fused_routing_dsv3.py", "get_dsv3_fused_routing_module"): (
         "gen_dsv3_fused_routing_module(",
     ),
@@ -175,6 +200,10 @@ def test_every_place_that_a_rule_cites_is_quoted() -> None:
 def test_sglang_still_says_so(version: str) -> None:
     root = wheel_of("sglang", f"sglang=={version}")
     assert [*unsaid(root, SGLANG), *unsaid(root, SGLANG_NOTHING), *unsaid(root, OWN[version])] == []
+    given = _OVERRIDES if version == "0.5.16" else "sglang/srt/arg_groups/model_overrides/gpt_oss.py"
+    served = ('overrides["dtype"] = "bfloat16"', 'overrides["moe_runner_backend"] = "triton_kernel"')
+    assert unsaid(root, {(given, "_gpt_oss_overrides"): served}) == []
+    assert "kv_cache_quant_algo" not in source(root, ("sglang/srt/layers/quantization/mxfp4.py", "Mxfp4Config"))
     asked = source(root, (_OVERRIDES, "_flashinfer_allreduce_fusion_auto_enable"))
     assert ("is_sm90_supported()" in asked) == (version == "0.5.16") == ("get_platform().is_sm90" not in asked)
 
@@ -197,6 +226,7 @@ OPS = {
     "trtllm_mnnvl_comm",
     "dsv3_fused_routing",
     "cutlass_fused_moe_sm90",
+    "tinygemm2",
     "get_all_reduce_module",
     "_init_communicator",
     "_init_ipc_manager",
@@ -222,7 +252,9 @@ REDUCE = ["get_all_reduce_module", "_init_communicator", "_init_ipc_manager"]
         ("qwen3-30b-a3b", 1, "9.0", []),
         ("qwen3-30b-a3b", 4, "9.0", ["trtllm_comm", *REDUCE]),
         ("qwen3-30b-a3b", 4, "8.0", REDUCE),
-        ("gpt-oss-20b", 2, "9.0", ["trtllm_comm", *REDUCE]),
+        ("gpt-oss-20b", 2, "9.0", ["trtllm_comm", *REDUCE, "tinygemm2"]),
+        ("gpt-oss-20b", 1, "9.0", ["tinygemm2"]),
+        ("gpt-oss-20b", 2, "8.0", REDUCE),
         ("deepseek-v3", 8, "9.0", ["trtllm_comm", *REDUCE, "dsv3_fused_routing"]),
         ("deepseek-v3", 1, "8.9", ["dsv3_fused_routing"]),
         ("mixtral-8x7b", 2, "9.0", REDUCE),
@@ -230,7 +262,7 @@ REDUCE = ["get_all_reduce_module", "_init_communicator", "_init_ipc_manager"]
 )
 def test_sglang(name: str, gpus: int, architecture: str, expected: list[str]) -> None:
     told = answer(name, architecture, version="0.5.16", tensor_parallel=gpus)
-    dtype = read_facts(CONFIGS / f"{name}.json").dtype
+    dtype = read_facts(CONFIGS / f"{name}.json").dtype or name == "gpt-oss-20b"  # which SGLang serves in bfloat16
     assert given(told) == [one for one in expected if dtype or one not in REDUCE]
     said = [dict(entry.params) for entry in told.entries if "get_all_reduce" in entry.op]
     assert said == [{"dtype": "bfloat16", "world_size": gpus}] * len(said)
@@ -248,9 +280,8 @@ def test_spread_experts_are_not_known(engine: str, flag: str) -> None:
 def test_sglang_0_5_23_has_its_functions_elsewhere() -> None:
     told = answer("qwen3-30b-a3b", "9.0", version="0.5.23", tensor_parallel=4)
     assert given(told) == ["trtllm_comm", *REDUCE]
-    own = [entry.op.partition(":")[0] for entry in told.entries if ":" in entry.op]
-    assert own == ["sglang.kernels.ops.communication.all_reduce"] * 3
-    assert "which modules of its own JIT it compiles, for this version" in told.unknown
+    own = [entry.op.partition(":")[0] for entry in told.entries if entry.rule in communication.MODULES]
+    assert own == ["trtllm_comm", *["sglang.kernels.ops.communication.all_reduce"] * 3]
 
 
 @pytest.mark.parametrize("version", ["0.26.0", "0.33.0"])
@@ -307,3 +338,23 @@ def test_which_routing_is_flashinfers(change: dict[str, Any], kernel: bool) -> N
     told = derive(replace(facts, routing=replace(deepseek, **change)), request("deepseek-v3"), "9.0")
     assert (given(told) == ["dsv3_fused_routing"]) == kernel
     assert any("which kernel chooses" in one for one in told.unknown) != kernel
+
+
+@pytest.mark.parametrize(
+    ("change", "kernel"),
+    [
+        ({}, True),
+        ({"experts": 128}, True),  # gpt-oss-120b
+        ({"experts": 20}, False),
+        ({"hidden": 2896}, False),
+        ({"experts": 0}, False),
+        ({"quantization": "none", "quantized": False, "dtype": "float16"}, False),
+        ({"quantization": "none", "quantized": False, "dtype": "bfloat16"}, True),
+    ],
+)
+def test_which_router_is_flashinfers(change: dict[str, Any], kernel: bool) -> None:
+    facts = replace(read_facts(CONFIGS / "gpt-oss-20b.json"), **change)
+    assert (facts.fields["small_router"], facts.dtype) == ("num_local_experts", change.get("dtype", ""))
+    for version in rules.READ["sglang"]:
+        told = derive(facts, request("gpt-oss-20b", version=version), "9.0")
+        assert (given(told) == ["tinygemm2"]) == kernel

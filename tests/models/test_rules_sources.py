@@ -67,6 +67,7 @@ SGLANG: dict[Place, tuple[str, ...]] = {
     ("sglang/jit_kernel/clamp_position.py", "clamp_position_cuda"): ("_jit_clamp_position_module(seq_lens.dtype)",),
     ("sglang/jit_kernel/clamp_position.py", "_jit_clamp_position_module"): ("(dtype: torch.dtype)",),
     ("sglang/srt/layers/activation.py", "SiluAndMul.forward_cuda"): ("silu_and_mul(x, out)",),
+    ("sglang/srt/layers/activation.py", "GeluAndMul._forward_impl"): ("gelu_tanh_and_mul(x, out)",),
     ("sglang/jit_kernel/activation.py", "_run_activation_inplace"): ("_jit_activation_module(input.dtype)",),
     ("sglang/jit_kernel/activation.py", "_jit_activation_module"): ("(dtype: torch.dtype)",),
     ("sglang/srt/models/qwen3.py", "Qwen3Attention.forward_prepare_native"): ("q, k = apply_qk_norm(",),
@@ -106,6 +107,11 @@ MODELS: dict[Place, tuple[str, ...]] = {
         "q, k = self.rotary_emb(positions, q, k)",
     ),
     ("sglang/srt/models/llama.py", "LlamaDecoderLayer"): ('getattr(config, "rope_is_neox_style", True)',),
+    ("sglang/srt/models/gemma2.py", "Gemma2MLP"): ("self.act_fn = GeluAndMul()",),
+    ("sglang/srt/models/gemma2.py", "Gemma2Attention"): (
+        "rotary_dim=self.head_dim,",
+        "q, k = self.rotary_emb(positions, q, k)",
+    ),
     ("sglang/srt/models/mistral.py", "MistralForCausalLM"): ("class MistralForCausalLM(LlamaForCausalLM): pass",),
     ("sglang/srt/models/qwen2.py", "Qwen2MLP"): ("self.act_fn = SiluAndMul()",),
     ("sglang/srt/models/qwen2.py", "Qwen2Attention"): (
@@ -347,6 +353,7 @@ def of_gpus_and_experts() -> list[tuple[str, dict[str, Any]]]:
     told = [
         answer("deepseek-v3", "9.0", version="0.5.16", tensor_parallel=8),
         derive(fixed, request("mixtral-8x7b", "vllm", version="0.26.0", tensor_parallel=2), "9.0"),
+        answer("gpt-oss-20b", "9.0", version="0.5.23"),
     ]
     rules_of = {id(rule) for rule in (*communication.MODULES, *experts.MODULES)}
     found = [entry for one in told for entry in one.entries if id(entry.rule) in rules_of and ":" not in entry.op]
@@ -372,6 +379,7 @@ def test_the_generators_take_what_is_given(tmp_path: Path) -> None:
         "trtllm_mnnvl_comm",
         "trtllm_comm",
         "fused_moe_90",
+        "tinygemm2",
     ]
     assert [name.removeprefix("sgl_kernel_jit_").rpartition("_")[0] for name in planned[: len(wanted)]] == [
         "fused_rope_true_128_true_bf16_t",

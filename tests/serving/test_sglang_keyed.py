@@ -34,6 +34,15 @@ ALL_REDUCE: tuple[tuple[str, dict[str, Any]], ...] = (
     (f"{_REDUCE}:_init_communicator", {}),
     (f"{_REDUCE}:_init_ipc_manager", {}),
 )
+# A function that calls itself through its own cache: by bytes of a row, and the number of threads, 0 for its own choice.
+ROWS = {"2048_2048_128": (2048, 2048, 0), "12_12_32": (12, 12, 0), "2048_1024_64": (2048, 1024, 64)}
+KVCACHE: tuple[tuple[str, dict[str, Any]], ...] = tuple(
+    (
+        "sglang.kernels.ops.kvcache.kvcache:_jit_kvcache_module",
+        {"k_row_bytes": key, "v_row_bytes": value, "num_threads": threads},
+    )
+    for key, value, threads in ROWS.values()
+)
 MISTAKES: tuple[tuple[str, dict[str, Any], str], ...] = (
     (CLAMP.replace("_jit_clamp", "_jit_klamp"), {}, "(did you mean _jit_clamp_position_module?)"),
     (CLAMP, {"dtyp": "int64"}, "_jit_clamp_position_module takes dtype (did you mean dtype?)"),
@@ -59,7 +68,8 @@ def place(tmp_path_factory: pytest.TempPathFactory, flashinfer: Path) -> Place:
     (root / "cuda" / "include").mkdir()
     (root / "cuda" / "include" / "cuda.h").write_text("// CUDA\n")
     forced = env | {"SGLANG_JIT_FORCE_RECOMPILE": "1"}
-    planned = ask("sglang_keyed_plan.py", root, forced, INT64, *(wrong[:2] for wrong in MISTAKES), *ALL_REDUCE)
+    wanted = (INT64, *(wrong[:2] for wrong in MISTAKES), *KVCACHE, *KVCACHE, *ALL_REDUCE)
+    planned = ask("sglang_keyed_plan.py", root, forced, *wanted)
     assert not (root / ".cache" / "sglang").exists(), "planning writes nothing"
     return Place(root, env, planned, ask("sglang_keyed_build.py", root, forced, INT64, INT64, INT32, CHANGING))
 
@@ -101,6 +111,13 @@ def test_functions_of_other_names_make_modules_as_well(place: Place) -> None:
         "sgl_kernel_jit_communicator",
         "sgl_kernel_jit_cuda_ipc",
     ]
+
+
+def test_two_entries_of_one_module_that_a_function_asks_itself_for(place: Place) -> None:
+    """As two models have them, in one plan."""
+    first = len(MISTAKES) + 1
+    asked = place.planned["kernels"][first : first + 2 * len(KVCACHE)]
+    assert [one.get("name") for one in asked] == [f"sgl_kernel_jit_kvcache_{row}_true" for row in (*ROWS, *ROWS)]
 
 
 def test_what_was_planned_is_published_by_sglang(place: Place) -> None:
