@@ -24,7 +24,7 @@ from fitasks.base.files import sha256_file
 from fitasks.compile import receipt as receipts
 from fitasks.compile.judge import engine_receipt
 from fitasks.delivery.bundle.staging import staging
-from fitasks.delivery.collect import collected
+from fitasks.delivery.collect import collected, refuse_nothing
 from fitasks.plan.whole import request_for
 from fitasks.processes import interpreter
 
@@ -69,12 +69,13 @@ class _Fresh:
 def deliver(plan: Plan, judges: Mapping[str, Judge], names: Sequence[str], directory: Path) -> tuple[Delivered, ...]:
     """Lay the named kernels, of those that no package can hold, into `directory`, in place of what was delivered there.
 
-    Raises KernelFailure where one isn't finished, or not what was built; EnvironmentProblem where the directory is
-    somebody else's.
+    Where there are none it lays out the places alone. Raises KernelFailure where one isn't finished, or not what was
+    built, or nothing is planned at all; EnvironmentProblem where the directory is somebody else's.
     """
+    refuse_nothing(plan, names)
     _refuse_to_replace(directory)
     today = {target: judge.refreshed() for target, judge in judges.items()}
-    fresh = collected(_unpackaged(plan, names), lambda kernel: _fresh(kernel, today[kernel.target]))
+    fresh = collected(to_lay_out(plan, names), lambda kernel: _fresh(kernel, today[kernel.target]))
     with staging(directory.absolute().parent) as beside:
         made = beside / "made"
         for place in (*PLACES.values(), _COMPILERS):
@@ -94,8 +95,8 @@ def variables(delivered: Iterable[Delivered], directory: str) -> list[str]:
     return [_VARIABLES[kind].format(directory) for kind in kinds]
 
 
-def _unpackaged(plan: Plan, names: Sequence[str]) -> Iterator[Kernel]:
-    """Each once: two entries may be one module."""
+def to_lay_out(plan: Plan, names: Sequence[str]) -> Iterator[Kernel]:
+    """Those of the named kernels that no package can hold, each once: two entries may be one module."""
     seen = set[Path | str]()
     for kernel in plan.chosen(names):
         one = kernel.library if kernel.name else kernel.label

@@ -107,11 +107,12 @@ def test_two_entries_that_are_one_module_are_delivered_once(engines: Engines, tm
     assert [one.label for one in both.lay(tmp_path / "engines")] == ["gate", "rope", "clamp"]
 
 
-def test_an_image_may_name_the_places_where_nothing_is_planned(shop: Workshop, tmp_path: Path) -> None:
-    assert Engines(shop, ()).lay(tmp_path / "empty") == ()
+def test_an_image_may_name_the_places_where_a_wheel_has_all(shop: Workshop, tmp_path: Path) -> None:
+    assert Engines(shop, (shop.kernel("page"),)).lay(tmp_path / "empty") == ()
     found = sorted(path.name for path in (tmp_path / "empty").iterdir())
     assert found == ["compilers", "delivered.json", "flashinfer", "sglang-jit", "tvm-ffi"]
-    assert list(delivered_lines((), "empty", [])) == ["empty: no planned kernel needs it, doit wheel has them all"]
+    told = "empty: laid out empty, for none of these kernels needs it; doit wheel has them"
+    assert list(delivered_lines((), "empty", [])) == [told]
 
 
 def test_named_ones_alone_in_place_of_all(engines: Engines, tmp_path: Path) -> None:
