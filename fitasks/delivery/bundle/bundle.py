@@ -28,6 +28,7 @@ from fitasks.compile.judge import engine_receipt
 from fitasks.compile.lock import module_lock
 from fitasks.delivery.bundle.manifest import CUTE, KEYED, Held, Manifest, Origin, PackedFile
 from fitasks.delivery.bundle.reading import DASH, GZIP
+from fitasks.delivery.bundle.staging import sweep
 from fitasks.delivery.bundle.timestamps import put_right
 from fitasks.delivery.bundle.whole import directory_of, files_of
 from fitasks.delivery.bundle.writing import write
@@ -73,6 +74,7 @@ def bundle(here: Here, path: Path, names: Sequence[str] = ()) -> Bundled:
     """
     refuse_nothing(here.plan, names)
     _refuse_name(path)
+    sweep(here)
     try:
         _refuse_to_overwrite(path)
         chosen, left_out = _chosen(here, names)
