@@ -38,7 +38,8 @@ class Incomplete:
 def clear_incomplete(base: Path, elsewhere: Iterable[Path] = ()) -> list[Incomplete]:
     """Remove the half-built nvcc modules below `base`, in every cache layout; those that are being built are kept.
 
-    With them goes what a killed unbundle left there, and in the directories `elsewhere`. Kept is whatever shows no marks of such a module: other toolchains keep theirs in the same place.
+    With them goes what a killed unbundle left there, and in the directories `elsewhere`. Kept is whatever shows no
+    marks of such a module: other toolchains keep theirs in the same place.
     """
     found = []
     for module in _modules(base):

@@ -67,7 +67,8 @@ def ask(
 
     `what` is asked for, as in "can't say which libcudart it loads"; `remedy` helps where the script ends without an
     answer; `identity` is another user, in Popen's words; `quiet` where it has been told what is done; `limit`
-    is in seconds, 0 is none, None is TIMEOUT. The script leads a session, which ends with this process, however that ends. Raises NoAnswer, and OSError where no file can be made.
+    is in seconds, 0 is none, None is TIMEOUT. The script leads a session, which ends with this process, however that
+    ends. Raises NoAnswer, Late among them, and OSError where no file can be made.
     """
     sought = f"{python} can't say {what}"
     with temporary.directory("python") as directory:
@@ -77,7 +78,7 @@ def ask(
         command = [str(python), str(script), *_asking(directory, request), str(answer), *map(str, words)]
         seconds = TIMEOUT if limit is None else limit
         with doing(f"asking {python} {what}", quiet=quiet):  # nobody takes a slow first import for a hang
-            finished = _run(command, {**env, "TMPDIR": str(directory)}, log, sought, identity, seconds)
+            finished = _run(command, {**env, "TMPDIR": str(directory)}, log, sought, identity=identity, limit=seconds)
         try:
             return _read(answer, shape, sought)
         except BadInput as error:
@@ -98,7 +99,7 @@ def _asking(directory: Path, request: object) -> list[str]:
 
 
 def _run(
-    command: list[str], env: Mapping[str, str], log: Path, sought: str, identity: Mapping[str, Any], limit: float
+    command: list[str], env: Mapping[str, str], log: Path, sought: str, *, identity: Mapping[str, Any], limit: float
 ) -> process.Finished:
     try:
         finished = process.run(command, cwd=Path.cwd(), env=env, log=log, timeout=limit, identity=identity)

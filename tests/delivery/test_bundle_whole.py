@@ -322,7 +322,11 @@ def test_what_a_killed_run_left_in_any_cache_goes_with_the_next(
     spoil(all_three)
     assert killed(all_three, packed, 1, 1) == -signal.SIGKILL
     left = {path.parent for path in shop.root.rglob(f"{scratch.UNPACKED}*")}
-    assert left >= {rope.build_dir.parent, all_three.clamp.build_dir.parents[2], all_three.gate.build_dir.parent / "tmp"}
+    assert left >= {
+        rope.build_dir.parent,
+        all_three.clamp.build_dir.parents[2],
+        all_three.gate.build_dir.parent / "tmp",
+    }
     if sweep == "bundle":
         assert [label for label, _ in bundle(all_three.machine, packed).left_out] == ["clamp"]
     elif sweep == "unbundle":

@@ -199,7 +199,7 @@ def test_what_a_helper_does_beside_its_answer_is_no_matter(tmp_path: Path, text:
     ],
 )
 def test_a_helpers_answer_that_is_none_is_told_and_not_shown(tmp_path: Path, text: str) -> None:
-    with pytest.raises(EnvironmentProblem, match="docker-credential-ours .* gives no user and password") as told:
+    with pytest.raises(EnvironmentProblem, match=r"docker-credential-ours .* gives no user and password") as told:
         credentials(parse("oci://host/a:b"), _helper(tmp_path, text))
     assert "geheim" not in str(told.value)
 

@@ -470,7 +470,7 @@ def test_where_no_wheel_can_hold_any_there_is_none_and_that_is_no_failure(
     stocked = Shop(made.version, made.parts, [replace(workshop.sglangs(), label="sgl-rope")]).stocked()
     monkeypatch.setattr(deliver, "current", lambda: stocked)
     for task in (partial(deliver.wheel, "sizes.json"), deliver.install, partial(deliver.wheel, "")):
-        task([])  # type: ignore[operator]
+        task([])
         assert capsys.readouterr().out.splitlines()[0] == "nothing for a wheel: doit deliver lays out 1 kernel"
         assert not list(Path("dist").iterdir())
     assert json.loads(Path("sizes.json").read_text())["kernels"] == []

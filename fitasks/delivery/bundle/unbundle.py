@@ -19,7 +19,6 @@ from __future__ import annotations
 from collections import Counter
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fitasks.base.errors import EnvironmentProblem
@@ -35,6 +34,7 @@ from fitasks.delivery.bundle.whole import proven as proven_whole
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
+    from pathlib import Path
 
     from fitasks.delivery.bundle.here import Here
     from fitasks.delivery.bundle.manifest import Manifest
