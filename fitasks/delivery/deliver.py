@@ -83,10 +83,18 @@ def deliver(plan: Plan, judges: Mapping[str, Judge], names: Sequence[str], direc
         delivered = (*_copied(plan, fresh, made), *_packed(plan, fresh, made))
         text = json.dumps({"version": 1, "kernels": list(map(asdict, delivered))}, indent=1)
         (made / NAME).write_text(f"{text}\n")
+        _open_to_all(made)
         if directory.exists():
             directory.rename(beside / "old")
         made.rename(directory)
     return delivered
+
+
+def _open_to_all(made: Path) -> None:
+    """Let every user read it, as what a wheel installs: an image gives files to root, and its server is another."""
+    for path in (made, *made.rglob("*")):
+        mode = path.stat().st_mode
+        path.chmod(0o755 if path.is_dir() or mode & 0o100 else 0o644)
 
 
 def variables(delivered: Iterable[Delivered], directory: str) -> list[str]:

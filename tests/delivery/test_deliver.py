@@ -101,6 +101,22 @@ def test_each_kind_lies_where_its_engine_looks_under_one_variable(engines: Engin
     ]
 
 
+def test_every_user_of_the_image_may_read_it_whatever_the_builders_umask(engines: Engines, tmp_path: Path) -> None:
+    """As of a wheel, whose modes are its own: COPY gives the files to root, and the server is another."""
+    before = os.umask(0o077)
+    try:
+        engines.gate.library.chmod(0o600)
+        engines.lay(tmp_path / "engines")
+    finally:
+        os.umask(before)
+    laid = [tmp_path / "engines", *(tmp_path / "engines").rglob("*")]
+    modes = {str(path.relative_to(tmp_path)): path.stat().st_mode & 0o777 for path in laid}
+    assert {mode for path, mode in modes.items() if (tmp_path / path).is_dir()} == {0o755}
+    assert modes["engines/delivered.json"] == 0o644
+    assert all(mode & 0o444 == 0o444 for mode in modes.values()), modes
+    assert not any(mode & 0o022 for mode in modes.values())
+
+
 def test_two_entries_that_are_one_module_are_delivered_once(engines: Engines, tmp_path: Path) -> None:
     twins = tuple(replace(kernel, label=f"{kernel.label}-too", twin=kernel.label) for kernel in engines.kernels)
     both = Engines(engines.shop, (*engines.kernels, *twins))

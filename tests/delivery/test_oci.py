@@ -159,6 +159,25 @@ def test_credentials_are_those_of_docker(tmp_path: Path) -> None:
     assert credentials(here, _login(tmp_path, auths={"host:5000": 3}, credHelpers=[])) is None
 
 
+@pytest.mark.parametrize("key", ["https://host", "https://host/v1/", "http://host", "host/v2/"])
+def test_a_registry_may_be_named_by_an_address(tmp_path: Path, key: str) -> None:
+    """As docker's earlier files did, and secrets of clusters do."""
+    auth = base64.b64encode(b"u:s").decode()
+    env = _login(tmp_path, auths={"https://host.example": {"auth": "other"}, "host:5000": {}, key: {"auth": auth}})
+    assert credentials(parse("oci://host/a:b"), env) == ("u", "s")
+    assert credentials(parse("oci://ost/a:b"), env) is None
+
+
+def test_the_helper_of_a_registry_goes_before_what_is_written(tmp_path: Path) -> None:
+    """As docker has it: what is written is of an earlier login, and may have expired."""
+    auths = {"host": {"auth": base64.b64encode(b"u:expired").decode()}}
+    env = _helper(tmp_path, SAYS)
+    env |= _login(tmp_path, auths=auths, credHelpers={"host": "ours"})
+    assert credentials(parse("oci://host/a:b"), env) == ("u", "s")
+    _login(tmp_path, auths=auths, credsStore="gone")
+    assert credentials(parse("oci://host/a:b"), env) == ("u", "expired"), "where a helper for all isn't there"
+
+
 def test_a_helper_of_docker_is_asked(tmp_path: Path) -> None:
     helper = tmp_path / "docker-credential-ours"
     helper.write_text('#!/bin/sh\nread host\n[ "$host" = host ] && echo \'{"Username": "u", "Secret": "s"}\'\n')

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 _MOST = 1 << 20  # bytes of the file
 _PATIENCE = 30.0  # seconds for a helper, which may ask a keyring
 _ASKING = ("/bin/sh", "-c", 'printf %s "$2" | "$1" get 2>/dev/null', "sh")
+_ADDRESS = re.compile(r"https?://")
 _HELPER = re.compile(r"[\w.-]+", re.ASCII)
 
 
@@ -40,11 +41,23 @@ def credentials(reference: Reference, env: Mapping[str, str]) -> tuple[str, str]
     if not file.exists():
         return None
     said = read_json(file, _MOST)
-    helper = _below(said, "credHelpers").get(reference.login) or _below(said, "").get("credsStore")
-    written = _below(_below(said, "auths").get(reference.login), "").get("auth")
-    if isinstance(written, str) and written:
+    if helper := _text(_below(said, "credHelpers"), reference.login):  # before what an earlier login has written
+        return _asked(helper, reference, file, env)
+    if written := _text(_below(_of(reference, _below(said, "auths")), ""), "auth"):
         return _decoded(written, file)
-    return _asked(helper, reference, file, env) if isinstance(helper, str) and helper else None
+    helper = _text(_below(said, ""), "credsStore")
+    return _asked(helper, reference, file, env) if helper else None
+
+
+def _text(said: dict[str, Any], name: str) -> str:
+    found = said.get(name)
+    return found if isinstance(found, str) else ""
+
+
+def _of(reference: Reference, auths: dict[str, Any]) -> Any:
+    """What is written for a registry: under its key, or one that is an address of the same host."""
+    addresses = (key for key in auths if _ADDRESS.sub("", key).partition("/")[0] == reference.login)
+    return auths.get(reference.login if reference.login in auths else next(addresses, ""))
 
 
 def _below(said: Any, name: str) -> dict[str, Any]:
