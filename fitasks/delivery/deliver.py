@@ -116,6 +116,11 @@ def to_lay_out(plan: Plan, names: Sequence[str]) -> Iterator[Kernel]:
 def _refuse_to_replace(directory: Path) -> None:
     if directory.is_symlink() or (directory.exists() and not directory.is_dir()):
         raise EnvironmentProblem(f"{directory} is no directory", remedy="doit deliver --into another")
+    if directory.is_mount():
+        raise EnvironmentProblem(
+            f"{directory} is a mount point, which can't be replaced whole",
+            remedy=f"doit deliver --into {directory / 'engines'}",
+        )
     if directory.is_dir() and any(directory.iterdir()) and not (directory / NAME).is_file():
         raise EnvironmentProblem(
             f"{directory} holds something that doit deliver hasn't put there (it has no {NAME}); it was not replaced",

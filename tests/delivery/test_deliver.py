@@ -163,6 +163,9 @@ def test_what_is_somebody_elses_is_not_replaced(engines: Engines, tmp_path: Path
     (tmp_path / "mine" / "thesis.txt").touch()
     with pytest.raises(EnvironmentProblem, match="holds something that doit deliver hasn't put there"):
         engines.lay(tmp_path / "mine")
+    with pytest.raises(EnvironmentProblem, match="is a mount point, which can't be replaced whole") as told:
+        engines.lay(Path("/proc"))
+    assert told.value.remedy == "doit deliver --into /proc/engines"
     with pytest.raises(EnvironmentProblem, match="is no directory"):
         engines.lay(tmp_path / "mine" / "thesis.txt")
     assert files(tmp_path / "mine") == ["thesis.txt"]
