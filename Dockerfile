@@ -70,7 +70,7 @@ ARG FITASKS_STORE_PUSH=
 RUN --mount=type=cache,target=/root/.cache/fitasks --mount=type=secret,id=store,target=/run/secrets/store \
     if [ -f /run/secrets/store ]; then set -a && . /run/secrets/store && set +a; fi \
  && make kernels PYTHON=/opt/venv/bin/python && mkdir dist && doit check --json dist/kernels.json && doit wheel \
- && doit deliver && (cd dist && sha256sum *.whl > wheel.sha256)
+ && doit deliver && (cd dist && find . -maxdepth 1 -name '*.whl' -exec sha256sum {} + > wheel.sha256)
 
 FROM scratch AS wheel
 COPY --from=builder /src/dist/*.whl /
@@ -94,10 +94,12 @@ RUN --mount=type=cache,target=/root/.cache/pip --mount=type=secret,id=pip,target
     pip install --quiet "${TORCH}" "flashinfer-python==${FLASHINFER_VERSION}" ${ENGINE} \
  && pip uninstall --quiet --yes ninja
 # Not the wheel itself: a copied file stays in its layer. Its hash is copied, so that another wheel costs the next one.
+# Of kernels that no wheel can hold there is no wheel, and no hash.
 COPY --from=builder /src/fitasks/serving/gate/ahead_*.py \
      /src/dist/kernels.json /src/dist/wheel.sha256 /opt/fitasks/
 RUN --mount=type=bind,from=builder,source=/src/dist,target=/wheel \
-    cd /wheel && sha256sum --check --quiet /opt/fitasks/wheel.sha256 && pip install --quiet --no-index --no-deps *.whl
+    cd /wheel && if [ -s /opt/fitasks/wheel.sha256 ]; then \
+      sha256sum --check --quiet /opt/fitasks/wheel.sha256 && pip install --quiet --no-index --no-deps *.whl; fi
 COPY --from=builder /src/fitasks/serving/plan/*.py /opt/fitasks/plan/
 # What no wheel can hold, by `doit deliver`. FlashInfer writes a log into its cache when it is imported.
 COPY --from=builder /src/dist/engines /opt/engines

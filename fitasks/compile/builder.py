@@ -30,6 +30,7 @@ from fitasks.compile.outcome import check, receipt_of, utc
 from fitasks.config.generators import may_make_object
 from fitasks.cuda.survey import host_compiler
 from fitasks.plan import planner
+from fitasks.plan.unbuildable import misplaced
 from fitasks.processes import sessions
 
 if TYPE_CHECKING:
@@ -140,6 +141,8 @@ class Builder:
     def _build(self, kernel: Kernel, *, force: bool) -> Done:
         if kernel.problem:
             raise KernelFailure(kernel.problem)
+        if problem := misplaced(kernel):
+            raise KernelFailure(f"{kernel.label}: {problem.message}", remedy=problem.remedy)
         if kernel.built_whole:
             return self._whole(kernel, force=force)
         if not force and self.store and self.store.afar and (done := self._fetched(kernel, self.store)):

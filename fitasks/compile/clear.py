@@ -21,7 +21,7 @@ from fitasks.plan.caches import CACHED_OPS, GENERATED, LOCKS
 from fitasks.plan.modules import strangers, toolchain_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from fitasks.plan.plan import Plan
 
@@ -35,10 +35,11 @@ class Incomplete:
     kept: str = ""
 
 
-def clear_incomplete(base: Path) -> list[Incomplete]:
+def clear_incomplete(base: Path, elsewhere: Iterable[Path] = ()) -> list[Incomplete]:
     """Remove the half-built nvcc modules below `base`, in every cache layout; those that are being built are kept.
 
-    So is whatever shows no marks of such a module: other toolchains keep theirs in the same place.
+    With them goes what a killed unbundle left there, and in the directories `elsewhere`. Kept is whatever shows no
+    marks of such a module: other toolchains keep theirs in the same place.
     """
     found = []
     for module in _modules(base):
@@ -47,7 +48,7 @@ def clear_incomplete(base: Path) -> list[Incomplete]:
             found.append(Incomplete(module, 0))
         elif toolchain_of(module) == "nvcc" and not _complete(module):
             found.append(_cleared(module))
-    return [*found, *_unpacked(base)]
+    return [*found, *_unpacked(base, elsewhere)]
 
 
 def _cleared(module: Path) -> Incomplete:
@@ -72,10 +73,10 @@ def _lock(module: Path) -> Path:
     return module.parent / LOCKS / f"{module.name}.lock"
 
 
-def _unpacked(base: Path) -> Iterator[Incomplete]:
+def _unpacked(base: Path, elsewhere: Iterable[Path]) -> Iterator[Incomplete]:
     """What an unbundle left that was killed, in every cache layout."""
     workspaces = [*sorted(base.glob("*/")), *sorted(base.glob("*/*/"))]
-    for place in dict.fromkeys((base, *sorted(base.glob("*/")), *places(workspaces))):
+    for place in dict.fromkeys((base, *sorted(base.glob("*/")), *places(workspaces), *sorted(elsewhere))):
         with abandoned(place) as left:
             for path in left:
                 yield Incomplete(path, bytes_in(path))

@@ -234,8 +234,8 @@ def split_variables(env: Mapping[str, str], threads: int) -> dict[str, str]:
 
 
 def link_variables(env: Mapping[str, str], kernel: Kernel) -> dict[str, str]:
-    """Where SGLang's modules find libcuda on a machine without a driver; FlashInfer's name the stubs themselves."""
-    if kernel.kind != "sglang":
+    """What leads the linker to the toolkit's stubs of the driver where tvm-ffi's flags, unlike FlashInfer's, don't."""
+    if not kernel.by_tvm_ffi:
         return {}
     return {"LIBRARY_PATH": ":".join(filter(None, [env.get("LIBRARY_PATH"), f"{env['CUDA_HOME']}/lib64/stubs"]))}
 

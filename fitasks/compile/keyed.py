@@ -7,7 +7,6 @@ no receipt vouches for is thrown away first, under that lock.
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -66,8 +65,8 @@ def _published(kernel: Kernel, said: str) -> Path:
 
 
 def link(planned: Path, library: Path) -> None:
-    """Let the planned library lead there at once, whatever directory the cache is moved to."""
-    beside = planned.with_name(f".{planned.name}.{os.getpid()}.tmp")
+    """Let the planned library lead there at once, whatever directory the cache is moved to. Our lock is held."""
+    beside = planned.with_name(f".{planned.name}.tmp")
     beside.unlink(missing_ok=True)
     beside.symlink_to(library.relative_to(planned.parent))
     beside.replace(planned)

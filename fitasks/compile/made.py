@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from fitasks.base.errors import KernelFailure
+from fitasks.compile.runner import too_late
 from fitasks.plan.whole import request_for
 from fitasks.processes import interpreter
 
@@ -31,7 +32,11 @@ def ask(kernel: Kernel, runner: Runner, script: Path, shape: type[Any], **more: 
     plan, wanted = runner.plan, {0: (kernel.op, kernel.given)}
     request = request_for(kernel.target, wanted) | more
     env, what = plan.environment(kernel.target), f"how it compiled {kernel.name}"
-    answer = interpreter.ask(plan.server.python, script, shape, env, what, request=request, quiet=True)
+    python, limit = plan.server.python, runner.timeout or 0
+    try:
+        answer = interpreter.ask(python, script, shape, env, what, request=request, quiet=True, limit=limit)
+    except interpreter.Late:
+        raise too_late(kernel, limit) from None
     (one,) = answer["kernels"]
     if "error" in one:
         raise KernelFailure(f"{kernel.label}: {one['error']['message']}")

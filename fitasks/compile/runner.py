@@ -78,12 +78,17 @@ class Runner:
         return self.plan.state / "logs" / f"{kernel.label}.log"
 
 
+def too_late(kernel: Kernel, seconds: float, log: str = "") -> KernelFailure:
+    """What is said of a kernel that was stopped at its time limit."""
+    return KernelFailure(
+        f"{kernel.label}: not finished after {seconds:.0f} s, and stopped{log}",
+        remedy="raise `timeout:` in kernels.yaml (seconds; 0 is no limit)",
+    )
+
+
 def _failure(kernel: Kernel, finished: Finished, compiling: Compiling, log: Path) -> KernelFailure:
     if finished.timed_out:
-        return KernelFailure(
-            f"{kernel.label}: not finished after {finished.seconds:.0f} s, and stopped\n  log: {log}",
-            remedy="raise `timeout:` in kernels.yaml (seconds; 0 is no limit)",
-        )
+        return too_late(kernel, finished.seconds, f"\n  log: {log}")
     found = compiling.found or diagnose("", finished.status)
     hint = f"\n  hint: {found.hint}" if found.hint else ""
     if found.out_of_memory and (had := compiling.alone):

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from pathlib import Path
 
+    from fitasks.plan.plan import Plan
+
 UNPACKED = ".fitasks-unbundle-"  # directories, in one that is locked while they are in use
 WRITTEN = ".fitasks-bundle-"  # files, each locked while it is written
 
@@ -26,6 +28,12 @@ def places(workspaces: Iterable[Path]) -> Iterator[Path]:
     """
     for workspace in workspaces:
         yield from (workspace.parent, workspace / CACHED_OPS / LOCKS, workspace / GENERATED)
+
+
+def everywhere(plan: Plan, store: Path) -> set[Path]:
+    """Each directory that bundles are unpacked in: of FlashInfer's caches and SGLang's, and beside the store."""
+    of_sglang = filter(None, (plan.sglang_cache, plan.keyed_cache))
+    return {store.parent, *places(target.workspace for target in plan.targets.values()), *of_sglang}
 
 
 @contextlib.contextmanager

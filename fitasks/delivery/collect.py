@@ -50,20 +50,22 @@ class Complete:
 
 
 def collect(plan: Plan, judges: Mapping[str, Judge], names: Sequence[str] = ()) -> tuple[Complete, ...]:
-    """The named kernels, or every planned one in the plan's order.
+    """The named kernels, or every planned one in the plan's order; none where no package can hold any.
 
     Raises KernelFailure that names all that aren't complete. What no package can hold isn't among them, see `left_out`
     and `unpackaged`.
     Judged anew: they may have been built in this very run. Wrong timestamps do not matter here.
     """
+    refuse_nothing(plan, names)
     today = {target: judge.refreshed() for target, judge in judges.items()}
     chosen = [kernel for kernel in plan.chosen(names) if not kernel.unfit and kernel.packageable]
-    found = collected(chosen, lambda kernel: _complete(kernel, today[kernel.target], plan.targets[kernel.target]))
-    if not found and (told := left_out(plan, names) + unpackaged(plan, names)):
-        raise KernelFailure("\n".join(told))
-    if not found:
+    return collected(chosen, lambda kernel: _complete(kernel, today[kernel.target], plan.targets[kernel.target]))
+
+
+def refuse_nothing(plan: Plan, names: Sequence[str]) -> None:
+    """Raise KernelFailure where no kernel is planned: whoever asks to deliver some has forgotten them."""
+    if not plan.chosen(names):
         raise KernelFailure("there are no kernels to deliver", remedy="name some in kernels.yaml")
-    return found
 
 
 def collected(kernels: Iterable[Kernel], make: Callable[[Kernel], _Made]) -> tuple[_Made, ...]:

@@ -24,7 +24,7 @@ from fitasks.base.files import sha256_file
 from fitasks.compile import receipt as receipts
 from fitasks.compile.judge import engine_receipt
 from fitasks.delivery.bundle.staging import staging
-from fitasks.delivery.collect import collected
+from fitasks.delivery.collect import collected, refuse_nothing
 from fitasks.plan.whole import request_for
 from fitasks.processes import interpreter
 
@@ -69,12 +69,13 @@ class _Fresh:
 def deliver(plan: Plan, judges: Mapping[str, Judge], names: Sequence[str], directory: Path) -> tuple[Delivered, ...]:
     """Lay the named kernels, of those that no package can hold, into `directory`, in place of what was delivered there.
 
-    Raises KernelFailure where one isn't finished, or not what was built; EnvironmentProblem where the directory is
-    somebody else's.
+    Where there are none it lays out the places alone. Raises KernelFailure where one isn't finished, or not what was
+    built, or nothing is planned at all; EnvironmentProblem where the directory is somebody else's.
     """
+    refuse_nothing(plan, names)
     _refuse_to_replace(directory)
     today = {target: judge.refreshed() for target, judge in judges.items()}
-    fresh = collected(_unpackaged(plan, names), lambda kernel: _fresh(kernel, today[kernel.target]))
+    fresh = collected(to_lay_out(plan, names), lambda kernel: _fresh(kernel, today[kernel.target]))
     with staging(directory.absolute().parent) as beside:
         made = beside / "made"
         for place in (*PLACES.values(), _COMPILERS):
@@ -82,10 +83,18 @@ def deliver(plan: Plan, judges: Mapping[str, Judge], names: Sequence[str], direc
         delivered = (*_copied(plan, fresh, made), *_packed(plan, fresh, made))
         text = json.dumps({"version": 1, "kernels": list(map(asdict, delivered))}, indent=1)
         (made / NAME).write_text(f"{text}\n")
+        _open_to_all(made)
         if directory.exists():
             directory.rename(beside / "old")
         made.rename(directory)
     return delivered
+
+
+def _open_to_all(made: Path) -> None:
+    """Let every user read it, as what a wheel installs: an image gives files to root, and its server is another."""
+    for path in (made, *made.rglob("*")):
+        mode = path.stat().st_mode
+        path.chmod(0o755 if path.is_dir() or mode & 0o100 else 0o644)
 
 
 def variables(delivered: Iterable[Delivered], directory: str) -> list[str]:
@@ -94,8 +103,8 @@ def variables(delivered: Iterable[Delivered], directory: str) -> list[str]:
     return [_VARIABLES[kind].format(directory) for kind in kinds]
 
 
-def _unpackaged(plan: Plan, names: Sequence[str]) -> Iterator[Kernel]:
-    """Each once: two entries may be one module."""
+def to_lay_out(plan: Plan, names: Sequence[str]) -> Iterator[Kernel]:
+    """Those of the named kernels that no package can hold, each once: two entries may be one module."""
     seen = set[Path | str]()
     for kernel in plan.chosen(names):
         one = kernel.library if kernel.name else kernel.label
@@ -107,6 +116,11 @@ def _unpackaged(plan: Plan, names: Sequence[str]) -> Iterator[Kernel]:
 def _refuse_to_replace(directory: Path) -> None:
     if directory.is_symlink() or (directory.exists() and not directory.is_dir()):
         raise EnvironmentProblem(f"{directory} is no directory", remedy="doit deliver --into another")
+    if directory.is_mount():
+        raise EnvironmentProblem(
+            f"{directory} is a mount point, which can't be replaced whole",
+            remedy=f"doit deliver --into {directory / 'engines'}",
+        )
     if directory.is_dir() and any(directory.iterdir()) and not (directory / NAME).is_file():
         raise EnvironmentProblem(
             f"{directory} holds something that doit deliver hasn't put there (it has no {NAME}); it was not replaced",

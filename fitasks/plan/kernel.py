@@ -105,6 +105,11 @@ class Kernel:
         return self.kind in WHOLE
 
     @property
+    def by_tvm_ffi(self) -> bool:
+        """Whether its build.ninja is tvm-ffi's, in a cache that is not FlashInfer's."""
+        return self.kind == "sglang"
+
+    @property
     def unfit(self) -> bool:
         """Whether it could be planned, but its code runs on none of the target's GPUs; `problem` says so."""
         return bool(self.problem and self.name)

@@ -41,6 +41,10 @@ class NoAnswer(EnvironmentProblem):
         self.why = ": ".join([why, *said[-1:]])
 
 
+class Late(NoAnswer):
+    """It was ended at its time limit."""
+
+
 class CantSay(NoAnswer):
     """The script itself says why there is no answer."""
 
@@ -57,12 +61,14 @@ def ask(
     remedy: str = "",
     identity: Mapping[str, Any] = MappingProxyType({}),
     quiet: bool = False,
+    limit: float | None = None,
 ) -> dict[str, Any]:
     """Return the answer of `script [REQUEST] ANSWER [WORD ...]`, which has a shape of fitasks/base/answers.py.
 
     `what` is asked for, as in "can't say which libcudart it loads"; `remedy` helps where the script ends without an
-    answer; `identity` is another user, in Popen's words; `quiet` where it has been told what is done. The script leads
-    a session, which ends with this process, however that ends. Raises NoAnswer, and OSError where no file can be made.
+    answer; `identity` is another user, in Popen's words; `quiet` where it has been told what is done; `limit`
+    is in seconds, 0 is none, None is TIMEOUT. The script leads a session, which ends with this process, however that
+    ends. Raises NoAnswer, Late among them, and OSError where no file can be made.
     """
     sought = f"{python} can't say {what}"
     with temporary.directory("python") as directory:
@@ -70,8 +76,9 @@ def ask(
             os.chown(directory, identity["user"], identity["group"])
         answer, log = directory / "response.json", directory / "log"
         command = [str(python), str(script), *_asking(directory, request), str(answer), *map(str, words)]
+        seconds = TIMEOUT if limit is None else limit
         with doing(f"asking {python} {what}", quiet=quiet):  # nobody takes a slow first import for a hang
-            finished = _run(command, {**env, "TMPDIR": str(directory)}, log, sought, identity)
+            finished = _run(command, {**env, "TMPDIR": str(directory)}, log, sought, identity=identity, limit=seconds)
         try:
             return _read(answer, shape, sought)
         except BadInput as error:
@@ -92,16 +99,16 @@ def _asking(directory: Path, request: object) -> list[str]:
 
 
 def _run(
-    command: list[str], env: Mapping[str, str], log: Path, sought: str, identity: Mapping[str, Any]
+    command: list[str], env: Mapping[str, str], log: Path, sought: str, *, identity: Mapping[str, Any], limit: float
 ) -> process.Finished:
     try:
-        finished = process.run(command, cwd=Path.cwd(), env=env, log=log, timeout=TIMEOUT, identity=identity)
+        finished = process.run(command, cwd=Path.cwd(), env=env, log=log, timeout=limit, identity=identity)
     except EnvironmentProblem as error:
         raise NoAnswer(sought, error.message) from None
     if finished.stopped:
         raise NoAnswer(sought, "it was stopped", remedy="run doit again")
     if finished.timed_out:
-        raise NoAnswer(sought, f"it doesn't answer within {TIMEOUT:.0f} s")
+        raise Late(sought, f"it doesn't answer within {limit:.0f} s")
     return finished
 
 

@@ -14,6 +14,7 @@ from fitasks.compile.ninja import ninja as ninjas
 from fitasks.cuda.capability import nvcc_flags, nvcc_of, refusal
 from fitasks.cuda.elf import is_shared_object, segments
 from fitasks.cuda.survey import host_compiler
+from fitasks.plan.unbuildable import misplaced
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -98,8 +99,10 @@ def at_work(known: Knowledge, kernel: Kernel, place: Place, compiling: Verdict) 
 
 
 def _refused(known: Knowledge, kernel: Kernel) -> str:
-    """Why no compiler here can do this kernel; "" where they can, as far as it is to be told without compiling."""
+    """Why it can't be compiled here, or not in its place; "" where it can, as far as can be told without compiling."""
     toolkit = known.plan.toolkit
+    if (place := misplaced(kernel)) and not place.again:
+        return f"{place.message}; {place.remedy}"
     try:
         host_compiler(known.plan.server.env)
     except NoCompiler as problem:

@@ -69,10 +69,15 @@ def repacked_lines(made: Repacked) -> Iterator[str]:
     yield f"to install it: {made.python} -m pip install {made.wheel.path}"
 
 
+def no_wheel_line(elsewhere: int) -> str:
+    """That there is no wheel, where so many of the kernels are delivered in another way."""
+    return f"nothing for a wheel{f': doit deliver lays out {_kernels(elsewhere)}' if elsewhere else ''}"
+
+
 def delivered_lines(delivered: Sequence[Delivered], directory: str, needed: Sequence[str]) -> Iterator[str]:
     """How many kernels, where, and what a server needs to find them."""
     if not delivered:
-        yield f"{directory}: no planned kernel needs it, doit wheel has them all"
+        yield f"{directory}: laid out empty, for none of these kernels needs it; doit wheel has them"
         return
     yield f"{directory}: {_kernels(len(delivered))}, {size(sum(one.size for one in delivered))}"
     yield from (f"a server needs {variables}" for variables in needed)

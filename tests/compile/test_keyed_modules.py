@@ -12,13 +12,13 @@ import subprocess
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from fitasks.base.errors import EnvironmentProblem, KernelFailure
 from fitasks.base.files import sha256_file
-from fitasks.compile import keyed
+from fitasks.compile import cute, keyed
 from fitasks.compile.judge import engine_receipt
 from fitasks.compile.judge.contents import Contents
 from fitasks.compile.judge.engine_receipt import EngineReceipt
@@ -26,11 +26,13 @@ from fitasks.compile.judge.keyed import judge, key_of
 from fitasks.compile.keyed import link
 from fitasks.delivery.collect import unpackaged
 from fitasks.plan.kernel import Kernel, as_record, from_record, impossible
+from fitasks.processes import interpreter
 from fitasks.server.check import check, predict
 from fitasks.server.conditions import conditions
 from fitasks.server.exports import exports
 from fitasks.server.place import Place
 from fitasks.server.user import User
+from tests.processes.test_process import is_gone
 from tests.sessions import session_of
 from tests.workshop import TARGET
 
@@ -322,6 +324,43 @@ def test_two_that_build_it_at_once_build_it_once(
     with ThreadPoolExecutor(2) as pool:
         done = [pool.submit(shop.builder().build, stale) for _ in range(2)]
     assert sorted(one.result().outcome for one in done) == ["compiled", "fresh"]
+
+
+@pytest.mark.parametrize(("ways", "kind"), [(keyed, "sglang-keyed"), (cute, "cute")])
+def test_the_time_limit_of_kernels_yaml_holds_for_engines_too(
+    shop: Workshop, stale: Kernel, monkeypatch: pytest.MonkeyPatch, ways: Any, kind: str
+) -> None:
+    """With what the engine has started: a compiler of its own goes as well."""
+    kernel = stale if kind == "sglang-keyed" else shop.cute_object("{}")
+    script = shop.root / "script.py"
+    note = shop.root / "pid"
+    script.write_text(
+        f"import subprocess\nchild = subprocess.Popen(['sleep', '60'])\n"
+        f"open({str(note)!r}, 'w').write(str(child.pid))\nchild.wait()\n"
+    )
+    monkeypatch.setattr(ways, "_SCRIPT", script)
+    with pytest.raises(KernelFailure) as told:
+        shop.builder(timeout=1.0).build(kernel)
+    assert told.value.message == f"{kernel.label}: not finished after 1 s, and stopped"
+    assert told.value.remedy == "raise `timeout:` in kernels.yaml (seconds; 0 is no limit)"
+    assert is_gone(note.read_text())
+    assert not engine_receipt.path_of(kernel).exists()
+
+
+@pytest.mark.parametrize(("given", "limit"), [(None, 0), (0, 0), (7200, 7200)])
+def test_no_other_limit_is_put_in_its_place(
+    shop: Workshop, stale: Kernel, monkeypatch: pytest.MonkeyPatch, given: float | None, limit: float
+) -> None:
+    seen: dict[str, Any] = {}
+
+    def ask(*_words: object, **options: object) -> dict[str, Any]:
+        seen.update(options)
+        raise KernelFailure("asked")
+
+    monkeypatch.setattr(interpreter, "ask", ask)
+    with pytest.raises(KernelFailure, match="asked"):
+        shop.builder(timeout=given).build(stale)
+    assert seen["limit"] == limit
 
 
 @pytest.mark.parametrize(

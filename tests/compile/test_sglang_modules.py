@@ -7,13 +7,19 @@ import os
 import shutil
 import subprocess
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
+from fitasks.base.errors import KernelFailure
 from fitasks.compile import receipt as receipts
+from fitasks.compile.job import link_variables
 from fitasks.plan.kernel import as_record, from_record, impossible
+from fitasks.server.check import check
 from fitasks.store.local import Store
+from tests.sessions import session_of
+from tests.workshop import TARGET
 
 if TYPE_CHECKING:
     from fitasks.plan.kernel import Kernel
@@ -38,6 +44,66 @@ def test_it_is_built_once_and_fresh(shop: Workshop, rope: Kernel) -> None:
     assert shop.verdict(rope).verdict == "fresh"
     assert shop.build(rope).outcome == "fresh"
     assert shop.ninja_would_run(rope) == "", "a server that can't load it asks its ninja"
+
+
+def test_its_linker_finds_the_driver_that_its_flags_dont_name(shop: Workshop) -> None:
+    env = {"CUDA_HOME": "/cuda", "LIBRARY_PATH": "/ours"}
+    assert link_variables(env, shop.sglangs()) == {"LIBRARY_PATH": "/ours:/cuda/lib64/stubs"}
+    others = (shop.kernel(), shop.cute_object("{}"), shop.keyed_module("clamp"))
+    assert [link_variables(env, kernel) for kernel in others] == [{}, {}, {}]
+
+
+def in_cache(shop: Workshop, name: str) -> Kernel:
+    """The module, in a cache of this name, as tvm-ffi writes it into build.ninja."""
+    kernel = shop.sglangs()
+    before, cache = str(kernel.build_dir.parent), kernel.build_dir.parent.with_name(name)
+    place = cache / kernel.build_dir.name
+    texts = {path.replace(before, str(cache)): text for path, text in kernel.texts.items()}
+    return replace(
+        kernel,
+        build_dir=place,
+        library=place / kernel.library.name,
+        ninja_file=place / "build.ninja",
+        lock=place / "lock",
+        sources=tuple(map(Path, texts)),
+        texts=texts,
+        ninja=kernel.ninja.replace(before, str(cache).replace(":", "$:")),
+    )
+
+
+@pytest.mark.parametrize(
+    ("character", "why"),
+    [
+        (" ", "with a blank in one it can't build there"),
+        ("$", "with `$` in one it can't build there"),
+        ("|", "with `|` in one it can't build there"),
+        (";", "with `;` in one doit can't tell there which headers were read"),
+        ("#", "with `#` in one doit can't tell there which headers were read"),
+    ],
+)
+def test_a_cache_that_ninja_cant_read_the_name_of_is_told_before_anything_is_compiled(
+    shop: Workshop, character: str, why: str
+) -> None:
+    kernel = in_cache(shop, f"my{character}cache")
+    with pytest.raises(KernelFailure) as told:
+        shop.build(kernel)
+    assert told.value.message.startswith("rope: SGLang's cache of modules is in ")
+    assert str(kernel.build_dir.parent) in told.value.message
+    assert told.value.message.endswith(why)
+    assert told.value.remedy == "set TVM_FFI_CACHE_DIR, for doit and the server, to a directory whose path has none"
+    assert not kernel.build_dir.exists()
+    assert shop.build(shop.kernel()).outcome == "compiled", "no other kernel's trouble"
+    (verdict,) = check(session_of(replace(shop.plan(), kernels=(kernel,)), judges={TARGET: shop.judge()}))
+    assert (verdict.state, "TVM_FFI_CACHE_DIR" in verdict.reason) == (
+        ("would fail", True) if why.endswith("build there") else ("would compile", False)
+    )
+
+
+@pytest.mark.parametrize("character", [":", "'", "é"])
+def test_a_cache_that_ninja_can_read_the_name_of(shop: Workshop, character: str) -> None:
+    kernel = in_cache(shop, f"my{character}cache")
+    assert shop.build(kernel).outcome == "compiled"
+    assert shop.build(kernel).outcome == "fresh"
 
 
 def test_a_header_that_changed_under_its_old_time_makes_it_stale(shop: Workshop, rope: Kernel) -> None:

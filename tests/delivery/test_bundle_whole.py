@@ -21,6 +21,7 @@ import pytest
 from fitasks.base import memo
 from fitasks.base.files import sha256_file
 from fitasks.compile import scratch
+from fitasks.compile.clear import clear_incomplete
 from fitasks.compile.judge import engine_receipt
 from fitasks.compile.judge.engine_receipt import EngineReceipt
 from fitasks.compile.judge.keyed import find, key_of
@@ -302,10 +303,39 @@ def test_a_kill_at_any_moment_is_mended_by_the_next_run(
             assert shop.judge().judge(kernel).verdict == "stale", "nothing is trusted before its receipt"
         unbundle(whole.machine, packed)
         assert whole.state() == FRESH, nth
-        assert not list(shop.root.rglob(f"{scratch.UNPACKED}*"))
+        assert not [*shop.root.rglob(f"{scratch.UNPACKED}*"), *whole.clamp.build_dir.glob(".*.tmp")]
         if not status:
             break
     assert nth >= 5, "it was killed before each of them"
+
+
+@pytest.mark.parametrize("sweep", ["bundle", "unbundle", "clear_incomplete"])
+def test_what_a_killed_run_left_in_any_cache_goes_with_the_next(
+    shop: Workshop, whole: Whole, tmp_path: Path, sweep: str
+) -> None:
+    """In SGLang's two caches as in FlashInfer's, though none of these three would put anything there now."""
+    rope = replace(shop.sglangs(), label="rope")
+    shop.build(rope)
+    all_three = Whole(shop, (*whole.kernels, rope))
+    machine, packed = all_three.machine, tmp_path / "kernels.tar.gz"
+    bundle(machine, packed)
+    spoil(all_three)
+    assert killed(all_three, packed, 1, 1) == -signal.SIGKILL
+    left = {path.parent for path in shop.root.rglob(f"{scratch.UNPACKED}*")}
+    assert left >= {
+        rope.build_dir.parent,
+        all_three.clamp.build_dir.parents[2],
+        all_three.gate.build_dir.parent / "tmp",
+    }
+    if sweep == "bundle":
+        assert [label for label, _ in bundle(all_three.machine, packed).left_out] == ["clamp"]
+    elif sweep == "unbundle":
+        unbundle(all_three.machine, packed)
+    else:
+        base = machine.plan.first.base
+        cleared = clear_incomplete(base, scratch.everywhere(machine.plan, machine.store.root))
+        assert {one.path.parent for one in cleared} >= left
+    assert not list(shop.root.rglob(f"{scratch.UNPACKED}*"))
 
 
 def spoil(whole: Whole) -> None:

@@ -101,17 +101,34 @@ def test_each_kind_lies_where_its_engine_looks_under_one_variable(engines: Engin
     ]
 
 
+def test_every_user_of_the_image_may_read_it_whatever_the_builders_umask(engines: Engines, tmp_path: Path) -> None:
+    """As of a wheel, whose modes are its own: COPY gives the files to root, and the server is another."""
+    before = os.umask(0o077)
+    try:
+        engines.gate.library.chmod(0o600)
+        engines.lay(tmp_path / "engines")
+    finally:
+        os.umask(before)
+    laid = [tmp_path / "engines", *(tmp_path / "engines").rglob("*")]
+    modes = {str(path.relative_to(tmp_path)): path.stat().st_mode & 0o777 for path in laid}
+    assert {mode for path, mode in modes.items() if (tmp_path / path).is_dir()} == {0o755}
+    assert modes["engines/delivered.json"] == 0o644
+    assert all(mode & 0o444 == 0o444 for mode in modes.values()), modes
+    assert not any(mode & 0o022 for mode in modes.values())
+
+
 def test_two_entries_that_are_one_module_are_delivered_once(engines: Engines, tmp_path: Path) -> None:
     twins = tuple(replace(kernel, label=f"{kernel.label}-too", twin=kernel.label) for kernel in engines.kernels)
     both = Engines(engines.shop, (*engines.kernels, *twins))
     assert [one.label for one in both.lay(tmp_path / "engines")] == ["gate", "rope", "clamp"]
 
 
-def test_an_image_may_name_the_places_where_nothing_is_planned(shop: Workshop, tmp_path: Path) -> None:
-    assert Engines(shop, ()).lay(tmp_path / "empty") == ()
+def test_an_image_may_name_the_places_where_a_wheel_has_all(shop: Workshop, tmp_path: Path) -> None:
+    assert Engines(shop, (shop.kernel("page"),)).lay(tmp_path / "empty") == ()
     found = sorted(path.name for path in (tmp_path / "empty").iterdir())
     assert found == ["compilers", "delivered.json", "flashinfer", "sglang-jit", "tvm-ffi"]
-    assert list(delivered_lines((), "empty", [])) == ["empty: no planned kernel needs it, doit wheel has them all"]
+    told = "empty: laid out empty, for none of these kernels needs it; doit wheel has them"
+    assert list(delivered_lines((), "empty", [])) == [told]
 
 
 def test_named_ones_alone_in_place_of_all(engines: Engines, tmp_path: Path) -> None:
@@ -146,6 +163,9 @@ def test_what_is_somebody_elses_is_not_replaced(engines: Engines, tmp_path: Path
     (tmp_path / "mine" / "thesis.txt").touch()
     with pytest.raises(EnvironmentProblem, match="holds something that doit deliver hasn't put there"):
         engines.lay(tmp_path / "mine")
+    with pytest.raises(EnvironmentProblem, match="is a mount point, which can't be replaced whole") as told:
+        engines.lay(Path("/proc"))
+    assert told.value.remedy == "doit deliver --into /proc/engines"
     with pytest.raises(EnvironmentProblem, match="is no directory"):
         engines.lay(tmp_path / "mine" / "thesis.txt")
     assert files(tmp_path / "mine") == ["thesis.txt"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -129,6 +130,31 @@ def test_what_the_image_lacks_comes_from_apt(tmp_path: Path, has_compiler: bool,
 
 
 # ---- what the two must have in common
+
+
+@pytest.mark.parametrize("file", ["Dockerfile", "Dockerfile.engine"])
+@pytest.mark.parametrize("wheels", [["fitasks_kernels-1-py3-none-any.whl"], []])
+def test_an_image_goes_on_without_a_wheel(tmp_path: Path, file: str, wheels: list[str]) -> None:
+    """Its hash is made by the builder's last words, and compared where the wheel, if there is one, is installed."""
+    dist, opt, bin_ = tmp_path / "dist", tmp_path / "opt", tmp_path / "bin"
+    for place in (dist / "engines", opt, bin_):
+        place.mkdir(parents=True)
+    for name in wheels:
+        (dist / name).write_text("kernels")
+    (built,) = [line for line in instructions(file, "builder") if "check --json dist/kernels.json" in line]
+    assert sh(f"cd {tmp_path} && ({built.rpartition(' && (')[2]}").returncode == 0
+    shutil.copy(dist / "wheel.sha256", opt)
+    for name in ("pip", "python"):
+        (bin_ / name).write_text(f'#!/bin/sh\necho "$@" >> {tmp_path}/said\n')
+        (bin_ / name).chmod(0o755)
+    (opt / "python").write_text(f"{bin_}/python\n")
+    (line,) = [line for line in instructions(file, "runtime") if "target=/wheel" in line]
+    put = re.sub(r"^RUN --mount=\S+ ", "", line).replace("/opt/fitasks", str(opt)).replace("cd /wheel", f"cd {dist}")
+    done = sh(put.strip(), path=Path(f"{bin_}:/usr/bin:/bin"))
+    assert done.returncode == 0, done.stderr
+    said = (tmp_path / "said").read_text().splitlines()[-1:] if wheels else []
+    assert [words.split()[-1] for words in said] == wheels
+    assert (tmp_path / "said").exists() == bool(wheels)
 
 
 def test_both_end_with_the_gate_in_the_finished_image() -> None:

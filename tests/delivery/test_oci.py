@@ -26,10 +26,12 @@ from fitasks.base.errors import EnvironmentProblem, FitasksError
 from fitasks.config.stores import unusable
 from fitasks.delivery.bundle.filename import file_among
 from fitasks.delivery.bundle.manifest import BundleRefused
+from fitasks.delivery.oci import login
 from fitasks.delivery.oci.artefact import LAYER, Layer, bundle_in, digest, manifest
 from fitasks.delivery.oci.login import credentials
 from fitasks.delivery.oci.reference import parse, to_push
 from fitasks.delivery.oci.registry import Registry, pulled
+from tests.processes.test_process import is_gone
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -157,6 +159,25 @@ def test_credentials_are_those_of_docker(tmp_path: Path) -> None:
     assert credentials(here, _login(tmp_path, auths={"host:5000": 3}, credHelpers=[])) is None
 
 
+@pytest.mark.parametrize("key", ["https://host", "https://host/v1/", "http://host", "host/v2/"])
+def test_a_registry_may_be_named_by_an_address(tmp_path: Path, key: str) -> None:
+    """As docker's earlier files did, and secrets of clusters do."""
+    auth = base64.b64encode(b"u:s").decode()
+    env = _login(tmp_path, auths={"https://host.example": {"auth": "other"}, "host:5000": {}, key: {"auth": auth}})
+    assert credentials(parse("oci://host/a:b"), env) == ("u", "s")
+    assert credentials(parse("oci://ost/a:b"), env) is None
+
+
+def test_the_helper_of_a_registry_goes_before_what_is_written(tmp_path: Path) -> None:
+    """As docker has it: what is written is of an earlier login, and may have expired."""
+    auths = {"host": {"auth": base64.b64encode(b"u:expired").decode()}}
+    env = _helper(tmp_path, SAYS)
+    env |= _login(tmp_path, auths=auths, credHelpers={"host": "ours"})
+    assert credentials(parse("oci://host/a:b"), env) == ("u", "s")
+    _login(tmp_path, auths=auths, credsStore="gone")
+    assert credentials(parse("oci://host/a:b"), env) == ("u", "expired"), "where a helper for all isn't there"
+
+
 def test_a_helper_of_docker_is_asked(tmp_path: Path) -> None:
     helper = tmp_path / "docker-credential-ours"
     helper.write_text('#!/bin/sh\nread host\n[ "$host" = host ] && echo \'{"Username": "u", "Secret": "s"}\'\n')
@@ -164,6 +185,51 @@ def test_a_helper_of_docker_is_asked(tmp_path: Path) -> None:
     assert credentials(parse("oci://host/a:b"), _login(tmp_path, credsStore="ours")) == ("u", "s")
     assert credentials(parse("oci://other/a:b"), _login(tmp_path, credsStore="ours")) is None
     assert credentials(parse("oci://host/a:b"), _login(tmp_path, credHelpers={"host": "ours"})) == ("u", "s")
+
+
+def _helper(place: Path, text: str) -> dict[str, str]:
+    (place / "docker-credential-ours").write_text(f"#!/bin/sh\n{text}\n")
+    (place / "docker-credential-ours").chmod(0o755)
+    return _login(place, credsStore="ours")
+
+
+SAYS = """echo '{"Username": "u", "Secret": "s"}'"""
+
+
+@pytest.mark.parametrize(
+    "text", [f"echo a warning >&2; {SAYS}", f"sleep 60 & {SAYS}", f"read host; read end; {SAYS}", f"exec <&-; {SAYS}"]
+)
+def test_what_a_helper_does_beside_its_answer_is_no_matter(tmp_path: Path, text: str) -> None:
+    begun = time.monotonic()
+    assert credentials(parse("oci://host/a:b"), _helper(tmp_path, text)) == ("u", "s")
+    assert time.monotonic() - begun < 20, "nobody waits for what it leaves behind"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "printf '\\377'",
+        "echo '[1]'",
+        "echo 7",
+        """echo '{"Username": null, "Secret": "geheim"}'""",
+        """echo '{"Username": "u"}'""",
+        "yes [ | head -c 99999",
+        "true",
+    ],
+)
+def test_a_helpers_answer_that_is_none_is_told_and_not_shown(tmp_path: Path, text: str) -> None:
+    with pytest.raises(EnvironmentProblem, match=r"docker-credential-ours .* gives no user and password") as told:
+        credentials(parse("oci://host/a:b"), _helper(tmp_path, text))
+    assert "geheim" not in str(told.value)
+
+
+def test_a_helper_that_waits_is_ended_with_all_that_it_began(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(login, "_PATIENCE", 0.3)
+    env = _helper(tmp_path, f"sleep 60 & echo $! > {tmp_path}/pid; wait")
+    with pytest.raises(EnvironmentProblem, match=r"gives no answer in 0 s") as told:
+        credentials(parse("oci://host/a:b"), env)
+    assert told.value.remedy == f"see what it waits for: echo host | {tmp_path}/docker-credential-ours get"
+    assert is_gone((tmp_path / "pid").read_text().strip())
 
 
 @pytest.mark.parametrize(

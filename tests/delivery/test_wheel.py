@@ -13,6 +13,7 @@ import tempfile
 import time
 import zipfile
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,20 +24,26 @@ from packaging.utils import parse_wheel_filename
 from packaging.version import Version
 
 from fitasks.base import temporary
-from fitasks.base.errors import KernelFailure
+from fitasks.base.errors import KernelFailure, Silent
 from fitasks.compile import scratch
 from fitasks.cuda.elf import exported, inspect_library, machine_code_architectures
+from fitasks.delivery.bundle.bundle import bundle
+from fitasks.delivery.bundle.here import Here
 from fitasks.delivery.collect import collect
+from fitasks.delivery.deliver import deliver as lay_out
 from fitasks.delivery.wheel import archive as zipped
 from fitasks.delivery.wheel.sizes import report
 from fitasks.delivery.wheel.tag import platform_tag
 from fitasks.delivery.wheel.wheel import build_wheel
 from fitasks.graph.actions import deliver
+from fitasks.store.local import Store
 from fitasks.ui.size_table import show_sizes, write_sizes
 from tests.delivery.wheelwright import Shop, module
 from tests.workshop import TARGET
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from fitasks.delivery.wheel.wheel import Wheel
     from tests.workshop import Workshop
 
@@ -441,7 +448,7 @@ def test_a_library_that_is_gone_is_named(tmp_path: Path) -> None:
 def test_modules_of_sglangs_own_are_named_and_are_no_failure(
     workshop: Workshop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """They are delivered in another way; alone they make no package."""
+    """They are delivered in another way."""
     told: list[str] = []
     monkeypatch.setattr(deliver, "show_lines", told.extend)
     made = shop(workshop).add(workshop, sgl := workshop.sglangs())
@@ -451,5 +458,49 @@ def test_modules_of_sglangs_own_are_named_and_are_no_failure(
     deliver._end_with_what_is_left_out(plan, [])
     why = f"left out: kernel:sgl-rope: SGLang loads it from {sgl.build_dir.parent} alone; "
     assert told == [f"{why}doit bundle, or doit deliver for an image"]
-    with pytest.raises(KernelFailure, match="alone; doit bundle"):
-        collect(plan, made.stocked().judges, ["sgl-rope"])
+
+
+def test_where_no_wheel_can_hold_any_there_is_none_and_that_is_no_failure(
+    workshop: Workshop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """An image's build goes on to doit deliver; none of an earlier kernels.yaml is taken for it."""
+    monkeypatch.chdir(tmp_path)
+    made = shop(workshop)
+    made.wheel(Path("dist"))
+    stocked = Shop(made.version, made.parts, [replace(workshop.sglangs(), label="sgl-rope")]).stocked()
+    monkeypatch.setattr(deliver, "current", lambda: stocked)
+    for task in (partial(deliver.wheel, "sizes.json"), deliver.install, partial(deliver.wheel, "")):
+        task([])
+        assert capsys.readouterr().out.splitlines()[0] == "nothing for a wheel: doit deliver lays out 1 kernel"
+        assert not list(Path("dist").iterdir())
+    assert json.loads(Path("sizes.json").read_text())["kernels"] == []
+
+
+def test_where_no_gpu_runs_any_there_is_no_wheel_and_that_is_a_failure(
+    workshop: Workshop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    unfit = replace(workshop.kernel("page", 1), problem="9.0 has no such instruction")
+    stocked = Shop(parts=[(workshop, "9.0a", "90a")], kernels=[unfit]).stocked()
+    monkeypatch.setattr(deliver, "current", lambda: stocked)
+    with pytest.raises(Silent):
+        deliver.wheel("", [])
+    assert capsys.readouterr().out.splitlines() == [
+        "nothing for a wheel",
+        "left out: kernel:page: 9.0 has no such instruction",
+    ]
+
+
+def test_where_nothing_is_planned_whoever_delivers_is_told(workshop: Workshop, tmp_path: Path) -> None:
+    stocked = Shop(parts=[(workshop, "9.0a", "90a")]).stocked()
+    here = Here(stocked.plan, stocked.judges, workshop.ninja, Store(tmp_path / "store"))
+    ways: list[Callable[[], object]] = [
+        lambda: collect(stocked.plan, stocked.judges),
+        lambda: lay_out(stocked.plan, stocked.judges, [], tmp_path / "engines"),
+        lambda: bundle(here, tmp_path / "kernels.tar.gz"),
+    ]
+    for way in ways:
+        with pytest.raises(KernelFailure, match="there are no kernels to deliver") as told:
+            way()
+        assert told.value.remedy == "name some in kernels.yaml"
+    assert not (tmp_path / "engines").exists()

@@ -28,9 +28,11 @@ from fitasks.compile.judge import engine_receipt
 from fitasks.compile.lock import module_lock
 from fitasks.delivery.bundle.manifest import CUTE, KEYED, Held, Manifest, Origin, PackedFile
 from fitasks.delivery.bundle.reading import DASH, GZIP
+from fitasks.delivery.bundle.staging import sweep
 from fitasks.delivery.bundle.timestamps import put_right
 from fitasks.delivery.bundle.whole import directory_of, files_of
 from fitasks.delivery.bundle.writing import write
+from fitasks.delivery.collect import refuse_nothing
 from fitasks.delivery.tvmffi import headers_abi
 from fitasks.plan.caches import CACHED_OPS, GENERATED, TVM_FFI
 from fitasks.processes import sessions
@@ -70,7 +72,9 @@ def bundle(here: Here, path: Path, names: Sequence[str] = ()) -> Bundled:
     First wrong timestamps are put right. Raises FitasksError where none is fresh, where a file isn't what was built,
     and where `path` can't be written.
     """
+    refuse_nothing(here.plan, names)
     _refuse_name(path)
+    sweep(here)
     try:
         _refuse_to_overwrite(path)
         chosen, left_out = _chosen(here, names)

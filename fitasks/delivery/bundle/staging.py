@@ -14,6 +14,8 @@ from fitasks.compile import scratch
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from fitasks.delivery.bundle.here import Here
+
 
 @contextlib.contextmanager
 def staging(beside: Path) -> Iterator[Path]:
@@ -37,6 +39,12 @@ def staging(beside: Path) -> Iterator[Path]:
         for directory in made:
             with contextlib.suppress(OSError):  # not empty: the kernels have come
                 directory.rmdir()
+
+
+def sweep(here: Here) -> None:
+    """Remove what killed runs left, wherever they may have unpacked."""
+    for place in scratch.everywhere(here.plan, here.store.root):
+        scratch.remove_leftovers(place)
 
 
 def _busy(directory: Path) -> EnvironmentProblem:

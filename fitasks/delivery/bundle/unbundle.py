@@ -19,23 +19,22 @@ from __future__ import annotations
 from collections import Counter
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fitasks.base.errors import EnvironmentProblem
-from fitasks.compile import scratch
 from fitasks.delivery.bundle.bundle import LOCK_TIMEOUT, manifest_of
 from fitasks.delivery.bundle.destination import Destinations
 from fitasks.delivery.bundle.manifest import BundleRefused
 from fitasks.delivery.bundle.placing import Arrival, Arriving
 from fitasks.delivery.bundle.placing_whole import arrive as arrive_whole
 from fitasks.delivery.bundle.reading import DASH, opened
-from fitasks.delivery.bundle.staging import staging
+from fitasks.delivery.bundle.staging import staging, sweep
 from fitasks.delivery.bundle.usable import of_use, proven, refuse_too_large
 from fitasks.delivery.bundle.whole import proven as proven_whole
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
+    from pathlib import Path
 
     from fitasks.delivery.bundle.here import Here
     from fitasks.delivery.bundle.manifest import Manifest
@@ -84,7 +83,7 @@ def refusals(path: Path, called: str = "") -> Iterator[None]:
 
 def _unbundle(here: Here, path: Path, lock_timeout: float) -> Unbundled:
     ours = manifest_of(here, {})
-    _sweep(here, ours)
+    sweep(here)
     with ExitStack() as stack:
         with opened(path) as archive:
             whole = archive.manifest()
@@ -102,14 +101,6 @@ def _unbundle(here: Here, path: Path, lock_timeout: float) -> Unbundled:
         )
     moved, left = destinations.moved, _left(whole, manifest)
     return Unbundled(path, arrivals, len(manifest.files), manifest.bytes, moved, left)
-
-
-def _sweep(here: Here, ours: Manifest) -> None:
-    """Remove what killed runs left, wherever they may have unpacked."""
-    places = {here.store.root.parent, *scratch.places(map(Path, ours.workspaces.values()))}
-    places |= {Path(ours.sglang_cache)} if ours.sglang_cache else set()
-    for place in places | ({here.plan.keyed_cache} if here.plan.keyed_cache else set()):
-        scratch.remove_leftovers(place)
 
 
 def _stage_inside(stack: ExitStack, unpacked: Path, parts: Iterable[tuple[str, Path]]) -> Path:

@@ -7,15 +7,15 @@ from __future__ import annotations
 
 import base64
 import binascii
-import json
 import os
 import re
-import subprocess
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fitasks.base.border import read_json
-from fitasks.base.errors import EnvironmentProblem
+from fitasks.base.border import parse_json, read_json
+from fitasks.base.errors import BadInput, EnvironmentProblem
+from fitasks.processes import process
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 _MOST = 1 << 20  # bytes of the file
 _PATIENCE = 30.0  # seconds for a helper, which may ask a keyring
+_ASKING = ("/bin/sh", "-c", 'printf %s "$2" | "$1" get 2>/dev/null', "sh")
+_ADDRESS = re.compile(r"https?://")
 _HELPER = re.compile(r"[\w.-]+", re.ASCII)
 
 
@@ -39,11 +41,23 @@ def credentials(reference: Reference, env: Mapping[str, str]) -> tuple[str, str]
     if not file.exists():
         return None
     said = read_json(file, _MOST)
-    helper = _below(said, "credHelpers").get(reference.login) or _below(said, "").get("credsStore")
-    written = _below(_below(said, "auths").get(reference.login), "").get("auth")
-    if isinstance(written, str) and written:
+    if helper := _text(_below(said, "credHelpers"), reference.login):  # before what an earlier login has written
+        return _asked(helper, reference, file, env)
+    if written := _text(_below(_of(reference, _below(said, "auths")), ""), "auth"):
         return _decoded(written, file)
-    return _asked(helper, reference, file, env) if isinstance(helper, str) and helper else None
+    helper = _text(_below(said, ""), "credsStore")
+    return _asked(helper, reference, file, env) if helper else None
+
+
+def _text(said: dict[str, Any], name: str) -> str:
+    found = said.get(name)
+    return found if isinstance(found, str) else ""
+
+
+def _of(reference: Reference, auths: dict[str, Any]) -> Any:
+    """What is written for a registry: under its key, or one that is an address of the same host."""
+    addresses = (key for key in auths if _ADDRESS.sub("", key).partition("/")[0] == reference.login)
+    return auths.get(reference.login if reference.login in auths else next(addresses, ""))
 
 
 def _below(said: Any, name: str) -> dict[str, Any]:
@@ -66,21 +80,28 @@ def _asked(helper: str, reference: Reference, file: Path, env: Mapping[str, str]
     command = f"docker-credential-{helper}"
     if not _HELPER.fullmatch(helper):
         raise EnvironmentProblem(f"{file}: {helper[:60]!r} is no name of a helper for credentials")
+    if not (found := shutil.which(command, path=env.get("PATH"))):
+        raise EnvironmentProblem(f"{file} names {command}: No such file", remedy=f"put {command} on PATH")
+    answer = _heard(found, reference.login, env)
+    if answer is None:
+        return None
     try:
-        done = subprocess.run(
-            [command, "get"],
-            input=reference.login,
-            capture_output=True,
-            check=False,
-            text=True,
-            timeout=_PATIENCE,
-            env=dict(env),
-        )
-    except (OSError, subprocess.TimeoutExpired) as error:
-        why = getattr(error, "strerror", None) or f"no answer in {_PATIENCE:.0f} s"
-        raise EnvironmentProblem(f"{file} names {command}: {why}", remedy=f"put {command} on PATH") from None
-    try:
-        said = json.loads(done.stdout) if done.returncode == 0 else {}
-        return (said["Username"], said["Secret"]) if said else None
-    except (ValueError, KeyError, TypeError):
-        raise EnvironmentProblem(f"{command} (named in {file}) gives no user and password") from None
+        said = _below(parse_json(answer.decode(), "it"), "")
+    except (BadInput, UnicodeDecodeError):
+        said = {}
+    user, secret = said.get("Username"), said.get("Secret")
+    if isinstance(user, str) and isinstance(secret, str):
+        return user, secret
+    raise EnvironmentProblem(f"{command} (named in {file}) gives no user and password")
+
+
+def _heard(helper: str, asked: str, env: Mapping[str, str]) -> bytes | None:
+    """What it says, kept in memory alone, for it is a secret; None where it says by its exit that it has nothing."""
+    with os.fdopen(os.memfd_create("said"), "rb") as memory:
+        log = Path(f"/proc/self/fd/{memory.fileno()}")
+        finished = process.run([*_ASKING, helper, asked], cwd=Path.cwd(), env=env, log=log, timeout=_PATIENCE)
+        if finished.stopped or finished.timed_out:
+            why = "was stopped" if finished.stopped else f"gives no answer in {_PATIENCE:.0f} s"
+            remedy = f"see what it waits for: echo {asked} | {helper} get"
+            raise EnvironmentProblem(f"{helper} {why}", remedy=remedy)
+        return None if finished.status else memory.read()

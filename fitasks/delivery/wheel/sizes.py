@@ -38,8 +38,10 @@ class Report:
         return {"version": 2, **asdict(self)}
 
 
-def report(wheel: Wheel) -> Report:
-    """The sizes of a wheel."""
+def report(wheel: Wheel | None) -> Report:
+    """The sizes of a wheel; of none, nothing."""
+    if wheel is None:
+        return Report("", 0, stripped=True, kernels=(), families=(), architectures=())
     return Report(
         wheel.path.name,
         wheel.bytes,

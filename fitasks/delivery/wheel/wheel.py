@@ -80,11 +80,16 @@ def _write(server: Server, kernels: tuple[Complete, ...], directory: Path, *, st
     tag = f"py3-none-{platform_tag(_symbol_versions(kernels))}"
     path = directory / f"{PACKAGE}-{version}-{tag}.whl"
     sizes = write_zip(path, _files(server, kernels, flashinfer, version, tag), record=f"{_info(version)}/RECORD")
-    for old in directory.glob(f"{PACKAGE}-*.whl"):
-        if old != path and (old.is_file() or old.is_symlink()):
-            old.unlink(missing_ok=True)  # another run may be at it
+    remove_earlier(directory, keep=path)
     compressed = {_key(one): sizes[_library(one)] for one in kernels}
     return Wheel(path, version, flashinfer, kernels, compressed, stripped)
+
+
+def remove_earlier(directory: Path, *, keep: Path | None = None) -> None:
+    """Remove wheels of ours, so that a pattern finds the one that is meant, or none."""
+    for old in directory.glob(f"{PACKAGE}-*.whl"):
+        if old != keep and (old.is_file() or old.is_symlink()):
+            old.unlink(missing_ok=True)  # another run may be at it
 
 
 def version_of(flashinfer: str, kernels: Iterable[Complete]) -> str:

@@ -14,48 +14,65 @@ from fitasks.graph.session import current
 
 if TYPE_CHECKING:
     from fitasks.delivery.bundle.here import Here
+    from fitasks.delivery.wheel.sizes import Report
     from fitasks.delivery.wheel.wheel import Wheel
     from fitasks.plan.plan import Plan
 
 
 def wheel(json: str, names: list[str]) -> None:
     """the kernels as a package that FlashInfer loads, in dist/"""
-    from fitasks.delivery.wheel.install import obstacle
     from fitasks.delivery.wheel.sizes import report
-    from fitasks.ui.size_table import show_sizes, write_sizes
-    from fitasks.ui.units import size
+    from fitasks.ui.size_table import write_sizes
 
     plan, made = current().plan, _packed(names)
     sizes = report(made)
+    if made:
+        _show_wheel(made, sizes, names)
+    if json:
+        write_sizes(Path(json), sizes)
+    _end_with_what_is_left_out(plan, names)
+
+
+def _show_wheel(made: Wheel, sizes: Report, names: list[str]) -> None:
+    from fitasks.delivery.wheel.install import obstacle
+    from fitasks.ui.size_table import show_sizes
+    from fitasks.ui.units import size
+
+    plan = current().plan
     show_sizes(sizes)
     show(f"{made.path} ({size(sizes.wheel)})")
     _say_what_is_left_out(names)
     if why := obstacle(plan.server, plan.first):
         show(f"not for this environment: {why}")
-    if json:
-        write_sizes(Path(json), sizes)
-    _end_with_what_is_left_out(plan, names)
 
 
 def install(names: list[str]) -> None:
     """put that package into the serving environment"""
     from fitasks.delivery.wheel.install import install as put
 
-    plan, made = current().plan, _packed(names)
-    with doing(f"installing {made.path.name} for {plan.server.python}"):
-        put(plan, made.path)
-    show(f"fitasks-kernels {made.version} is installed for {plan.server.python}; `doit check` asks FlashInfer")
-    _say_what_is_left_out(names)
+    plan = current().plan
+    if made := _packed(names):
+        with doing(f"installing {made.path.name} for {plan.server.python}"):
+            put(plan, made.path)
+        show(f"fitasks-kernels {made.version} is installed for {plan.server.python}; `doit check` asks FlashInfer")
+        _say_what_is_left_out(names)
     _end_with_what_is_left_out(plan, names)
 
 
-def _packed(names: list[str]) -> Wheel:
+def _packed(names: list[str]) -> Wheel | None:
+    """The wheel; None, said, and none of before left in dist/, where no wheel can hold any of these kernels."""
     from fitasks.delivery.collect import collect
-    from fitasks.delivery.wheel.wheel import build_wheel
+    from fitasks.delivery.deliver import to_lay_out
+    from fitasks.delivery.wheel.wheel import build_wheel, remove_earlier
+    from fitasks.ui.bundles import no_wheel_line
 
     session, plan = current(), current().plan
     with doing(f"packing {counted(len(plan.chosen(names)), 'kernel')}"):
-        return build_wheel(collect(plan, session.judges, names), plan.server, Path("dist"))
+        if kernels := collect(plan, session.judges, names):
+            return build_wheel(kernels, plan.server, Path("dist"))
+    remove_earlier(Path("dist"))
+    show(no_wheel_line(len(list(to_lay_out(plan, names)))))
+    return None
 
 
 def _end_with_what_is_left_out(plan: Plan, names: list[str]) -> None:

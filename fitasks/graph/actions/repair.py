@@ -11,10 +11,13 @@ from fitasks.graph.session import current
 
 def clear_incomplete() -> None:
     """remove half-built modules that nobody is building"""
+    from fitasks.compile import scratch
     from fitasks.compile.clear import clear_incomplete as clear
     from fitasks.ui.show import cleared_lines
 
-    show_lines(cleared_lines(clear(current().plan.first.base)))
+    session = current()
+    elsewhere = scratch.everywhere(session.plan, session.store.root)
+    show_lines(cleared_lines(clear(session.plan.first.base, elsewhere)))
 
 
 def reset(yes: bool) -> None:
