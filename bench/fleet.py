@@ -136,6 +136,7 @@ def _cluster(stack: ExitStack, root: Path, workers: list[Project], options: argp
         time.sleep(0.1)
     for project in workers:
         words = ["-m", "distributed.cli.dask_worker", "--scheduler-file", str(file), "--no-nanny", "--no-dashboard"]
+        words += ["--preload", "fitasks.worker"]
         env = project.env | {"MAX_JOBS": str(options.slots), "STAND_IN_SECONDS": str(options.seconds)}
         log = root / f"{project.place.name}.log"
         _started(stack, log, [*words, "--nthreads", str(options.slots + 1)], project.root, env)

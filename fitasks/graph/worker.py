@@ -32,6 +32,11 @@ def of_run(run: str) -> Worker:
         return _WORKERS[run]
 
 
+def prepare() -> None:
+    """Import, plan, and look at what kernels are made of: whoever asks first needn't wait for it."""
+    of_run("").describe()
+
+
 def _made(root: Path) -> Worker:
     try:
         session = Session.load(root)
