@@ -1,8 +1,9 @@
-"""`dask worker --preload fitasks.worker`: a worker that is ready when it is first asked, and leaves at once."""
+"""`dask worker --preload fitasks.worker`: a worker that gets ready before it is asked, and leaves at once."""
 
 from __future__ import annotations
 
 import asyncio
+import threading
 
 import dask
 
@@ -13,9 +14,9 @@ from fitasks.processes import sessions
 dask.config.set({"distributed.worker.profile.enabled": False})
 
 
-async def dask_setup(_worker: object) -> None:
-    """Called by Dask, before the scheduler knows of the worker."""
-    await asyncio.to_thread(prepare)
+def dask_setup(_worker: object) -> None:
+    """Called by Dask, which gives up a worker that isn't there in time: a plan that is made anew may take a minute."""
+    threading.Thread(target=prepare, name="prepare", daemon=True).start()
 
 
 async def dask_teardown(_worker: object) -> None:

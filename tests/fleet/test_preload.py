@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import importlib
+import threading
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -20,16 +21,22 @@ def preload() -> Any:
     return importlib.import_module("fitasks.worker")
 
 
-def test_a_worker_has_looked_what_it_is_before_it_is_asked(
-    preload: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_worker_looks_what_it_is_while_dask_goes_on(preload: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    begun, ended = threading.Event(), threading.Event()
+    monkeypatch.setattr(preload, "prepare", lambda: (begun.set(), ended.wait(5)))
+    preload.dask_setup(None)
+    assert begun.wait(5)
+    ended.set()
+
+
+def test_a_worker_that_can_t_compile_says_so_before_it_is_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """And starts whatever is wrong with its project: who asks is told."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(projects, "_WORKERS", {})
-    asyncio.run(preload.dask_setup(None))
-    (known,) = projects._WORKERS.values()
-    assert known._described
-    assert "kernels.yaml" in known._described.problem
+    projects.prepare()
+    assert "this worker can't compile: kernels.yaml" in capsys.readouterr().err
+    assert projects._WORKERS[""]._described, "for whoever asks"
 
 
 def test_a_worker_that_ends_ends_its_compilers(preload: Any, monkeypatch: pytest.MonkeyPatch) -> None:
