@@ -23,7 +23,12 @@ def preload() -> Any:
 
 def test_a_worker_looks_what_it_is_while_dask_goes_on(preload: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     begun, ended = threading.Event(), threading.Event()
-    monkeypatch.setattr(preload, "prepare", lambda: (begun.set(), ended.wait(5)))
+
+    def prepare() -> None:
+        begun.set()
+        ended.wait(5)
+
+    monkeypatch.setattr(preload, "prepare", prepare)
     preload.dask_setup(None)
     assert begun.wait(5)
     ended.set()
