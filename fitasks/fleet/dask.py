@@ -189,7 +189,7 @@ def _client(address: str) -> Any:
 
 
 def _remedy(address: str) -> str:
-    return f"dask scheduler; and in the project, on each machine: dask worker {address}"
+    return f"dask scheduler; and in the project, on each machine: dask worker --preload fitasks.worker {address}"
 
 
 def _topic(run: str) -> str:
