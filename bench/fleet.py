@@ -45,6 +45,7 @@ kernels:
   rope:
   norm:
 """
+_READY = ("Registered to", "this worker is ready")
 _SLEEP = 'time.sleep(float(os.environ.get("STAND_IN_SECONDS", "0")))'
 _BY_NAME = f"{_SLEEP[:-1]} * (0.5 + sum(map(ord, os.path.basename(source))) % 11 / 10))"
 
@@ -136,10 +137,11 @@ def _cluster(stack: ExitStack, root: Path, workers: list[Project], options: argp
         time.sleep(0.1)
     for project in workers:
         words = ["-m", "distributed.cli.dask_worker", "--scheduler-file", str(file), "--no-nanny", "--no-dashboard"]
+        words += ["--preload", "fitasks.worker"]
         env = project.env | {"MAX_JOBS": str(options.slots), "STAND_IN_SECONDS": str(options.seconds)}
         log = root / f"{project.place.name}.log"
         _started(stack, log, [*words, "--nthreads", str(options.slots + 1)], project.root, env)
-        while "Registered to" not in log.read_text():
+        while not all(one in log.read_text() for one in _READY):
             time.sleep(0.1)
     address: str = json.loads(file.read_text())["address"]
     return address

@@ -36,6 +36,7 @@ MAY = {
     "graph": "base compile config cuda delivery doctor fleet models plan processes server store trace ui verify",
     "record": "",
     "dodo": "graph",
+    "worker": "graph processes",
     "__main__": "graph",
 }
 # The same for the folders of serving/, whose scripts import each other by bare names.

@@ -68,6 +68,9 @@ def test_dask_takes_the_services_commands(services: dict[str, Any]) -> None:
         found = module.main.make_context(kind, words).params
         if name == "worker":
             assert found["scheduler"] == "tcp://scheduler:8786"
+            (preloaded,) = found["preload"]
+            hooks = vars(importlib.import_module(preloaded))
+            assert {"dask_setup", "dask_teardown"} <= hooks.keys(), "what Dask calls"
 
 
 def test_the_services_meet(services: dict[str, Any]) -> None:

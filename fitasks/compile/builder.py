@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 
     from fitasks.compile.judge.freshness import Judge
     from fitasks.compile.judge.reasons import Judgement
+    from fitasks.compile.pool.costs import Cost
     from fitasks.compile.receipt import Receipt
     from fitasks.compile.runner import Runner
     from fitasks.plan.kernel import Kernel
@@ -86,8 +87,8 @@ class Makers(Protocol):
     def makes(self, kernel: Kernel) -> bool:
         """Whether they can."""
 
-    def make(self, kernel: Kernel, judge: Judge, weight: float, place: Path) -> tuple[KernelStore, Receipt]:
-        """Have it made, the heaviest first; what they made, in an empty directory. Raises KernelFailure, OSError."""
+    def make(self, kernel: Kernel, judge: Judge, cost: Cost, place: Path) -> tuple[KernelStore, Receipt]:
+        """Have it made, what takes longest first; what came, in an empty directory. Raises KernelFailure, OSError."""
 
 
 @dataclass
@@ -214,7 +215,7 @@ class Builder:
         Nobody waits for our lock meanwhile: a server here, or that machine itself, whose cache may be ours.
         """
         with temporary.directory("put") as place, self._remembering(kernel, judge):
-            came, receipt = makers.make(kernel, judge, self.runner.costs.of(kernel).longest, place)
+            came, receipt = makers.make(kernel, judge, self.runner.costs.of(kernel), place)
             with self._locked(kernel) as again:
                 if again.judge(kernel).verdict != "fresh":
                     self._take(kernel, again, came)

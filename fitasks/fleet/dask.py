@@ -15,10 +15,11 @@ import importlib
 import logging
 import threading
 import time
+from concurrent.futures import Future
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from fitasks.base.errors import EnvironmentProblem, KernelFailure
+from fitasks.base.errors import EnvironmentProblem, FitasksError, KernelFailure
 from fitasks.compile.pool.usage import Usage
 from fitasks.fleet import environment
 from fitasks.fleet.fleet import Lost
@@ -26,7 +27,6 @@ from fitasks.fleet.work import Answer, Described, Order, Worker, used
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-    from concurrent.futures import Future
 
     from fitasks.fleet.environment import Environment, Place
 
@@ -43,19 +43,26 @@ class DaskWorkers:
     def __init__(self, address: str, place: Place, run: str, *, entry: str, say: Callable[[str], None]) -> None:
         """Raises EnvironmentProblem where there is no scheduler, or no worker that is alike."""
         self.address, self._place, self._run, self._entry, self._say = address, place, run, entry, say
-        self.environment = environment.describe(place)
+        self._own: Future[Environment] = Future()
         self._client = _client(address)
         self._examined: dict[str, Described | None] = {}  # None: refused
+        self._heard = threading.Event()  # whether one more is examined
         self._asked: set[str] = set()  # of whom it is known, or being found out
         self._there: dict[str, int] = {}  # threads of each that is there and alike
         self._given: dict[int, frozenset[str]] = {}
         self._usage = Usage()
-        self._meet()
-        if not self._there:
+        try:
+            self._meet()
+        except FitasksError:
             self.close()
-            raise EnvironmentProblem(f"{address} has no worker that could compile", remedy=_remedy(address))
+            raise
         for work in (self._look_on, self._watch):
             threading.Thread(target=work, name="workers", daemon=True).start()
+
+    @property
+    def environment(self) -> Environment:
+        """What kernels are made of here."""
+        return self._own.result()
 
     def listen(self, hear: Callable[[dict[str, Any]], None]) -> None:
         """Tell what they say of what they compile."""
@@ -96,14 +103,18 @@ class DaskWorkers:
         return self._usage
 
     def _meet(self) -> None:
-        """Wait until all are examined; once some are alike, for the others only a while."""
-        self._look()
+        """Wait until all are examined; once some are alike, for the others only a while. Raises FitasksError."""
+        self._look()  # while they look at what they are, so do we
+        self._own.set_result(environment.describe(self._place))
         since = 0.0
         while self._asked - self._examined.keys() and not (since and time.monotonic() - since > _OTHERS):
-            time.sleep(0.05)
+            self._heard.wait(_LOOK)
+            self._heard.clear()
             self._look()
             since = since or (time.monotonic() if self._there else 0.0)
         self._look()
+        if not self._there:
+            raise EnvironmentProblem(f"{self.address} has no worker that could compile", remedy=_remedy(self.address))
 
     def _look_on(self) -> None:
         """So that nobody who gives work, or waits for it, has to wait for a worker that comes, or hangs."""
@@ -131,6 +142,7 @@ class DaskWorkers:
             more = f"; and {len(told) - _SHOWN} more" if len(told) > _SHOWN else ""
             self._say(f"worker {name} gets no work: {'; '.join(told[:_SHOWN])}{more}")
         self._examined[name] = None if told else described
+        self._heard.set()
 
     def _ask(self, name: str, function: Callable[..., Any], *words: str) -> Any:
         """What a worker answers, or the exception that it or Dask raised."""
@@ -177,7 +189,7 @@ def _client(address: str) -> Any:
 
 
 def _remedy(address: str) -> str:
-    return f"dask scheduler; and in the project, on each machine: dask worker {address}"
+    return f"dask scheduler; and in the project, on each machine: dask worker --preload fitasks.worker {address}"
 
 
 def _topic(run: str) -> str:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from fitasks.plan.kernel import Kernel
     from fitasks.plan.plan import Plan
 
-PROTOCOL = "1"  # raised with what orders and answers mean
+PROTOCOL = "2"  # raised with what orders and answers mean
 _KERNELS = "kernels"  # the tree that is the plan
 _SHOWN = 3  # names of one tree
 _SHORT = 12  # digits of a hash that people compare

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from fitasks.compile.builder import KernelStore
     from fitasks.compile.journal import Journal
     from fitasks.compile.judge.freshness import Judge
+    from fitasks.compile.pool.costs import Cost
     from fitasks.compile.pool.usage import Usage
     from fitasks.compile.receipt import Receipt
     from fitasks.fleet.environment import Environment
@@ -90,10 +91,14 @@ class Fleet:
         """Whether workers can."""
         return shared(kernel)
 
-    def make(self, kernel: Kernel, judge: Judge, weight: float, place: Path) -> tuple[KernelStore, Receipt]:
+    def weight(self, cost: Cost) -> float:
+        """Seconds that a kernel takes with its share of the compilers; no fewer than its longest file."""
+        return max(cost.longest, cost.cpu_seconds * self._workers.count() / max(1, self.slots))
+
+    def make(self, kernel: Kernel, judge: Judge, cost: Cost, place: Path) -> tuple[KernelStore, Receipt]:
         """Have it made; what came lies in an empty directory. Raises KernelFailure, OSError."""
         self._pool.resize(self._workers.count())
-        with self._pool.slot(weight, stopping=sessions.stopping) as held:
+        with self._pool.slot(self.weight(cost), stopping=sessions.stopping) as held:
             if not held:
                 raise KernelFailure(f"{kernel.label}: {_STOPPED}")
             answer = self._answer(kernel)
@@ -130,11 +135,14 @@ class Fleet:
                 future.cancel()
                 raise Lost
         try:
-            return future.result()
+            answer = future.result()
         except CancelledError:
             raise Lost from None
         except Exception as error:  # noqa: BLE001 - of the executor: e.g. workers that died one after the other
             raise KernelFailure(f"{order.label}: {type(error).__name__}: {error}") from None
+        if answer.stopped:
+            raise Lost
+        return answer
 
     def listen(self, journal: Journal, say: Callable[[str], None]) -> None:
         """Write what workers tell into the run's journal, and say it."""

@@ -43,12 +43,16 @@ class Order:
 
 @dataclass(frozen=True)
 class Answer:
-    """A finished kernel's files; without files why there are none. `lasting` as in KernelFailure."""
+    """A finished kernel's files; without files why there are none. `lasting` as in KernelFailure.
+
+    `stopped`: the worker is leaving, and another one is to make it.
+    """
 
     files: dict[str, bytes] = field(default_factory=dict)
     error: str = ""
     remedy: str = ""
     lasting: str = ""
+    stopped: bool = False
     worker: str = ""
 
 
@@ -102,7 +106,10 @@ class Worker:
         try:
             if self._project.problem:
                 raise self._project.problem
-            return Described(describe(self._project), self._project.builder().runner.pool.slots)
+            found = describe(self._project)
+            for judge in self._project.judges.values():
+                judge.contents.save()  # a worker is often killed, and the next one would read thousands of files again
+            return Described(found, self._project.builder().runner.pool.slots)
         except FitasksError as error:
             return Described(Environment({}, {}), problem=str(error))
 
@@ -115,7 +122,8 @@ class Worker:
         try:
             return Answer(self._made(order, tell))
         except KernelFailure as error:
-            return Answer(error=error.message, remedy=error.remedy, lasting=error.lasting)
+            stopped = sessions.stopping()
+            return Answer(error=error.message, remedy=error.remedy, lasting=error.lasting, stopped=stopped)
         except (FitasksError, OSError) as error:
             return Answer(error=f"{order.label}: {error}")
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fitasks.base.errors import FitasksError
+from fitasks.base.streams import tell
 from fitasks.fleet.work import Worker
 from fitasks.graph.session import Session
 
@@ -30,6 +32,13 @@ def of_run(run: str) -> Worker:
                 del _WORKERS[old]
             _WORKERS[run] = _made(Path.cwd())
         return _WORKERS[run]
+
+
+def prepare() -> None:
+    """Import, plan, and look at what kernels are made of: whoever asks first needn't wait for it."""
+    with contextlib.suppress(OSError):  # whoever asks is told
+        problem = of_run("").describe().problem
+        tell(f"this worker can't compile: {problem}" if problem else "this worker is ready")
 
 
 def _made(root: Path) -> Worker:

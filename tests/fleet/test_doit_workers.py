@@ -18,7 +18,14 @@ from tests.test_interruptions import stand_ins
 def project(planned: Planned, shared: Cluster) -> Project:
     made = planned.project()
     made.env["PYTHONPATH"] = shared.env(shared.root, 0)["PYTHONPATH"]
-    words = ["--no-nanny", "--no-dashboard", "--scheduler-file", str(shared.root / "scheduler.json")]
+    words = [
+        "--preload",
+        "fitasks.worker",
+        "--no-nanny",
+        "--no-dashboard",
+        "--scheduler-file",
+        str(shared.root / "scheduler.json"),
+    ]
     log = shared.root / "doit.log"
     with log.open("w") as stream:
         command = [sys.executable, "-m", "distributed.cli.dask_worker", *words]

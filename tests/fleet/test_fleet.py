@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import threading
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
@@ -14,15 +15,19 @@ import pytest
 
 from fitasks.base.errors import EnvironmentProblem, KernelFailure
 from fitasks.compile import receipt as receipts
+from fitasks.compile.pool.costs import Cost
 from fitasks.compile.pool.usage import Usage
 from fitasks.fleet.dask import DaskWorkers
 from fitasks.fleet.environment import Environment, describe, difference, lines, tree_difference
 from fitasks.fleet.fleet import Fleet, Lost
-from fitasks.fleet.work import Answer, Order, Worker
+from fitasks.fleet.work import Answer, Described, Order, Worker
+from fitasks.processes import sessions
 from tests.fleet.shops import Shop
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from fitasks.fleet.environment import Place
 
 
 @dataclass
@@ -32,6 +37,7 @@ class Threads:
     worker: Worker
     spoil: Callable[[dict[str, bytes]], dict[str, bytes]] = lambda files: files
     gone: bool = False
+    compilers: int = 2
     address: str = "threads"
     executor: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(2))
 
@@ -39,7 +45,7 @@ class Threads:
         return 2
 
     def slots(self) -> int:
-        return 2
+        return self.compilers
 
     def submit(self, order: Order) -> Future[Answer]:
         return self.executor.submit(self._make, order)
@@ -177,6 +183,95 @@ def test_an_asker_without_workers_gives_up(two: Two, monkeypatch: pytest.MonkeyP
     two.here.makers.patience = 0.0
     with pytest.raises(KernelFailure, match="k00: no worker is left"):
         two.here.builder().build(two.here.kernels[0])
+
+
+@dataclass
+class Leaving(Threads):
+    """A worker that is told to end while it compiles; another one is asked next."""
+
+    asked: int = 0
+
+    def _make(self, order: Order) -> Answer:
+        self.asked += 1
+        return Answer(error="k00: stopped", stopped=True) if self.asked == 1 else super()._make(order)
+
+
+def test_what_a_worker_leaves_unfinished_goes_to_another(two: Two) -> None:
+    workers = Leaving(Worker(two.there))
+    two.here.makers = Fleet(workers, describe(two.there), "run")
+    assert two.here.builder().build(two.here.kernels[0]).outcome == "compiled"
+    assert workers.asked == 2
+
+
+def test_a_worker_that_ends_says_that_it_stopped(two: Two, monkeypatch: pytest.MonkeyPatch) -> None:
+    worker = Worker(two.there)
+    order = Order("run", "mine", "k00", "9.0a", worker.describe().environment.digest)
+    monkeypatch.setattr(sessions.OWN, "stopping", True)
+    answer = worker.make(order, lambda event: None)
+    assert (answer.files, answer.stopped) == ({}, True), answer.error
+
+
+def test_what_a_worker_has_read_it_needn_t_read_again(two: Two) -> None:
+    """Though it is killed: it has thousands of headers to look at before it gets work."""
+    Worker(two.there).describe()
+    header = two.there.shop.include / "common.h"
+    assert str(header) in json.loads((two.there.shop.root / "contents.json").read_text())["files"]
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        (Cost(cpu_seconds=90.0, longest=30.0, peak_rss=1), Cost(cpu_seconds=60.0, longest=50.0, peak_rss=1)),
+        (Cost(cpu_seconds=40.0, longest=20.0, peak_rss=1), Cost(cpu_seconds=25.0, longest=25.0, peak_rss=1)),
+        (Cost(cpu_seconds=20.0, longest=15.0, peak_rss=1), Cost(cpu_seconds=20.0, longest=10.0, peak_rss=1)),
+    ],
+)
+def test_what_takes_a_worker_longest_goes_first(two: Two, first: Cost, second: Cost) -> None:
+    """The workers have a compiler for each kernel, or two for the last of these, whose longest file then counts."""
+    workers = Threads(Worker(two.there))
+    workers.compilers = 4 if first.cpu_seconds == second.cpu_seconds else 2
+    fleet = Fleet(workers, describe(two.there), "run")
+    assert fleet.weight(first) > fleet.weight(second)
+
+
+@dataclass
+class Asked:
+    """A Dask client whose one worker says what it is once the asker looks what it is itself, or after a while."""
+
+    theirs: Environment
+    status: str = "running"
+    looks: int = 0
+    asked: threading.Event = field(default_factory=threading.Event)
+    looked: threading.Event = field(default_factory=threading.Event)
+
+    def nthreads(self) -> dict[str, int]:
+        self.looks += 1
+        return {"tcp://a": 2}
+
+    def run(self, *_words: object, **_how: object) -> dict[str, Described]:
+        self.asked.set()
+        self.looked.wait(5)
+        time.sleep(0.3)
+        return {"tcp://a": Described(self.theirs, 2)}
+
+    def close(self, timeout: float = 0.0) -> None:
+        self.status = "closed"
+
+
+def test_workers_and_the_asker_look_at_the_same_time_what_they_are(two: Two, monkeypatch: pytest.MonkeyPatch) -> None:
+    client = Asked(describe(two.there))
+
+    def ours(place: Place) -> Environment:
+        assert client.asked.wait(5), "before any worker was asked"
+        client.looked.set()
+        return describe(place)
+
+    monkeypatch.setattr("fitasks.fleet.dask._client", lambda _address: client)
+    monkeypatch.setattr("fitasks.fleet.environment.describe", ours)
+    workers = DaskWorkers("tcp://scheduler:8786", two.here, "run", entry="", say=print)
+    assert (workers.count(), workers.slots()) == (2, 2)
+    workers.close()
+    assert client.looks <= 4, "the scheduler isn't asked all the while"
 
 
 def test_events_tell_how_many_files_are_done(two: Two) -> None:

@@ -136,7 +136,9 @@ def test_where_no_scheduler_is_it_says_so(cluster: Cluster, monkeypatch: pytest.
     assert asker.wait(timeout=60) == 1
     said = cluster.said("nobody")
     assert said.startswith("no Dask scheduler answers at tcp://127.0.0.1:9: ")
-    assert said.endswith("remedy: dask scheduler; and in the project, on each machine: dask worker tcp://127.0.0.1:9\n")
+    assert said.endswith(
+        "remedy: dask scheduler; and in the project, on each machine: dask worker --preload fitasks.worker tcp://127.0.0.1:9\n"
+    )
 
 
 def compilers(cluster: Cluster) -> list[tuple[str, int]]:
