@@ -30,6 +30,8 @@ for one in pkgutil.walk_packages(fitasks.__path__, "fitasks."):
         importlib.import_module(one.name)
 """  # of dodo.py the import plans
 
+_LIBRARIES = "LD_LIBRARY_PATH"
+
 _LOOP = """
 import contextlib, gc, sys
 imports, root = sys.argv[1:]
@@ -48,12 +50,18 @@ def be(env, cwd, words, streams):
     for number, stream in enumerate([os.open(os.devnull, os.O_RDWR), *streams]):
         os.dup2(stream, number)
         os.close(stream)
-    module = words[0] == "-m" and words.pop(0)
+    way = words.pop(0) if words[0] in ("-c", "-m") else ""
     sys.argv = words
-    more = filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))
-    sys.path[:] = [cwd if module else os.path.dirname(words[0]), *more, *found]
+    more = list(filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep)))
+    sys.path[:] = [cwd if way else os.path.dirname(words[0]), *more, *found]
+    if any(os.path.exists(os.path.join(path, "sitecustomize.py")) for path in more):
+        sys.modules.pop("sitecustomize", None)
+        import sitecustomize
     gc.enable()
-    if module:
+    if way == "-c":
+        text, words[0] = words[0], "-c"
+        exec(text, {"__name__": "__main__"})
+    elif way == "-m":
         runpy.run_module(words[0], run_name="__main__", alter_sys=True)
     else:
         runpy.run_path(words[0], run_name="__main__")
@@ -73,12 +81,13 @@ while True:
 
 
 @functools.cache
-def _python(imports: str) -> socket.socket:
-    """One for each process of the suite; it ends with it, where nothing more can be asked."""
+def _python(imports: str, libraries: str) -> socket.socket:
+    """One for each process of the suite, and for each LD_LIBRARY_PATH; it ends with it, where nothing more is asked."""
     ours, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    env = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"} | {"PYTHONHASHSEED": "0"}
+    env = {name: value for name, value in os.environ.items() if name not in {"PYTHONPATH", _LIBRARIES}}
+    env |= {"PYTHONHASHSEED": "0"} | ({_LIBRARIES: libraries} if libraries else {})
     with its:
-        python = subprocess.Popen([sys.executable, "-c", _LOOP, imports, str(ROOT)], env=env, stdin=its)
+        python = subprocess.Popen([sys.executable, "-c", _LOOP, imports, str(ROOT)], env=env, stdin=its.fileno())
     atexit.register(_end, ours, python)
     return ours
 
@@ -91,8 +100,8 @@ def _end(ours: socket.socket, python: subprocess.Popen[bytes]) -> None:
 def run(
     imports: str, words: Sequence[str], cwd: Path, env: Mapping[str, str], timeout: float = 600
 ) -> subprocess.CompletedProcess[str]:
-    """Run `python words…` as subprocess.run does, which captures its streams: a script or -m and a module come first."""
-    python = _python(imports)
+    """Run `python words…` as subprocess.run does, which captures its streams."""
+    python = _python(imports, env.get(_LIBRARIES, ""))
     python.settimeout(timeout)
     with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
         asked = json.dumps([dict(env), str(cwd), list(words)]).encode()
@@ -108,8 +117,8 @@ def run(
 
 
 def starts_alike(env: Mapping[str, str]) -> bool:
-    """Whether Python would start with this environment as those here did: streams, libraries, modules of a test's own."""
-    other = {"PYTHONPATH", "PYTHONHASHSEED"}
+    """Whether Python would start with this environment as those here did: locale, switches, no module of a test's own."""
+    other = {"PYTHONPATH", "PYTHONHASHSEED", _LIBRARIES}
     names = {name for name in {*os.environ, *env} if name.startswith(("LANG", "LC_", "LD_", "PYTHON"))} - other
     paths = env.get("PYTHONPATH", "").split(os.pathsep)
     own = any(Path(path, "sitecustomize.py").exists() for path in paths)
