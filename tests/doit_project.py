@@ -13,13 +13,17 @@ import subprocess
 import sys
 import sysconfig
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
+from tests import warm
+
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    Prepare = Callable[["Project"], object]
 
 ROOT = Path(__file__).parent.parent
 
@@ -80,6 +84,11 @@ def cudart_in_reach() -> dict[str, str]:
 OPTIONS = {"--fetch-only", "--shard", "--workers"}  # that doit itself doesn't know
 
 
+def _command(words: Sequence[str]) -> list[str]:
+    module = "fitasks" if {word.partition("=")[0] for word in words} & OPTIONS else "doit"
+    return ["-m", module, *words]
+
+
 @dataclass
 class Project:
     """A directory with a dodo.py, kernels.yaml and a cache of its own."""
@@ -134,9 +143,8 @@ class Project:
         return self.cached_ops / name / f"{name}.so"
 
     def start(self, *words: str, given: Mapping[str, str] | None = None, **env: str) -> subprocess.Popen[str]:
-        module = "fitasks" if {word.partition("=")[0] for word in words} & OPTIONS else "doit"
         return subprocess.Popen(
-            [sys.executable, "-m", module, *words],
+            [sys.executable, *_command(words)],
             cwd=self.root,
             env={**self.env, **(given or {}), **env},
             stdin=subprocess.DEVNULL,
@@ -147,13 +155,27 @@ class Project:
 
     def doit(self, *words: str, status: int = 0, given: Mapping[str, str] | None = None, **env: str) -> str:
         """Run doit; its standard output. The exit status must be `status`. `given` are variables, as `env` are."""
-        process = self.start(*words, given=given, **env)
-        out, err = process.communicate(timeout=600)  # real compiles, on a machine that may do other things
-        assert process.returncode == status, f"{process.returncode}\n{out}\n{err}"
-        self.stderr = err
+        done = self._run(words, {**self.env, **(given or {}), **env})
+        assert done.returncode == status, f"{done.returncode}\n{done.stdout}\n{done.stderr}"
+        self.stderr = done.stderr
         if not Project.asked and self.cudart.exists():
             Project.asked = self.cudart.read_bytes()
-        return out
+        return done.stdout
+
+    def _run(self, words: Sequence[str], env: Mapping[str, str]) -> subprocess.CompletedProcess[str]:
+        """To the end: in a fork of a Python that has imported doit, where Python itself would start the same way."""
+        if warm.starts_alike(env):
+            return warm.run(warm.DOIT, _command(words), self.root, env)
+        return subprocess.run(
+            [sys.executable, *_command(words)],
+            cwd=self.root,
+            env=env,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=600,  # real compiles, on a machine that may do other things
+            check=False,
+        )
 
     def calls(self) -> int:
         """How often the compiler was started since the last question."""
@@ -198,7 +220,7 @@ class Project:
 
 @dataclass
 class Planned:
-    """Projects that are planned and not yet compiled, put back to that for whoever asks: planning costs 8 CPU seconds.
+    """Projects that are planned, or compiled as well, put back to that for whoever asks: planning costs 8 CPU seconds.
 
     A plan names the places it was made for, so that all askers have the same directory, one after the other.
     """
@@ -206,8 +228,20 @@ class Planned:
     directory: Path
     kept: dict[object, Project] = field(default_factory=dict)
 
-    def project(self, kernels: str = KERNELS, prepare: Callable[[Project], object] = lambda _project: None) -> Project:
+    def project(self, kernels: str = KERNELS, prepare: Prepare = lambda _project: None) -> Project:
         """A project with this kernels.yaml; `prepare` is called once, before it is planned."""
+        return self._put_back(self._made(kernels, prepare), "as-planned")
+
+    def built(self, kernels: str = KERNELS, prepare: Prepare = lambda _project: None) -> Project:
+        """The same, with everything compiled."""
+        made = self._made(kernels, prepare)
+        if not made.place.with_name("as-built").exists():
+            self._put_back(made, "as-planned").doit()
+            made.calls()
+            shutil.copytree(made.place, made.place.with_name("as-built"), symlinks=True)
+        return self._put_back(made, "as-built")
+
+    def _made(self, kernels: str, prepare: Prepare) -> Project:
         key = kernels, prepare.__qualname__
         if key not in self.kept:
             made = Project.make(self.directory / str(len(self.kept)) / "made", kernels)
@@ -215,7 +249,9 @@ class Planned:
             made.doit("list")
             shutil.copytree(made.place, made.place.with_name("as-planned"), symlinks=True)
             self.kept[key] = made
-        made = self.kept[key]
+        return self.kept[key]
+
+    def _put_back(self, made: Project, tree: str) -> Project:
         shutil.rmtree(made.place)
-        shutil.copytree(made.place.with_name("as-planned"), made.place, symlinks=True)
+        shutil.copytree(made.place.with_name(tree), made.place, symlinks=True)
         return replace(made, env=dict(made.env))

@@ -23,12 +23,14 @@ pytestmark = pytest.mark.real
 
 # What a server does with a module, with a compiler that leaves a trace and fails.
 _SERVER = """
+import gc; gc.disable()
 import json, os, pathlib, sys
 from flashinfer.jit.page import gen_page_module
 spec = gen_page_module()
 before = pathlib.Path(spec.jit_library_path).stat().st_mtime_ns
 spec.build(verbose=True, need_lock=True)
 print("BUILT" if pathlib.Path(spec.jit_library_path).stat().st_mtime_ns != before else "NOTHING")
+gc.freeze()
 """
 
 
@@ -76,7 +78,7 @@ def test_check_agrees_and_a_second_doit_compiles_nothing(project: Project) -> No
 
 
 _LOADERS = [Path("/lib64/ld-linux-x86-64.so.2"), Path("/lib/ld-linux-aarch64.so.1")]
-_JUDGE = "import ctypes, sys, torch, tvm_ffi; ctypes.CDLL(sys.argv[1])"
+_JUDGE = "import gc; gc.disable(); import ctypes, sys, torch, tvm_ffi; gc.freeze(); ctypes.CDLL(sys.argv[1])"
 
 
 @pytest.fixture

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from tests import warm
 from tests.doit_project import Project, cudart_in_reach
 from tests.serving.flashinfer_wheels import wheel_of
 from tests.serving.sglang_stubs import stubbed
@@ -48,8 +49,7 @@ def project(tmp_path_factory: pytest.TempPathFactory, flashinfer: Path) -> Proje
 
 def server(project: Project, **env: str) -> str:
     """What SGLang says, with nothing on PATH."""
-    command = [sys.executable, "-c", _SERVER]
-    done = subprocess.run(command, env=project.env | {"PATH": ""} | env, capture_output=True, text=True, check=False)
+    done = warm.run(warm.TORCH, ["-c", _SERVER], project.root, project.env | {"PATH": ""} | env)
     return done.stdout + done.stderr
 
 

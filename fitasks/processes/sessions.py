@@ -36,7 +36,7 @@ class Sessions:
         self.lock = threading.RLock()  # a signal handler may interrupt its own thread's `signal`
         self.stopping = False  # no Event: its lock could be held by what a signal handler interrupts
         self.live: set[int] = set()
-        self._mark = f"{os.getpid()}-{time.time_ns()}"
+        self._mark = ""  # of this process, not of one that has imported this and then forked
         self._pipe = -1
         self._watchdog: subprocess.Popen[bytes] | None = None  # kept, so that nobody waits for it
 
@@ -100,6 +100,7 @@ class Sessions:
     def _watch_anew(self) -> None:
         if self._pipe >= 0:
             os.close(self._pipe)
+        self._mark = self._mark or f"{os.getpid()}-{time.time_ns()}"
         self._watchdog, self._pipe = _start_watchdog(f"{_MARK}={self._mark}")
         os.write(self._pipe, b"".join(b"+ %d\n" % session for session in self.live))
 

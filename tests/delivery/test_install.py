@@ -342,6 +342,13 @@ def ours(site: Path) -> list[str]:
     return sorted(path.name for path in site.iterdir() if "tasks" in path.name)
 
 
+def copied(site: Path, place: Path) -> None:
+    """What is ours there, to another site, or to a place where it is kept."""
+    place.mkdir(exist_ok=True)
+    for path in (site / name for name in ours(site)):
+        (shutil.copytree if path.is_dir() else shutil.copy2)(path, place / path.name)
+
+
 @pytest.fixture
 def clean(venv: Path) -> Iterator[Path]:
     yield venv
@@ -363,17 +370,15 @@ def test_an_install_that_was_killed_is_mended(point: str, clean: Path, workshop:
     words = ["install", "--force-reinstall", "--no-deps", "--no-index", str(new)]
     whole = sorted(["fitasks-kernels.pth", "fitasks_kernels", f"fitasks_kernels-{new.name.split('-')[1]}.dist-info"])
 
-    def kill() -> None:
-        install(plan, old)
-        for _ in point.split(" again"):
-            kill_pip(plan, point.removesuffix(" again"), *words)
-
-    kill()
+    install(plan, old)
+    for _ in point.split(" again"):
+        kill_pip(plan, point.removesuffix(" again"), *words)
+    copied(site, tmp_path / "remains")
     install(plan, new)
     assert ours(site) == whole
     assert uninstall(plan.server) == new.name.split("-")[1]
     assert ours(site) == []
-    kill()
+    copied(tmp_path / "remains", site)
     assert uninstall(plan.server)
     assert ours(site) == []
     assert uninstall(plan.server) == ""

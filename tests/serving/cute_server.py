@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
+
+from tests import warm
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -38,7 +39,6 @@ LOADED = ["Function"] * 2
 
 def served(env: Mapping[str, str], *environments: dict[str, str]) -> list[list[str]]:
     """In each environment: what a server is given for 8 and for 4 heads, or the one thing that it says before it ends."""
-    command = [sys.executable, "-c", _SERVERS, json.dumps(environments)]
-    done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
+    done = warm.run(warm.TORCH, ["-c", _SERVERS, json.dumps(environments)], Path.cwd(), env)
     assert done.returncode == 0, done.stderr[-2000:]
     return [json.loads(line) for line in done.stdout.splitlines()]

@@ -6,11 +6,10 @@ import json
 import os
 import shlex
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from tests import warm
 from tests.serving.flashinfer_wheels import wheel_of
 from tests.serving.planner_runs import PLAN, environment, run
 from tests.serving.sglang_stubs import stubbed
@@ -67,8 +66,7 @@ class Place(NamedTuple):
 
     def servers(self, *environments: dict[str, str]) -> list[str]:
         """What SGLang says in each."""
-        command = [sys.executable, "-c", SERVERS, json.dumps(environments)]
-        done = subprocess.run(command, env=self.env, capture_output=True, text=True, check=False)
+        done = warm.run(warm.TORCH, ["-c", SERVERS, json.dumps(environments)], self.root, self.env)
         assert done.returncode == 0, done.stderr[-3000:]
         return [json.loads(line) for line in done.stdout.splitlines()]
 

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
+from tests import warm
 from tests.serving.flashinfer_wheels import directory_of
-from tests.serving.warm import run_script
 
 HERE = Path(__file__).resolve().parent
 PLAN = HERE.parents[1] / "fitasks" / "serving" / "plan" / "plan.py"
@@ -51,18 +51,13 @@ def run(
         (directory / "request.json").write_text(json.dumps(request))
         first = [str(directory / "request.json")]
     words = [str(script), *first, str(response)]
-    if python == sys.executable and not _customized(env):
-        process = run_script(words, directory, env)
+    if python == sys.executable and warm.starts_alike(env):
+        process = warm.run(warm.TORCH, words, directory, env)
     else:
         process = subprocess.run([python, *words], env=env, cwd=directory, capture_output=True, text=True, check=False)
     if not response.exists():
         pytest.fail(f"no response, exit status {process.returncode}:\n{process.stderr[-4000:]}")
     return process, json.loads(response.read_text())
-
-
-def _customized(env: dict[str, str]) -> bool:
-    """Whether Python runs a module of the test's own as it starts."""
-    return any(Path(path, "sitecustomize.py").exists() for path in env["PYTHONPATH"].split(os.pathsep))
 
 
 def request_of(*kernels: tuple[str, dict[str, Any] | None], sm90: bool = True, **more: Any) -> dict[str, Any]:

@@ -15,6 +15,7 @@ import pytest
 
 from fitasks.record import HOOK, variables
 from fitasks.trace.sources import read_sources
+from tests import warm
 from tests.doit_project import Project
 from tests.serving.planner_runs import environment
 
@@ -73,7 +74,7 @@ needs_torch = pytest.mark.usefixtures("torch")  # a server of FlashInfer does
 
 
 class Server:
-    """A command, its environment, and the trace that it leaves."""
+    """A command, its environment, and the trace that it leaves. It has torch, of which nothing is noted, beforehand."""
 
     def __init__(self, base: Path, version: str = "0.7.4") -> None:
         self.base = base
@@ -96,9 +97,7 @@ class Server:
         script = self.base / "server.py"
         script.write_text(SERVER.format(serving=str(ROOT / "fitasks" / "serving" / "plan"), body=body))
         env = self.env | more | (variables(self.trace, self.env | more) if recorded else {})
-        done = subprocess.run(
-            [sys.executable, str(script)], env=env, capture_output=True, text=True, check=False, timeout=300
-        )
+        done = warm.run(warm.TORCH, [str(script)], Path.cwd(), env)
         assert done.returncode == 0, done.stderr[-3000:]
         self.stderr = done.stderr
         return done.stdout

@@ -20,6 +20,7 @@ from fitasks.record import variables
 from fitasks.trace.coverage import coverage
 from fitasks.trace.sources import read_sources
 from fitasks.ui.trace_table import covered
+from tests import warm
 from tests.serving.flashinfer_wheels import wheel_of
 from tests.serving.planner_runs import fake_toolkit
 from tests.serving.sglang_stubs import stubbed
@@ -58,8 +59,12 @@ def recorded(tmp_path: Path, script: str, *paths: Path, **more: str) -> tuple[li
     env = os.environ | {"PYTHONPATH": os.pathsep.join(map(str, paths)), "HOME": str(tmp_path)} | more
     file = tmp_path / "server.py"
     file.write_text(textwrap.dedent(script))
-    command = [sys.executable, str(file)]
-    done = subprocess.run(command, env=env | variables(trace, env), capture_output=True, text=True, check=False)
+    env |= variables(trace, env)
+    if "torch" in script:  # of which nothing is noted
+        done = warm.run(warm.TORCH, [str(file)], Path.cwd(), env)
+    else:
+        command = [sys.executable, str(file)]
+        done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
     assert done.returncode == (-9 if "KILLED" in more else int("FAIL" in more)), done.stderr[-3000:]
     lines = trace.read_text().splitlines() if trace.exists() else []
     return [json.loads(line) for line in lines], done.stderr

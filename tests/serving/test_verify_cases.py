@@ -67,6 +67,7 @@ KERNELS: dict[str, tuple[str, dict[str, Any]]] = {
 def fake(monkeypatch: pytest.MonkeyPatch) -> Any:
     """FlashInfer in torch, and the cases on the CPU, smaller."""
     torch.manual_seed(0)
+    torch.set_num_threads(1)  # more would wait for each other, over so little
     monkeypatch.syspath_prepend(SERVING)
     mine = importlib.import_module("fake_flashinfer")
     mine.install(monkeypatch)

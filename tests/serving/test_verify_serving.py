@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.serving.warm import run_script
+from tests import warm
 
 pytestmark = pytest.mark.usefixtures("tvm_ffi")
 SERVING = Path(__file__).parents[2] / "fitasks" / "serving" / "verify"
@@ -18,7 +18,7 @@ def serving(script: str, cwd: Path) -> str:
     """The output of a script in a process of its own, which may import serving's modules."""
     file = cwd / "asked.py"
     file.write_text(f"import sys\nsys.path.insert(0, {str(SERVING)!r})\nimport verify\n{script}")
-    done = run_script([str(file)], cwd, os.environ)
+    done = warm.run(warm.TORCH, [str(file)], cwd, os.environ)
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()
 
