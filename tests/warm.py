@@ -25,10 +25,11 @@ ROOT = Path(__file__).parents[1]
 TORCH = "import torch"
 DOIT = """
 import doit.doit_cmd, fitasks, importlib, pkgutil
+apart = *(f"fitasks.{one}" for one in ("serving", "dodo", "__main__", "worker", "delivery.wheel.payload")),
 for one in pkgutil.walk_packages(fitasks.__path__, "fitasks."):
-    if not one.name.startswith(("fitasks.serving", "fitasks.dodo", "fitasks.__main__", "fitasks.delivery.wheel.payload")):
+    if not one.name.startswith(apart):
         importlib.import_module(one.name)
-"""  # of dodo.py the import plans
+"""  # of dodo.py the import plans, and of worker.py it is Dask's
 
 _LIBRARIES = "LD_LIBRARY_PATH"
 
