@@ -87,7 +87,9 @@ def test_altered_gpu_code_is_noticed_and_made_again(project: Project) -> None:
 
 
 def test_no_package_can_hold_them(project: Project) -> None:
-    assert "alone, under a key of this environment's packages and paths" in project.doit("wheel", "gate*", status=1)
+    said = project.doit("wheel", "gate*")
+    assert "nothing for a wheel: doit deliver lays out 2 kernels\n" in said
+    assert "alone, under a key of this environment's packages and paths" in said
 
 
 def test_delivered_they_pass_the_gate_and_flashinfer_finds_them(project: Project) -> None:
