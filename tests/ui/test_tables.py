@@ -91,7 +91,10 @@ def test_the_doctors_findings_are_whole_lines_in_a_log(
     ]
 
 
-def test_the_doctor_says_what_is_wrong_and_counts_the_rest(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_doctor_says_what_is_wrong_and_counts_the_rest(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("COLUMNS", raising=False)
     note = Finding("caches", "libcudart", "13.0.88", "note", "do it")
     show_findings([Finding("toolkit", "used", "/usr/local/cuda"), Finding("caches", "store", "/s"), note])
     assert capsys.readouterr().out.splitlines() == [
