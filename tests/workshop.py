@@ -191,6 +191,22 @@ class Workshop:
             texts={str(source): f'#include "{include}"\nint rope() {{ return common(); }}\n'},
         )
 
+    def sglangs_in(self, build_dir: Path) -> Kernel:
+        """The same module as tvm-ffi would write it into another directory."""
+        kernel = self.sglangs()
+        there, here = str(kernel.build_dir), str(build_dir)
+        texts = {path.replace(there, here): text.replace(there, here) for path, text in kernel.texts.items()}
+        return replace(
+            kernel,
+            build_dir=build_dir,
+            library=build_dir / kernel.library.name,
+            ninja_file=build_dir / "build.ninja",
+            lock=build_dir / "lock",
+            sources=tuple(map(Path, texts)),
+            texts=texts,
+            ninja=kernel.ninja.replace(there, here.replace(":", "$:")),
+        )
+
     def judge(self) -> Judge:
         roots: dict[str, tuple[str, ...]] = {
             "CACHE": (str(self.workspace),),

@@ -7,7 +7,6 @@ import os
 import shutil
 import subprocess
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -54,21 +53,9 @@ def test_its_linker_finds_the_driver_that_its_flags_dont_name(shop: Workshop) ->
 
 
 def in_cache(shop: Workshop, name: str) -> Kernel:
-    """The module, in a cache of this name, as tvm-ffi writes it into build.ninja."""
-    kernel = shop.sglangs()
-    before, cache = str(kernel.build_dir.parent), kernel.build_dir.parent.with_name(name)
-    place = cache / kernel.build_dir.name
-    texts = {path.replace(before, str(cache)): text for path, text in kernel.texts.items()}
-    return replace(
-        kernel,
-        build_dir=place,
-        library=place / kernel.library.name,
-        ninja_file=place / "build.ninja",
-        lock=place / "lock",
-        sources=tuple(map(Path, texts)),
-        texts=texts,
-        ninja=kernel.ninja.replace(before, str(cache).replace(":", "$:")),
-    )
+    """The module, in a cache of this name."""
+    place = shop.sglangs().build_dir
+    return shop.sglangs_in(place.parent.with_name(name) / place.name)
 
 
 @pytest.mark.parametrize(

@@ -63,20 +63,8 @@ class Both(Place):
         return self.kernels[-1]
 
     def _rope(self) -> Kernel:
-        kernel = self.workshop.sglangs()
-        place = (self.cache or kernel.build_dir.parent) / kernel.build_dir.name.replace("0.1.11", self.tvm_ffi)
-        there, here = str(kernel.build_dir), str(place)
-        moved = json.loads(json.dumps(kernel.texts).replace(there, here))
-        return replace(
-            kernel,
-            build_dir=place,
-            library=place / kernel.library.name,
-            ninja_file=place / "build.ninja",
-            lock=place / "lock",
-            sources=tuple(map(Path, moved)),
-            texts=moved,
-            ninja=kernel.ninja.replace(there, here),
-        )
+        place = self.workshop.sglangs().build_dir
+        return self.workshop.sglangs_in((self.cache or place.parent) / place.name.replace("0.1.11", self.tvm_ffi))
 
 
 @pytest.fixture

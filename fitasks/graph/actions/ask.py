@@ -86,7 +86,7 @@ def _reasons(session: Session, kernel: Kernel) -> tuple[str, ...]:
     from fitasks.ui.show import reasons
 
     if kernel.problem:
-        return tuple(str(kernel.problem).splitlines())
+        return tuple(kernel.problem.splitlines())
     judged = session.judge(kernel)
     return reasons(
         kernel.label, kernel.name, judged, session.stores.explain(kernel, session.judges[kernel.target], judged)
