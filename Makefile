@@ -45,7 +45,7 @@ reset: $(READY)
 	@$(DOIT) reset
 
 test: $(READY_DEV)
-	@PYTHON=$(PYTHON) $(PYTHON) -m pytest -n 2 --dist worksteal $(K)
+	@PYTHON=$(PYTHON) $(PYTHON) -m pytest -n 3 --dist worksteal $(K)
 
 # Needs root, buildah and debootstrap, and about 25 GB below /var/tmp. Not part of `make test`.
 test-image: $(READY_DEV)

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
-from tests import warm
+from tests import warm, warm_client
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -165,7 +165,8 @@ class Project:
     def _run(self, words: Sequence[str], env: Mapping[str, str]) -> subprocess.CompletedProcess[str]:
         """To the end: in a fork of a Python that has imported doit, where Python itself would start the same way."""
         if warm.starts_alike(env):
-            return warm.run(warm.DOIT, _command(words), self.root, env)
+            serving = {warm_client.NAME: warm.name_of(warm.TORCH, env.get("LD_LIBRARY_PATH", ""))}
+            return warm.run(warm.DOIT, _command(words), self.root, {**env, **serving})
         return subprocess.run(
             [sys.executable, *_command(words)],
             cwd=self.root,

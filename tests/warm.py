@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import atexit
 import functools
+import itertools
 import json
 import os
 import socket
@@ -25,6 +26,8 @@ ROOT = Path(__file__).parents[1]
 TORCH = "import torch"
 DOIT = """
 import doit.doit_cmd, fitasks, importlib, pkgutil
+from tests import warm_client
+warm_client.install()
 apart = *(f"fitasks.{one}" for one in ("serving", "dodo", "__main__", "worker", "delivery.wheel.payload")),
 for one in pkgutil.walk_packages(fitasks.__path__, "fitasks."):
     if not one.name.startswith(apart):
@@ -33,85 +36,48 @@ for one in pkgutil.walk_packages(fitasks.__path__, "fitasks."):
 
 _LIBRARIES = "LD_LIBRARY_PATH"
 
-_LOOP = """
-import contextlib, gc, sys
-imports, root = sys.argv[1:]
-found = sys.path[1:]
-sys.path[0] = root
-gc.disable()
-with contextlib.suppress(ImportError):
-    exec(imports)
-gc.freeze()
-import json, os, runpy, socket
-asking = socket.socket(fileno=0)
-def be(env, cwd, words, streams):
-    os.environ.clear()
-    os.environ.update(env)
-    os.chdir(cwd)
-    for number, stream in enumerate([os.open(os.devnull, os.O_RDWR), *streams]):
-        os.dup2(stream, number)
-        os.close(stream)
-    way = words.pop(0) if words[0] in ("-c", "-m") else ""
-    sys.argv = words
-    more = list(filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep)))
-    sys.path[:] = [cwd if way else os.path.dirname(words[0]), *more, *found]
-    if any(os.path.exists(os.path.join(path, "sitecustomize.py")) for path in more):
-        sys.modules.pop("sitecustomize", None)
-        import sitecustomize
-    gc.enable()
-    if way == "-c":
-        text, words[0] = words[0], "-c"
-        exec(text, {"__name__": "__main__"})
-    elif way == "-m":
-        runpy.run_module(words[0], run_name="__main__", alter_sys=True)
-    else:
-        runpy.run_path(words[0], run_name="__main__")
-while True:
-    asked, streams, _, _ = socket.recv_fds(asking, 1 << 20, 2)
-    if not asked:
-        break
-    child = os.fork()
-    if not child:
-        asking.detach()
-        be(*json.loads(asked), streams)
-        break
-    for stream in streams:
-        os.close(stream)
-    asking.send(b"%d" % os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
-"""
+_COUNT = itertools.count()
 
 
 @functools.cache
-def _python(imports: str, libraries: str) -> socket.socket:
-    """One for each process of the suite, and for each LD_LIBRARY_PATH; it ends with it, where nothing more is asked."""
-    ours, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+def name_of(imports: str, libraries: str = "") -> str:
+    """Of the socket of one, which each process of the suite starts for itself, and for each LD_LIBRARY_PATH.
+
+    It ends with this process.
+    """
+    name = f"fitasks-tests-{os.getpid()}-{next(_COUNT)}"
     env = {name: value for name, value in os.environ.items() if name not in {"PYTHONPATH", _LIBRARIES}}
     env |= {"PYTHONHASHSEED": "0"} | ({_LIBRARIES: libraries} if libraries else {})
-    with its:
-        python = subprocess.Popen([sys.executable, "-c", _LOOP, imports, str(ROOT)], env=env, stdin=its.fileno())
-    atexit.register(_end, ours, python)
-    return ours
+    script = Path(__file__).with_name("warm_python.py")
+    command = [sys.executable, str(script), imports, str(ROOT), name]
+    python = subprocess.Popen(command, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert python.stdin
+    assert python.stdout
+    python.stdout.readline()
+    atexit.register(_end, python)
+    return name
 
 
-def _end(ours: socket.socket, python: subprocess.Popen[bytes]) -> None:
-    ours.close()
-    python.wait()
+def _end(python: subprocess.Popen[bytes]) -> None:
+    python.communicate()
 
 
 def run(
     imports: str, words: Sequence[str], cwd: Path, env: Mapping[str, str], timeout: float = 600
 ) -> subprocess.CompletedProcess[str]:
     """Run `python words…` as subprocess.run does, which captures its streams."""
-    python = _python(imports, env.get(_LIBRARIES, ""))
-    python.settimeout(timeout)
-    with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
+    name = name_of(imports, env.get(_LIBRARIES, ""))
+    with (
+        socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as asking,
+        Path(os.devnull).open() as nothing,
+        tempfile.TemporaryFile("w+") as out,
+        tempfile.TemporaryFile("w+") as err,
+    ):
+        asking.settimeout(timeout)
+        asking.connect(f"\0{name}")
         asked = json.dumps([dict(env), str(cwd), list(words)]).encode()
-        socket.send_fds(python, [asked], [out.fileno(), err.fileno()])
-        try:
-            status = int(python.recv(100))
-        except TimeoutError:
-            _python.cache_clear()  # that answer would be taken for the next one
-            raise
+        socket.send_fds(asking, [asked], [one.fileno() for one in (nothing, out, err)])
+        status = int(asking.recv(100))
         out.seek(0)
         err.seek(0)
         return subprocess.CompletedProcess([sys.executable, *words], status, out.read(), err.read())

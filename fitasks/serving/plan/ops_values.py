@@ -62,12 +62,12 @@ def _compared(mentioned: list[Values], refused: list[Values]) -> Values:
 def _rules(function: Callable[..., Any], name: str, depth: int) -> Iterator[tuple[str, Values]]:
     """What each place says: "in" these, not ("out") these, compared with ("like") these."""
     tree = _tree(function)
-    if tree is None or _rebinds(tree, name):
+    if tree is None or name in _rebound(function):
         return
     names = getattr(function, "__globals__", {})
     for statement in tree.body:  # further in, a condition on other parameters may stand above it
         yield from _demand(statement, name, names)
-    for node in ast.walk(tree):
+    for node in _telling(function):
         if isinstance(node, ast.Subscript) and _is(node.slice, name):
             yield "in", _keys(node.value, names)
         elif isinstance(node, ast.Compare):
@@ -84,9 +84,21 @@ def _tree(function: Callable[..., Any]) -> ast.FunctionDef | None:
     return None
 
 
-def _rebinds(tree: ast.AST, name: str) -> bool:
-    """Whether the parameter is given another value: what follows says nothing about the caller's then."""
-    return any(_is(node, name) and isinstance(node.ctx, ast.Store) for node in ast.walk(tree))
+@functools.cache
+def _telling(function: Callable[..., Any]) -> list[ast.AST]:
+    """What in it may say something of a parameter: each is asked for by its own."""
+    return [node for node in _nodes(function) if isinstance(node, (ast.Subscript, ast.Compare, ast.Call))]
+
+
+@functools.cache
+def _rebound(function: Callable[..., Any]) -> set[str]:
+    """The parameters that are given another value: what follows says nothing about the caller's then."""
+    return {node.id for node in _nodes(function) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
+
+
+def _nodes(function: Callable[..., Any]) -> Iterator[ast.AST]:
+    tree = _tree(function)
+    return ast.walk(tree) if tree else iter(())
 
 
 def _is(node: Any, name: str) -> TypeGuard[ast.Name]:

@@ -7,6 +7,7 @@ there, a class or a partial is none, and no module of another package is even im
 
 from __future__ import annotations
 
+import functools
 import importlib
 import inspect
 import re
@@ -192,6 +193,12 @@ def _runtime_modules() -> Iterator[Any]:
 
 
 def _loaded() -> list[tuple[str, Any]]:
+    return _loaded_of(len(sys.modules))
+
+
+@functools.lru_cache(maxsize=1)
+def _loaded_of(_count: int) -> list[tuple[str, Any]]:
+    """Asked for some hundred times; an import adds modules, and thus to their number."""
     return sorted(item for item in sys.modules.items() if item[0].split(".")[0] == "flashinfer" and item[1])
 
 

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 GENERATOR = re.compile(r"gen_\w+_module(_\w+)?")
 _DEFINITION = re.compile(rb"^def (gen_\w+_module(?:_\w+)?)\(", re.MULTILINE)
 _MENTION = re.compile(rb"\bgen_\w+_module")
+_WORD = re.compile(rb"\w+")
 _REGISTRY = "flashinfer.aot"  # calls generators to fill wheels; no server does
 SPEC_MAKERS = ("gen_jit_spec", "gen_kda_jit_spec")  # what every generator ends in
 _ENGINES = ("vllm", "sglang", "tensorrt_llm")
@@ -89,23 +90,41 @@ def _texts(module: str) -> list[bytes]:
 
 
 class _Uses:
-    """Which top-level functions mention a name, and which functions' results a function returns."""
+    """Which top-level functions mention a generator or what makes its result, and whose results a generator returns."""
 
-    def __init__(self) -> None:
+    def __init__(self, texts: Iterable[bytes]) -> None:
         self.by: dict[str, set[str | None]] = {}  # "" for what stands outside of all functions
         self.results: dict[str, set[str]] = {}
+        others = []  # statements without a generator: walking through all of FlashInfer takes seconds
+        for text in texts:
+            for statement, source in _statements(text):
+                if _MENTION.search(source):
+                    self._read(statement)
+                else:
+                    others.append(source)
+        makers = {name.encode() for names in self.results.values() for name in names}
+        for source in others:
+            if not makers.isdisjoint(_WORD.findall(source)):
+                self._read(ast.parse(source).body[0])
 
     def called(self, name: str, but: str | None = None) -> bool:
         return bool(self.by.get(name, set()) - {name, but})
 
-    def read(self, tree: ast.Module) -> None:
-        for statement in tree.body:
-            owner = getattr(statement, "name", "")
-            for node in ast.walk(statement):
-                for name in _used(node):
-                    self.by.setdefault(name, set()).add(owner)
-                if isinstance(node, ast.Return) and isinstance(node.value, ast.Call) and GENERATOR.fullmatch(owner):
-                    self.results.setdefault(owner, set()).update(set(_used(node.value.func)) - set(SPEC_MAKERS))
+    def _read(self, statement: ast.stmt) -> None:
+        owner = getattr(statement, "name", "")
+        for node in ast.walk(statement):
+            for name in _used(node):
+                self.by.setdefault(name, set()).add(owner)
+            if isinstance(node, ast.Return) and isinstance(node.value, ast.Call) and GENERATOR.fullmatch(owner):
+                self.results.setdefault(owner, set()).update(set(_used(node.value.func)) - set(SPEC_MAKERS))
+
+
+def _statements(text: bytes) -> Iterator[tuple[ast.stmt, bytes]]:
+    """What stands by itself in a module, each with its lines."""
+    lines = text.splitlines(keepends=True)
+    for statement in ast.parse(text).body:
+        first = min(one.lineno for one in [statement, *getattr(statement, "decorator_list", [])])
+        yield statement, b"".join(lines[first - 1 : statement.end_lineno])
 
 
 def _used(node: ast.AST) -> Iterator[str]:
@@ -120,11 +139,7 @@ def _used(node: ast.AST) -> Iterator[str]:
 
 @functools.cache
 def _uses() -> _Uses:
-    uses = _Uses()
-    for module, text in _mentioning():
-        if module != _REGISTRY:
-            uses.read(ast.parse(text))
-    return uses
+    return _Uses(text for module, text in _mentioning() if module != _REGISTRY)
 
 
 @functools.cache
@@ -132,7 +147,7 @@ def _mentioning() -> tuple[tuple[str, bytes], ...]:
     """Each module of FlashInfer that mentions a generator, with its text."""
     root = Path(str(sys.modules["flashinfer"].__file__)).parent
     texts = ((_module_name(path, root), _text(path)) for path in sorted(root.rglob("*.py")))
-    return tuple((name, text) for name, text in texts if _MENTION.search(text))
+    return tuple((name, text) for name, text in texts if b"gen_" in text and _MENTION.search(text))
 
 
 def _module_name(path: Path, root: Path) -> str:

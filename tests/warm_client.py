@@ -1,0 +1,72 @@
+"""Where a doit that is itself a fork (warm.py) starts a script of the serving interpreter, a fork of a Python with torch.
+
+Importing torch is half of what planning costs. A small program takes the script's place: it leads the session that
+fitasks has begun, hands on its words, environment, directory and streams, and ends as the script ends; if it is
+killed, so is the script.
+
+    python -I -S warm_client.py NAME SCRIPT [WORD ...]
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+NAME = "WARM_SERVING"  # in doit's environment: the socket of a Python with torch that starts as this environment says
+_ROOT = Path(__file__).parents[1]
+_SCRIPTS = tuple(f"{_ROOT}/fitasks/serving/{directory}/" for directory in ("plan", "loading"))
+_WITHOUT_TORCH = ("describe.py",)
+_BEFORE = ("LANG", "LC_", "LD_", "PYTHON", "TORCH", "PYTORCH")  # variables that are read before a script's first line
+
+
+def main(name: str, *words: str) -> int:
+    """Have it run; its exit status, or its signal."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as asking:
+        asking.connect(f"\0{name}")
+        asked = json.dumps([dict(os.environ), str(Path.cwd()), words]).encode()
+        socket.send_fds(asking, [asked], [0, 1, 2])
+        status = int(asking.recv(100) or -signal.SIGKILL)
+    if status < 0:
+        signal.signal(-status, signal.SIG_DFL)
+        os.kill(os.getpid(), -status)
+    return status
+
+
+def install() -> None:
+    """From now on subprocess.Popen starts the small program in place of such scripts."""
+    start = subprocess.Popen.__init__
+
+    def init(self: subprocess.Popen[bytes], command: Any, *words: Any, **more: Any) -> None:
+        env = more.get("env") or {}
+        start(self, instead(command, env) if "user" not in more else command, *words, **more)
+
+    subprocess.Popen.__init__ = init  # type: ignore[method-assign,assignment]
+
+
+def instead(command: Sequence[str], env: Mapping[str, str]) -> Sequence[str]:
+    """The command, by way of a Python with torch if it runs such a script with an environment that starts it alike."""
+    name = env.get(NAME)
+    if not name or len(command) < 2 or command[0] != sys.executable or not command[1].startswith(_SCRIPTS):
+        return command
+    if command[1].endswith(_WITHOUT_TORCH) or not _alike(env):
+        return command
+    return [command[0], "-I", "-S", __file__, name, *command[1:]]
+
+
+def _alike(env: Mapping[str, str]) -> bool:
+    names = {one for one in {*os.environ, *env} if one.startswith(_BEFORE)} - {"PYTHONPATH", "PYTHONHASHSEED"}
+    same = all(os.environ.get(one) == env.get(one) for one in names)
+    return same and env.get("PYTHONPATH", "") in ("", str(_ROOT))
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))
