@@ -42,9 +42,10 @@ def task_ask() -> Iterator[TaskDict]:
 @tasks.group
 def task_deliver() -> Iterator[TaskDict]:
     """deliver: kernels for other machines and images"""
-    yield from (tasks.after_kernels(deliver.wheel, tasks.JSON), tasks.after_kernels(deliver.install))
+    yield tasks.after_kernels(deliver.wheel, tasks.JSON, packaged=True)
+    yield tasks.after_kernels(deliver.install, packaged=True)
     yield tasks.command(deliver.uninstall)
-    yield tasks.after_kernels(deliver.deliver, tasks.INTO)
+    yield tasks.after_kernels(deliver.deliver, tasks.INTO, packaged=False)
     yield tasks.command(deliver.bundle, tasks.FILE, words="names")
     yield tasks.command(deliver.unbundle, tasks.FILE, tasks.WHEEL, words="files")
 

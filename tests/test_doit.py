@@ -103,6 +103,15 @@ def test_wildcards_choose_kernels(project: Project) -> None:
     assert not project.library("cascade").exists()
 
 
+def test_a_delivery_compiles_what_it_can_hold(planned: Planned) -> None:
+    """That a wheel doesn't wait for what it can't hold: tests/test_real_sglang.py."""
+    project = planned.project()
+    assert "laid out empty, for none of these kernels needs it" in project.doit("deliver")
+    assert project.calls() == 0
+    project.doit("wheel", "page")
+    assert project.calls() == 2
+
+
 def test_a_wildcard_that_no_kernel_is_like_is_a_mistake(project: Project) -> None:
     project.doit("kernel:pag?x*", status=2)
     assert "no kernel matches 'kernel:pag?x*'" in project.stderr

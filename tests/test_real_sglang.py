@@ -69,8 +69,12 @@ def test_a_second_doit_compiles_nothing(project: Project) -> None:
     assert project.doit() == "1 kernel: 1 fresh\n"
 
 
-def test_no_package_can_hold_it(project: Project) -> None:
+def test_no_package_can_hold_it_and_none_waits_for_it(project: Project, tmp_path: Path) -> None:
+    cache = Path(project.env["HOME"]) / ".cache" / "tvm-ffi"
+    kept = cache.rename(tmp_path / "kept")
     said = project.doit("wheel")
+    assert not cache.exists()
+    kept.rename(cache)
     assert "nothing for a wheel: doit deliver lays out 1 kernel\n" in said
     assert "SGLang loads it from" in said
 

@@ -197,16 +197,17 @@ def on_gpus(action: Callable[..., None], *params: dict[str, Any]) -> TaskDict:
     return _after_named(action, params, needed)
 
 
-def after_kernels(action: Callable[..., None], *params: dict[str, Any]) -> TaskDict:
-    """A task that runs once all kernels are done, or those that it was given the names of.
+def after_kernels(action: Callable[..., None], *params: dict[str, Any], packaged: bool) -> TaskDict:
+    """A task that delivers kernels, once those are done that it can hold, all or those that it was given the names of.
 
-    A delivery doesn't wait for those that no GPU of their target could run: they fail before anything is compiled.
+    `packaged` are what packages of kernels can hold, or else what they can't. A delivery doesn't wait for those that no
+    GPU of their target could run: they fail before anything is compiled. It waits for those that can't be planned.
     """
 
-    def fit(kernels: Sequence[Kernel]) -> list[Kernel]:
-        return [kernel for kernel in kernels if not kernel.unfit]
+    def held(kernels: Sequence[Kernel]) -> list[Kernel]:
+        return [one for one in kernels if not one.unfit and (one.problem or one.packageable is packaged)]
 
-    return _after_named(action, params, fit)
+    return _after_named(action, params, held)
 
 
 def after_all_kernels(action: Callable[..., None], name: str) -> TaskDict:
