@@ -16,12 +16,16 @@ import pytest
 from fitasks.compile.ninja.ninja import Ninja, find_ninja
 from fitasks.compile.pool.pool import Pool
 from fitasks.cuda.probe import ProbeMemo
+from tests import warm, warm_client
 from tests.cuda.fake_toolkit import Maker, build_library, build_talker
 from tests.doit_project import Planned
 from tests.workshop import Workshop
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+
+warm_client.install(lambda env: warm.name_of(warm.TORCH, env.get("LD_LIBRARY_PATH", "")))
 
 
 @pytest.fixture

@@ -50,9 +50,11 @@ def test_a_script_ends_with_its_client(tmp_path: Path) -> None:
         ([sys.executable, "-c", "pass"], {}, False),
         ([sys.executable, PLAN, "x"], {"LD_PRELOAD": "libfaketime.so"}, False),
         ([sys.executable, PLAN, "x"], {"PYTHONPATH": "/opt/torch"}, False),
-        ([sys.executable, PLAN, "x"], {warm_client.NAME: ""}, False),
+        ([sys.executable, PLAN, "x"], {"HOME": ""}, False),
     ],
 )
 def test_only_what_starts_alike_is_forked(command: list[str], env: dict[str, str], *, is_forked: bool) -> None:
-    said = warm_client.instead(command, {**os.environ, "PYTHONPATH": "", warm_client.NAME: "name", **env})
-    assert said == ([sys.executable, "-I", "-S", warm_client.__file__, "name", *command[1:]] if is_forked else command)
+    said = warm_client.instead(command, {**os.environ, "PYTHONPATH": "", **env}, lambda env: env.get("HOME", ""))
+    assert said == (
+        [sys.executable, "-I", "-S", warm_client.__file__, os.environ["HOME"], *command[1:]] if is_forked else command
+    )

@@ -1,4 +1,4 @@
-"""Where a doit that is itself a fork (warm.py) starts a script of the serving interpreter, a fork of a Python with torch.
+"""Where a test, or a doit that is itself a fork (warm.py), starts a script of the serving interpreter: a fork, too.
 
 Importing torch is half of what planning costs. A small program takes the script's place: it leads the session that
 fitasks has begun, hands on its words, environment, directory and streams, and ends as the script ends; if it is
@@ -19,7 +19,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
+
+    Name = Callable[[Mapping[str, str]], str]  # of the socket of a Python with torch for this environment, "" for none
 
 NAME = "WARM_SERVING"  # in doit's environment: the socket of a Python with torch that starts as this environment says
 _ROOT = Path(__file__).parents[1]
@@ -41,25 +43,26 @@ def main(name: str, *words: str) -> int:
     return status
 
 
-def install() -> None:
+def install(name_for: Name = lambda env: env.get(NAME, "")) -> None:
     """From now on subprocess.Popen starts the small program in place of such scripts."""
     start = subprocess.Popen.__init__
 
     def init(self: subprocess.Popen[bytes], command: Any, *words: Any, **more: Any) -> None:
         env = more.get("env") or {}
-        start(self, instead(command, env) if "user" not in more else command, *words, **more)
+        start(self, instead(command, env, name_for) if "user" not in more else command, *words, **more)
 
     subprocess.Popen.__init__ = init  # type: ignore[method-assign,assignment]
 
 
-def instead(command: Sequence[str], env: Mapping[str, str]) -> Sequence[str]:
+def instead(command: Sequence[str], env: Mapping[str, str], name_for: Name) -> Sequence[str]:
     """The command, by way of a Python with torch if it runs such a script with an environment that starts it alike."""
-    name = env.get(NAME)
-    if not name or len(command) < 2 or command[0] != sys.executable or not command[1].startswith(_SCRIPTS):
+    if isinstance(command, str) or len(command) < 2 or command[0] != sys.executable:
         return command
-    if command[1].endswith(_WITHOUT_TORCH) or not _alike(env):
+    script = str(command[1])
+    if not script.startswith(_SCRIPTS) or script.endswith(_WITHOUT_TORCH) or not _alike(env):
         return command
-    return [command[0], "-I", "-S", __file__, name, *command[1:]]
+    name = name_for(env)
+    return [command[0], "-I", "-S", __file__, name, *command[1:]] if name else command
 
 
 def _alike(env: Mapping[str, str]) -> bool:

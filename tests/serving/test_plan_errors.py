@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from tests import warm
 from tests.serving.planner_runs import PLAN, environment, request_of, run
 
 PREFILL_TAKES = (
@@ -341,9 +342,8 @@ def test_an_architecture_that_cute_dsl_may_not_serve(tmp_path: Path, target: str
     request = request_of(("norm", {}))
     request["kernels"][0]["if_loaded"] = True
     (tmp_path / "request.json").write_text(json.dumps(request))
-    command = [sys.executable, "-c", UNSUPPORTED, str(PLAN), "request.json", "response.json"]
     env = environment(tmp_path, FLASHINFER_CUDA_ARCH_LIST=target)
-    subprocess.run(command, cwd=tmp_path, env=env, check=True, capture_output=True)
+    warm.run(warm.TORCH, ["-c", UNSUPPORTED, str(PLAN), "request.json", "response.json"], tmp_path, env)
     (norm,) = json.loads((tmp_path / "response.json").read_text())["kernels"]
     assert ("name" in norm) == planned
     assert not planned or norm["note"].endswith("CuTe-DSL may not serve this target's GPUs")

@@ -5,8 +5,6 @@ from __future__ import annotations
 import functools
 import importlib.util
 import json
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +12,7 @@ from typing import Any
 import pytest
 
 from bench.wrapper_calls import configurations
+from tests import warm
 from tests.serving.planner_runs import PLAN, environment, request_of, run
 
 BENCH = Path(__file__).resolve().parents[2] / "bench"
@@ -196,13 +195,8 @@ def test_wrappers_load_what_is_planned(planned: Planned, version: str) -> None:
     base, response = planned(version)
     env = environment(base, version, FLASHINFER_USE_CUDA_NORM="1")
     (base / "asked").mkdir()
-    command = [
-        sys.executable,
-        str(BENCH / "wrapper_calls.py"),
-        str(base / "asked" / "answer.json"),
-        *(one.label for one in SAMPLE),
-    ]
-    process = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
+    words = [BENCH / "wrapper_calls.py", base / "asked" / "answer.json", *(one.label for one in SAMPLE)]
+    process = warm.run(warm.TORCH, [*map(str, words)], base, env)
     assert process.returncode == 0, process.stderr
     answers = json.loads((base / "asked" / "answer.json").read_text())
     missing = {label for label, answer in answers.items() if "missing" in answer}
