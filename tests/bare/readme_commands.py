@@ -50,8 +50,9 @@ class Command:
     @property
     def session(self) -> str:
         """Commands of one kind, one after the other, share a shell: root's, and those of an activated environment."""
-        words = self.text.removeprefix('eval "$(')
-        return "root" if self.root else "activated" if words.startswith(("doit", "fitasks")) else "plain"
+        each = self.text.removeprefix('eval "$(').split(" && ")
+        ours = any(words.startswith(("doit", "fitasks")) for words in each)
+        return "root" if self.root else "activated" if ours else "plain"
 
     def __str__(self) -> str:
         return f"{self.page}:{self.line}: {self.text}"
@@ -148,8 +149,8 @@ def _plain(line: str) -> str:
 
 
 def sessions(all_commands: Iterable[Command]) -> Iterator[list[Command]]:
-    """Those that are run, by the shell that they share."""
-    for _, group in groupby((one for one in all_commands if not one.reason), key=lambda one: one.session):
+    """Those that are run, by the shell that they share: no page begins where another has gone to."""
+    for _, group in groupby((one for one in all_commands if not one.reason), key=lambda one: (one.page, one.session)):
         yield list(group)
 
 

@@ -121,3 +121,9 @@ def test_every_comment_of_a_page_is_one_that_is_understood() -> None:
     for page in [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]:
         for comment in re.findall(r"<!--.*?-->", page.read_text(), re.DOTALL):
             assert re.fullmatch(r"<!-- (run(, status \d+)?|not run: [^\n]+) -->", comment), f"{page.name}: {comment}"
+
+
+def test_a_page_has_shells_of_its_own_and_what_goes_elsewhere_for_doit_is_in_doits() -> None:
+    there = Command("one", 1, "mkdir d && cd d && fitasks init")
+    found = sessions([there, Command("one", 2, "doit list"), Command("other", 1, "doit list")])
+    assert [len(group) for group in found] == [2, 1]
