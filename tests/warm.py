@@ -10,14 +10,14 @@ from __future__ import annotations
 import atexit
 import functools
 import itertools
-import json
 import os
-import socket
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from tests import warm_client
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -68,16 +68,12 @@ def run(
     """Run `python words…` as subprocess.run does, which captures its streams."""
     name = name_of(imports, env.get(_LIBRARIES, ""))
     with (
-        socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as asking,
         Path(os.devnull).open() as nothing,
         tempfile.TemporaryFile("w+") as out,
         tempfile.TemporaryFile("w+") as err,
     ):
-        asking.settimeout(timeout)
-        asking.connect(f"\0{name}")
-        asked = json.dumps([dict(env), str(cwd), list(words)]).encode()
-        socket.send_fds(asking, [asked], [one.fileno() for one in (nothing, out, err)])
-        status = int(asking.recv(100))
+        streams = [one.fileno() for one in (nothing, out, err)]
+        status = warm_client.have_run(name, words, cwd, env, streams, timeout=timeout)
         out.seek(0)
         err.seek(0)
         return subprocess.CompletedProcess([sys.executable, *words], status, out.read(), err.read())

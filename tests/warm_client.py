@@ -32,15 +32,28 @@ _BEFORE = ("LANG", "LC_", "LD_", "PYTHON", "TORCH", "PYTORCH")  # variables that
 
 def main(name: str, *words: str) -> int:
     """Have it run; its exit status, or its signal."""
-    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as asking:
-        asking.connect(f"\0{name}")
-        asked = json.dumps([dict(os.environ), str(Path.cwd()), words]).encode()
-        socket.send_fds(asking, [asked], [0, 1, 2])
-        status = int(asking.recv(100) or -signal.SIGKILL)
+    status = have_run(name, words, Path.cwd(), os.environ, [0, 1, 2])
     if status < 0:
         signal.signal(-status, signal.SIG_DFL)
         os.kill(os.getpid(), -status)
     return status
+
+
+def have_run(
+    name: str,
+    words: Sequence[str],
+    cwd: Path,
+    env: Mapping[str, str],
+    streams: list[int],
+    *,
+    timeout: float | None = None,
+) -> int:
+    """Have `python words…` run by the Python that listens there; its exit status, of one that has gone away SIGKILL's."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as asking:
+        asking.settimeout(timeout)
+        asking.connect(f"\0{name}")
+        socket.send_fds(asking, [json.dumps([dict(env), str(cwd), list(words)]).encode()], streams)
+        return int(asking.recv(100) or -signal.SIGKILL)
 
 
 def install(name_for: Name = lambda env: env.get(NAME, "")) -> None:

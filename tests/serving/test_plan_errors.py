@@ -343,7 +343,8 @@ def test_an_architecture_that_cute_dsl_may_not_serve(tmp_path: Path, target: str
     request["kernels"][0]["if_loaded"] = True
     (tmp_path / "request.json").write_text(json.dumps(request))
     env = environment(tmp_path, FLASHINFER_CUDA_ARCH_LIST=target)
-    warm.run(warm.TORCH, ["-c", UNSUPPORTED, str(PLAN), "request.json", "response.json"], tmp_path, env)
+    words = ["-c", UNSUPPORTED, str(PLAN), "request.json", "response.json"]
+    warm.run(warm.TORCH, words, tmp_path, env).check_returncode()
     (norm,) = json.loads((tmp_path / "response.json").read_text())["kernels"]
     assert ("name" in norm) == planned
     assert not planned or norm["note"].endswith("CuTe-DSL may not serve this target's GPUs")
