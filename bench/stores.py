@@ -2,8 +2,8 @@
 
     python bench/stores.py fetch [--modules 682] [--files 4054] [--kilobytes 60] [--server s3]
     python bench/stores.py refuse [--entries 10000]
-    python bench/stores.py faults [--count 1000]
-    python bench/stores.py kills [--count 300]
+    python bench/stores.py faults [--count 1000] [--seed 1]
+    python bench/stores.py kills [--count 300] [--seed 1]
     python bench/stores.py second [--ops page,quantization,cascade,rope | --stand-ins] [--server s3]
 
 `fetch` puts stand-ins of FlashInfer's default plan for sm_90a (682 modules, 4,054 files; no compiler made them) into
@@ -77,13 +77,13 @@ def take(client: Client, store: StoreRequest, env: dict[str, str], receipts: lis
     print(f"{len(expected)} found in {asked:.1f} s; {good} whole in the own store after {took:.1f} s")
 
 
-def killed(count: int) -> None:
+def killed(count: int, seed: int) -> None:
     """Kill at random moments."""
     from bench.stores_kills import kills
 
     with tempfile.TemporaryDirectory() as place:
         (Path(place) / "served" / "bucket").mkdir(parents=True)
-        kills(Path(place), made(Path(place) / "built", 3, 12, 100_000), count)
+        kills(Path(place), made(Path(place) / "built", 3, 12, 100_000), count, seed)
 
 
 def another(ops: str, server: str, *, stand_ins: bool) -> None:
@@ -116,9 +116,9 @@ def served(directory: Path, server: str) -> Iterator[str]:
         yield "s3://bucket/fi" if server == "s3" else f"http://{at}/bucket/fi"
 
 
-def faults(count: int) -> None:
+def faults(count: int, seed: int) -> None:
     """Take three kernels from a server that does something wrong; print how many runs believed what they shouldn't."""
-    chosen = random.Random(1)
+    chosen = random.Random(seed)
     with tempfile.TemporaryDirectory() as place:
         root = Path(place)
         receipts = made(root / "built", 3, 12, 100_000)
@@ -143,6 +143,8 @@ def faults(count: int) -> None:
             wrong += sum(not whole(place[0], one) for place, one in taken)
             said[len(client.said)] += 1
             shutil.rmtree(client.root, ignore_errors=True)
+            if number % 50 == 49:
+                print(f"  {number + 1}: {wrong} wrong, a run lost at most {max(lost):.1f} s", flush=True)
         print(f"{count} runs with {', '.join(FAULTS)}: {got} kernels taken, {wrong} of them wrong")
         lines = dict(sorted(said.items()))
         print(f"a run lost at most {max(lost):.1f} s, median {median(lost):.2f} s; lines said: {lines}")
@@ -212,8 +214,10 @@ def main() -> None:
     other.add_argument("--entries", type=int, default=10_000)
     third = ways.add_parser("faults")
     third.add_argument("--count", type=int, default=1000)
+    third.add_argument("--seed", type=int, default=1)
     fifth = ways.add_parser("kills")
     fifth.add_argument("--count", type=int, default=300)
+    fifth.add_argument("--seed", type=int, default=1)
     fourth = ways.add_parser("second")
     fourth.add_argument("--ops", default="page,quantization,cascade,rope")
     fourth.add_argument("--stand-ins", action="store_true", help="41 modules, compiled by a stand-in for nvcc")

@@ -31,7 +31,7 @@ class World:
 
     root: Path
     receipts: list[Receipt]
-    chosen: random.Random = field(default_factory=lambda: random.Random(1))
+    chosen: random.Random
     killed: Counter[str] = field(default_factory=Counter)
     late: int = 0  # those that had ended before
     wrong: list[str] = field(default_factory=list)
@@ -48,9 +48,9 @@ class World:
         return self.root / "two"
 
 
-def kills(root: Path, receipts: list[Receipt], count: int) -> None:
+def kills(root: Path, receipts: list[Receipt], count: int, seed: int) -> None:
     """Print how many were killed at work, and whether anything was believed or lost that shouldn't be."""
-    world = World(root, receipts)
+    world = World(root, receipts, random.Random(seed))
     took = {what: _run(world, what) for what in ("put", "fetch")}
     print({what: f"{seconds:.1f} s" for what, seconds in took.items()}, "without a kill", flush=True)
     for number in range(count):
