@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import random
 import sys
+from itertools import repeat
 from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING
@@ -65,11 +66,15 @@ def _truth(seed: int, noise: float) -> Seconds:
 
 def _ratios(kernels: Sequence[Kernel], truth: Seconds, slots: int) -> tuple[float, float, float]:
     learnt = Costs(NOWHERE, {kernel.name: _cost(kernel, truth) for kernel in kernels})
-    bound = scheduling.schedule(kernels, learnt, slots, split=True).bound
+    bound = max(sum(learnt.of(one).cpu_seconds for one in kernels) / slots, *map(_longest, kernels, repeat(truth)))
     families, shipped = Costs(NOWHERE, shipped=Measured({})), Costs(NOWHERE)
     with patch.object(scheduling, "_CASES", 0):
         before = _took(kernels, families, truth, slots)
     return before / bound, _took(kernels, shipped, truth, slots) / bound, _took(kernels, learnt, truth, slots) / bound
+
+
+def _longest(kernel: Kernel, truth: Seconds) -> float:
+    return guess(kernel).gain * max(truth[one.name] for one in kernel.sources)
 
 
 def _cost(kernel: Kernel, truth: Seconds) -> Cost:
@@ -83,7 +88,7 @@ def _took(kernels: Sequence[Kernel], costs: Costs, truth: Seconds, slots: int) -
     gains = {kernel.label: guess(kernel).gain for kernel in kernels}
     files = [(turn, gains[label], truth[name]) for label, turned in turns.items() for name, turn in turned.items()]
     files.sort(key=lambda file: -file[0].seconds)
-    return makespan([Work(each, gain if turn.threads > 1 else 1.0) for turn, gain, each in files], slots)
+    return makespan([Work(each, gain if turn.threads > 1 else 1.0, turn.patient) for turn, gain, each in files], slots)
 
 
 if __name__ == "__main__":

@@ -217,10 +217,9 @@ class Workshop:
         contents = Contents.load(self.root / "contents.json")
         return Judge(Roots(roots), contents, {"nvcc": "V13.0.88", "c++": "g++ 12"}, self.ninja.version, self.stamp)
 
-    def builder(self, timeout: float | None = None) -> Builder:
+    def builder(self, timeout: float | None = None, schedule: Schedule = Schedule()) -> Builder:  # noqa: B008 - frozen
         journal = Journal(self.root / "journal.jsonl")
         costs = Costs(Path(os.devnull))
-        schedule = Schedule()
         runner = Runner(self.plan(), self.ninja, self.pool, journal, costs, schedule, timeout, lambda text: None)
         return Builder(runner, {TARGET: self.judge()}, self.store)
 

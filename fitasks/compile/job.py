@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from fitasks.plan.kernel import Kernel
 
 _FIRST = float("inf")  # the weight of a link: it takes a moment, and finishes a kernel
+_NICE = 10  # a tenth of the weight of others, where cores are scarce (forecast.py counts with that)
 _STOPPED = Finished(-signal.SIGTERM, 0.0, 0.0, 0, stopped=True)
 
 
@@ -175,7 +176,14 @@ class Compiling:
         begin, begun_at = time.time(), time.monotonic()
         with self._timed():
             left = max(0.1, self.runner.timeout - self._clock.seconds) if self.runner.timeout else None
-            finished = process.run(command, cwd=self.kernel.build_dir, env=env, log=log, timeout=left)
+            finished = process.run(
+                command,
+                cwd=self.kernel.build_dir,
+                env=env,
+                log=log,
+                timeout=left,
+                nice=_NICE if turn.patient else 0,
+            )
         span = {"begin": begin, "end": begin + finished.seconds, "cpu_seconds": round(finished.cpu_seconds, 3)}
         place = {"label": self.kernel.label, "output": Path(output).name}
         how = {"status": finished.status, "threads": turn.threads, "slots": turn.slots}

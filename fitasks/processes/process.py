@@ -47,9 +47,17 @@ class _Job:
     """One run, worked on in a thread of its own; `over` is set when nothing of it is left."""
 
     def __init__(
-        self, command: Sequence[str], cwd: Path, env: Mapping[str, str], log: Path, identity: Mapping[str, Any]
+        self,
+        command: Sequence[str],
+        cwd: Path,
+        env: Mapping[str, str],
+        log: Path,
+        *,
+        nice: int,
+        identity: Mapping[str, Any],
     ) -> None:
-        self.command, self.cwd, self.env, self.log, self.identity = command, cwd, dict(env), log, identity
+        self.command, self.cwd, self.env, self.log = command, cwd, dict(env), log
+        self.nice, self.identity = nice, identity
         self.pid = 0
         self.error: Exception | None = None
         self.finished: Finished | None = None
@@ -60,7 +68,9 @@ class _Job:
         begin = time.monotonic()
         try:
             with self.log.open("wb") as log:
-                process = OWN.start(self.command, self.cwd, self.env, stdout=log, identity=self.identity)
+                process = OWN.start(
+                    self.command, self.cwd, self.env, stdout=log, nice=self.nice, identity=self.identity
+                )
             self.pid = process.pid if process else 0
             self.begun.set()
             self.finished = _reap(process, begin) if process else Finished(-signal.SIGTERM, 0, 0, 0, stopped=True)
@@ -87,16 +97,18 @@ def run(
     log: Path,
     timeout: float | None = None,
     on_start: Callable[[int], None] | None = None,
+    nice: int = 0,
     identity: Mapping[str, Any] = MappingProxyType({}),
 ) -> Finished:
     """Run `command`, its output going to `log`; safe to call from many threads at once.
 
-    `timeout` is in seconds, None or 0 is none. `on_start` is told its pid. `identity` is another user, in Popen's
-    words. After `stop_all` it returns at once, with `stopped`. If an exception is raised in the caller meanwhile
-    (KeyboardInterrupt), the run is ended first. Raises EnvironmentProblem where `command` can't be started.
+    `timeout` is in seconds, None or 0 is none. `on_start` is told its pid. `nice` is added to our own niceness.
+    `identity` is another user, in Popen's words. After `stop_all` it returns at once, with `stopped`. If an exception
+    is raised in the caller meanwhile (KeyboardInterrupt), the run is ended first. Raises EnvironmentProblem where
+    `command` can't be started.
     """
     log.parent.mkdir(parents=True, exist_ok=True)
-    job = _Job(command, cwd, env, log, identity)
+    job = _Job(command, cwd, env, log, nice=nice, identity=identity)
     threading.Thread(target=job.work, name=f"run {log.stem}", daemon=True).start()
     try:
         job.begun.wait()

@@ -49,17 +49,21 @@ class Sessions:
         stdin: Stream = subprocess.DEVNULL,
         stdout: Stream,
         stderr: Stream = subprocess.STDOUT,
+        nice: int = 0,
         identity: Mapping[str, Any] = MappingProxyType({}),
     ) -> subprocess.Popen[bytes] | None:
         """A process that leads a session, until `end` is called with its pid, before it is reaped.
 
-        Under the lock, so that a stop sees every session or none is begun after it (None then). Raises OSError.
+        Under the lock, so that a stop sees every session or none is begun after it (None then). `nice` is added to that
+        of the calling thread, which on Linux has its own and can't take it back; the process inherits it. Raises
+        OSError.
         """
         with self.lock:
             if self.stopping:
                 return None
             if self._pipe < 0:
                 self._watch_anew()
+            os.nice(nice)
             process = subprocess.Popen(
                 command,
                 cwd=cwd,

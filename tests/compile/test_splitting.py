@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+from typing import TYPE_CHECKING
 
 import pytest
 
+from fitasks.compile.pool.schedule import Schedule, Turn
 from tests.doit_project import PAGE, Planned, Project
+
+if TYPE_CHECKING:
+    from tests.workshop import Workshop
 
 
 @pytest.fixture
@@ -61,3 +67,18 @@ def test_the_receipt_tells_of_what_an_interrupted_build_had_split(project: Proje
     shutil.rmtree(project.place / "xdg" / "fitasks" / "store")
     project.doit(MAX_JOBS="1", NVCC_APPEND_FLAGS="")
     assert json.loads((directory / "fitasks-receipt.json").read_text())["notes"] == {"split_compile": 3}
+
+
+def test_short_files_give_way_to_long_ones_and_the_link_to_nobody(workshop: Workshop) -> None:
+    compiler = workshop.root / "compiler"
+    compiler.write_text('#!/bin/sh\necho "$(nice) $*" >>"$0.calls"\nexec c++ "$@"\n')
+    compiler.chmod(0o755)
+    workshop.cxx = str(compiler)
+    kernel = workshop.kernel()
+    short, long = (source.name for source in kernel.sources)
+    turns = {kernel.label: {short: Turn(1.0, patient=True), long: Turn(9.0, threads=2)}}
+    assert workshop.builder(schedule=Schedule(turns)).build(kernel).outcome == "compiled"
+    calls = [line.split(maxsplit=1) for line in (workshop.root / "compiler.calls").read_text().splitlines()]
+    here = os.nice(0)
+    nice = {next(what for what in (short, long, ".so") if what in words): int(level) for level, words in calls}
+    assert nice == {short: here + 10, long: here, ".so": here}

@@ -42,7 +42,7 @@ class _Family:
     """What is thought of files that nobody measured, in modules with one of `words` in their name or sources.
 
     `seconds` are those of CPU by a word in the file's name, "" for any.
-    `peak` is in bytes, of one compiler; `gain` what a file takes of its time where nvcc's optimiser has 4 threads.
+    `peak` is in bytes, of one compiler; `gain` what a file takes of its time where nvcc's optimiser has more threads.
     """
 
     words: tuple[str, ...]

@@ -1,7 +1,7 @@
 """How long the pool takes for files in a given order, simulated.
 
 Each file takes its slots when it is its turn and they are free; nobody overtakes (pool.py). A file that is split keeps
-more than one core busy; where more is wanted than there is, everything slows down alike.
+more than one core busy; where more is wanted than there is, patient files get what others leave, or their small share.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+_SHARE = 0.1  # of a core that a patient compiler has beside one of another that isn't: nice 10
+
 
 @dataclass(frozen=True)
 class Work:
@@ -20,6 +22,7 @@ class Work:
 
     seconds: float
     gain: float = 1.0  # 1.0: not split
+    patient: bool = False  # gives way to those that aren't
 
     @property
     def cores(self) -> float:
@@ -28,8 +31,8 @@ class Work:
 
     @property
     def slots(self) -> int:
-        """That it takes of the pool."""
-        return max(1, round(self.cores))
+        """That it takes of the pool: so many that none of them is idle."""
+        return max(1, int(self.cores))
 
 
 @dataclass
@@ -37,6 +40,7 @@ class _Running:
     work: Work
     left: float  # seconds, with its cores to itself
     slots: int
+    pace: float = 1.0  # 1.0: with its cores to itself
 
 
 def makespan(works: Iterable[Work], slots: int) -> float:
@@ -48,9 +52,19 @@ def makespan(works: Iterable[Work], slots: int) -> float:
             work = waiting.popleft()
             running.append(_Running(work, work.seconds * work.gain, min(work.slots, slots)))
             free -= running[-1].slots
-        step = min(one.left for one in running)
-        now += step * max(1.0, sum(one.work.cores for one in running) / slots)
+        _share_out(running, slots)
+        step = min(one.left / one.pace for one in running)
+        now += step
         for one in running:
-            one.left -= step
+            one.left -= step * one.pace
         running = [one for one in running if one.left > 1e-9]
     return now
+
+
+def _share_out(running: list[_Running], cores: int) -> None:
+    wanted = sum(one.work.cores for one in running if not one.work.patient)
+    patiently = sum(one.work.cores for one in running if one.work.patient)
+    first = min(1.0, cores / (wanted + _SHARE * patiently))
+    second = min(1.0, (cores - first * wanted) / patiently) if patiently else 0.0
+    for one in running:
+        one.pace = second if one.work.patient else first

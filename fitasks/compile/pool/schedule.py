@@ -3,10 +3,12 @@
 With C cores a build takes at least (CPU seconds / C), and at least as long as its longest file. Files of all kernels
 wait in one queue, the longest first, which keeps every core busy until only short ones are left. Where a file would
 outlast everything else all the same, nvcc is told to optimise it with several threads (`--split-compile`), through
-NVCC_APPEND_FLAGS, which is no part of ninja's commands. Only the optimiser is split, so that threads are scarcely more
-than half busy (sampling.cu: 122 s alone, 76 s with 4 threads, 65 s with 16, for the same CPU seconds): it takes as many
-slots as it keeps busy. nvcc 13.0 could also pay for each thread with a token of a jobserver (`--jobserver`); with every
-file split like that nothing was won (16 cores, eight modules, 105 s instead of 100 s).
+NVCC_APPEND_FLAGS, which is no part of ninja's commands. Only the optimiser is split (sampling.cu: 122 s alone, 76 s
+with 4 threads, 65 s with 16, for the same CPU seconds): for most of its time one core is busy, then as many as there
+are threads. So it takes no slot that would be idle; and meanwhile short files are patient (nice), so that those that
+are nearly as long as the whole build aren't held up by its threads. nvcc 13.0 could also pay for each thread with a
+token of a jobserver (`--jobserver`); with every file split like that nothing was won (16 cores, eight modules, 105 s
+instead of 100 s).
 
 How many of the longest are split is tried out: the pool is simulated (forecast.py).
 """
@@ -27,7 +29,8 @@ if TYPE_CHECKING:
     from fitasks.compile.pool.costs import Costs
     from fitasks.plan.kernel import Kernel
 
-SPLIT_THREADS = 4  # more shorten little
+SPLIT_THREADS = 8  # more shorten little
+_LONG = 0.75  # of an even spread over all cores is what a file must take for shorter ones to be patient
 _WORTH = 0.98  # of the time is what it must take with further files split
 _EQUAL = 1.0025  # of the best average over several cases
 _EVENTS = 20_000  # files that may be simulated: about 0.2 s
@@ -42,6 +45,7 @@ class Turn:
     seconds: float
     threads: int = 1
     slots: int = 1
+    patient: bool = False  # whether it gives way to longer ones, where cores are scarce
 
 
 @dataclass(frozen=True)
@@ -93,11 +97,10 @@ def schedule(
         return Schedule()
     files.sort(key=lambda file: (-file.seconds, file.label, file.name))
     count, expected = _split_count(files, slots) if split and slots > 2 else (0, _makespan(files, 0, slots))
-    threads = min(SPLIT_THREADS, slots)
     turns: dict[str, dict[str, Turn]] = {}
-    for index, file in enumerate(files):
-        turn = Turn(file.seconds, threads, _work(file, split=True).slots) if index < count else Turn(file.seconds)
-        turns.setdefault(file.label, {})[file.name] = turn
+    for index, (file, work) in enumerate(zip(files, _works(files, count, slots), strict=True)):
+        threads = min(SPLIT_THREADS, slots) if index < count else 1
+        turns.setdefault(file.label, {})[file.name] = Turn(file.seconds, threads, work.slots, work.patient)
     return Schedule(turns, _bound(files, count, slots), expected)
 
 
@@ -136,14 +139,18 @@ def _otherwise(files: list[_File]) -> Iterator[list[_File]]:
 
 
 def _makespan(files: list[_File], count: int, slots: int) -> float:
-    return makespan((_work(file, split=index < count) for index, file in enumerate(files)), slots)
+    return makespan(_works(files, count, slots), slots)
+
+
+def _works(files: list[_File], count: int, slots: int) -> list[Work]:
+    """With the first `count` split. Without any there are never more threads than slots, and nobody gives way."""
+    long = _LONG * sum(file.seconds for file in files) / slots if count else 0.0
+    return [
+        Work(file.seconds, file.gain if index < count else 1.0, file.seconds < long) for index, file in enumerate(files)
+    ]
 
 
 def _bound(files: list[_File], count: int, slots: int) -> float:
     """No order is better: every core busy to the end, or the longest file."""
     longest = max(file.seconds * (file.gain if index < count else 1.0) for index, file in enumerate(files))
     return max(sum(file.seconds for file in files) / max(1, slots), longest)
-
-
-def _work(file: _File, *, split: bool) -> Work:
-    return Work(file.seconds, file.gain if split else 1.0)
