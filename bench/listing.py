@@ -35,7 +35,7 @@ from fitasks.compile.judge.contents import Contents  # noqa: E402
 from fitasks.compile.ninja.ninja import DEPS, LOG  # noqa: E402
 from fitasks.compile.receipt import Output, Receipt  # noqa: E402
 from fitasks.graph.session import Session  # noqa: E402
-from fitasks.plan.plan import remembered  # noqa: E402
+from fitasks.plan.remembered import remembered  # noqa: E402
 
 HEADERS = 700
 

@@ -8,10 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from fitasks.base.environment import home, missing_compilers, problems, refuse_unusable, switch
+from fitasks.base.environment import cache_home, home, missing_compilers, problems, refuse_unusable, switch
 from fitasks.base.errors import EnvironmentProblem
 from fitasks.compile.fetching import fetch_only
-from fitasks.plan.plan import cache_home
 from fitasks.store.elsewhere import requested
 
 HERE = {"HOME": "/home/x", "PATH": os.defpath}

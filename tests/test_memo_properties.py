@@ -24,7 +24,7 @@ from fitasks.cuda import assemble, chosen, cudart, loader, patch
 from fitasks.cuda.probe import ProbeMemo
 from fitasks.cuda.toolkit import Toolkit
 from fitasks.plan import offers, server
-from fitasks.plan import plan as plans
+from fitasks.plan import remembered as plans
 from fitasks.plan.kernel import Artefact, as_record, from_record
 from fitasks.plan.overruled import overruled
 from fitasks.plan.reads import Reads
@@ -211,8 +211,8 @@ def planned(border: Border) -> Callable[[], object]:
         if not found:
             return None
         read = tuple(map(from_record, found["kernels"]))
-        plans._config(Path("kernels.yaml"), "digest", found)
-        plans._reads(found, found["key"])
+        plans.restored_config(found["config"])
+        plans.holding(found, found["key"])
         overruled(found["kernels"])
         plans.resolved(found["targets"])
         chosen.again(found["chosen"], {"CUDA_HOME": "/other"}, ProbeMemo(border.file.with_name("probe.json")))

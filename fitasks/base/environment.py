@@ -37,6 +37,15 @@ def home(env: Mapping[str, str]) -> Path:
         ) from None
 
 
+def cache_home(env: Mapping[str, str]) -> Path:
+    """Where a user's caches lie: XDG_CACHE_HOME, or ~/.cache. Raises EnvironmentProblem where there is no home.
+
+    A relative XDG_CACHE_HOME is to be ignored (XDG Base Directory Specification).
+    """
+    named = Path(env.get("XDG_CACHE_HOME", ""))
+    return named if named.is_absolute() else home(env) / ".cache"
+
+
 def switch(env: Mapping[str, str], name: str, *, default: bool = False) -> bool:
     """What a variable of ours says: yes or no; `default` where it is empty or missing. Raises EnvironmentProblem."""
     word = env.get(name, "").strip().lower()

@@ -11,7 +11,7 @@ from fitasks.cuda.release import pip_release
 from fitasks.cuda.survey import pip_versions
 from fitasks.cuda.toolkit import Candidate, surveyed
 from fitasks.doctor.finding import Finding, failure, kept
-from fitasks.plan.plan import toolkit_of
+from fitasks.plan.choice import toolkit_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

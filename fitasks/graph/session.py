@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from doit import get_initial_workdir
 
 from fitasks.base.doing import doing
+from fitasks.base.environment import cache_home
 from fitasks.base.errors import ConfigError, EnvironmentProblem, FitasksError
 from fitasks.base.files import sha256_text
 from fitasks.base.limits import met
@@ -33,7 +34,7 @@ from fitasks.cuda.capability import nvcc_of
 from fitasks.cuda.loader import Loader
 from fitasks.cuda.probe import ProbeMemo
 from fitasks.plan.caches import bases
-from fitasks.plan.plan import Plan, cache_home, configuration, make_plan
+from fitasks.plan.plan import Plan, configuration, make_plan
 from fitasks.plan.server import Server, find_server
 from fitasks.plan.unbuildable import unbuildable
 from fitasks.plan.unbuilt import plan_unbuilt

@@ -25,11 +25,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from fitasks.base import temporary
+from fitasks.base.environment import cache_home
 from fitasks.base.files import copy_regular, regular, sha256_file
 from fitasks.base.trust import others
 from fitasks.compile import receipt as receipts
 from fitasks.compile.ninja.ninja import DEPS, LOG
-from fitasks.plan.plan import cache_home
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping

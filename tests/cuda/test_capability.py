@@ -12,7 +12,7 @@ import pytest
 from fitasks.config.model import Config, Serving
 from fitasks.cuda.capability import nvcc_flags, nvcc_of, of_targets, refusal
 from fitasks.cuda.probe import ProbeMemo
-from fitasks.plan import plan as plan_module
+from fitasks.plan import anew
 from fitasks.plan.kernel import as_record
 from fitasks.plan.server import Package, Server
 from tests.cuda.fake_toolkit import SAYS, Maker, put
@@ -187,14 +187,14 @@ def test_a_plan_is_made_again_with_the_toolkit_that_can_do_it(
         text = kernel.ninja + f"cuda_cflags = --compress-mode=size -DRELEASE={toolkit.release}\n"
         return {"kernels": [as_record(replace(kernel, ninja=text))], "facts": {}}
 
-    monkeypatch.setattr(plan_module, "_ask", ask)
+    monkeypatch.setattr(anew, "_ask", ask)
     config = Config("kernels.yaml", Serving(), ("9.0a",), sm90=True, cudart="check", kernels=())
-    planned, choice = plan_module._plan_anew(config, ("9.0a",), server, (), ProbeMemo(tmp_path / "memo"))
+    planned, choice = anew.plan_anew(config, ("9.0a",), server, (), ProbeMemo(tmp_path / "memo"))
     assert asked == ["12.4", "13.0"]
     assert choice.toolkit.origin == "pip"
     assert "-DRELEASE=13.0" in planned["kernels"][0]["ninja"], "the commands are those of the toolkit that is taken"
     assert set(planned["commands"]) == {"", "V12.4.99 cuda_12.4.r12.4/compiler.1_0", choice.toolkit.build}
     world.site = tmp_path / "empty"
     alone = replace(server, site_packages=())
-    planned, choice = plan_module._plan_anew(config, ("9.0a",), alone, (), ProbeMemo(tmp_path / "memo"))
+    planned, choice = anew.plan_anew(config, ("9.0a",), alone, (), ProbeMemo(tmp_path / "memo"))
     assert choice.toolkit.home == old, "where no other can, either"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from fitasks.plan.plan import _reads, resolved
+from fitasks.plan.remembered import holding, resolved
 from fitasks.plan.target import Target
 
 
@@ -17,7 +17,7 @@ def test_a_cache_that_is_reached_through_a_link_now_is_planned_for_anew(tmp_path
     memo = {"key": {}, "kernels": [], "overruled": {}, "targets": targets, "resolved": resolved(targets)}
     memo |= {"reads": {"files": {}, "directories": {}, "names": []}}
     assert resolved(targets)[str(target.generated)] == str(cache / "generated")
-    assert _reads(memo, {}) is not None
+    assert holding(memo, {}) is not None
     cache.rename(tmp_path / "elsewhere")
     cache.symlink_to(tmp_path / "elsewhere")
-    assert _reads(memo, {}) is None
+    assert holding(memo, {}) is None

@@ -13,7 +13,7 @@ import pytest
 
 from fitasks.config.schema import SCHEMA_FILE
 from fitasks.plan.overruled import overruled
-from fitasks.plan.plan import _reads
+from fitasks.plan.remembered import holding
 from tests.doit_project import Project
 
 KERNELS = """\
@@ -167,10 +167,10 @@ def test_a_servers_command_is_planned_for_once(project: Project) -> None:
     """By a server with another environment than ours: what is planned here stays so."""
     plan, kernel = plan_of(project), kernels_of(project)["page"]
     file = Path(kernel["ninja_file"])
-    assert _reads(plan, plan["key"])
+    assert holding(plan, plan["key"])
     file.write_text(kernel["ninja"].replace("-O3", "-O2"))
-    assert not _reads(plan, plan["key"])
+    assert not holding(plan, plan["key"])
     plan["overruled"] = overruled(plan["kernels"])
-    assert _reads(plan, plan["key"])
+    assert holding(plan, plan["key"])
     file.write_text(kernel["ninja"])
-    assert _reads(plan, plan["key"])
+    assert holding(plan, plan["key"])

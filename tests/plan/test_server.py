@@ -18,7 +18,7 @@ from fitasks.base.errors import EnvironmentProblem, NoCompiler
 from fitasks.config.model import Config, Engine, Serving
 from fitasks.cuda.probe import ProbeMemo
 from fitasks.doctor.packages import examine
-from fitasks.plan import plan
+from fitasks.plan import choice
 from fitasks.plan.server import UNKNOWN, Package, Server, as_imported, find_package, find_server
 from fitasks.plan.target import Target
 from fitasks.processes import interpreter
@@ -393,16 +393,16 @@ def test_of_an_environment_with_nothing_the_interpreter_is_said(
     def none_is_there(*_: object) -> None:
         raise error
 
-    monkeypatch.setattr(plan, "toolkit_of", none_is_there)
+    monkeypatch.setattr(choice, "toolkit_of", none_is_there)
     python = answering.executable("bin/python")
     probe = ProbeMemo(answering.directory / "probe.json")
     with pytest.raises(EnvironmentProblem) as caught:
-        plan._choice(answering.server(str(python)), {}, probe)
+        choice.choice_of(answering.server(str(python)), {}, probe)
     assert caught.value.message == f"{python} has no FlashInfer"
     answering.answer["packages"] = {"flashinfer": {"root": "/opt/site/flashinfer", "version": "0.7.4"}}
     (answering.directory / "interpreter.json").unlink(missing_ok=True)
     with pytest.raises(EnvironmentProblem, match=error.message):
-        plan._choice(answering.server(str(python)), {}, probe)
+        choice.choice_of(answering.server(str(python)), {}, probe)
 
 
 def test_without_a_name_it_is_the_one_that_runs_doit(answering: Answering, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from fitasks.base.errors import EnvironmentProblem
 from fitasks.config.model import KernelConfig, Position
-from fitasks.plan import plan, planner
+from fitasks.plan import anew, planner
 
 if TYPE_CHECKING:
     from fitasks.cuda.toolkit import Toolkit
@@ -54,8 +54,8 @@ def test_the_servers_libcudart_meanwhile(monkeypatch: pytest.MonkeyPatch, tmp_pa
         places.append(words[-1])
         asked.set()
 
-    monkeypatch.setattr(plan, "discover", discover)
-    with plan._looking_at_cudart(SERVER, TOOLKIT, tmp_path / "cudart.json"):
+    monkeypatch.setattr(anew, "discover", discover)
+    with anew._looking_at_cudart(SERVER, TOOLKIT, tmp_path / "cudart.json"):
         assert asked.wait(5)
     assert places == [tmp_path / "cudart.json"], "where it will be looked for"
 
@@ -67,8 +67,8 @@ def test_trouble_with_it_is_told_by_who_needs_it(
     def discover(*_words: object) -> None:
         raise trouble
 
-    monkeypatch.setattr(plan, "discover", discover)
-    with plan._looking_at_cudart(SERVER, TOOLKIT, tmp_path):
+    monkeypatch.setattr(anew, "discover", discover)
+    with anew._looking_at_cudart(SERVER, TOOLKIT, tmp_path):
         pass
 
 
@@ -76,7 +76,7 @@ def test_what_keeps_flashinfer_from_planning_is_told_when_nothing_is_left_of_it(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     ended = threading.Event()
-    monkeypatch.setattr(plan, "discover", lambda *_: ended.set())
-    with pytest.raises(EnvironmentProblem), plan._looking_at_cudart(SERVER, TOOLKIT, tmp_path):
+    monkeypatch.setattr(anew, "discover", lambda *_: ended.set())
+    with pytest.raises(EnvironmentProblem), anew._looking_at_cudart(SERVER, TOOLKIT, tmp_path):
         raise EnvironmentProblem("no FlashInfer")
     assert ended.is_set()
