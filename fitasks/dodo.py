@@ -10,7 +10,7 @@ kernels, or clear up after them; each is a function of fitasks/graph/actions/.
 
 from collections.abc import Iterator
 
-from fitasks.graph import tasks
+from fitasks.graph import options, tasks
 from fitasks.graph.actions import ask, build, deliver, know, repair, share
 from fitasks.graph.tasks import TaskDict
 
@@ -29,10 +29,10 @@ def task_build() -> Iterator[TaskDict]:
 @tasks.group
 def task_ask() -> Iterator[TaskDict]:
     """ask: what a server will do, and why"""
-    yield tasks.command(ask.check, tasks.JSON, tasks.TRACE, tasks.VERBOSE, words="names")
-    yield tasks.command(ask.why, tasks.VERBOSE, words="names")
-    yield tasks.command(ask.doctor, tasks.JSON, tasks.VERBOSE)
-    yield tasks.on_gpus(ask.verify, tasks.FORCE)
+    yield tasks.command(ask.check, options.JSON, options.TRACE, options.VERBOSE, words="names")
+    yield tasks.command(ask.why, options.VERBOSE, words="names")
+    yield tasks.command(ask.doctor, options.JSON, options.VERBOSE)
+    yield tasks.on_gpus(ask.verify, options.FORCE)
     yield tasks.command(ask.env)
     yield tasks.command(ask.report, words="names")
     yield tasks.command(ask.jitlog, words="files")
@@ -42,12 +42,12 @@ def task_ask() -> Iterator[TaskDict]:
 @tasks.group
 def task_deliver() -> Iterator[TaskDict]:
     """deliver: kernels for other machines and images"""
-    yield tasks.after_kernels(deliver.wheel, tasks.JSON, packaged=True)
+    yield tasks.after_kernels(deliver.wheel, options.JSON, packaged=True)
     yield tasks.after_kernels(deliver.install, packaged=True)
     yield tasks.command(deliver.uninstall)
-    yield tasks.after_kernels(deliver.deliver, tasks.INTO, packaged=False)
-    yield tasks.command(deliver.bundle, tasks.FILE, words="names")
-    yield tasks.command(deliver.unbundle, tasks.FILE, tasks.WHEEL, words="files")
+    yield tasks.after_kernels(deliver.deliver, options.INTO, packaged=False)
+    yield tasks.command(deliver.bundle, options.FILE, words="names")
+    yield tasks.command(deliver.unbundle, options.FILE, options.WHEEL, words="files")
 
 
 @tasks.group
@@ -56,7 +56,7 @@ def task_share() -> Iterator[TaskDict]:
     yield tasks.command(share.store)
     yield tasks.command(share.push, words="names")
     yield tasks.command(share.keygen, words="files")
-    yield tasks.command(share.gc, tasks.LIMIT, tasks.REMOTE, tasks.DAYS)
+    yield tasks.command(share.gc, options.LIMIT, options.REMOTE, options.DAYS)
 
 
 @tasks.group
@@ -64,13 +64,13 @@ def task_know() -> Iterator[TaskDict]:
     """know: what belongs into kernels.yaml"""
     yield tasks.command(know.ops, words="words")
     yield tasks.command(know.explain_models)
-    yield tasks.command(know.import_trace, tasks.WRITE, words="files")
+    yield tasks.command(know.import_trace, options.WRITE, words="files")
 
 
 @tasks.group
 def task_repair() -> Iterator[TaskDict]:
     """repair: caches and the serving environment"""
     yield tasks.command(repair.clear_incomplete)
-    yield tasks.command(repair.reset, tasks.YES)
-    yield from (tasks.command(action, tasks.DRY_RUN) for action in (repair.patch_cudart, repair.restore_cudart))
+    yield tasks.command(repair.reset, options.YES)
+    yield from (tasks.command(action, options.DRY_RUN) for action in (repair.patch_cudart, repair.restore_cudart))
     yield from map(tasks.command, (repair.install_sm90_switch, repair.uninstall_sm90_switch))

@@ -17,7 +17,8 @@ from fitasks.base.errors import EnvironmentProblem
 from fitasks.base.wording import labelled
 from fitasks.delivery.bundle.filename import file_among
 from fitasks.graph.command import Run
-from fitasks.graph.tasks import LIMIT, command
+from fitasks.graph.options import LIMIT
+from fitasks.graph.tasks import command
 from fitasks.graph.words import NAMES, NOTHING, resolved
 from fitasks.plan.names import UnknownName, named
 from tests.doit_project import ROOT, Planned, Project

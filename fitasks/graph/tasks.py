@@ -5,25 +5,24 @@ from __future__ import annotations
 import contextlib
 import functools
 import getopt
-import inspect
 import io
 import os
 import signal
 import sys
-import tempfile
 from typing import IO, TYPE_CHECKING, Any, TypeAlias
 
 from doit.exceptions import TaskError, TaskFailed
 
-from fitasks.base.errors import EnvironmentProblem, FitasksError, Silent
+from fitasks.base.errors import FitasksError, Silent
 from fitasks.base.limits import met
-from fitasks.base.streams import one_line, shown, silence, tell, whole
+from fitasks.base.streams import one_line, shown, silence, whole
 from fitasks.base.wording import labelled
 from fitasks.compile.pool.schedule import longest_first
 from fitasks.cuda.gpus import all_gpus, visible
 from fitasks.graph import command as command_line
-from fitasks.graph import reporting
+from fitasks.graph import databases, reporting
 from fitasks.graph.listing import TITLE
+from fitasks.graph.options import split, spoken_with
 from fitasks.graph.session import current
 from fitasks.graph.uptodate import Fresh
 from fitasks.graph.words import NAMES, NOTHING
@@ -32,7 +31,6 @@ from fitasks.processes import signals
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
-    from pathlib import Path
 
     from fitasks.graph.session import Session
     from fitasks.plan.kernel import Kernel
@@ -40,28 +38,7 @@ if TYPE_CHECKING:
 TaskDict: TypeAlias = dict[str, Any]
 Result: TypeAlias = "dict[str, Any] | TaskFailed | TaskError | None"
 
-DAYS = {"name": "days", "long": "days", "type": int, "default": 30, "help": "keep what was used since, elsewhere"}
-DRY_RUN = {"name": "dry_run", "long": "dry-run", "type": bool, "default": False, "help": "only say what would be done"}
-FILE = {"name": "file", "short": "f", "long": "file", "type": str, "default": "", "help": "the bundle"}
-FORCE = {"name": "force", "long": "force", "type": bool, "default": False, "help": "also what holds already"}
-INTO = {
-    "name": "into",
-    "long": "into",
-    "type": str,
-    "default": "dist/engines",
-    "help": "the directory (default: dist/engines)",
-}
-JSON = {"name": "json", "long": "json", "type": str, "default": "", "help": "also write it to a file"}
-LIMIT = {"name": "limit", "long": "limit", "type": int, "default": 20, "help": "gigabytes to keep"}
-REMOTE = {"name": "remote", "long": "remote", "type": bool, "default": False, "help": "the stores elsewhere"}
-TRACE = {"name": "trace", "long": "trace", "type": str, "default": "", "help": "compare with what was recorded"}
-VERBOSE = {"name": "verbose", "short": "v", "long": "verbose", "type": bool, "default": False, "help": "every row"}
-WHEEL = {"name": "wheel", "long": "wheel", "type": bool, "default": False, "help": "make a package of its kernels"}
-WRITE = {"name": "write", "long": "write", "type": bool, "default": False, "help": "write kernels.yaml"}
-YES = {"name": "yes", "short": "y", "long": "yes", "type": bool, "default": False, "help": "don't ask"}
-
 _COMPILES = "compile what is stale or incomplete (default)"
-_DATABASE, _ROOM = "doit.sqlite3", 1 << 20  # bytes that it may need
 _WAITING = 16  # kernels whose files may wait for a slot: the longest of all of them is next
 
 
@@ -76,7 +53,7 @@ def _configuration() -> dict[str, Any]:
     signals.install()  # before anything is asked: planning, too, ends with us
     _prepare_streams()
     session = current()
-    database = _database(session.root / ".fitasks")
+    database = databases.place(session.root / ".fitasks")
     return (
         {
             "default_tasks": ["_cudart"],  # and so all kernels
@@ -122,61 +99,8 @@ def command(action: Callable[..., None], *params: dict[str, Any], words: str = N
 
     One that takes none refuses them: doit would run them as tasks, and compile the kernel that was asked about.
     """
-    spoken = _with_late_options(action, params, words)
+    spoken = spoken_with(action, params, words)
     return _task(action.__name__, action.__doc__ or "", spoken) | {"params": list(params), "pos_arg": words}
-
-
-def _with_late_options(
-    action: Callable[..., None], params: Sequence[dict[str, Any]], words: str
-) -> Callable[..., None]:
-    """Options count behind a task's words, too (`doit verify page --force`), where doit leaves them among the words."""
-
-    @functools.wraps(action)
-    def parsed(**given: Any) -> None:
-        if {"--help", "-h"} & set(given.get(words) or []):
-            from fitasks.ui.show import help_lines
-
-            print("\n".join(help_lines(action.__name__, action.__doc__ or "", words, params)))  # noqa: T201
-            return
-        try:
-            found, given[words] = _split(given.get(words) or [], params)
-        except getopt.GetoptError as error:
-            raise EnvironmentProblem(f"{action.__name__}: {error}", remedy=f"doit {action.__name__} --help") from None
-        for word, value in found:
-            param = next(one for one in params if word in {f"--{one['long']}", f"-{one.get('short')}"})
-            given[param["name"]] = _value(action.__name__, param, value)
-        if words == NOTHING and (refused := given.pop(words)):
-            raise EnvironmentProblem(
-                f"doit {action.__name__} takes no names, but was given {' '.join(refused)}",
-                remedy=f"doit {action.__name__}",
-            )
-        action(**given)
-
-    if words == NOTHING:  # doit gives an action only what its signature has
-        signature = inspect.signature(action)
-        refused = inspect.Parameter(NOTHING, inspect.Parameter.KEYWORD_ONLY)
-        vars(parsed)["__signature__"] = signature.replace(parameters=[*signature.parameters.values(), refused])
-    return parsed
-
-
-def _value(task: str, param: dict[str, Any], value: str) -> Any:
-    """What an option behind a task's words says. Raises EnvironmentProblem for what is no number."""
-    if param["type"] is bool:
-        return True
-    try:
-        return param["type"](value)
-    except ValueError:
-        problem = f"{task}: --{param['long']} takes a whole number, not {value!r}"
-        raise EnvironmentProblem(problem, remedy=f"doit {task} --{param['long']} {param['default']}") from None
-
-
-def _split(words: Sequence[str], params: Sequence[dict[str, Any]]) -> tuple[list[tuple[str, str]], list[str]]:
-    """Return options with their values, and the other words. Raises GetoptError."""
-    long = [param["long"] + ("" if param["type"] is bool else "=") for param in params]
-    short = "".join(
-        param.get("short", "") + ("" if param["type"] is bool else ":") for param in params if "short" in param
-    )
-    return getopt.gnu_getopt(list(words), short, long)
 
 
 def on_gpus(action: Callable[..., None], *params: dict[str, Any]) -> TaskDict:
@@ -225,7 +149,7 @@ def _after_named(
 
     def needs(words: Sequence[str]) -> list[str]:
         with contextlib.suppress(FitasksError, getopt.GetoptError):  # the task will say it
-            return [f"{PREFIX}{kernel.label}" for kernel in needed(session.plan.chosen(_split(words, params)[1]))]
+            return [f"{PREFIX}{kernel.label}" for kernel in needed(session.plan.chosen(split(words, params)[1]))]
         return []
 
     return command(action, *params, words=NAMES) | {"task_dep": [GROUP], "meta": {"needs": needs}}
@@ -339,35 +263,3 @@ def _prepare_streams() -> None:
 def _nowhere() -> IO[str]:
     """For a stream that was closed before Python began, which then has None in its place."""
     return os.fdopen(os.open(os.devnull, os.O_WRONLY), "w")
-
-
-def _database(state: Path) -> Path | str:
-    """doit's database: a cache that may be lost, and is, where this project's state can't be written."""
-    try:
-        state.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=state) as probe:
-            probe.write(bytes(_ROOM))
-            probe.flush()
-        if not os.access(state / _DATABASE, os.F_OK) or os.access(state / _DATABASE, os.W_OK):
-            _sound(state / _DATABASE)
-            return state / _DATABASE
-        problem = "its database is read-only"
-    except OSError as error:
-        problem = error.strerror or str(error)
-    tell(f"{state} can't be written to ({problem}); what this run learns is forgotten")
-    return ":memory:"  # sqlite's word for a database that needs no file
-
-
-def _sound(database: Path) -> None:
-    """One that can't be read would end the run, so it is removed."""
-    import sqlite3
-
-    if not database.exists():
-        return
-    try:
-        with contextlib.closing(sqlite3.connect(database, timeout=10)) as connection:
-            connection.execute("select count(*) from doit").fetchone()
-    except sqlite3.OperationalError:
-        return  # locked by another doit, or not made yet
-    except sqlite3.DatabaseError:
-        database.unlink(missing_ok=True)
