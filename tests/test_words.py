@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -121,6 +122,45 @@ def test_whose_a_word_is(words: str, said: str, given: dict[str, str]) -> None:
     known = tasks()
     assert resolved(words.split(), known) == said.split()
     assert {name: " ".join(task.pos_arg_val) for name, task in known.items() if task.pos_arg_val is not None} == given
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        ("check --json {0}", "doit check --json {0}: that is a directory\n  remedy: doit check --json {0}/check.json"),
+        ("check page --json={0}", "doit check --json {0}: that is a directory"),
+        ("check --json {0}/file/x.json", "doit check --json {0}/file/x.json: {0}/file is no directory"),
+        ("check page --into {0}/file", "doit check --into {0}/file: {0}/file is no directory"),
+        ("check page --into {0}/file/new/er", "doit check --into {0}/file/new/er: {0}/file is no directory"),
+        ("check --json {0}/link/new.json", "doit check --json {0}/link/new.json: {0}/link is no directory"),
+    ],
+)
+def test_what_cannot_be_written_is_refused_before_any_work(tmp_path: Path, words: str, says: str) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "link").symlink_to("nowhere")
+    with pytest.raises(EnvironmentProblem) as error:
+        resolved(words.format(tmp_path).split(), tasks())
+    assert str(error.value).startswith(says.format(tmp_path))
+
+
+def test_a_directory_that_is_read_only_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "access", lambda path, how: path != tmp_path)  # root may write anywhere
+    with pytest.raises(EnvironmentProblem, match=f"nothing can be written in {tmp_path}"):
+        resolved(["check", "--json", f"{tmp_path}/new/check.json"], tasks())
+
+
+@pytest.mark.parametrize("place", ["new/er.json", "check.json", "/dev/stdout", "n" * 300])
+def test_what_can_be_written_is_left_to_the_task(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "check.json").touch()
+    assert resolved(["check", "--json", place, "page"], tasks()) == ["check", "--json", place]
+
+
+def test_nothing_is_compiled_for_a_report_that_cannot_be_written(project: Project) -> None:
+    _, err = (process := project.start("wheel", "--json", str(project.root))).communicate(timeout=120)
+    assert process.returncode == 2, err
+    assert f"{project.root}: that is a directory" in err
+    assert project.calls() == 0
 
 
 def called(words: list[str]) -> Any:

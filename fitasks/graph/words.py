@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from doit.cmdparse import CmdOption, CmdParseError, TaskParse
 
+from fitasks.graph.outputs import refuse_unwritable
 from fitasks.plan.names import PREFIX, is_task_name, named
 
 if TYPE_CHECKING:
@@ -22,14 +23,17 @@ NOTHING = "nothing"  # of one that takes no words, and says so
 def resolved(words: Sequence[str], tasks: Mapping[str, Any]) -> list[str]:
     """Return what doit is to be given for `words`, after each task was given those that are its own.
 
-    Raises UnknownName for a word that is neither a task, nor a file that one makes, nor a kernel.
+    Raises UnknownName for a word that is neither a task, nor a file that one makes, nor a kernel, and
+    EnvironmentProblem for a file of a task's options that can't be written.
     """
     waiting, said = list(words), list[str]()
     while waiting:
         word = waiting.pop(0)
         if word in tasks:
-            said += [word, *_options(tasks[word], waiting)]
-            _give(tasks[word], waiting, tasks)
+            options = _options(tasks[word], waiting)
+            said += [word, *options]
+            given = _give(tasks[word], waiting, tasks)
+            refuse_unwritable(word, [*options, *given])
         elif word.startswith("-") or any(word in task.targets for task in tasks.values()):
             said.append(word)
         else:
@@ -71,10 +75,10 @@ def _options(task: Any, waiting: list[str]) -> list[str]:
     return taken
 
 
-def _give(task: Any, waiting: list[str], tasks: Mapping[str, Any]) -> None:
+def _give(task: Any, waiting: list[str], tasks: Mapping[str, Any]) -> list[str]:
     """Give a task its words, and whatever it needs for them. The name of another task, not a kernel's, ends them."""
     if task.pos_arg is None:
-        return
+        return []
     valued = {f"--{one['long']}" for one in task.params if one["type"] is not bool}
     valued |= {f"-{one['short']}" for one in task.params if one["type"] is not bool and one.get("short")}
     given: list[str] = []
@@ -86,3 +90,4 @@ def _give(task: Any, waiting: list[str], tasks: Mapping[str, Any]) -> None:
     task.pos_arg_val = given
     if needs := (task.meta or {}).get("needs"):
         task.task_dep[:] = needs(given)
+    return given
