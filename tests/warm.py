@@ -80,9 +80,7 @@ def run(
 
 
 def starts_alike(env: Mapping[str, str]) -> bool:
-    """Whether Python would start with this environment as those here did: locale, switches, no module of a test's own."""
-    other = {"PYTHONPATH", "PYTHONHASHSEED", _LIBRARIES}
-    names = {name for name in {*os.environ, *env} if name.startswith(("LANG", "LC_", "LD_", "PYTHON"))} - other
+    """Whether Python would start with this environment as those here did, and imports no module of a test's own."""
     paths = env.get("PYTHONPATH", "").split(os.pathsep)
     own = any(Path(path, "sitecustomize.py").exists() for path in paths)
-    return not own and all(os.environ.get(name) == env.get(name) for name in names)
+    return not own and warm_client.starts_alike(env, _LIBRARIES)

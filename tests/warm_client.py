@@ -27,7 +27,7 @@ NAME = "WARM_SERVING"  # in doit's environment: the socket of a Python with torc
 _ROOT = Path(__file__).parents[1]
 _SCRIPTS = tuple(f"{_ROOT}/fitasks/serving/{directory}/" for directory in ("plan", "loading"))
 _WITHOUT_TORCH = ("describe.py",)
-_BEFORE = ("LANG", "LC_", "LD_", "PYTHON", "TORCH", "PYTORCH")  # variables that are read before a script's first line
+_TORCHS = "TORCH", "PYTORCH"  # variables that it reads when it is imported
 
 
 def main(name: str, *words: str) -> int:
@@ -72,16 +72,21 @@ def instead(command: Sequence[str], env: Mapping[str, str], name_for: Name) -> S
     if isinstance(command, str) or len(command) < 2 or command[0] != sys.executable:
         return command
     script = str(command[1])
-    if not script.startswith(_SCRIPTS) or script.endswith(_WITHOUT_TORCH) or not _alike(env):
+    if not script.startswith(_SCRIPTS) or script.endswith(_WITHOUT_TORCH) or not _torch_starts_alike(env):
         return command
     name = name_for(env)
     return [command[0], "-I", "-S", __file__, name, *command[1:]] if name else command
 
 
-def _alike(env: Mapping[str, str]) -> bool:
-    names = {one for one in {*os.environ, *env} if one.startswith(_BEFORE)} - {"PYTHONPATH", "PYTHONHASHSEED"}
-    same = all(os.environ.get(one) == env.get(one) for one in names)
-    return same and env.get("PYTHONPATH", "") in ("", str(_ROOT))
+def starts_alike(env: Mapping[str, str], *but: str, more: tuple[str, ...] = ()) -> bool:
+    """Whether a Python here has the same locale, loader and switches, and what begins with `more`; all without `but`."""
+    before = "LANG", "LC_", "LD_", "PYTHON", *more
+    names = {one for one in {*os.environ, *env} if one.startswith(before)} - {"PYTHONPATH", "PYTHONHASHSEED", *but}
+    return all(os.environ.get(one) == env.get(one) for one in names)
+
+
+def _torch_starts_alike(env: Mapping[str, str]) -> bool:
+    return starts_alike(env, more=_TORCHS) and env.get("PYTHONPATH", "") in ("", str(_ROOT))
 
 
 if __name__ == "__main__":

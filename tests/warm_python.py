@@ -67,7 +67,9 @@ def _watch(client: socket.socket, child: int) -> NoReturn:
     """Until the child ends, which is told, or the client goes away, which ends the child."""
     ended = os.pidfd_open(child)
     if ended not in select.select([ended, client.fileno()], [], [])[0]:
-        os.killpg(child, signal.SIGKILL)
+        with contextlib.suppress(ProcessLookupError):  # it doesn't lead its session yet, and is alone
+            os.killpg(child, signal.SIGKILL)
+        os.kill(child, signal.SIGKILL)
     status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     with contextlib.suppress(OSError):
         client.send(b"%d" % status)
