@@ -203,6 +203,7 @@ def planned(border: Border) -> Callable[[], object]:
             "host": [],
             "not_loaded": [{"entry": "norm", "target": "9.0a", "why": "CuTe-DSL"}],
             "reads": _READS,
+            "written": {"/generated": {"page.cu": [3, 1, 1, 7, "0" * 64]}},
         }
     )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -271,5 +272,9 @@ class Workshop:
         }.items():
             if not path.exists():
                 path.parent.mkdir(parents=True, exist_ok=True)
-                path.write_text(text)
+                with tempfile.NamedTemporaryFile(
+                    "w", dir=path.parent, delete=False
+                ) as part:  # benches kill who is at it
+                    part.write(text)
+                Path(part.name).replace(path)
         return source

@@ -21,6 +21,7 @@ from fitasks.plan.expand import kernels_of, not_loaded
 from fitasks.plan.kernel import Kernel, as_record, from_record, impossible
 from fitasks.plan.reads import Reads
 from fitasks.plan.target import targets_in
+from fitasks.plan.written import written
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Sequence
@@ -85,13 +86,20 @@ def _ask(config: Config, targets: tuple[str, ...], server: Server, toolkit: Tool
     answers = planner.ask(server, home, targets, config.kernels, sm90=config.sm90, generators=named)
     noted = [one for answer in answers.values() for one in (answer["reads"], *answer.get("more_reads", ()))]
     reads = Reads.of(noted, since, server.python)
-    kernels = list(map(as_record, kernels_of(config, answers)))
+    planned, found = list(kernels_of(config, answers)), targets_in(answers)
+    kernels = list(map(as_record, planned))
     if why := impossible(kernels, answers):
         message = f"{server.python}: its FlashInfer plans what can't be compiled: {why}"
         raise EnvironmentProblem(message, remedy="doit doctor says which FlashInfer that is; install it again")
-    records = {name: target.as_record() for name, target in targets_in(answers).items()}
+    records = {name: target.as_record() for name, target in found.items()}
     others = list(map(asdict, not_loaded(config, answers)))
-    return {"kernels": kernels, "targets": records, "reads": reads.as_record(), "not_loaded": others}
+    return {
+        "kernels": kernels,
+        "targets": records,
+        "reads": reads.as_record(),
+        "written": written(planned, found),
+        "not_loaded": others,
+    }
 
 
 def _needs(kernels: Sequence[Kernel]) -> frozenset[str]:

@@ -24,13 +24,14 @@ _ALWAYS = (".pth", ".dist-info", ".egg-info", ".egg-link")  # decide what is fou
 _FEW = 8  # directories that are listed again at each run rather than written down anew
 
 Look = list[int]  # size, mtime, ctime (ns), inode; [] where there is nothing
+Files = dict[str, dict[str, list[Any]]]  # by directory, so that a path is written down once: name → [*look, SHA-256]
 
 
 @dataclass
 class Reads:
-    """`files` by directory, so that a path is written down once: name → [*look, SHA-256]."""
+    """All that was read, and what was searched."""
 
-    files: dict[str, dict[str, list[Any]]] = field(default_factory=dict)
+    files: Files = field(default_factory=dict)
     directories: dict[str, list[Any]] = field(default_factory=dict)  # path → [look, content, index into `names`]
     names: list[str] = field(default_factory=list)  # of modules, a blank between them
     renewed: bool = False  # whether `hold()` took quick looks anew, so that this is worth writing down again
@@ -44,8 +45,7 @@ class Reads:
         noted = list(noted)
         reads = cls()
         for path in sorted({str(python), *(path for one in noted for path in one["files"])}):
-            directory, _, name = path.rpartition("/")
-            reads.files.setdefault(directory, {})[name] = _unless_changed(_file(path), since_ns)
+            add(reads.files, path, _unless_changed(seen(path), since_ns))
         reads._add_directories(searched for one in noted for searched in one["looked"])
         return reads
 
@@ -74,38 +74,19 @@ class Reads:
         return self._files_hold() and self._directories_hold()
 
     def _files_hold(self) -> bool:
-        stat = os.stat
-        for directory, names in self.files.items():
-            for name, known in names.items():
-                try:
-                    found = stat(f"{directory}/{name}")
-                    if [found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino] == known[:4]:
-                        continue
-                except OSError:
-                    if not known[:-1]:
-                        continue
-                if not self._same(names, directory, name):
-                    return False
-        return True
-
-    def _same(self, names: dict[str, list[Any]], directory: str, name: str) -> bool:
-        """Whether a file has the content that it had. A large one that was touched is taken for another."""
-        now = _file(f"{directory}/{name}")
-        if not now[-1] or now[-1] != names[name][-1]:
-            return False
-        names[name] = now
-        self.renewed = True
-        return True
+        touched = changed(self.files)
+        self.renewed = bool(touched)
+        return touched is not None
 
     def _directories_hold(self) -> bool:
         listed = 0
         for place, known in self.directories.items():
-            seen = look(place)
-            if seen == known[0]:
+            now = look(place)
+            if now == known[0]:
                 continue
             if _listing(place, self.names[known[2]]) != known[1]:
                 return False
-            known[0] = seen
+            known[0] = now
             listed += 1
         self.renewed = self.renewed or listed > _FEW
         return True
@@ -115,13 +96,42 @@ class Reads:
         return {"files": self.files, "directories": self.directories, "names": self.names}
 
 
-def _file(path: str) -> list[Any]:
+def add(files: Files, path: str, known: list[Any]) -> None:
+    """Write a file down."""
+    directory, _, name = path.rpartition("/")
+    files.setdefault(directory, {})[name] = known
+
+
+def changed(files: Files, *, may_be_gone: bool = False) -> int | None:
+    """None if the content of one isn't what it was, or else how many quick looks differed, which are taken anew.
+
+    A large file that was touched is taken for another.
+    """
+    touched, stat = 0, os.stat
+    for directory, names in files.items():
+        for name, known in names.items():
+            try:
+                found = stat(f"{directory}/{name}")
+                if [found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino] == known[:4]:
+                    continue
+            except OSError:
+                if may_be_gone or not known[:-1]:
+                    continue
+            now = seen(f"{directory}/{name}")
+            if not now[-1] or now[-1] != known[-1]:
+                return None
+            names[name] = now
+            touched += 1
+    return touched
+
+
+def seen(path: str) -> list[Any]:
     """[*look, SHA-256]: the latter "" of what is too large, of no regular file, and of what can't be read."""
-    seen = look(path)
+    found = look(path)
     try:
-        return [*seen, sha256_file(path) if seen and seen[0] <= _LARGEST and os.path.isfile(path) else ""]  # noqa: PTH113
+        return [*found, sha256_file(path) if found and found[0] <= _LARGEST and os.path.isfile(path) else ""]  # noqa: PTH113
     except OSError:
-        return [*seen, ""]
+        return [*found, ""]
 
 
 def _unless_changed(known: list[Any], since_ns: int) -> list[Any]:

@@ -19,6 +19,7 @@ from fitasks.plan.kernel import Artefact, Kernel, NotLoaded, impossible
 from fitasks.plan.overruled import overruled
 from fitasks.plan.reads import Reads
 from fitasks.plan.target import Target
+from fitasks.plan.written import touched
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -53,6 +54,7 @@ class _Memo(TypedDict):
     overruled: dict[str, str]
     host: list[str]
     reads: dict[str, Any]  # Reads.holding looks at it
+    written: dict[str, Any]  # as does `touched` at this
 
 
 def remembered(file: Path) -> dict[str, Any]:
@@ -70,7 +72,11 @@ def holding(cache: dict[str, Any], key: dict[str, Any]) -> Reads | None:
         return None
     if cache["resolved"] != resolved(cache["targets"]):
         return None
-    return Reads.holding(cache["reads"])
+    if (anew := touched(cache["written"])) is None:
+        return None
+    if reads := Reads.holding(cache["reads"]):
+        reads.renewed |= anew > 0
+    return reads
 
 
 def resolved(records: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:

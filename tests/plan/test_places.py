@@ -14,7 +14,7 @@ def test_a_cache_that_is_reached_through_a_link_now_is_planned_for_anew(tmp_path
     cache.mkdir()
     target = Target("90a", cache, tmp_path / "flashinfer", tmp_path / "cuda", "0.7.4", "2.13.0", "0.1.16")
     targets = {"9.0a": target.as_record()}
-    memo = {"key": {}, "kernels": [], "overruled": {}, "targets": targets, "resolved": resolved(targets)}
+    memo = {"key": {}, "kernels": [], "overruled": {}, "targets": targets, "resolved": resolved(targets), "written": {}}
     memo |= {"reads": {"files": {}, "directories": {}, "names": []}}
     assert resolved(targets)[str(target.generated)] == str(cache / "generated")
     assert holding(memo, {}) is not None

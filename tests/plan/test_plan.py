@@ -99,6 +99,22 @@ def test_touched_files_are_no_other_plan(project: Project) -> None:
     assert "planning" not in project.stderr
 
 
+def test_what_a_killed_server_left_of_a_source_is_written_again(project: Project) -> None:
+    """FlashInfer's generators don't write in one go, and whoever asks them next mends it: here before anything else."""
+    sources = [Path(name) for name in kernels_of(project)["decode"]["sources"]]
+    whole = {path: path.read_text() for path in (sources[0], *sources[0].parent.glob("*.inc"))}
+    assert len(whole) > 1
+    for path in whole:
+        path.write_text("")
+    project.doit("list")
+    assert "planning" in project.stderr
+    assert {path: path.read_text() for path in whole} == whole
+    sources[0].touch()
+    sources[1].unlink()
+    project.doit("list")
+    assert "planning" not in project.stderr, "doit has what is gone written again"
+
+
 SERVER = "import flashinfer.jit.page as page; page.gen_page_module().build(verbose=False)"
 
 
