@@ -85,6 +85,23 @@ def test_a_heavier_one_that_arrives_a_moment_later_is_first_all_the_same() -> No
     assert served == [1, 0]
 
 
+def test_only_after_a_pause_are_heavier_ones_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files one after another, as of a kernel with a slot of its own: each would wait a quarter of a second."""
+    now, pool = 100.0, Pool(2)
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    assert pool._ready(1.0) == 100.25
+    now, pool._given = 100.3, 100.2
+    with pool.slot(1.0):
+        now = 109.0
+        assert pool._ready(1.0) < now, "somebody has a slot"
+    now = 109.2
+    with pool.slot(1.0), pool.slot(1.0):
+        pass
+    now = 109.5
+    assert pool._ready(1.0) == 109.75
+    assert pool._ready(float("inf")) < now
+
+
 def test_nobody_overtakes_one_that_needs_several() -> None:
     served, pool = [], Pool(2)
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from fitasks.compile.pool.jobserver import MakeTokens
 
-_MOMENT = 0.25  # seconds that a waiter lets heavier ones arrive
+_MOMENT = 0.25  # seconds that the first waiters after a pause let heavier ones arrive
 _LOOK = 0.05  # seconds after which the first in the queue looks again, for make's tokens
 _IDLE = 0.25  # seconds after which the others look whether all is to stop
 
@@ -30,6 +30,7 @@ class Pool:
         self.slots = max(1, slots)
         self.free = self.slots
         self._narrowed = 0.0  # when, last
+        self._begun = self._given = float("-inf")  # when the first came after a pause; when a slot was given back
         self._make = make
         self._turn = threading.Condition()
         self._waiting: list[tuple[float, int]] = []  # a heap of (-weight, arrival)
@@ -82,14 +83,15 @@ class Pool:
             if taken:
                 with self._turn:
                     self.free += taken
+                    self._given = time.monotonic()
                     if self._make:
                         self._make.give(paid)
                     self._turn.notify_all()
 
     def _wait(self, weight: float, count: int, tokens: int, stopping: Callable[[], bool]) -> tuple[int, int]:
         """Queue up, and take the slots when it is our turn; how many, and the tokens that were paid: 0 on a stop."""
-        ready = time.monotonic() + (_MOMENT if weight < float("inf") else 0.0)
         with self._turn:
+            ready = self._ready(weight)
             self._arrivals += 1
             ticket = (-weight, self._arrivals)
             heapq.heappush(self._waiting, ticket)
@@ -106,6 +108,14 @@ class Pool:
             finally:
                 self._gone.add(ticket)
                 self._turn.notify_all()
+
+    def _ready(self, weight: float) -> float:
+        """When the next waiter may be served; a pause is when nobody had a slot, or wanted one, for a moment."""
+        now = time.monotonic()
+        waiting = len(self._waiting) - len(self._gone)
+        if not waiting and self.free == self.slots and now - self._given > _MOMENT:
+            self._begun = now
+        return self._begun + _MOMENT if weight < float("inf") else 0.0
 
     def _first(self) -> tuple[float, int]:
         while self._waiting[0] in self._gone:
