@@ -35,7 +35,9 @@ from fitasks.compile.judge.contents import Contents  # noqa: E402
 from fitasks.compile.ninja.ninja import DEPS, LOG  # noqa: E402
 from fitasks.compile.receipt import Output, Receipt  # noqa: E402
 from fitasks.graph.session import Session  # noqa: E402
+from fitasks.plan.kernel import from_record  # noqa: E402
 from fitasks.plan.remembered import remembered  # noqa: E402
+from fitasks.plan.written import written  # noqa: E402
 
 HEADERS = 700
 
@@ -104,6 +106,7 @@ def _fill(project: Path, env: dict[str, str]) -> int:
         | {"label": record["name"], "given": {}, "params": {}, "note": ""}
         for record in planned
     ]
+    cache["written"] = written(map(from_record, cache["kernels"]), plan.targets)
     memo.keep(project / ".fitasks" / "plan.json", cache)
     _pretend(project)
     return len(planned)
