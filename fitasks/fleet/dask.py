@@ -44,7 +44,6 @@ class DaskWorkers:
         """Raises EnvironmentProblem where there is no scheduler, or no worker that is alike."""
         self.address, self._place, self._run, self._entry, self._say = address, place, run, entry, say
         self._own: Future[Environment] = Future()
-        threading.Thread(target=self._describe, name="describe", daemon=True).start()  # while Dask is imported
         self._client = _client(address)
         self._examined: dict[str, Described | None] = {}  # None: refused
         self._heard = threading.Event()  # whether one more is examined
@@ -106,7 +105,7 @@ class DaskWorkers:
     def _meet(self) -> None:
         """Wait until all are examined; once some are alike, for the others only a while. Raises FitasksError."""
         self._look()  # while they look at what they are, so do we
-        self._own.result()
+        self._own.set_result(environment.describe(self._place))
         since = 0.0
         while self._asked - self._examined.keys() and not (since and time.monotonic() - since > _OTHERS):
             self._heard.wait(_LOOK)
@@ -116,12 +115,6 @@ class DaskWorkers:
         self._look()
         if not self._there:
             raise EnvironmentProblem(f"{self.address} has no worker that could compile", remedy=_remedy(self.address))
-
-    def _describe(self) -> None:
-        try:
-            self._own.set_result(environment.describe(self._place))
-        except Exception as error:  # noqa: BLE001 - whoever needs it is told
-            self._own.set_exception(error)
 
     def _look_on(self) -> None:
         """So that nobody who gives work, or waits for it, has to wait for a worker that comes, or hangs."""

@@ -35,7 +35,6 @@ if TYPE_CHECKING:
     from fitasks.plan.kernel import Kernel
 
 _LOOK = 0.5  # seconds after which it is looked who is still there
-_MOMENT = 0.05  # seconds: doit begins with the longest, and each worker has a pool that waits longer
 _PATIENCE = 60.0  # seconds without any worker
 _LOSSES = 3  # of workers with the same kernel, which may be what kills them
 _STOPPED = "stopped; what was finished stays, run doit again to go on"
@@ -72,7 +71,7 @@ class Fleet:
 
     def __init__(self, workers: Workers, environment: Environment, run: str) -> None:
         self._workers, self._digest, self._run = workers, environment.digest, run
-        self._pool = Pool(workers.count(), moment=_MOMENT)
+        self._pool = Pool(workers.count())
         self._files: Counter[str] = Counter()
         self._lock = threading.Lock()
         self.hear: Callable[[dict[str, Any]], None] = lambda _event: None

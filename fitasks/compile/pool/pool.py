@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from fitasks.compile.pool.jobserver import MakeTokens
 
-_MOMENT = 0.25
+_MOMENT = 0.25  # seconds that the first waiters after a pause let heavier ones arrive
 _LOOK = 0.05  # seconds after which the first in the queue looks again, for make's tokens
 _IDLE = 0.25  # seconds after which the others look whether all is to stop
 
@@ -26,9 +26,7 @@ _IDLE = 0.25  # seconds after which the others look whether all is to stop
 class Pool:
     """Hands out `slots` slots, at least one. Safe to use from many threads."""
 
-    def __init__(self, slots: int, make: MakeTokens | None = None, *, moment: float = _MOMENT) -> None:
-        """`moment` is in seconds: how long the first waiters after a pause let heavier ones arrive."""
-        self._moment = moment
+    def __init__(self, slots: int, make: MakeTokens | None = None) -> None:
         self.slots = max(1, slots)
         self.free = self.slots
         self._narrowed = 0.0  # when, last
@@ -115,9 +113,9 @@ class Pool:
         """When the next waiter may be served; a pause is when nobody had a slot, or wanted one, for a moment."""
         now = time.monotonic()
         waiting = len(self._waiting) - len(self._gone)
-        if not waiting and self.free == self.slots and now - self._given > self._moment:
+        if not waiting and self.free == self.slots and now - self._given > _MOMENT:
             self._begun = now
-        return self._begun + self._moment if weight < float("inf") else 0.0
+        return self._begun + _MOMENT if weight < float("inf") else 0.0
 
     def _first(self) -> tuple[float, int]:
         while self._waiting[0] in self._gone:
