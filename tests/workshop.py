@@ -272,9 +272,8 @@ class Workshop:
         }.items():
             if not path.exists():
                 path.parent.mkdir(parents=True, exist_ok=True)
-                with tempfile.NamedTemporaryFile(
-                    "w", dir=path.parent, delete=False
-                ) as part:  # benches kill who is at it
-                    part.write(text)
-                Path(part.name).replace(path)
+                with tempfile.TemporaryDirectory(dir=path.parent) as beside:  # benches kill who is at it
+                    part = Path(beside, "source")
+                    part.write_text(text)
+                    part.replace(path)
         return source
