@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import random
 import sys
-from itertools import repeat
 from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING
@@ -66,15 +65,12 @@ def _truth(seed: int, noise: float) -> Seconds:
 
 def _ratios(kernels: Sequence[Kernel], truth: Seconds, slots: int) -> tuple[float, float, float]:
     learnt = Costs(NOWHERE, {kernel.name: _cost(kernel, truth) for kernel in kernels})
-    bound = max(sum(learnt.of(one).cpu_seconds for one in kernels) / slots, *map(_longest, kernels, repeat(truth)))
+    longest = max(guess(kernel).gain * truth[one.name] for kernel in kernels for one in kernel.sources)
+    bound = max(sum(learnt.of(one).cpu_seconds for one in kernels) / slots, longest)
     families, shipped = Costs(NOWHERE, shipped=Measured({})), Costs(NOWHERE)
     with patch.object(scheduling, "_CASES", 0):
         before = _took(kernels, families, truth, slots)
     return before / bound, _took(kernels, shipped, truth, slots) / bound, _took(kernels, learnt, truth, slots) / bound
-
-
-def _longest(kernel: Kernel, truth: Seconds) -> float:
-    return guess(kernel).gain * max(truth[one.name] for one in kernel.sources)
 
 
 def _cost(kernel: Kernel, truth: Seconds) -> Cost:

@@ -18,9 +18,9 @@ from fitasks.base.errors import EnvironmentProblem
 from fitasks.base.wording import labelled
 from fitasks.delivery.bundle.filename import file_among
 from fitasks.graph.command import Run
-from fitasks.graph.options import LIMIT
+from fitasks.graph.options import INTO, LIMIT, NAMES, NOTHING
 from fitasks.graph.tasks import command
-from fitasks.graph.words import NAMES, NOTHING, resolved
+from fitasks.graph.words import resolved
 from fitasks.plan.names import UnknownName, named
 from tests.doit_project import ROOT, Planned, Project
 
@@ -88,6 +88,7 @@ def tasks() -> dict[str, Any]:
     all_ = [
         task("check", params=[JSON], pos_arg=NAMES),
         task("wheel", params=[JSON], pos_arg=NAMES, meta={"needs": needs}, task_dep=["kernel"]),
+        task("deliver", params=[INTO], pos_arg=NAMES),
         task("verify", params=[FORCE], pos_arg=NAMES),
         task("env", pos_arg=NOTHING),
         task("gc", params=[{"name": "limit", "long": "limit", "type": int, "default": 20}], pos_arg=NOTHING),
@@ -130,8 +131,9 @@ def test_whose_a_word_is(words: str, said: str, given: dict[str, str]) -> None:
         ("check --json {0}", "doit check --json {0}: that is a directory\n  remedy: doit check --json {0}/check.json"),
         ("check page --json={0}", "doit check --json {0}: that is a directory"),
         ("check --json {0}/file/x.json", "doit check --json {0}/file/x.json: {0}/file is no directory"),
-        ("check page --into {0}/file", "doit check --into {0}/file: {0}/file is no directory"),
-        ("check page --into {0}/file/new/er", "doit check --into {0}/file/new/er: {0}/file is no directory"),
+        ("check page --js {0}", "doit check --json {0}: that is a directory"),
+        ("deliver page --into {0}/file", "doit deliver --into {0}/file: {0}/file is no directory"),
+        ("deliver page --into {0}/file/new/er", "doit deliver --into {0}/file/new/er: {0}/file is no directory"),
         ("check --json {0}/link/new.json", "doit check --json {0}/link/new.json: {0}/link is no directory"),
     ],
 )

@@ -18,6 +18,7 @@ from fitasks.compile.failure.diagnose import diagnose
 from fitasks.compile.ninja import ninja as ninjas
 from fitasks.compile.ninja import parts
 from fitasks.compile.pool.capacity import memory
+from fitasks.compile.pool.forecast import NICE
 from fitasks.compile.pool.schedule import Turn
 from fitasks.processes import process, sessions
 from fitasks.processes.process import Finished
@@ -32,7 +33,6 @@ if TYPE_CHECKING:
     from fitasks.plan.kernel import Kernel
 
 _FIRST = float("inf")  # the weight of a link: it takes a moment, and finishes a kernel
-_NICE = 10  # a tenth of the weight of others, where cores are scarce (forecast.py counts with that)
 _STOPPED = Finished(-signal.SIGTERM, 0.0, 0.0, 0, stopped=True)
 
 
@@ -182,7 +182,7 @@ class Compiling:
                 env=env,
                 log=log,
                 timeout=left,
-                nice=_NICE if turn.patient else 0,
+                nice=NICE if turn.patient else 0,
             )
         span = {"begin": begin, "end": begin + finished.seconds, "cpu_seconds": round(finished.cpu_seconds, 3)}
         place = {"label": self.kernel.label, "output": Path(output).name}

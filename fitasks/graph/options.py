@@ -8,10 +8,12 @@ import inspect
 from typing import TYPE_CHECKING, Any
 
 from fitasks.base.errors import EnvironmentProblem
-from fitasks.graph.words import NOTHING
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+
+NAMES = "names"  # the pos_arg of a task that takes kernels' names
+NOTHING = "nothing"  # of one that takes no words, and says so
 
 DAYS = {"name": "days", "long": "days", "type": int, "default": 30, "help": "keep what was used since, elsewhere"}
 DRY_RUN = {"name": "dry_run", "long": "dry-run", "type": bool, "default": False, "help": "only say what would be done"}

@@ -2,28 +2,32 @@
 
 from __future__ import annotations
 
+import contextlib
+import getopt
 import os
-from itertools import zip_longest
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from fitasks.base.errors import EnvironmentProblem
 from fitasks.base.files import is_stream
+from fitasks.graph.options import split
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-_FILE, _DIRECTORY = "--json", "--into"
+_WRITTEN = _FILE, _DIRECTORY = "--json", "--into"
 
 
-def refuse_unwritable(task: str, words: Sequence[str]) -> None:
-    """Raise EnvironmentProblem for the first of a task's words that names a place where nothing can be written."""
-    for option, value in _named(words):
+def refuse_unwritable(task: Any, words: Sequence[str]) -> None:
+    """Raise EnvironmentProblem for the first of a task's options that names a place where nothing can be written."""
+    for option, value in _places(task, words):
         path = Path(value)
-        said = f"doit {task} {option} {value}"
+        said = f"doit {task.name} {option} {value}"
         there = os.path.lexists(path)  # unlike Path's methods it is false, no error, for a name that is too long
         if there and option == _FILE and path.is_dir():
-            raise EnvironmentProblem(f"{said}: that is a directory", remedy=f"doit {task} {option} {path / task}.json")
+            raise EnvironmentProblem(
+                f"{said}: that is a directory", remedy=f"doit {task.name} {option} {path / task.name}.json"
+            )
         above = path if there and option == _DIRECTORY else _above(path)
         if not above.is_dir():
             raise EnvironmentProblem(f"{said}: {above} is no directory", remedy="name another place")
@@ -31,12 +35,10 @@ def refuse_unwritable(task: str, words: Sequence[str]) -> None:
             raise EnvironmentProblem(f"{said}: nothing can be written in {above}", remedy="name another place")
 
 
-def _named(words: Sequence[str]) -> Iterator[tuple[str, str]]:
-    """Options with the places that they name: `--json file` and `--json=file`; "" is none."""
-    for word, following in zip_longest(words, words[1:], fillvalue=""):
-        option, equals, value = word.partition("=")
-        if option in {_FILE, _DIRECTORY} and (place := value if equals else following):
-            yield option, place
+def _places(task: Any, words: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """Options with the places that they name; "" is none."""
+    with contextlib.suppress(getopt.GetoptError):  # the task will say it
+        yield from ((option, value) for option, value in split(words, task.params)[0] if value and option in _WRITTEN)
 
 
 def _above(path: Path) -> Path:

@@ -22,10 +22,9 @@ from fitasks.cuda.gpus import all_gpus, visible
 from fitasks.graph import command as command_line
 from fitasks.graph import databases, reporting
 from fitasks.graph.listing import TITLE
-from fitasks.graph.options import split, spoken_with
+from fitasks.graph.options import NAMES, NOTHING, split, spoken_with
 from fitasks.graph.session import current
 from fitasks.graph.uptodate import Fresh
-from fitasks.graph.words import NAMES, NOTHING
 from fitasks.plan.names import GROUP, PREFIX
 from fitasks.processes import signals
 

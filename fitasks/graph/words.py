@@ -10,14 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 from doit.cmdparse import CmdOption, CmdParseError, TaskParse
 
+from fitasks.graph.options import NAMES, NOTHING
 from fitasks.graph.outputs import refuse_unwritable
 from fitasks.plan.names import PREFIX, is_task_name, named
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-
-NAMES = "names"  # the pos_arg of a task that takes kernels' names
-NOTHING = "nothing"  # of one that takes no words, and says so
 
 
 def resolved(words: Sequence[str], tasks: Mapping[str, Any]) -> list[str]:
@@ -33,7 +31,7 @@ def resolved(words: Sequence[str], tasks: Mapping[str, Any]) -> list[str]:
             options = _options(tasks[word], waiting)
             said += [word, *options]
             given = _give(tasks[word], waiting, tasks)
-            refuse_unwritable(word, [*options, *given])
+            refuse_unwritable(tasks[word], [*options, *given])
         elif word.startswith("-") or any(word in task.targets for task in tasks.values()):
             said.append(word)
         else:

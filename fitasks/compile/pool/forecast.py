@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-_SHARE = 0.1  # of a core that a patient compiler has beside one of another that isn't: nice 10
+NICE = 10  # of a patient compiler
+_SHARE = 0.1  # of a core that it then has beside one of another that isn't
 
 
 @dataclass(frozen=True)
